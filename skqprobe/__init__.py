@@ -1,0 +1,13 @@
+"""Q-probes for scikit-learn: choose among a language model's samples by reward.
+
+Li et al., "Q-Probe: A Lightweight Approach to Reward Maximization for Language Models",
+ICML 2024, arXiv 2402.14688.
+"""
+
+from skqprobe._choice import sample_candidates
+from skqprobe._policy import QProbePolicy
+from skqprobe._regressor import QProbeRegressor
+
+__version__ = "0.1.0.dev0"
+
+__all__ = ["QProbePolicy", "QProbeRegressor", "__version__", "sample_candidates"]

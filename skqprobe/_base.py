@@ -1,0 +1,322 @@
+"""What both estimators share: the fit of a linear probe, and draws from it."""
+
+import copy
+import warnings
+from abc import ABC, abstractmethod
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skqprobe._candidates import (
+    NO_GROUPS,
+    check_candidates,
+    check_layout,
+    check_values,
+    check_weights,
+)
+from skqprobe._choice import choice_probabilities, draw_rows, warn_without_groups
+from skqprobe._objective import LinearObjective, linear_scores
+from skqprobe._sklearn import (
+    CallbackSupportMixin,
+    FitMonitor,
+    Interval,
+    StrOptions,
+    _fit_context,
+    with_callbacks,
+)
+from skqprobe.losses import get_loss
+from skqprobe.solvers import minimize_lbfgs, solve_closed_form
+
+
+class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
+    """Base class of QProbeRegressor and QProbePolicy; not for direct use."""
+
+    # Requested by default, so that enable_metadata_routing is all a user has to add.
+    # `y` is there for cross_val_predict, see QProbePolicy.classes_.
+    __metadata_request__fit = {"groups": True, "sample_weight": True, "y": True}
+    __metadata_request__score = {"groups": True, "sample_weight": True}
+
+    _doc_link_module = "skqprobe"
+    _doc_link_template = (
+        "https://skqprobe.readthedocs.io/en/stable/api/{estimator_module}."
+        "{estimator_name}.html"
+    )
+
+    _parameter_constraints: dict = {
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "temperature": [Interval(Real, 0, None, closed="left")],
+        "fit_intercept": ["boolean"],
+        "n_candidates": [Interval(Integral, 1, None, closed="left"), None],
+        "hidden_layer_sizes": ["array-like"],
+        "solver": [StrOptions({"auto", "closed_form", "lbfgs"})],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="neither")],
+        "warm_start": ["boolean"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    @abstractmethod
+    def __init__(
+        self,
+        loss,
+        *,
+        alpha,
+        temperature,
+        fit_intercept,
+        n_candidates,
+        hidden_layer_sizes,
+        solver,
+        max_iter,
+        tol,
+        warm_start,
+        random_state,
+        verbose,
+    ):
+        self.loss = loss
+        self.alpha = alpha
+        self.temperature = temperature
+        self.fit_intercept = fit_intercept
+        self.n_candidates = n_candidates
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.solver = solver
+        self.max_iter = max_iter
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, groups=None, *, sample_weight=None):
+        """Fit the probe to rewards.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs: sets or rows.
+        y : array-like of shape (n_prompts, k) or (n_rows,)
+            Rewards.
+        groups : array-like of shape (n_rows,), default=None
+            For rows: labels of the prompts, any hashable values in any order. Without
+            them every row is a prompt of its own. Sets need none; what is given is
+            only checked for its length, (n_prompts,).
+        sample_weight : array-like, default=None
+            Non-negative. Of shape (n_prompts, k), or (n_rows,) with groups: the number
+            of copies of each candidate in its prompt. Of shape (n_prompts,), or
+            (n_rows,) without groups: the number of copies of each prompt.
+
+        Returns
+        -------
+        self : object
+            Fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If an argument has the wrong shape or values, naming it. The estimator then
+            is as it was before.
+        """
+        loss, solver = self._check_settings()
+        # Nothing is set on self before the fit is done, not even n_features_in_.
+        checked = copy.copy(self)
+        X_rows, shape = check_candidates(checked, X, reset=True)
+        layout = check_layout(shape, groups)
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is "
+                "None."
+            )
+        rewards = check_values(y, shape, "y")
+        loss.check_rewards(rewards)
+        objective = self._make_objective(X_rows, layout, rewards, sample_weight, loss)
+
+        metadata = {"groups": groups, "sample_weight": sample_weight}
+        fitted = _fitted_state(checked, objective)
+        monitor = FitMonitor(self, X, y, metadata, self.max_iter, fitted)
+        theta, n_iter = self._minimize(objective, solver, monitor)
+
+        self.__dict__.pop("feature_names_in_", None)
+        self.__dict__.update(fitted(theta), n_iter_=n_iter)
+        return self
+
+    def _check_settings(self):
+        """Loss object and name of the solver."""
+        if len(self.hidden_layer_sizes):
+            raise NotImplementedError(
+                f"hidden_layer_sizes={self.hidden_layer_sizes!r}: probes with hidden "
+                "layers are not there yet; use hidden_layer_sizes=(), a linear probe."
+            )
+        loss = get_loss(self.loss)
+        has_closed_form = hasattr(loss, "least_squares")
+        if self.solver == "closed_form" and not has_closed_form:
+            raise ValueError(
+                f"solver='closed_form' cannot minimise loss={self.loss!r}; use "
+                "solver='lbfgs' or 'auto'."
+            )
+        if self.solver == "auto":
+            return loss, "closed_form" if has_closed_form else "lbfgs"
+        return loss, self.solver
+
+    def _make_objective(self, X, layout, rewards, sample_weight, loss):
+        """Objective of the training data, or a warning if there is nothing to learn."""
+        grouped = layout.grouped
+        layout, prompt_weight, row_weight = weighted_layout(layout, sample_weight)
+        if self.n_candidates is not None:
+            random_state = check_random_state(self.random_state)
+            layout, n_sets = layout.split(self.n_candidates, random_state)
+            prompt_weight = np.repeat(prompt_weight / n_sets, n_sets)
+        rewards = layout.to_rows(rewards)
+        informative = loss.informative_prompts(rewards, layout.offsets)
+        prompt_weight = np.where(informative, prompt_weight, 0)
+        if not prompt_weight.any():
+            warnings.warn(
+                NO_GROUPS if not grouped else NOTHING_TO_LEARN.format(self.loss),
+                UserWarning,
+                stacklevel=5,
+            )
+        return LinearObjective(
+            X,
+            layout,
+            rewards,
+            loss,
+            alpha=self.alpha,
+            fit_intercept=self.fit_intercept,
+            prompt_weight=prompt_weight,
+            row_weight=None if row_weight is None else layout.to_rows(row_weight),
+            n_skipped=int((~informative).sum()),
+        )
+
+    def _minimize(self, objective, solver, monitor):
+        """Parameters at the minimum, and the number of iterations."""
+        theta = self._start(objective)
+        monitor.begin(theta)
+        if not objective.prompt_weight.any():
+            theta, n_iter = np.zeros_like(theta), 1
+        elif solver == "closed_form":
+            theta, n_iter = solve_closed_form(objective), 1
+            monitor.step(theta)
+        else:
+
+            def on_iteration(theta, value):
+                if self.verbose:
+                    print(f"[{type(self).__name__}] objective {value:.6g}")
+                return monitor.step(theta)
+
+            theta, n_iter = minimize_lbfgs(
+                objective,
+                theta,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                on_iteration=on_iteration if self.verbose or monitor.active else None,
+            )
+        monitor.end(theta)
+        return theta, n_iter
+
+    def _start(self, objective):
+        """Parameters to start from: zero, or those of the last fit."""
+        theta = np.zeros(objective.n_parameters)
+        if self.warm_start and hasattr(self, "coef_"):
+            if len(self.coef_) != objective.n_features:
+                raise ValueError(
+                    f"warm_start=True: X has {objective.n_features} features, but the "
+                    f"last fit had {len(self.coef_)}. Use the same features, or "
+                    "warm_start=False."
+                )
+            theta[: objective.n_features] = self.coef_
+            if objective.has_intercept:
+                theta[-1] = self.intercept_
+        return theta
+
+    def _scores(self, X):
+        """Probe values of rows in X's order, and X's leading shape."""
+        check_is_fitted(self)
+        X, shape = check_candidates(self, X, reset=False)
+        return linear_scores(X, self.coef_, self.intercept_), shape
+
+    def _scored_layout(self, X, groups):
+        """Layout of X, and probe values prompt by prompt."""
+        scores, shape = self._scores(X)
+        layout = check_layout(shape, groups)
+        warn_without_groups(layout)
+        return layout, layout.to_rows(scores)
+
+    def sample(self, X, groups=None, *, size=None, random_state=None):
+        """Draw a candidate for each prompt, at `temperature`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs: sets or rows.
+        groups : array-like of shape (n_rows,), default=None
+            For rows: labels of the prompts, any hashable values in any order.
+        size : int, default=None
+            How many draws to make a prompt, with replacement; None makes one and
+            leaves out the axis.
+        random_state : int, RandomState instance or None, default=None
+            Determines the draws; None takes the estimator's `random_state`.
+
+        Returns
+        -------
+        chosen : ndarray of int, of shape (n_prompts,) or (n_prompts, size)
+            For sets the index along axis 1; for rows the position in X, prompts in the
+            order of their first appearance.
+        """
+        layout, scores = self._scored_layout(X, groups)
+        values = get_loss(self.loss).inverse_link(scores)
+        proba = choice_probabilities(values, layout, self.temperature)
+        random_state = self.random_state if random_state is None else random_state
+        return layout.answer(draw_rows(proba, layout, size, random_state))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = True
+        return tags
+
+
+NOTHING_TO_LEARN = (
+    "No prompt has anything to learn from with loss={!r}: it compares the candidates "
+    "of a prompt, so that it needs prompts with at least two of them (and a pairwise "
+    "loss needs two of different rewards). All coefficients are zero."
+)
+
+
+def weighted_layout(layout, sample_weight):
+    """Leave out what has weight 0.
+
+    Returns
+    -------
+    layout : Layout
+        Without the candidates of weight 0, and prompts left without any.
+    prompt_weight : ndarray of shape (layout.n_prompts,)
+        Weights of prompts.
+    row_weight : ndarray of the original layout's shape, or None
+        Weights of candidates.
+    """
+    prompt_weight, row_weight = check_weights(sample_weight, layout)
+    if row_weight is not None and not row_weight.all():
+        layout = layout.keep(layout.to_rows(row_weight) > 0)
+        prompt_weight = np.ones(layout.n_prompts)
+    return layout, prompt_weight, row_weight
+
+
+def _fitted_state(checked, objective):
+    """Make the function that maps theta to the fitted attributes."""
+    state = {
+        name: value
+        for name, value in vars(checked).items()
+        if name in ("n_features_in_", "feature_names_in_")
+    }
+    state["n_skipped_prompts_"] = objective.n_skipped
+    state["n_iter_"] = 0
+
+    def fitted(theta):
+        coef, intercept = objective.split(theta)
+        coef = coef.astype(objective.dtype)
+        return {**state, "coef_": coef, "intercept_": float(intercept)}
+
+    return fitted

@@ -1,0 +1,366 @@
+"""The layouts: how prompts and their candidates lie in X, y, groups and weights.
+
+This is the one module that knows them. *Sets* are an X of shape (n_prompts, k, d);
+*rows* are an X of shape (n_rows, d) with a group label a row. Behind this module there
+are only rows that lie prompt by prompt, and the offsets where each prompt begins.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from sklearn.utils import assert_all_finite, check_array, column_or_1d
+from sklearn.utils.validation import check_consistent_length, validate_data
+
+BLOCK_BYTES = 4 * 2**20
+"""How much of X is read at a time: small enough to stay in cache between the two
+products that an evaluation makes with it, large enough to keep BLAS busy."""
+
+NO_GROUPS = (
+    "X has rows but no groups were given, so every row is a prompt of its own and "
+    "there is nothing to choose from. Pass groups, one label a row that says which "
+    "prompt it answers. Inside a Pipeline, a search or cross-validation, groups reach "
+    "this estimator only after sklearn.set_config(enable_metadata_routing=True)."
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which rows belong to which prompt.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        The leading shape of what the user gave: (n_prompts, k) for sets, (n_rows,) for
+        rows.
+    offsets : ndarray of shape (n_prompts + 1,)
+        Prompt p has the rows ``offsets[p]`` to ``offsets[p + 1] - 1``, counted prompt
+        by prompt.
+    order : ndarray of shape (n_rows,) or None
+        Where those rows lie in the user's (flattened) arrays; None when they lie there
+        prompt by prompt already.
+    grouped : bool
+        False for rows without groups, where every row is a prompt of its own.
+    """
+
+    shape: tuple[int, ...]
+    offsets: np.ndarray
+    order: np.ndarray | None = None
+    grouped: bool = True
+
+    @cached_property
+    def sizes(self):
+        """Number of candidates by prompt."""
+        return np.diff(self.offsets)
+
+    @property
+    def n_prompts(self):
+        """Number of prompts."""
+        return len(self.offsets) - 1
+
+    @property
+    def n_rows(self):
+        """Number of candidates, over all prompts."""
+        return self.offsets[-1]
+
+    def to_rows(self, values):
+        """Bring the user's values (in the leading shape) prompt by prompt."""
+        values = values.reshape(-1)
+        return values if self.order is None else values[self.order]
+
+    def from_rows(self, values):
+        """Bring values that lie prompt by prompt into the user's leading shape."""
+        if self.order is not None:
+            ordered, values = values, np.empty_like(values)
+            values[self.order] = ordered
+        return values.reshape(self.shape)
+
+    def answer(self, rows):
+        """Name chosen rows as the user counts: along axis 1 in sets, else in X.
+
+        `rows` has prompts on axis 0.
+        """
+        if len(self.shape) == 2 or not self.grouped:
+            starts = self.offsets[:-1]
+            return rows - starts.reshape((-1,) + (1,) * (rows.ndim - 1))
+        return rows if self.order is None else self.order[rows]
+
+    def keep(self, mask):
+        """Leave out the rows where mask is False, and prompts left without any."""
+        order = np.arange(len(mask)) if self.order is None else self.order
+        sizes = np.add.reduceat(mask, self.offsets[:-1], dtype=np.intp)
+        return replace(self, order=order[mask], offsets=_offsets(sizes[sizes > 0]))
+
+    def split(self, n_candidates, random_state):
+        """Deal each prompt's candidates into random sets of about equal size.
+
+        Returns
+        -------
+        layout : Layout
+            With one prompt a set, of at most `n_candidates` candidates each.
+        n_sets : ndarray of shape (n_prompts,)
+            In how many sets each prompt was dealt.
+        """
+        n_sets = -(-self.sizes // n_candidates)
+        prompt = np.repeat(np.arange(self.n_prompts), self.sizes)
+        shuffled = np.lexsort((random_state.random_sample(self.n_rows), prompt))
+        rank = np.arange(self.n_rows) - np.repeat(self.offsets[:-1], self.sizes)
+        first_set = np.concatenate(([0], np.cumsum(n_sets[:-1])))
+        label = first_set[prompt] + rank % n_sets[prompt]
+        dealt = shuffled[np.argsort(label, kind="stable")]
+        order = dealt if self.order is None else self.order[dealt]
+        return (
+            replace(self, order=order, offsets=_offsets(np.bincount(label))),
+            n_sets,
+        )
+
+
+def _offsets(sizes):
+    return np.concatenate(([0], np.cumsum(sizes))).astype(np.intp)
+
+
+def check_layout(shape, groups=None):
+    """Make the layout of arrays with this leading shape.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (n_prompts, k) or (n_rows,).
+    groups : array-like of shape (n_rows,), or (n_prompts,) with sets, default=None
+        Labels of the prompts, any hashable values, in any order. Sets know their
+        prompts; groups are then only checked, so that a splitter may have them.
+
+    Returns
+    -------
+    layout : Layout
+        Prompts stand in the order of their first appearance.
+    """
+    if groups is not None:
+        groups = _check_groups(groups, shape)
+    if len(shape) == 2:
+        n_prompts, k = shape
+        return Layout(shape, np.arange(n_prompts + 1, dtype=np.intp) * k)
+    if groups is None:
+        return Layout(shape, np.arange(shape[0] + 1, dtype=np.intp), grouped=False)
+    # Labels are compared once a run of equal ones: in most data a prompt is one run.
+    starts = np.flatnonzero(np.concatenate(([True], groups[1:] != groups[:-1])))
+    prompts = _encode(groups[starts])
+    if prompts[-1] == len(prompts) - 1:
+        return Layout(shape, np.append(starts, shape[0]))
+    codes = np.repeat(prompts, np.diff(np.append(starts, shape[0])))
+    order = np.argsort(codes, kind="stable")
+    return Layout(shape, _offsets(np.bincount(codes)), order)
+
+
+def _check_groups(groups, shape):
+    """Make a 1-D array of group labels that has the right length and no gaps."""
+    if isinstance(groups, (str, bytes)) or not hasattr(groups, "__len__"):
+        raise ValueError(
+            f"groups must be array-like, one label a row; got {type(groups).__name__}."
+        )
+    if hasattr(groups, "shape"):
+        labels = np.asarray(groups)
+    else:  # a list may mix types, or hold tuples, which np.asarray would spoil
+        labels = np.fromiter(groups, dtype=object, count=len(groups))
+    if labels.ndim != 1:
+        raise ValueError(f"groups must be 1-dimensional; got shape {labels.shape}.")
+    if len(labels) != shape[0]:
+        what = "prompts" if len(shape) == 2 else "rows"
+        raise ValueError(
+            f"groups has {len(labels)} labels, but X has {shape[0]} {what}; give one "
+            f"label for each."
+        )
+    if labels.dtype.kind not in "biufUSmM":
+        # Labels of any type: from here on, the number of their first equal stands
+        # for each.
+        labels = _encode(labels)
+    elif labels.dtype.kind in "fmM" and (labels != labels).any():
+        raise ValueError("groups contains NaN; every row needs the label of a prompt.")
+    return labels
+
+
+def _encode(labels):
+    """Give each label the number of its first appearance."""
+    if labels.dtype.kind in "biufmM":
+        _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), dtype=np.intp)
+        rank[np.argsort(first)] = np.arange(len(first))
+        return rank[inverse]
+    numbers: dict = {}
+    try:
+        codes = [numbers.setdefault(label, len(numbers)) for label in labels.tolist()]
+    except TypeError as error:
+        raise ValueError(f"groups must hold hashable labels: {error}.") from error
+    for label in numbers:
+        if _is_missing(label):
+            raise ValueError(
+                f"groups contains {label!r}; every row needs the label of a prompt."
+            )
+    return np.array(codes, dtype=np.intp)
+
+
+def _is_missing(label):
+    """Whether a label is None, NaN, NaT or NA."""
+    try:
+        return label is None or bool(label != label)
+    except (TypeError, ValueError):  # pandas.NA will not be compared
+        return True
+
+
+def check_candidates(estimator, X, *, reset):
+    """Validate X in either layout.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Gets (`reset=True`) or is asked for `n_features_in_` and `feature_names_in_`.
+    X : array-like of shape (n_prompts, k, d) or (n_rows, d)
+        The embeddings.
+    reset : bool
+        Whether X defines the number of features or must agree with it.
+
+    Returns
+    -------
+    X : ndarray of shape (n_rows, d), of dtype float16, float32 or float64
+        Never a copy when X was such an array in C order.
+    shape : tuple of int
+        The leading shape of X.
+    """
+    shape = None
+    if not hasattr(X, "shape"):
+        X = _list_to_array(X)
+    if len(X.shape) == 3:
+        shape = tuple(X.shape[:2])
+        if 0 in shape:
+            raise ValueError(
+                f"X has {shape[0]} prompts with {shape[1]} candidates each; at least "
+                "one of both is needed."
+            )
+        X = np.asarray(X).reshape(-1, X.shape[2])
+    elif len(X.shape) > 3:
+        raise ValueError(
+            f"X has {len(X.shape)} dimensions; candidate sets have 3, (n_prompts, k, "
+            "n_features), and rows have 2, (n_rows, n_features)."
+        )
+    X = validate_data(
+        estimator,
+        X,
+        reset=reset,
+        dtype=[np.float64, np.float32, np.float16],
+        ensure_all_finite=False,
+    )
+    shape = shape or (X.shape[0],)
+    _check_finite(X, shape)
+    return X, shape
+
+
+def _check_finite(X, shape):
+    """Raise unless X is finite; in blocks, since the check may make arrays as large."""
+    for rows in row_blocks(X):
+        try:
+            assert_all_finite(X[rows], input_name="X")
+        except ValueError as error:
+            row, column = np.argwhere(~np.isfinite(X[rows]))[0]
+            place = (*np.unravel_index(rows.start + row, shape), column)
+            where = ", ".join(str(i) for i in place)
+            raise ValueError(
+                f"{error} The first is X[{where}]. An embedding that failed, or passed "
+                f"65504 in float16, looks like this: embed it again, or leave that "
+                f"candidate out."
+            ) from None
+
+
+def _list_to_array(X):
+    try:
+        return np.asarray(X)
+    except ValueError as error:
+        raise ValueError(
+            "X could not be made an array. Candidate sets need the same number of "
+            "candidates for every prompt; where it differs, give rows, X of shape "
+            "(n_rows, n_features), with groups, one label a row."
+        ) from error
+
+
+def row_blocks(X):
+    """Slices of rows that cover X, each of about BLOCK_BYTES."""
+    step = max(1, BLOCK_BYTES // max(1, X.shape[1] * X.itemsize))
+    return [slice(start, start + step) for start in range(0, len(X), step)]
+
+
+def check_values(values, shape, name):
+    """Validate rewards or other values that have one number a candidate.
+
+    Parameters
+    ----------
+    values : array-like of shape (n_prompts, k) or (n_rows,)
+        The values.
+    shape : tuple of int
+        The leading shape of X.
+    name : str
+        How to call the values in errors.
+
+    Returns
+    -------
+    values : ndarray of float64, of that shape
+    """
+    if len(shape) == 1:
+        values = column_or_1d(values, warn=True)
+    values = check_array(
+        values, ensure_2d=False, dtype=np.float64, input_name=name, estimator=None
+    )
+    if values.shape != shape:
+        if len(shape) == 1:
+            check_consistent_length(np.empty(shape), values)
+        raise ValueError(
+            f"{name} has shape {values.shape}, but X holds {shape[0]} sets of "
+            f"{shape[1]} candidates; {name} must have shape {shape}."
+        )
+    return values
+
+
+def check_weights(sample_weight, layout):
+    """Validate sample weights, and tell weights of prompts from those of candidates.
+
+    Parameters
+    ----------
+    sample_weight : None, float or array-like
+        For sets, of shape (n_prompts,) or (n_prompts, k); for rows, of shape (n_rows,).
+    layout : Layout
+        The layout of X.
+
+    Returns
+    -------
+    prompt_weight : ndarray of shape (n_prompts,)
+        How many copies of each prompt there are.
+    row_weight : ndarray of the layout's shape, or None
+        How many copies of each candidate there are in its prompt; None for one.
+    """
+    ones = np.ones(layout.n_prompts)
+    if sample_weight is None:
+        return ones, None
+    weight = check_array(
+        sample_weight,
+        ensure_2d=False,
+        dtype=np.float64,
+        input_name="sample_weight",
+    )
+    if weight.ndim == 0:
+        weight = np.full(layout.n_prompts, weight)
+        by_prompt = True
+    else:
+        by_prompt = not layout.grouped or weight.ndim < len(layout.shape)
+    expected = layout.shape[:1] if by_prompt else layout.shape
+    if weight.shape != expected:
+        allowed = {layout.shape[:1], layout.shape}
+        raise ValueError(
+            f"sample_weight has shape {weight.shape}; it must have shape "
+            f"{' or '.join(str(shape) for shape in sorted(allowed, key=len))}."
+        )
+    if (weight < 0).any():
+        raise ValueError(
+            "sample_weight has negative values; a weight counts copies and must be 0 "
+            "or more."
+        )
+    if not weight.any():
+        raise ValueError("sample_weight is zero everywhere; nothing is left to use.")
+    return (weight, None) if by_prompt else (ones, weight)

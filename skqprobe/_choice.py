@@ -1,0 +1,140 @@
+"""From scores to a choice: probabilities, the best candidate, a draw."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from skqprobe._candidates import NO_GROUPS, check_layout, check_values
+from skqprobe._segments import segment_max, segment_sum, spread
+
+
+def choice_probabilities(scores, layout, temperature, weight=None):
+    """Softmax of the scores at a temperature, inside each prompt.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_rows,)
+        Probe values, prompt by prompt.
+    layout : Layout
+        Where each prompt begins.
+    temperature : float
+        In [0, inf]; 0 shares the mass evenly among a prompt's best candidates.
+    weight : ndarray of shape (n_rows,), default=None
+        How many copies there are of each row. The probability of a row is that of all
+        its copies.
+
+    Returns
+    -------
+    proba : ndarray of shape (n_rows,) and the dtype of the scores
+    """
+    check_temperature(temperature)
+    offsets = layout.offsets
+    behind = scores - spread(segment_max(scores, offsets), offsets)
+    if temperature == 0:
+        mass = (behind == 0).astype(scores.dtype)
+    else:
+        with np.errstate(over="ignore"):  # far behind at a low temperature: exp(-inf)
+            mass = np.exp(behind.astype(np.float64) / temperature).astype(scores.dtype)
+    if weight is not None:
+        mass = mass * weight
+    return mass / spread(segment_sum(mass, offsets), offsets)
+
+
+def check_temperature(temperature):
+    """Raise unless the temperature is a number from 0 up."""
+    # It may have been set after fit, so that no other check has seen it.
+    if not (isinstance(temperature, Real) and float(temperature) >= 0):
+        raise ValueError(
+            f"temperature must be a number of 0 or more (0 takes the best candidate); "
+            f"got {temperature!r}."
+        )
+
+
+def best_rows(scores, layout):
+    """Row of the best candidate of each prompt, the first among equals."""
+    offsets = layout.offsets
+    best = np.flatnonzero(scores == spread(segment_max(scores, offsets), offsets))
+    return best[np.searchsorted(best, offsets[:-1])]
+
+
+def draw_rows(proba, layout, size, random_state):
+    """Draw rows by their probabilities: (n_prompts,), or (n_prompts, size)."""
+    if size is not None and (not isinstance(size, Integral) or size < 1):
+        raise ValueError(f"size must be None or an integer of 1 or more; got {size!r}.")
+    starts = layout.offsets[:-1]
+    cumulated = np.cumsum(proba, dtype=np.float64)
+    before = cumulated[starts] - proba[starts]
+    mass = cumulated[layout.offsets[1:] - 1] - before
+    uniform = check_random_state(random_state).random_sample(
+        (layout.n_prompts, 1 if size is None else size)
+    )
+    target = before[:, None] + uniform * mass[:, None]
+    rows = np.searchsorted(cumulated, target, side="right")
+    # Rounding may carry a target to its prompt's edge: back to a row that has mass.
+    possible = np.flatnonzero(proba > 0)
+    first = possible[np.searchsorted(possible, starts)]
+    last = possible[np.searchsorted(possible, layout.offsets[1:]) - 1]
+    rows = np.clip(rows, first[:, None], last[:, None])
+    return rows[:, 0] if size is None else rows
+
+
+def sample_candidates(proba, groups=None, *, size=None, random_state=None):
+    """Draw a candidate for each prompt by the probabilities of a policy.
+
+    What :meth:`QProbePolicy.sample` does, for use behind a pipeline or a search, which
+    pass on `predict_proba` but not `sample`.
+
+    Parameters
+    ----------
+    proba : array-like of shape (n_prompts, k) or (n_rows,)
+        Choice probabilities; non-negative, and of sum 1 inside each prompt.
+    groups : array-like of shape (n_rows,), default=None
+        For rows: the labels of the prompts, any hashable values in any order.
+    size : int, default=None
+        How many draws to make a prompt, with replacement; None makes one and leaves
+        out the axis.
+    random_state : int, RandomState instance or None, default=None
+        Determines the draws.
+
+    Returns
+    -------
+    chosen : ndarray of int, of shape (n_prompts,) or (n_prompts, size)
+        For sets the index along axis 1; for rows the position in `proba`, prompts in
+        the order of their first appearance.
+
+    Raises
+    ------
+    ValueError
+        If the probabilities are negative, not finite, or do not sum to 1 in a prompt.
+
+    Examples
+    --------
+    >>> from skqprobe import sample_candidates
+    >>> proba = [[0.0, 1.0, 0.0], [0.5, 0.0, 0.5]]
+    >>> sample_candidates(proba, size=4, random_state=0)
+    array([[1, 1, 1, 1],
+           [0, 2, 0, 2]])
+    """
+    proba = np.asarray(proba) if not hasattr(proba, "shape") else proba
+    if len(proba.shape) not in (1, 2):
+        raise ValueError(
+            f"proba must have shape (n_prompts, k) or (n_rows,); got {proba.shape}."
+        )
+    layout = check_layout(tuple(proba.shape), groups)
+    warn_without_groups(layout)
+    rows = layout.to_rows(check_values(proba, layout.shape, "proba"))
+    total = segment_sum(rows, layout.offsets)
+    if (rows < 0).any() or (abs(total - 1) > 1e-3).any():
+        raise ValueError(
+            "proba must be non-negative and sum to 1 inside each prompt; the sums go "
+            f"from {total.min():.3g} to {total.max():.3g}."
+        )
+    return layout.answer(draw_rows(rows, layout, size, random_state))
+
+
+def warn_without_groups(layout):
+    """Warn that rows without groups leave nothing to choose."""
+    if not layout.grouped and layout.n_rows > 1:
+        warnings.warn(NO_GROUPS, UserWarning, stacklevel=3)

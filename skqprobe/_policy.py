@@ -1,0 +1,241 @@
+"""QProbePolicy: a probe trained to choose."""
+
+import numpy as np
+
+from skqprobe._base import BaseQProbe, weighted_layout
+from skqprobe._candidates import check_layout, check_values
+from skqprobe._choice import best_rows, choice_probabilities, warn_without_groups
+from skqprobe._segments import segment_sum
+from skqprobe._sklearn import StrOptions
+from skqprobe.losses import LOSSES, BaseLoss
+
+
+class QProbePolicy(BaseQProbe):
+    """Linear probe that chooses one of the candidates that a model sampled.
+
+    The probe gives each (prompt, completion) embedding a value Q, and the policy
+    chooses a candidate of a prompt with probability ``softmax(Q / temperature)``. As
+    the number of candidates grows, this tends to the model's own distribution tilted by
+    ``exp(Q / temperature)`` [1]_.
+
+    Read more in the user guide: docs/guide.md.
+
+    Parameters
+    ----------
+    loss : str or BaseLoss, default="policy_gradient"
+        What to minimise: "squared_error", "log_loss", "policy_gradient",
+        "pairwise_logistic", "pairwise_hinge", "softmax_cross_entropy" or
+        "contrastive_policy_gradient", or a loss object of :mod:`skqprobe.losses` or
+        your own. With an object, a search reaches its settings as ``loss__margin``.
+    alpha : float, default=1e-2
+        Strength of the L2 penalty, 0 or more: the objective is the mean loss of the
+        prompts plus ``alpha / 2 * |coef|**2``.
+    temperature : float, default=0.0
+        Temperature of the choice, 0 or more, in units of Q. At 0 the best candidate is
+        chosen, and equal best ones share the probability. Read by `predict_proba`,
+        `sample` and `score` only: with a penalty, a temperature in training would do no
+        more than rescale `alpha`. It may be changed after `fit`.
+    fit_intercept : bool, default=True
+        Whether "squared_error" and "log_loss" have an intercept. The other losses
+        cannot see one.
+    n_candidates : int, default=None
+        Deal each prompt's candidates at random into sets of at most this many, of equal
+        size within one, and train on these. The paper trains on sets of 10. None trains
+        on all candidates of a prompt at once.
+    hidden_layer_sizes : tuple of int, default=()
+        Must be (), a linear probe; hidden layers are not there yet.
+    solver : {"auto", "closed_form", "lbfgs"}, default="auto"
+        "closed_form" is there for "squared_error" and "contrastive_policy_gradient";
+        "auto" uses it where it is, else "lbfgs".
+    max_iter : int, default=200
+        The most iterations of L-BFGS.
+    tol : float, default=1e-4
+        L-BFGS stops when the largest entry of the gradient, in scaled features, is
+        `tol` times what it is at zero coefficients.
+    warm_start : bool, default=False
+        Whether to start from the coefficients of the last fit.
+    random_state : int, RandomState instance or None, default=None
+        Determines the sets of `n_candidates` and the draws of `sample`.
+    verbose : int, default=0
+        1 prints the objective at each iteration of L-BFGS.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_features,)
+        Coefficients of the probe; float32 if X was float16 or float32.
+    intercept_ : float
+        Intercept of the probe; 0.0 for losses that cannot see one.
+    n_iter_ : int
+        Number of iterations that the solver made; 1 for the closed form.
+    n_skipped_prompts_ : int
+        Number of training prompts (with `n_candidates`, of sets) that the loss could
+        not learn from: those with a single candidate, for a pairwise loss those with
+        equal rewards throughout. They do not count in the mean.
+    n_features_in_ : int
+        Number of features, the last axis of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X was a data frame with string column names.
+
+    See Also
+    --------
+    QProbeRegressor : Probe that predicts the reward itself.
+    sample_candidates : Draw from the probabilities that a pipeline gives.
+
+    References
+    ----------
+    .. [1] Li, Jelassi, Zhang, Kakade, Wattenberg, Brandfonbrener, "Q-Probe: A
+       Lightweight Approach to Reward Maximization for Language Models", ICML 2024,
+       arXiv 2402.14688, sections 3 and 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skqprobe import QProbePolicy
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(200, 8, 5))  # 200 prompts, 8 candidates, 5 features
+    >>> y = (X[..., 0] + rng.normal(size=(200, 8)) > 0).astype(float)
+    >>> policy = QProbePolicy().fit(X[:100], y[:100])
+    >>> policy.predict(X[100:103])
+    array([3, 6, 6])
+    >>> print(f"{y[100:].mean():.2f} -> {policy.score(X[100:], y[100:]):.2f}")
+    0.49 -> 0.92
+    """
+
+    __metadata_request__predict = {"groups": True}
+    __metadata_request__predict_proba = {"groups": True}
+
+    _parameter_constraints: dict = {
+        **BaseQProbe._parameter_constraints,
+        "loss": [StrOptions(set(LOSSES)), BaseLoss],
+    }
+
+    def __init__(
+        self,
+        loss="policy_gradient",
+        *,
+        alpha=1e-2,
+        temperature=0.0,
+        fit_intercept=True,
+        n_candidates=None,
+        hidden_layer_sizes=(),
+        solver="auto",
+        max_iter=200,
+        tol=1e-4,
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            loss,
+            alpha=alpha,
+            temperature=temperature,
+            fit_intercept=fit_intercept,
+            n_candidates=n_candidates,
+            hidden_layer_sizes=hidden_layer_sizes,
+            solver=solver,
+            max_iter=max_iter,
+            tol=tol,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+        )
+
+    def decision_function(self, X):
+        """Compute the probe value Q of each candidate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs: sets or rows.
+
+        Returns
+        -------
+        Q : ndarray of shape (n_prompts, k) or (n_rows,)
+        """
+        scores, shape = self._scores(X)
+        return scores.reshape(shape)
+
+    def predict_proba(self, X, groups=None):
+        """Compute the probability that each candidate is chosen, at `temperature`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs: sets or rows.
+        groups : array-like of shape (n_rows,), default=None
+            For rows: labels of the prompts, any hashable values in any order.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_prompts, k) or (n_rows,)
+            Sums to 1 inside each prompt.
+        """
+        layout, scores = self._scored_layout(X, groups)
+        return layout.from_rows(choice_probabilities(scores, layout, self.temperature))
+
+    def predict(self, X, groups=None):
+        """Choose the best candidate of each prompt, the first among equals.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs: sets or rows.
+        groups : array-like of shape (n_rows,), default=None
+            For rows: labels of the prompts, any hashable values in any order.
+
+        Returns
+        -------
+        chosen : ndarray of int, of shape (n_prompts,)
+            For sets the index along axis 1; for rows the position in X, prompts in the
+            order of their first appearance. For rows without groups 0 throughout, as
+            for sets of one candidate.
+        """
+        layout, scores = self._scored_layout(X, groups)
+        return layout.answer(best_rows(scores, layout))
+
+    def score(self, X, y, groups=None, *, sample_weight=None):
+        """Compute the expected reward of the chosen candidate, at `temperature`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs: sets or rows.
+        y : array-like of shape (n_prompts, k) or (n_rows,)
+            Rewards.
+        groups : array-like of shape (n_rows,), default=None
+            For rows: labels of the prompts, any hashable values in any order.
+        sample_weight : array-like, default=None
+            Numbers of copies of candidates or prompts, as in `fit`.
+
+        Returns
+        -------
+        score : float
+            The mean over prompts. NaN, with a warning, for rows without groups: they
+            leave no choice, so that the mean reward would say nothing of the policy.
+        """
+        scores, shape = self._scores(X)
+        layout = check_layout(shape, groups)
+        rewards = check_values(y, shape, "y")
+        layout, prompt_weight, row_weight = weighted_layout(layout, sample_weight)
+        warn_without_groups(layout)
+        if not layout.grouped:
+            return float("nan")
+        proba = choice_probabilities(
+            layout.to_rows(scores).astype(np.float64),
+            layout,
+            self.temperature,
+            None if row_weight is None else layout.to_rows(row_weight),
+        )
+        reward = segment_sum(proba * layout.to_rows(rewards), layout.offsets)
+        return float(np.average(reward, weights=prompt_weight))
+
+    @property
+    def classes_(self):
+        """Not there: the candidates of a prompt are not classes."""
+        raise AttributeError(
+            f"{type(self).__name__} has no classes_. If cross_val_predict asked for "
+            "them: with method='decision_function' or 'predict_proba' it would train "
+            "on the ranks of the rewards, as if they were class labels. Hand the "
+            "rewards over as a parameter of fit instead: cross_val_predict(policy, X, "
+            "params={'y': y}, method='decision_function')."
+        )

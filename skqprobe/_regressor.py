@@ -1,0 +1,172 @@
+"""QProbeRegressor: a probe that predicts the reward."""
+
+from sklearn.base import RegressorMixin
+from sklearn.metrics import r2_score
+
+from skqprobe._base import BaseQProbe
+from skqprobe._candidates import check_layout, check_values, check_weights
+from skqprobe._segments import spread
+from skqprobe._sklearn import StrOptions
+from skqprobe.losses import get_loss
+
+
+class QProbeRegressor(RegressorMixin, BaseQProbe):
+    """Linear probe that predicts the reward of a candidate.
+
+    The reward model of the paper [1]_, trained by L_Q or L_CE on the rows of all
+    prompts. On rows it is a plain scikit-learn regressor; it takes candidate sets too,
+    and chooses among candidates by its predictions with `sample`.
+
+    Read more in the user guide: docs/guide.md.
+
+    Parameters
+    ----------
+    loss : {"squared_error", "log_loss"}, default="squared_error"
+        What to minimise. "log_loss" is for rewards in [0, 1], and predicts
+        probabilities.
+    alpha : float, default=1e-2
+        Strength of the L2 penalty, 0 or more: the objective is the mean over prompts
+        of their mean loss, plus ``alpha / 2 * |coef|**2``.
+    temperature : float, default=0.0
+        Temperature of `sample`, 0 or more, in units of the reward. It may be changed
+        after `fit`.
+    fit_intercept : bool, default=True
+        Whether to have an intercept.
+    n_candidates : int, default=None
+        Deal each prompt's candidates at random into sets of at most this many. Changes
+        nothing but rounding here; it is there for symmetry with QProbePolicy.
+    hidden_layer_sizes : tuple of int, default=()
+        Must be (), a linear probe; hidden layers are not there yet.
+    solver : {"auto", "closed_form", "lbfgs"}, default="auto"
+        "closed_form" is there for "squared_error"; "auto" uses it where it is, else
+        "lbfgs".
+    max_iter : int, default=200
+        The most iterations of L-BFGS.
+    tol : float, default=1e-4
+        L-BFGS stops when the largest entry of the gradient, in scaled features, is
+        `tol` times what it is at zero coefficients.
+    warm_start : bool, default=False
+        Whether to start from the coefficients of the last fit.
+    random_state : int, RandomState instance or None, default=None
+        Determines the sets of `n_candidates` and the draws of `sample`.
+    verbose : int, default=0
+        1 prints the objective at each iteration of L-BFGS.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_features,)
+        Coefficients of the probe; float32 if X was float16 or float32.
+    intercept_ : float
+        Intercept of the probe.
+    n_iter_ : int
+        Number of iterations that the solver made; 1 for the closed form.
+    n_skipped_prompts_ : int
+        Always 0: both losses learn from every prompt.
+    n_features_in_ : int
+        Number of features, the last axis of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X was a data frame with string column names.
+
+    See Also
+    --------
+    QProbePolicy : Probe trained to choose.
+
+    References
+    ----------
+    .. [1] Li, Jelassi, Zhang, Kakade, Wattenberg, Brandfonbrener, "Q-Probe: A
+       Lightweight Approach to Reward Maximization for Language Models", ICML 2024,
+       arXiv 2402.14688, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skqprobe import QProbeRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(200, 8, 5))  # 200 prompts, 8 candidates, 5 features
+    >>> y = (X[..., 0] + rng.normal(size=(200, 8)) > 0).astype(float)
+    >>> model = QProbeRegressor(loss="log_loss").fit(X[:100], y[:100])
+    >>> model.predict(X[100:]).shape
+    (100, 8)
+    >>> model.sample(X[100:103])
+    array([3, 6, 6])
+    """
+
+    _parameter_constraints: dict = {
+        **BaseQProbe._parameter_constraints,
+        "loss": [StrOptions({"squared_error", "log_loss"})],
+    }
+
+    def __init__(
+        self,
+        loss="squared_error",
+        *,
+        alpha=1e-2,
+        temperature=0.0,
+        fit_intercept=True,
+        n_candidates=None,
+        hidden_layer_sizes=(),
+        solver="auto",
+        max_iter=200,
+        tol=1e-4,
+        warm_start=False,
+        random_state=None,
+        verbose=0,
+    ):
+        super().__init__(
+            loss,
+            alpha=alpha,
+            temperature=temperature,
+            fit_intercept=fit_intercept,
+            n_candidates=n_candidates,
+            hidden_layer_sizes=hidden_layer_sizes,
+            solver=solver,
+            max_iter=max_iter,
+            tol=tol,
+            warm_start=warm_start,
+            random_state=random_state,
+            verbose=verbose,
+        )
+
+    def predict(self, X):
+        """Predict the reward of each candidate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs: sets or rows.
+
+        Returns
+        -------
+        reward : ndarray of shape (n_prompts, k) or (n_rows,)
+            Expected rewards; probabilities for "log_loss".
+        """
+        scores, shape = self._scores(X)
+        return get_loss(self.loss).inverse_link(scores).reshape(shape)
+
+    def score(self, X, y, groups=None, *, sample_weight=None):
+        """Compute R^2 over all candidates.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs: sets or rows.
+        y : array-like of shape (n_prompts, k) or (n_rows,)
+            Rewards.
+        groups : array-like, default=None
+            Not used, but for telling which sample weights are possible.
+        sample_weight : array-like, default=None
+            Numbers of copies of candidates or prompts, as in `fit`.
+
+        Returns
+        -------
+        score : float
+            At most 1.
+        """
+        predicted = self.predict(X)
+        layout = check_layout(predicted.shape, groups)
+        y = check_values(y, predicted.shape, "y")
+        prompt_weight, row_weight = check_weights(sample_weight, layout)
+        weight = layout.from_rows(spread(prompt_weight, layout.offsets))
+        if row_weight is not None:
+            weight = weight * row_weight
+        return r2_score(y.ravel(), predicted.ravel(), sample_weight=weight.ravel())

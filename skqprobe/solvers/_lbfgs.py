@@ -1,0 +1,112 @@
+"""L-BFGS on a well-conditioned version of the objective."""
+
+import warnings
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+
+from skqprobe.solvers._conditioner import Conditioner
+
+N_RESTARTS = 5
+"""How often to begin anew where a line search fails: at kinks of the hinge loss, and
+at the end of float32's precision."""
+
+
+def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
+    """Minimise an objective with L-BFGS.
+
+    Works in parameters of about equal curvature, see `Conditioner`, with value and
+    gradient divided by the largest entry of the gradient at zero. Neither the scale of
+    the columns, nor that of the rewards, nor the start changes what `tol` means.
+
+    Parameters
+    ----------
+    objective : LinearObjective
+        What to minimise.
+    theta : ndarray of shape (n_parameters,)
+        Where to start.
+    tol : float
+        Stop when the largest entry of the gradient is `tol` times what it is at zero,
+        or an iteration gains less than ``tol**2`` in the same unit.
+    max_iter : int
+        The most iterations; more raise a ConvergenceWarning.
+    on_iteration : callable, default=None
+        Called with (theta, value) after each iteration; returns True to stop.
+
+    Returns
+    -------
+    theta : ndarray of shape (n_parameters,)
+        The minimum found.
+    n_iter : int
+        Number of iterations, at least 1.
+    """
+    problem = _ConditionedProblem(objective)
+    if problem.unit == 0:
+        return np.zeros_like(theta), 1
+    v = problem.to_v(theta)
+
+    def callback(v):
+        if on_iteration is not None:
+            value = problem.value_and_gradient(v)[0] * problem.unit + problem.offset
+            if on_iteration(problem.to_theta(v), value):
+                raise StopIteration
+
+    n_iter, value = 0, np.inf
+    precision = np.finfo(objective.dtype).eps
+    for _ in range(N_RESTARTS + 1):
+        result = minimize(
+            problem.value_and_gradient,
+            v,
+            method="L-BFGS-B",
+            jac=True,
+            callback=callback,
+            options={
+                "maxiter": max_iter - n_iter,
+                "maxfun": 50 * max_iter,
+                "maxls": 50,
+                "gtol": tol,
+                # A gradient of size tol is tol**2 away from the minimum; the hinge
+                # loss, whose gradient never vanishes, ends here.
+                "ftol": max(tol**2, 64 * np.finfo(np.float64).eps),
+            },
+        )
+        v, n_iter = result.x, n_iter + result.nit
+        gain, value = value - result.fun, result.fun
+        # A failed line search: anew without memory, unless that was no use just now.
+        failed = result.status == 2
+        if not failed or n_iter >= max_iter or gain <= 10 * precision * abs(value):
+            break
+    if result.status == 1 or (failed and n_iter >= max_iter):
+        warnings.warn(
+            f"L-BFGS did not converge after {n_iter} iterations (max_iter={max_iter}): "
+            f"the largest entry of the gradient is {abs(result.jac).max():.1e} of "
+            f"what it was at zero, tol={tol:g}. Increase max_iter, or alpha, or tol.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    return problem.to_theta(v), max(n_iter, 1)
+
+
+class _ConditionedProblem:
+    """The objective in well-conditioned parameters v, and its own unit of value."""
+
+    def __init__(self, objective):
+        self.objective = objective
+        self.conditioner = Conditioner(objective)
+        self.to_theta = self.conditioner.to_theta
+        self.to_v = self.conditioner.to_v
+        self.unit, self.offset = 1.0, 0.0
+        self._last = None
+        value, gradient = self.value_and_gradient(np.zeros(objective.n_parameters))
+        self.unit, self.offset = abs(gradient).max(), value
+        self._last = None
+
+    def value_and_gradient(self, v):
+        """Value and gradient; asked twice at a place, it computes once."""
+        if self._last is None or not np.array_equal(v, self._last[0]):
+            value, gradient = self.objective.value_and_gradient(self.to_theta(v))
+            gradient = self.conditioner.gradient_in_v(gradient)
+            value = (value - self.offset) / self.unit
+            self._last = v.copy(), value, gradient / self.unit
+        return self._last[1], self._last[2].copy()
