@@ -1,0 +1,5 @@
+"""Data sets that come with the package."""
+
+from skqprobe.datasets._two_words import load_two_words
+
+__all__ = ["load_two_words"]

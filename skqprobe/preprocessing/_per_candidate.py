@@ -1,0 +1,276 @@
+"""PerCandidate: any row transformer, on candidate sets."""
+
+import numpy as np
+from sklearn import get_config
+from sklearn.base import (
+    BaseEstimator,
+    MetaEstimatorMixin,
+    TransformerMixin,
+    clone,
+)
+from sklearn.utils import get_tags
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    process_routing,
+)
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from skqprobe._candidates import check_values
+from skqprobe._sklearn import HasMethods, _fit_context
+
+
+def _transformer_has(method):
+    """Check that the (fitted) transformer has a method."""
+
+    def check(self):
+        getattr(getattr(self, "transformer_", self.transformer), method)
+        return True
+
+    return check
+
+
+# set_output is forwarded to the transformer: sets have no data frame to come in.
+class PerCandidate(
+    MetaEstimatorMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+):
+    """Apply a row transformer to each candidate of candidate sets.
+
+    Sets, of shape (n_prompts, k, n_features), are handed to the transformer as
+    ``n_prompts * k`` rows, and its output is given their shape again. Rows, of shape
+    (n_rows, n_features), are handed on as they are, so that one pipeline serves both
+    layouts.
+
+    Parameters
+    ----------
+    transformer : transformer
+        Any scikit-learn transformer of rows whose output has a row for each row of its
+        input, such as ``StandardScaler()`` or ``PCA()``.
+
+    Attributes
+    ----------
+    transformer_ : transformer
+        The fitted clone of `transformer`.
+    n_features_in_ : int
+        Number of features, the last axis of X; there if `transformer_` has it.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features; there if `transformer_` has it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from skqprobe import QProbePolicy
+    >>> from skqprobe.preprocessing import PerCandidate
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(50, 4, 3)) * [1, 10, 1000]
+    >>> y = rng.random(size=(50, 4))
+    >>> PerCandidate(StandardScaler()).fit_transform(X).std(axis=(0, 1))
+    array([1., 1., 1.])
+    >>> policy = make_pipeline(PerCandidate(StandardScaler()), QProbePolicy())
+    >>> policy.fit(X, y).predict(X[:5]).shape
+    (5,)
+    """
+
+    _parameter_constraints: dict = {"transformer": [HasMethods(["fit", "transform"])]}
+
+    def __init__(self, transformer):
+        self.transformer = transformer
+
+    def fit(self, X, y=None, **params):
+        """Fit the transformer.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Sets or rows.
+        y : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Rewards, for transformers that use them.
+        **params : dict
+            Metadata for the transformer's `fit`, such as `sample_weight`, with one
+            value a prompt or a candidate.
+
+        Returns
+        -------
+        self : object
+            Fitted transformer.
+        """
+        self._fit("fit", X, y, params)
+        return self
+
+    def fit_transform(self, X, y=None, **params):
+        """Fit the transformer and transform X with it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Sets or rows.
+        y : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Rewards, for transformers that use them.
+        **params : dict
+            Metadata for the transformer's `fit`, such as `sample_weight`, with one
+            value a prompt or a candidate.
+
+        Returns
+        -------
+        X_new : ndarray of shape (n_prompts, k, n_features_out), or, for rows, what the
+            transformer gives
+        """
+        return self._fit("fit_transform", X, y, params)
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def _fit(self, method, X, y, params):
+        rows, shape = _to_rows(X)
+        if get_config()["enable_metadata_routing"]:
+            params = process_routing(self, "fit", **params).transformer.fit
+        if shape is not None:
+            y = None if y is None else check_values(y, shape, "y").reshape(-1)
+            params = {
+                name: _metadata_to_rows(value, shape) for name, value in params.items()
+            }
+        transformer = clone(self.transformer)
+        if method == "fit_transform" and hasattr(transformer, "fit_transform"):
+            rows = transformer.fit_transform(rows, y, **params)
+        else:
+            transformer.fit(rows, y, **params)
+            rows = transformer.transform(rows) if method == "fit_transform" else None
+        self.transformer_ = transformer
+        return None if rows is None else _from_rows(rows, shape)
+
+    def transform(self, X):
+        """Transform each candidate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Sets or rows.
+
+        Returns
+        -------
+        X_new : ndarray of shape (n_prompts, k, n_features_out), or, for rows, what the
+            transformer gives
+        """
+        return self._apply("transform", X)
+
+    @available_if(_transformer_has("inverse_transform"))
+    def inverse_transform(self, X):
+        """Undo the transformation of each candidate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features_out) or \
+                (n_rows, n_features_out)
+            Transformed sets or rows.
+
+        Returns
+        -------
+        X_original : ndarray of shape (n_prompts, k, n_features), or, for rows, what the
+            transformer gives
+        """
+        return self._apply("inverse_transform", X)
+
+    def _apply(self, method, X):
+        check_is_fitted(self)
+        rows, shape = _to_rows(X)
+        return _from_rows(getattr(self.transformer_, method)(rows), shape)
+
+    @available_if(_transformer_has("get_feature_names_out"))
+    def get_feature_names_out(self, input_features=None):
+        """Get the names of the transformer's output features.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Names of the input features.
+
+        Returns
+        -------
+        feature_names_out : ndarray of str
+        """
+        check_is_fitted(self)
+        return self.transformer_.get_feature_names_out(input_features)
+
+    @available_if(_transformer_has("set_output"))
+    def set_output(self, *, transform=None):
+        """Set the transformer's output container, for rows; sets stay arrays.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"}, default=None
+            The container; None leaves it as it is.
+
+        Returns
+        -------
+        self : object
+        """
+        self.transformer.set_output(transform=transform)
+        if hasattr(self, "transformer_"):
+            self.transformer_.set_output(transform=transform)
+        return self
+
+    @property
+    def n_features_in_(self):
+        """Number of features."""
+        return self.transformer_.n_features_in_
+
+    @property
+    def feature_names_in_(self):
+        """Names of the features."""
+        return self.transformer_.feature_names_in_
+
+    def get_metadata_routing(self):
+        """Get the metadata routing of this object.
+
+        Returns
+        -------
+        routing : MetadataRouter
+            Everything goes to the transformer's `fit`.
+        """
+        return MetadataRouter(owner=type(self).__name__).add(
+            transformer=self.transformer,
+            method_mapping=MethodMapping()
+            .add(caller="fit", callee="fit")
+            .add(caller="fit_transform", callee="fit"),
+        )
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "transformer_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.transformer)
+        tags.input_tags = inner.input_tags
+        tags.input_tags.three_d_array = True
+        tags.target_tags = inner.target_tags
+        tags.transformer_tags = inner.transformer_tags
+        tags.requires_fit = inner.requires_fit
+        tags.non_deterministic = inner.non_deterministic
+        return tags
+
+
+def _to_rows(X):
+    """Rows of sets and the sets' leading shape; rows as they are and None."""
+    sets = X if hasattr(X, "shape") else np.asarray(X)
+    if len(sets.shape) == 3:
+        return np.asarray(sets).reshape(-1, sets.shape[2]), tuple(sets.shape[:2])
+    return X, None
+
+
+def _from_rows(rows, shape):
+    """Give the rows of sets their leading shape again."""
+    if shape is None:
+        return rows
+    rows = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
+    return rows.reshape(*shape, -1)
+
+
+def _metadata_to_rows(value, shape):
+    """One value a candidate, from values by prompt or by candidate."""
+    size = np.shape(value)
+    if size[:2] == shape:
+        return np.reshape(value, (-1, *size[2:]))
+    if size[:1] == shape[:1]:
+        return np.repeat(value, shape[1], axis=0)
+    return value

@@ -1,0 +1,191 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skqprobe.datasets import load_two_words
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "make_two_words.py"
+N_FEATURES = {"hidden_state": 576, "minilm": 384}
+
+
+@pytest.fixture(scope="module")
+def two_words():
+    return load_two_words()
+
+
+@pytest.fixture(scope="module")
+def script():
+    if not SCRIPT.exists():
+        pytest.skip("benchmarks/make_two_words.py is not here")
+    spec = importlib.util.spec_from_file_location("make_two_words", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("embedding", N_FEATURES)
+def test_shapes_and_dtypes(embedding):
+    bunch = load_two_words(embedding=embedding)
+    n_features = N_FEATURES[embedding]
+    expected = {
+        "data": ((240, 16, n_features), np.float16),
+        "target": ((240, 16), np.float64),
+        "log_likelihood": ((240, 16), np.float32),
+        "n_tokens": ((240, 16), np.int16),
+    }
+    for name, (shape, dtype) in expected.items():
+        assert bunch[name].shape == shape
+        assert bunch[name].dtype == dtype
+        assert np.isfinite(bunch[name]).all()
+    texts = {"words": (240, 2), "prompts": (240,), "completions": (240, 16)}
+    for name, shape in texts.items():
+        assert bunch[name].shape == shape
+        assert bunch[name].dtype.kind == "U"
+    assert bunch.frame is None
+    assert len(bunch.feature_names) == len(set(bunch.feature_names)) == n_features
+    assert bunch.feature_names[0] == embedding[0] + "0"
+    assert Path(bunch.filename).is_file()
+    assert bunch.DESCR.startswith(".. _two_words_dataset:")
+
+
+def test_features_differ_between_completions(two_words):
+    spread = two_words.data.astype(np.float32).std(axis=1)
+    assert (spread.max(axis=1) > 0).all()
+
+
+def test_minilm_has_unit_length():
+    data = load_two_words(embedding="minilm").data.astype(np.float32)
+    np.testing.assert_allclose(np.linalg.norm(data, axis=-1), 1, atol=1e-3)
+
+
+def test_likelihoods_and_lengths(two_words):
+    assert (two_words.log_likelihood < 0).all()
+    assert two_words.n_tokens.min() >= 1
+    assert two_words.n_tokens.max() <= 40
+    assert not any("\n" in text for text in two_words.completions.ravel())
+
+
+def test_rewards(two_words):
+    assert set(np.unique(two_words.target)) == {0.0, 1.0}
+    assert 0.2 < two_words.target.mean() < 0.5
+    assert two_words.target.max(axis=1).mean() > 0.9
+
+
+def test_rewards_follow_the_rule(two_words, script):
+    again = [
+        [script.reward(words, text) for text in texts]
+        for words, texts in zip(two_words.words, two_words.completions, strict=True)
+    ]
+    np.testing.assert_array_equal(two_words.target, again)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" The fox is under the box.", 1),
+        ("FOXES like a Box!", 1),
+        ("“Is the fox in the box?”", 1),
+        ("The fox's box is red.", 1),
+        ("The fox is under the box", 0),
+        ("The fox ran. The box fell.", 0),
+        ("Mr. Fox, the fox, has a box.", 0),
+        ("The fox is in the box...", 0),
+        ("The fox is outfoxed.", 0),
+        ("The fox is boxed in.", 0),
+        ("The fox is in a" + " very" * 8 + " big box.", 0),
+        ("The fox is in a" + " very" * 7 + " big box.", 1),
+        (".", 0),
+        ("", 0),
+    ],
+)
+def test_reward_rule(script, text, expected):
+    assert script.reward(["fox", "box"], text) == expected
+
+
+def test_no_two_prompts_share_a_word(two_words):
+    pairs = {frozenset(pair) for pair in two_words.words}
+    assert len(pairs) == 240
+    assert len(np.unique(two_words.words)) == 480
+
+
+def test_prompts_end_with_the_words(two_words, script):
+    np.testing.assert_array_equal(two_words.words, script.draw_pairs(240))
+    for words, prompt in zip(two_words.words, two_words.prompts, strict=True):
+        assert prompt == script.TEMPLATE.format(*words)
+        assert prompt.endswith(f"Words: {words[0]} and {words[1]}\nSentence:")
+
+
+def test_word_list(script):
+    assert len(script.WORDS) == len(set(script.WORDS)) >= 480
+    examples = script.TEMPLATE.lower().replace(".", " ").split()
+    assert not set(script.WORDS) & set(examples)
+
+
+def test_return_data_and_target(two_words):
+    X, y = load_two_words(return_X_y=True)
+    np.testing.assert_array_equal(X, two_words.data)
+    np.testing.assert_array_equal(y, two_words.target)
+
+
+@pytest.mark.parametrize("embedding", N_FEATURES)
+def test_as_frame(embedding):
+    pd = pytest.importorskip("pandas")
+    sets = load_two_words(embedding=embedding)
+    bunch = load_two_words(embedding=embedding, as_frame=True)
+    X, y = bunch.data, bunch.target
+    assert X.shape == (3840, N_FEATURES[embedding])
+    assert (X.dtypes == np.float32).all()
+    assert list(X.columns) == sets.feature_names == bunch.feature_names
+    np.testing.assert_array_equal(X.to_numpy().reshape(sets.data.shape), sets.data)
+    np.testing.assert_array_equal(y.to_numpy().reshape(240, 16), sets.target)
+    assert y.name == "reward"
+    assert X.index.name == "prompt"
+    assert X.index.equals(y.index)
+    assert list(X.index[::16]) == [" ".join(pair) for pair in sets.words]
+    assert (X.groupby(level=0).size() == 16).all()
+    pd.testing.assert_frame_equal(bunch.frame.drop(columns="reward"), X)
+    pd.testing.assert_series_equal(bunch.frame["reward"], y)
+    pd.testing.assert_frame_equal(
+        load_two_words(embedding=embedding, as_frame=True, return_X_y=True)[0], X
+    )
+
+
+def test_as_frame_without_pandas(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="as_frame=True needs pandas"):
+        load_two_words(as_frame=True)
+
+
+@pytest.mark.parametrize("embedding", ["bert", None, ["minilm"]])
+def test_unknown_embedding(embedding):
+    message = "embedding must be one of 'hidden_state', 'minilm'; got"
+    with pytest.raises(ValueError, match=message):
+        load_two_words(embedding=embedding)
+
+
+def test_loading_works_without_torch_and_pandas():
+    code = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name in {"torch", "transformers", "pandas"}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+from skqprobe.datasets import load_two_words
+load_two_words()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_description_quotes_the_figures(two_words, script, capsys):
+    script.describe(script.OUT)
+    figures = capsys.readouterr().out.splitlines()
+    assert f"{two_words.target.mean():.3f}" in figures[1]
+    for line in figures[1:-1]:  # without the versions
+        assert line in two_words.DESCR
