@@ -19,6 +19,7 @@ from skqprobe._candidates import (
 )
 from skqprobe._choice import choice_probabilities, draw_rows, warn_without_groups
 from skqprobe._objective import LinearObjective, linear_scores
+from skqprobe._segments import segment_sum
 from skqprobe._sklearn import (
     CallbackSupportMixin,
     FitMonitor,
@@ -168,11 +169,19 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         if self.n_candidates is not None:
             random_state = check_random_state(self.random_state)
             layout, n_sets = layout.split(self.n_candidates, random_state)
-            prompt_weight = np.repeat(prompt_weight / n_sets, n_sets)
+            copies = (
+                layout.sizes
+                if row_weight is None
+                else segment_sum(layout.to_rows(row_weight), layout.offsets)
+            )
+            # Sets share their prompt's weight by size, so that a mean stays a mean.
+            of_prompt = np.add.reduceat(copies, np.cumsum(n_sets) - n_sets)
+            prompt_weight = np.repeat(prompt_weight / of_prompt, n_sets) * copies
         rewards = layout.to_rows(rewards)
         informative = loss.informative_prompts(rewards, layout.offsets)
         prompt_weight = np.where(informative, prompt_weight, 0)
-        if not prompt_weight.any():
+        no_choice = loss.needs_choice and (layout.sizes == 1).all()
+        if no_choice or not prompt_weight.any():
             warnings.warn(
                 NO_GROUPS if not grouped else NOTHING_TO_LEARN.format(self.loss),
                 UserWarning,
@@ -241,7 +250,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         """Layout of X, and probe values prompt by prompt."""
         scores, shape = self._scores(X)
         layout = check_layout(shape, groups)
-        warn_without_groups(layout)
+        warn_without_groups(layout, stacklevel=4)
         return layout, layout.to_rows(scores)
 
     def sample(self, X, groups=None, *, size=None, random_state=None):

@@ -7,6 +7,7 @@ are only rows that lie prompt by prompt, and the offsets where each prompt begin
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
@@ -135,6 +136,8 @@ def check_layout(shape, groups=None):
     layout : Layout
         Prompts stand in the order of their first appearance.
     """
+    if 0 in shape:
+        raise ValueError(f"There are no candidates: the shape is {shape}.")
     if groups is not None:
         groups = _check_groups(groups, shape)
     if len(shape) == 2:
@@ -228,7 +231,7 @@ def check_candidates(estimator, X, *, reset):
     """
     shape = None
     if not hasattr(X, "shape"):
-        X = _list_to_array(X)
+        X = list_to_array(X)
     if len(X.shape) == 3:
         shape = tuple(X.shape[:2])
         if 0 in shape:
@@ -236,7 +239,7 @@ def check_candidates(estimator, X, *, reset):
                 f"X has {shape[0]} prompts with {shape[1]} candidates each; at least "
                 "one of both is needed."
             )
-        X = np.asarray(X).reshape(-1, X.shape[2])
+        X = np.asarray(X).reshape(shape[0] * shape[1], X.shape[2])
     elif len(X.shape) > 3:
         raise ValueError(
             f"X has {len(X.shape)} dimensions; candidate sets have 3, (n_prompts, k, "
@@ -270,7 +273,8 @@ def _check_finite(X, shape):
             ) from None
 
 
-def _list_to_array(X):
+def list_to_array(X):
+    """Make an array of a list, or say what to do with a ragged one."""
     try:
         return np.asarray(X)
     except ValueError as error:
@@ -306,7 +310,7 @@ def check_values(values, shape, name):
     if len(shape) == 1:
         values = column_or_1d(values, warn=True)
     values = check_array(
-        values, ensure_2d=False, dtype=np.float64, input_name=name, estimator=None
+        values, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name=name
     )
     if values.shape != shape:
         if len(shape) == 1:
@@ -338,17 +342,17 @@ def check_weights(sample_weight, layout):
     ones = np.ones(layout.n_prompts)
     if sample_weight is None:
         return ones, None
+    by_prompt = not layout.grouped
+    if isinstance(sample_weight, Real):
+        sample_weight, by_prompt = np.full(layout.n_prompts, sample_weight), True
     weight = check_array(
         sample_weight,
         ensure_2d=False,
+        allow_nd=True,
         dtype=np.float64,
         input_name="sample_weight",
     )
-    if weight.ndim == 0:
-        weight = np.full(layout.n_prompts, weight)
-        by_prompt = True
-    else:
-        by_prompt = not layout.grouped or weight.ndim < len(layout.shape)
+    by_prompt = by_prompt or weight.ndim < len(layout.shape)
     expected = layout.shape[:1] if by_prompt else layout.shape
     if weight.shape != expected:
         allowed = {layout.shape[:1], layout.shape}

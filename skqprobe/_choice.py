@@ -20,7 +20,7 @@ def choice_probabilities(scores, layout, temperature, weight=None):
     layout : Layout
         Where each prompt begins.
     temperature : float
-        In [0, inf]; 0 shares the mass evenly among a prompt's best candidates.
+        In [0, inf); 0 shares the mass evenly among a prompt's best candidates.
     weight : ndarray of shape (n_rows,), default=None
         How many copies there are of each row. The probability of a row is that of all
         its copies.
@@ -61,7 +61,8 @@ def best_rows(scores, layout):
 
 def draw_rows(proba, layout, size, random_state):
     """Draw rows by their probabilities: (n_prompts,), or (n_prompts, size)."""
-    if size is not None and (not isinstance(size, Integral) or size < 1):
+    is_count = isinstance(size, Integral) and not isinstance(size, bool)
+    if size is not None and not (is_count and int(size) >= 1):
         raise ValueError(f"size must be None or an integer of 1 or more; got {size!r}.")
     starts = layout.offsets[:-1]
     cumulated = np.cumsum(proba, dtype=np.float64)
@@ -128,13 +129,14 @@ def sample_candidates(proba, groups=None, *, size=None, random_state=None):
     total = segment_sum(rows, layout.offsets)
     if (rows < 0).any() or (abs(total - 1) > 1e-3).any():
         raise ValueError(
-            "proba must be non-negative and sum to 1 inside each prompt; the sums go "
-            f"from {total.min():.3g} to {total.max():.3g}."
+            "proba must be non-negative and sum to 1 inside each prompt; the lowest is "
+            f"{rows.min():.3g}, and the sums go from {total.min():.3g} to "
+            f"{total.max():.3g}."
         )
     return layout.answer(draw_rows(rows, layout, size, random_state))
 
 
-def warn_without_groups(layout):
+def warn_without_groups(layout, stacklevel=3):
     """Warn that rows without groups leave nothing to choose."""
     if not layout.grouped and layout.n_rows > 1:
-        warnings.warn(NO_GROUPS, UserWarning, stacklevel=3)
+        warnings.warn(NO_GROUPS, UserWarning, stacklevel=stacklevel)

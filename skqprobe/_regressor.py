@@ -40,7 +40,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
     solver : {"auto", "closed_form", "lbfgs"}, default="auto"
         "closed_form" is there for "squared_error"; "auto" uses it where it is, else
         "lbfgs".
-    max_iter : int, default=200
+    max_iter : int, default=1000
         The most iterations of L-BFGS.
     tol : float, default=1e-4
         L-BFGS stops when the largest entry of the gradient, in scaled features, is
@@ -61,7 +61,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
     n_iter_ : int
         Number of iterations that the solver made; 1 for the closed form.
     n_skipped_prompts_ : int
-        Always 0: both losses learn from every prompt.
+        Always 0: both losses are defined for every prompt.
     n_features_in_ : int
         Number of features, the last axis of X.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -88,7 +88,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
     >>> model.predict(X[100:]).shape
     (100, 8)
     >>> model.sample(X[100:103])
-    array([3, 6, 6])
+    array([5, 1, 4])
     """
 
     _parameter_constraints: dict = {
@@ -106,7 +106,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         n_candidates=None,
         hidden_layer_sizes=(),
         solver="auto",
-        max_iter=200,
+        max_iter=1000,
         tol=1e-4,
         warm_start=False,
         random_state=None,

@@ -10,6 +10,7 @@ A loss of your own is a subclass of :class:`BaseLoss` with one method,
 """
 
 from abc import ABC, abstractmethod
+from numbers import Real
 
 import numpy as np
 from scipy.special import expit
@@ -50,8 +51,8 @@ class BaseLoss(ABC, BaseEstimator):
     ----------
     needs_choice : bool
         True for a loss that reads only differences of scores inside a prompt. Such a
-        loss cannot see an intercept, and learns nothing from a prompt with a single
-        candidate.
+        loss cannot see an intercept, and learns nothing where every prompt has a
+        single candidate.
 
     Examples
     --------
@@ -107,7 +108,7 @@ class BaseLoss(ABC, BaseEstimator):
         """Raise a ValueError if the loss is not defined for these rewards."""
 
     def informative_prompts(self, rewards, offsets):
-        """Tell which prompts the loss can learn from; the others are left out.
+        """Tell which prompts the loss is defined for; the others are left out.
 
         Parameters
         ----------
@@ -120,7 +121,7 @@ class BaseLoss(ABC, BaseEstimator):
         -------
         informative : ndarray of bool, of shape (n_prompts,)
         """
-        return np.diff(offsets) > self.needs_choice
+        return np.ones(len(offsets) - 1, dtype=bool)
 
     def inverse_link(self, scores):
         """Map a score to the expected reward that it stands for."""
@@ -371,9 +372,10 @@ def _share(offsets, weight):
 
 def _check_positive(loss, name):
     value = getattr(loss, name)
-    if not value > 0:
+    if not (isinstance(value, Real) and 0 < float(value) < np.inf):
         raise ValueError(
-            f"{name} of {type(loss).__name__} must be above 0; got {value!r}."
+            f"{name} of {type(loss).__name__} must be a finite number above 0; got "
+            f"{value!r}."
         )
 
 

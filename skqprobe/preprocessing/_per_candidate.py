@@ -17,7 +17,7 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skqprobe._candidates import check_values
+from skqprobe._candidates import check_values, list_to_array
 from skqprobe._sklearn import HasMethods, _fit_context
 
 
@@ -33,7 +33,10 @@ def _transformer_has(method):
 
 # set_output is forwarded to the transformer: sets have no data frame to come in.
 class PerCandidate(
-    MetaEstimatorMixin, TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+    MetaEstimatorMixin,
+    TransformerMixin,
+    BaseEstimator,
+    auto_wrap_output_keys=None,  # type: ignore[call-arg]
 ):
     """Apply a row transformer to each candidate of candidate sets.
 
@@ -252,9 +255,10 @@ class PerCandidate(
 
 def _to_rows(X):
     """Rows of sets and the sets' leading shape; rows as they are and None."""
-    sets = X if hasattr(X, "shape") else np.asarray(X)
+    sets = X if hasattr(X, "shape") else list_to_array(X)
     if len(sets.shape) == 3:
-        return np.asarray(sets).reshape(-1, sets.shape[2]), tuple(sets.shape[:2])
+        n_prompts, k, d = sets.shape
+        return np.asarray(sets).reshape(n_prompts * k, d), (n_prompts, k)
     return X, None
 
 
@@ -263,7 +267,13 @@ def _from_rows(rows, shape):
     if shape is None:
         return rows
     rows = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
-    return rows.reshape(*shape, -1)
+    n_prompts, k = shape
+    if len(rows) != n_prompts * k:
+        raise ValueError(
+            f"The transformer gave {len(rows)} rows for {n_prompts * k} candidates; "
+            "PerCandidate needs one that gives a row for each."
+        )
+    return rows.reshape(n_prompts, k, rows.shape[1])
 
 
 def _metadata_to_rows(value, shape):
@@ -272,5 +282,5 @@ def _metadata_to_rows(value, shape):
     if size[:2] == shape:
         return np.reshape(value, (-1, *size[2:]))
     if size[:1] == shape[:1]:
-        return np.repeat(value, shape[1], axis=0)
+        return np.repeat(np.asarray(value), shape[1], axis=0)
     return value

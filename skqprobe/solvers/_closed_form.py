@@ -36,9 +36,9 @@ def _primal(objective):
     gram, moment = np.zeros((d, d)), np.zeros(d)
     for X, t, v in objective.least_squares_blocks():
         root = np.sqrt(v)
-        X = X * root[:, None].astype(X.dtype)
+        X = X * root[:, None]  # float64 from here on
         gram += X.T @ X
-        moment += X.T @ (root * t).astype(X.dtype)
+        moment += X.T @ (root * t)
     gram[np.diag_indices(d)] += objective.alpha / 2
     return _solve(gram, moment, objective.alpha)
 

@@ -16,7 +16,7 @@ class Conditioner:
     loss and M the second moments of X (inside prompts, if only these count). With L its
     Cholesky factor, ``coef = inv(L).T @ v``. Where M would cost too much, its diagonal
     stands for it. An intercept belongs to the centred columns, so that it does not
-    interfere.
+    interfere; without one, the common offset of the columns is a direction of its own.
 
     A guess is good enough: it changes the path of a solver, not the optimum.
 
@@ -33,20 +33,35 @@ class Conditioner:
         curvature = objective.score_curvature()
         hessian = curvature * moment
         diagonal = hessian.reshape(-1)[:: d + 1] if full else hessian  # a view
-        # Rounding leaves a constant column a variance of about this; it must not be
-        # blown up to that of the others.
-        noise = np.finfo(objective.dtype).eps * mean**2
-        np.maximum(diagonal, curvature * noise, out=diagonal)
+        # Rounding leaves a constant column a variance too; it must not be blown up to
+        # that of the others.
+        eps = np.finfo(objective.dtype).eps
+        constant = diagonal <= curvature * (8 * eps * mean) ** 2
+        np.maximum(diagonal, curvature * eps * mean**2, out=diagonal)
+        diagonal[constant] = curvature * mean[constant] ** 2
         diagonal += objective.alpha
         diagonal[diagonal == 0] = 1
         self.scale = 1 / np.sqrt(diagonal)
         self.factor = _cholesky(hessian, self.scale) if full else None
         self.center = mean if objective.has_intercept else None
         self.intercept_scale = 1 / np.sqrt(curvature or 1)
+        self.offset = np.zeros(d)
+        if self.center is None and not objective.loss.needs_choice:
+            # Nothing takes the mean up: the second moments are M + mean mean'.
+            self.offset = np.sqrt(curvature) * mean * self.scale
+            if full:
+                self.offset = solve_triangular(self.factor, self.offset, lower=True)
+
+    def _stretch(self, v, power):
+        """Multiply by (1 + u u')**power, with u the direction of the offset."""
+        u, square = self.offset, self.offset @ self.offset
+        if square == 0:
+            return v
+        return v + ((1 + square) ** power - 1) / square * (u @ v) * u
 
     def to_theta(self, v):
         """Parameters of the objective."""
-        coef = v if self.center is None else v[:-1]
+        coef = self._stretch(v, -0.5) if self.center is None else v[:-1]
         if self.factor is not None:
             coef = solve_triangular(self.factor, coef, lower=True, trans="T")
         coef = coef * self.scale
@@ -61,7 +76,7 @@ class Conditioner:
         if self.factor is not None:
             v = self.factor.T @ v
         if self.center is None:
-            return v
+            return self._stretch(v, 0.5)
         return np.append(v, (theta[-1] + self.center @ coef) / self.intercept_scale)
 
     def gradient_in_v(self, gradient):
@@ -73,7 +88,7 @@ class Conditioner:
         if self.factor is not None:
             gradient = solve_triangular(self.factor, gradient, lower=True)
         if self.center is None:
-            return gradient
+            return self._stretch(gradient, -0.5)
         return np.append(gradient, slope * self.intercept_scale)
 
 

@@ -16,9 +16,9 @@ at the end of float32's precision."""
 def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     """Minimise an objective with L-BFGS.
 
-    Works in parameters of about equal curvature, see `Conditioner`, with value and
-    gradient divided by the largest entry of the gradient at zero. Neither the scale of
-    the columns, nor that of the rewards, nor the start changes what `tol` means.
+    Works in parameters of about equal curvature, see `Conditioner`, scaled so that the
+    largest entry of the gradient at zero is 1. Neither the scale of the columns, nor
+    that of the rewards, nor the start changes what `tol` means.
 
     Parameters
     ----------
@@ -42,13 +42,13 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
         Number of iterations, at least 1.
     """
     problem = _ConditionedProblem(objective)
-    if problem.unit == 0:
+    if problem.step == 0:
         return np.zeros_like(theta), 1
     v = problem.to_v(theta)
 
     def callback(v):
         if on_iteration is not None:
-            value = problem.value_and_gradient(v)[0] * problem.unit + problem.offset
+            value = problem.value_and_gradient(v)[0] * problem.step**2 + problem.offset
             if on_iteration(problem.to_theta(v), value):
                 raise StopIteration
 
@@ -83,7 +83,7 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
             f"the largest entry of the gradient is {abs(result.jac).max():.1e} of "
             f"what it was at zero, tol={tol:g}. Increase max_iter, or alpha, or tol.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=6,
         )
     return problem.to_theta(v), max(n_iter, 1)
 
@@ -94,19 +94,26 @@ class _ConditionedProblem:
     def __init__(self, objective):
         self.objective = objective
         self.conditioner = Conditioner(objective)
-        self.to_theta = self.conditioner.to_theta
-        self.to_v = self.conditioner.to_v
-        self.unit, self.offset = 1.0, 0.0
+        self.step, self.offset = 1.0, 0.0
         self._last = None
         value, gradient = self.value_and_gradient(np.zeros(objective.n_parameters))
-        self.unit, self.offset = abs(gradient).max(), value
+        # With unit curvature, a step as long as the gradient leads near the minimum.
+        self.step, self.offset = abs(gradient).max(), value
         self._last = None
+
+    def to_theta(self, v):
+        """Parameters of the objective."""
+        return self.conditioner.to_theta(self.step * v)
+
+    def to_v(self, theta):
+        """Parameters of which the minimum is about 1 away from zero."""
+        return self.conditioner.to_v(theta) / self.step
 
     def value_and_gradient(self, v):
         """Value and gradient; asked twice at a place, it computes once."""
         if self._last is None or not np.array_equal(v, self._last[0]):
             value, gradient = self.objective.value_and_gradient(self.to_theta(v))
             gradient = self.conditioner.gradient_in_v(gradient)
-            value = (value - self.offset) / self.unit
-            self._last = v.copy(), value, gradient / self.unit
+            value = (value - self.offset) / self.step / self.step
+            self._last = v.copy(), value, gradient / self.step
         return self._last[1], self._last[2].copy()

@@ -1,0 +1,192 @@
+"""scikit-learn's own checks, and what its tools expect of an estimator."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import skqprobe
+from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe.losses import LOSSES
+from skqprobe.preprocessing import PerCandidate
+
+PUBLIC = [
+    QProbeRegressor(),
+    # log_loss refuses the rewards outside [0, 1] that the checks make.
+    *(QProbePolicy(loss=loss) for loss in LOSSES if loss != "log_loss"),
+    PerCandidate(StandardScaler()),
+    PerCandidate(PCA()),
+]
+
+EXPECTED_FAILURES: dict = {}
+"""By class name: the check and why it cannot pass. Empty, and to stay so."""
+
+
+@pytest.mark.filterwarnings("ignore")  # the checks make bad input on purpose
+@parametrize_with_checks(
+    PUBLIC,
+    expected_failed_checks=lambda e: EXPECTED_FAILURES.get(type(e).__name__, {}),
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+def test_html_repr_links_to_the_documentation(Probe):
+    html = Probe()._repr_html_()
+    assert (
+        f"https://skqprobe.readthedocs.io/en/stable/api/skqprobe.{Probe.__name__}"
+        in html
+    )
+
+
+@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+def test_tags(Probe):
+    tags = get_tags(Probe())
+    assert tags.input_tags.three_d_array
+    assert tags.input_tags.two_d_array
+    assert tags.target_tags.required
+    assert not tags.input_tags.sparse
+    assert tags.estimator_type == ("regressor" if Probe is QProbeRegressor else None)
+
+
+@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+def test_metadata_is_requested_by_default(Probe):
+    with config_context(enable_metadata_routing=True):
+        routing = Probe().get_metadata_routing()
+        for method in ("fit", "score"):
+            requests = getattr(routing, method).requests
+            assert requests["groups"] is requests["sample_weight"] is True
+
+
+def test_import_is_light():
+    code = (
+        "import sys, skqprobe, skqprobe.preprocessing, skqprobe.datasets;"
+        "heavy = {'torch', 'matplotlib', 'sentence_transformers', 'transformers',"
+        " 'openai'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names():
+    assert all(hasattr(skqprobe, name) for name in skqprobe.__all__)
+
+
+# Callbacks, from scikit-learn 1.9 on
+
+
+@pytest.fixture
+def callback():
+    return pytest.importorskip("sklearn.callback", reason="scikit-learn before 1.9")
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
+@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+def test_scoring_monitor(callback, Probe, loss, sets):
+    monitor = callback.ScoringMonitor(scoring={"score": check_scoring(Probe(loss))})
+    probe = Probe(loss).set_callbacks(monitor).fit(*sets)
+    log = monitor.get_logs().data
+    whole = [entry["score"] for entry in log if entry["task_name"] == "fit"]
+    steps = [entry["score"] for entry in log if entry["task_name"] == "iteration"]
+    assert len(steps) == probe.n_iter_
+    assert whole == [steps[-1]] == [pytest.approx(probe.score(*sets))]
+    assert clone(probe).fit(*sets).coef_ == pytest.approx(probe.coef_, abs=0)
+
+
+def test_scoring_monitor_on_rows(callback, rows):
+    X, y, groups = rows
+    with config_context(enable_metadata_routing=True):
+        scoring = {"reward": check_scoring(QProbePolicy())}
+        monitor = callback.ScoringMonitor(scoring=scoring)
+        policy = QProbePolicy().set_callbacks(monitor).fit(X, y, groups)
+        last = monitor.get_logs().data[-1]["reward"]
+        assert last == pytest.approx(policy.score(X, y, groups))
+
+
+@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+def test_progress_bar(callback, Probe, sets, capsys):
+    pytest.importorskip("rich")
+    Probe(solver="lbfgs").set_callbacks(callback.ProgressBar()).fit(*sets)
+    printed = capsys.readouterr().out
+    assert f"{Probe.__name__} - fit" in printed
+    assert "100%" in printed
+
+
+@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+def test_callbacks_in_a_search(callback, Probe, sets, capsys):
+    pytest.importorskip("rich")
+    monitor = callback.ScoringMonitor(scoring={"score": check_scoring(Probe())})
+    probe = Probe(solver="lbfgs").set_callbacks(monitor)
+    search = GridSearchCV(probe, {"alpha": [1e-2, 1.0]}, cv=3)
+    search.set_callbacks(callback.ProgressBar()).fit(*sets)
+    assert "100%" in capsys.readouterr().out
+    runs = {entry["parent_task_id_path"] for entry in monitor.get_logs().data}
+    # 2 settings x 3 folds and the refit, and the fits' own parents.
+    assert sum(len(run) == 3 for run in runs) == 6
+
+
+def test_a_callback_can_stop_the_fit(callback, sets):
+    class Stopper:
+        def setup(self, estimator, context): ...
+        def teardown(self, estimator, context): ...
+        def on_fit_task_begin(self, estimator, context): ...
+        def on_fit_task_end(self, estimator, context):
+            return context.task_name == "iteration" and context.task_id == 1
+
+    policy = QProbePolicy().fit(*sets)
+    assert policy.n_iter_ > 2
+    assert policy.set_callbacks(Stopper()).fit(*sets).n_iter_ == 2
+
+
+def test_verbose_prints_a_falling_objective(sets, capsys):
+    policy = QProbePolicy(verbose=1).fit(*sets)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == policy.n_iter_
+    values = [float(line.rsplit(" ", 1)[1]) for line in lines]
+    assert values == sorted(values, reverse=True)
+    assert values[0] > values[-1]
+
+
+# A search on rows tells a user who forgot the routing
+
+
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
+def test_groups_without_routing(rows):
+    X, y, groups = rows
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), QProbePolicy()),
+        {"qprobepolicy__alpha": [1e-2, 1.0]},
+        cv=GroupKFold(3),
+    )
+    with pytest.warns(UserWarning, match="enable_metadata_routing=True"):
+        search.fit(X, y, groups=groups)
+    assert np.isnan(search.cv_results_["mean_test_score"]).all()
+    with config_context(enable_metadata_routing=True):
+        search.fit(X, y, groups=groups)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_groups_reach_the_splitter_of_sets(sets, rng):
+    # Prompts that belong together (the same first turn, say) stay together; the
+    # estimator gets these groups as well, and has no use for them.
+    X, y = sets
+    groups = rng.integers(0, 10, size=len(X))
+    with config_context(enable_metadata_routing=True):
+        search = GridSearchCV(QProbePolicy(), {"alpha": [1e-2]}, cv=GroupKFold(3))
+        search.fit(X, y, groups=groups)
+    folds = list(GroupKFold(3).split(X, y, groups))
+    scores = [
+        QProbePolicy(alpha=1e-2).fit(X[a], y[a]).score(X[b], y[b]) for a, b in folds
+    ]
+    assert search.best_score_ == pytest.approx(np.mean(scores))
+    assert KFold(3).get_n_splits() == len(folds)
