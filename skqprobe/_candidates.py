@@ -21,7 +21,9 @@ NO_GROUPS = (
     "X has rows but no groups were given, so every row is a prompt of its own and "
     "there is nothing to choose from. Pass groups, one label a row that says which "
     "prompt it answers. Inside a Pipeline, a search or cross-validation, groups reach "
-    "this estimator only after sklearn.set_config(enable_metadata_routing=True)."
+    "this estimator only after sklearn.set_config(enable_metadata_routing=True); and "
+    "a search over a Pipeline, before scikit-learn 1.8, scores with them only given "
+    "scoring=sklearn.metrics.check_scoring(QProbePolicy())."
 )
 
 

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import sklearn
 from sklearn import config_context
 from sklearn.decomposition import PCA
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.metrics import check_scoring
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -16,10 +18,16 @@ from sklearn.model_selection import (
 )
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.fixes import parse_version
 
 from skqprobe import QProbePolicy, QProbeRegressor, sample_candidates
 from skqprobe.losses import PairwiseHinge
 from skqprobe.preprocessing import PerCandidate
+
+# Before scikit-learn 1.8 the default scorer of a Pipeline does not know that its last
+# step asks for groups.
+OLD = parse_version(sklearn.__version__) < parse_version("1.8")
+SCORING = check_scoring(QProbePolicy()) if OLD else None
 
 GRID = {
     "probe__loss": ["squared_error", "policy_gradient", "pairwise_logistic"],
@@ -63,7 +71,7 @@ def test_search_on_sets_needs_no_groups(sets):
 def test_search_on_rows_needs_routing_alone(rows):
     X, y, groups = rows
     with config_context(enable_metadata_routing=True):
-        search = GridSearchCV(on_rows(), GRID, cv=GroupKFold(3))
+        search = GridSearchCV(on_rows(), GRID, cv=GroupKFold(3), scoring=SCORING)
         search.fit(X, y, groups=groups)
         assert search.score(X, y, groups=groups) > y.mean() + 0.1
         chosen = search.best_estimator_.predict(X, groups=groups)
@@ -77,7 +85,8 @@ def test_both_layouts_find_the_same(sets):
     row_folds = [tuple(np.flatnonzero(np.isin(groups, f)) for f in ab) for ab in folds]
     of_sets = GridSearchCV(on_sets(), GRID, cv=folds).fit(X, y)
     with config_context(enable_metadata_routing=True):
-        of_rows = GridSearchCV(on_rows(), GRID, cv=row_folds).fit(R, r, groups=groups)
+        of_rows = GridSearchCV(on_rows(), GRID, cv=row_folds, scoring=SCORING)
+        of_rows.fit(R, r, groups=groups)
         chosen = of_rows.best_estimator_.predict(R, groups=groups)
     assert of_sets.best_params_ == of_rows.best_params_
     for name in ("mean_test_score", "split0_test_score", "std_test_score"):

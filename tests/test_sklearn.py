@@ -10,7 +10,6 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -163,11 +162,7 @@ def test_verbose_prints_a_falling_objective(sets, capsys):
 @pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
 def test_groups_without_routing(rows):
     X, y, groups = rows
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), QProbePolicy()),
-        {"qprobepolicy__alpha": [1e-2, 1.0]},
-        cv=GroupKFold(3),
-    )
+    search = GridSearchCV(QProbePolicy(), {"alpha": [1e-2, 1.0]}, cv=GroupKFold(3))
     with pytest.warns(UserWarning, match="enable_metadata_routing=True"):
         search.fit(X, y, groups=groups)
     assert np.isnan(search.cv_results_["mean_test_score"]).all()

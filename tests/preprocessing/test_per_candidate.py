@@ -205,7 +205,10 @@ def test_tags_are_those_of_the_transformer():
     assert get_tags(PerCandidate(TargetEncoder())).target_tags.required
     tags = get_tags(PerCandidate(StandardScaler(with_mean=False)))
     assert not tags.target_tags.required
-    assert tags.input_tags.sparse
+    assert (
+        tags.input_tags.sparse
+        == get_tags(StandardScaler(with_mean=False)).input_tags.sparse
+    )
     assert tags.input_tags.allow_nan
     assert not get_tags(PerCandidate(StandardScaler())).input_tags.sparse
     assert not get_tags(PerCandidate(PCA())).input_tags.allow_nan
