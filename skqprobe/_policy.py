@@ -51,7 +51,8 @@ class QProbePolicy(BaseQProbe):
         The most iterations of L-BFGS.
     tol : float, default=1e-4
         L-BFGS stops when the largest entry of the gradient, in scaled features, is
-        `tol` times what it is at zero coefficients.
+        `tol` times what it is at zero coefficients, or when an iteration gains less
+        than ``tol**1.5`` of what was gained in all.
     warm_start : bool, default=False
         Whether to start from the coefficients of the last fit.
     random_state : int, RandomState instance or None, default=None

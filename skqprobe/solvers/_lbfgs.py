@@ -28,7 +28,7 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
         Where to start.
     tol : float
         Stop when the largest entry of the gradient is `tol` times what it is at zero,
-        or an iteration gains less than ``tol**2`` in the same unit.
+        or an iteration gains less than ``tol**1.5`` of what has been gained since zero.
     max_iter : int
         The most iterations; more raise a ConvergenceWarning.
     on_iteration : callable, default=None
@@ -66,9 +66,10 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
                 "maxfun": 50 * max_iter,
                 "maxls": 50,
                 "gtol": tol,
-                # A gradient of size tol is tol**2 away from the minimum; the hinge
-                # loss, whose gradient never vanishes, ends here.
-                "ftol": max(tol**2, 64 * np.finfo(np.float64).eps),
+                # The hinge loss, whose gradient never vanishes, and probes that win
+                # ever less by growing, end here. A gradient of size tol leaves about
+                # tol**2 to gain; the many small steps of a slow end sum up to more.
+                "ftol": max(tol**1.5, 64 * np.finfo(np.float64).eps),
             },
         )
         v, n_iter = result.x, n_iter + result.nit

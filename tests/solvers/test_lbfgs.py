@@ -525,15 +525,17 @@ def test_scale_of_rewards(factor, dtype, sets):
 @pytest.mark.parametrize("loss", SMOOTH)
 def test_warm_start_at_the_optimum(loss, noisy):
     X, y = noisy
-    policy = QProbePolicy(loss, solver="lbfgs", warm_start=True).fit(X, y)
+    policy = QProbePolicy(loss, solver="lbfgs", warm_start=True, tol=1e-6).fit(X, y)
     first, n_iter = policy.coef_, policy.n_iter_
     intercept = policy.intercept_
     assert n_iter > 1
-    policy.fit(X, y)
+    # Where the first fit ended by its small gains, there may be a little left to gain;
+    # at a larger tol there is not.
+    policy.set_params(tol=1e-4).fit(X, y)
     assert policy.n_iter_ <= 2
     assert_allclose(policy.coef_, first, atol=1e-3 * abs(first).max())
     assert policy.intercept_ == pytest.approx(intercept, abs=1e-3)
-    cold = QProbePolicy(loss, solver="lbfgs").fit(X, y)
+    cold = QProbePolicy(loss, solver="lbfgs", tol=1e-6).fit(X, y)
     assert cold.fit(X, y).n_iter_ == n_iter
 
 
@@ -541,10 +543,10 @@ def test_warm_start_at_the_optimum(loss, noisy):
 def test_warm_start_takes_the_intercept_too(loss, sets):
     X, y = sets
     y = 0.9 + 0.1 * y
-    policy = QProbePolicy(loss, solver="lbfgs", warm_start=True)
+    policy = QProbePolicy(loss, solver="lbfgs", warm_start=True, tol=1e-6)
     coef, intercept = policy.fit(X, y).coef_, policy.intercept_
     assert intercept > 0.5
-    policy.fit(X, y)
+    policy.set_params(tol=1e-4).fit(X, y)
     assert policy.n_iter_ == 1  # not even one was needed
     assert_allclose(policy.coef_, coef)
     assert policy.intercept_ == pytest.approx(intercept)
