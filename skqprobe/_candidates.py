@@ -11,7 +11,7 @@ from numbers import Real
 
 import numpy as np
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
-from sklearn.utils.validation import check_consistent_length, validate_data
+from sklearn.utils.validation import validate_data
 
 BLOCK_BYTES = 4 * 2**20
 """How much of X is read at a time: small enough to stay in cache between the two
@@ -316,7 +316,10 @@ def check_values(values, shape, name):
     )
     if values.shape != shape:
         if len(shape) == 1:
-            check_consistent_length(np.empty(shape), values)
+            raise ValueError(
+                f"{name} has {len(values)} values, but there are {shape[0]} rows; give "
+                "one for each."
+            )
         raise ValueError(
             f"{name} has shape {values.shape}, but X holds {shape[0]} sets of "
             f"{shape[1]} candidates; {name} must have shape {shape}."
