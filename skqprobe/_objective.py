@@ -1,5 +1,7 @@
 """The objective of a linear probe: one blocked pass over X gives value and gradient."""
 
+from functools import cached_property
+
 import numpy as np
 
 from skqprobe._candidates import BLOCK_BYTES, row_blocks
@@ -219,7 +221,7 @@ class LinearObjective:
             Weights.
         """
         if self.has_intercept:
-            x_mean, t_mean = self.least_squares_means()
+            x_mean, t_mean = self.least_squares_means
         for prompts, rows, offsets in self._blocks:
             X = self._read(rows)
             v, t = self._least_squares_terms(prompts, rows, offsets)
@@ -232,6 +234,7 @@ class LinearObjective:
                 X, t = X - x_mean.astype(self.dtype), t - t_mean
             yield X, t, v
 
+    @cached_property
     def least_squares_means(self):
         """Weighted means of the rows and of the targets."""
         x_mean, t_mean, total = np.zeros(self.n_features), 0.0, 0.0

@@ -311,7 +311,7 @@ def test_least_squares_blocks_are_the_objective(
     assert len(blocks) > 1
     squares = sum(v @ (X @ coef - t) ** 2 for X, t, v in blocks)
     if objective.has_intercept:  # the blocks speak of the best intercept
-        x_mean, t_mean = objective.least_squares_means()
+        x_mean, t_mean = objective.least_squares_means
         theta[-1] = t_mean - x_mean @ coef
     expected = objective.value_and_gradient(theta)[0]
     assert squares + 0.3 / 2 * coef @ coef == pytest.approx(expected, rel=1e-12)

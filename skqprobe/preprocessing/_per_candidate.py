@@ -82,6 +82,7 @@ class PerCandidate(
     def __init__(self, transformer):
         self.transformer = transformer
 
+    @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, **params):
         """Fit the transformer.
 
@@ -100,9 +101,13 @@ class PerCandidate(
         self : object
             Fitted transformer.
         """
-        self._fit("fit", X, y, params)
+        rows, y, params, _ = self._training_rows(X, y, params)
+        transformer = clone(self.transformer)
+        transformer.fit(rows, y, **params)
+        self.transformer_ = transformer
         return self
 
+    @_fit_context(prefer_skip_nested_validation=False)
     def fit_transform(self, X, y=None, **params):
         """Fit the transformer and transform X with it.
 
@@ -121,10 +126,17 @@ class PerCandidate(
         X_new : ndarray of shape (n_prompts, k, n_features_out), or, for rows, what the
             transformer gives
         """
-        return self._fit("fit_transform", X, y, params)
+        rows, y, params, shape = self._training_rows(X, y, params)
+        transformer = clone(self.transformer)
+        if hasattr(transformer, "fit_transform"):
+            rows = transformer.fit_transform(rows, y, **params)
+        else:
+            rows = transformer.fit(rows, y, **params).transform(rows)
+        self.transformer_ = transformer
+        return _from_rows(rows, shape)
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def _fit(self, method, X, y, params):
+    def _training_rows(self, X, y, params):
+        """X, y and metadata by row for the transformer's fit, and the sets' shape."""
         rows, shape = _to_rows(X)
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).transformer.fit
@@ -133,14 +145,7 @@ class PerCandidate(
             params = {
                 name: _metadata_to_rows(value, shape) for name, value in params.items()
             }
-        transformer = clone(self.transformer)
-        if method == "fit_transform" and hasattr(transformer, "fit_transform"):
-            rows = transformer.fit_transform(rows, y, **params)
-        else:
-            transformer.fit(rows, y, **params)
-            rows = transformer.transform(rows) if method == "fit_transform" else None
-        self.transformer_ = transformer
-        return None if rows is None else _from_rows(rows, shape)
+        return rows, y, params, shape
 
     def transform(self, X):
         """Transform each candidate.

@@ -26,7 +26,7 @@ def solve_closed_form(objective):
         coef = _dual(objective)
     if not objective.has_intercept:
         return coef
-    x_mean, t_mean = objective.least_squares_means()
+    x_mean, t_mean = objective.least_squares_means
     return np.append(coef, t_mean - x_mean @ coef)
 
 

@@ -95,12 +95,13 @@ class _ConditionedProblem:
     def __init__(self, objective):
         self.objective = objective
         self.conditioner = Conditioner(objective)
-        self.step, self.offset = 1.0, 0.0
-        self._last = None
-        value, gradient = self.value_and_gradient(np.zeros(objective.n_parameters))
+        zero = np.zeros(objective.n_parameters)
+        self.offset, gradient = objective.value_and_gradient(zero)
+        gradient = self.conditioner.gradient_in_v(gradient)
         # With unit curvature, a step as long as the gradient leads near the minimum.
-        self.step, self.offset = abs(gradient).max(), value
-        self._last = None
+        self.step = abs(gradient).max()
+        # Most fits start here: that they need not read X for it again.
+        self._last = zero, 0.0, gradient / (self.step or 1)
 
     def to_theta(self, v):
         """Parameters of the objective."""
@@ -112,7 +113,7 @@ class _ConditionedProblem:
 
     def value_and_gradient(self, v):
         """Value and gradient; asked twice at a place, it computes once."""
-        if self._last is None or not np.array_equal(v, self._last[0]):
+        if not np.array_equal(v, self._last[0]):
             value, gradient = self.objective.value_and_gradient(self.to_theta(v))
             gradient = self.conditioner.gradient_in_v(gradient)
             value = (value - self.offset) / self.step / self.step
