@@ -275,15 +275,15 @@ def _check_finite(X, shape):
             ) from None
 
 
-def list_to_array(X):
+def list_to_array(X, name="X", rows="(n_rows, n_features)"):
     """Make an array of a list, or say what to do with a ragged one."""
     try:
         return np.asarray(X)
     except ValueError as error:
         raise ValueError(
-            "X could not be made an array. Candidate sets need the same number of "
-            "candidates for every prompt; where it differs, give rows, X of shape "
-            "(n_rows, n_features), with groups, one label a row."
+            f"{name} could not be made an array. Candidate sets need the same number "
+            f"of candidates for every prompt; where it differs, give rows, {name} of "
+            f"shape {rows}, with groups, one label a row."
         ) from error
 
 
@@ -325,6 +325,34 @@ def check_values(values, shape, name):
             f"{shape[1]} candidates; {name} must have shape {shape}."
         )
     return values
+
+
+def check_scored(values, groups, name):
+    """Validate values that come without X, and make their layout.
+
+    Parameters
+    ----------
+    values : array-like of shape (n_prompts, k) or (n_rows,)
+        One number a candidate.
+    groups : array-like of shape (n_rows,) or None
+        For rows: labels of the prompts.
+    name : str
+        How to call the values in errors.
+
+    Returns
+    -------
+    values : ndarray of shape (n_rows,), of float64
+        Prompt by prompt.
+    layout : Layout
+    """
+    if not hasattr(values, "shape"):
+        values = list_to_array(values, name, "(n_rows,)")
+    if len(values.shape) not in (1, 2):
+        raise ValueError(
+            f"{name} must have shape (n_prompts, k) or (n_rows,); got {values.shape}."
+        )
+    layout = check_layout(tuple(values.shape), groups)
+    return layout.to_rows(check_values(values, layout.shape, name)), layout
 
 
 def check_weights(sample_weight, layout):

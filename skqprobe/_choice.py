@@ -6,7 +6,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skqprobe._candidates import NO_GROUPS, check_layout, check_values
+from skqprobe._candidates import NO_GROUPS, check_scored
 from skqprobe._segments import segment_max, segment_sum, spread
 
 
@@ -118,14 +118,21 @@ def sample_candidates(proba, groups=None, *, size=None, random_state=None):
     array([[1, 1, 1, 1],
            [0, 2, 0, 2]])
     """
-    proba = np.asarray(proba) if not hasattr(proba, "shape") else proba
-    if len(proba.shape) not in (1, 2):
-        raise ValueError(
-            f"proba must have shape (n_prompts, k) or (n_rows,); got {proba.shape}."
-        )
-    layout = check_layout(tuple(proba.shape), groups)
+    rows, layout = check_proba(proba, groups)
     warn_without_groups(layout)
-    rows = layout.to_rows(check_values(proba, layout.shape, "proba"))
+    return layout.answer(draw_rows(rows, layout, size, random_state))
+
+
+def check_proba(proba, groups):
+    """Validate choice probabilities.
+
+    Returns
+    -------
+    proba : ndarray of shape (n_rows,), of float64
+        Prompt by prompt.
+    layout : Layout
+    """
+    rows, layout = check_scored(proba, groups, "proba")
     total = segment_sum(rows, layout.offsets)
     if (rows < 0).any() or (abs(total - 1) > 1e-3).any():
         raise ValueError(
@@ -133,7 +140,7 @@ def sample_candidates(proba, groups=None, *, size=None, random_state=None):
             f"{rows.min():.3g}, and the sums go from {total.min():.3g} to "
             f"{total.max():.3g}."
         )
-    return layout.answer(draw_rows(rows, layout, size, random_state))
+    return rows, layout
 
 
 def warn_without_groups(layout, stacklevel=3):

@@ -1,0 +1,42 @@
+"""Metrics: what a policy gains, at what distance from the base model, how surely."""
+
+from skqprobe.metrics._bootstrap import Estimate, prompt_bootstrap
+from skqprobe.metrics._distance import (
+    best_of_k_kl_bound,
+    effective_candidates,
+    kl_upper_estimate,
+)
+from skqprobe.metrics._report import report
+from skqprobe.metrics._rewards import (
+    base_reward,
+    best_of_k_reward,
+    expected_reward,
+    oracle_reward,
+    recovery,
+    soft_best_of_k_reward,
+    win_rate,
+)
+from skqprobe.metrics._scorers import (
+    best_of_k_scorer,
+    expected_reward_scorer,
+    recovery_scorer,
+)
+
+__all__ = [
+    "Estimate",
+    "base_reward",
+    "best_of_k_kl_bound",
+    "best_of_k_reward",
+    "best_of_k_scorer",
+    "effective_candidates",
+    "expected_reward",
+    "expected_reward_scorer",
+    "kl_upper_estimate",
+    "oracle_reward",
+    "prompt_bootstrap",
+    "recovery",
+    "recovery_scorer",
+    "report",
+    "soft_best_of_k_reward",
+    "win_rate",
+]

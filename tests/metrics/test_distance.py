@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import entropy
+
+from skqprobe.metrics import (
+    best_of_k_kl_bound,
+    effective_candidates,
+    kl_upper_estimate,
+)
+
+
+def test_both_are_means_over_prompts_of_functions_of_the_entropy(rng):
+    proba = rng.dirichlet(np.ones(6), size=5)
+    h = entropy(proba, axis=1)
+    assert kl_upper_estimate(proba) == pytest.approx((np.log(6) - h).mean())
+    assert effective_candidates(proba) == pytest.approx(np.exp(h).mean())
+    weight = [0, 2, 1, 0, 0]
+    expected = np.average(np.exp(h), weights=weight)
+    assert effective_candidates(proba, prompt_weight=weight) == pytest.approx(expected)
+
+
+def test_ragged_rows():
+    proba, groups = [0.5, 1.0, 0.5, 0.0], ["a", "b", "a", "b"]
+    assert kl_upper_estimate(proba, groups) == pytest.approx(np.log(2) / 2)
+    assert effective_candidates(proba, groups) == 1.5
+
+
+def test_a_random_and_a_sure_choice():
+    k = 7
+    even, sure = np.full((3, k), 1 / k), np.eye(k)[:3]
+    assert kl_upper_estimate(even) == pytest.approx(0, abs=1e-12)
+    assert effective_candidates(even) == pytest.approx(k)
+    assert kl_upper_estimate(sure) == pytest.approx(np.log(k))
+    assert effective_candidates(sure) == 1
+
+
+@given(st.integers(1, 10**6))
+def test_the_bound_is_tighter_than_log_k(k):
+    assert 0 <= best_of_k_kl_bound(k) <= np.log(k)
+
+
+def test_the_bound_is_the_divergence_of_best_of_k_without_ties():
+    """For m -> inf: the density k u^(k - 1) of the best's quantile, against 1."""
+    k = 5
+    u = (np.arange(10**6) + 0.5) / 10**6
+    density = k * u ** (k - 1)
+    divergence = (density * np.log(density)).mean()
+    assert best_of_k_kl_bound(k) == pytest.approx(divergence, abs=1e-5)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="k must be 1 or more"):
+        best_of_k_kl_bound([2, 0])
+    with pytest.raises(ValueError, match="proba has rows but no groups"):
+        kl_upper_estimate([1.0, 1.0])
+    with pytest.raises(ValueError, match="proba must be non-negative and sum to 1"):
+        effective_candidates([[0.5, 0.4]])

@@ -1,0 +1,155 @@
+import builtins
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe.metrics import (
+    base_reward,
+    best_of_k_reward,
+    effective_candidates,
+    expected_reward,
+    kl_upper_estimate,
+    oracle_reward,
+    prompt_bootstrap,
+    recovery,
+    report,
+    soft_best_of_k_reward,
+)
+from skqprobe.preprocessing import PerCandidate
+
+pd = pytest.importorskip("pandas")
+FIGURES = ["base", "greedy", "sampled", "oracle", "recovery", "kl"]
+FIGURES += ["effective candidates"]
+
+
+def test_figures_are_those_of_the_metrics(sets):
+    X, y = sets
+    policy = QProbePolicy("log_loss", temperature=0.5).fit(X, y)
+    table = report(policy, X, y, ks=[3, 6], random_state=0)
+    assert table.index.names == ["k", "figure"]
+    assert table.index.to_list() == [(k, figure) for k in (3, 6) for figure in FIGURES]
+    Q, proba = policy.decision_function(X), policy.predict_proba(X)
+    of_all = [
+        base_reward(y),
+        best_of_k_reward(y, Q, 6),
+        expected_reward(y, proba),
+        oracle_reward(y, 6),
+        recovery(y, Q, 6),
+        kl_upper_estimate(proba),
+        effective_candidates(proba),
+    ]
+    np.testing.assert_allclose(table.loc[6, "value"], of_all)
+    of_three = table.loc[3, "value"]
+    np.testing.assert_allclose(
+        of_three.iloc[:5],
+        [
+            base_reward(y),
+            best_of_k_reward(y, Q, 3),
+            soft_best_of_k_reward(y, Q, [3, 6], 0.5, random_state=0)[0],
+            oracle_reward(y, 3),
+            recovery(y, Q, 3),
+        ],
+    )
+    assert 0 < of_three["kl"] < np.log(3)
+    assert 1 < of_three["effective candidates"] < 3
+    assert (table["low"] <= table["value"]).all()
+    assert (table["value"] <= table["high"]).all()
+    interval = prompt_bootstrap(recovery, y, Q, k=6, random_state=0)
+    np.testing.assert_allclose(
+        table.loc[(6, "recovery"), ["low", "high"]].tolist(),
+        [interval.low, interval.high],
+        atol=0.01,
+    )
+
+
+def test_rows_agree_with_sets(sets):
+    X, y = sets
+    policy = QProbePolicy(temperature=0.1).fit(X, y)
+    groups = np.repeat(np.arange(60), 6)
+    kwargs = {"ks": [1, 6], "random_state": 0, "n_resamples": 200}
+    pd.testing.assert_frame_equal(
+        report(policy, X, y, **kwargs),
+        report(policy, X.reshape(-1, 4), y.ravel(), groups, **kwargs),
+    )
+
+
+def test_ragged_prompts_with_too_few_are_left_out(rows):
+    X, y, groups = rows
+    policy = QProbePolicy("log_loss").fit(X, y, groups)
+    table = report(policy, X, y, groups, ks=(1, 5), n_resamples=200, random_state=0)
+    labels, sizes = np.unique(groups, return_counts=True)
+    kept = np.isin(groups, labels[sizes >= 5])
+    assert table.loc[(5, "base"), "value"] == pytest.approx(
+        base_reward(y[kept], groups[kept])
+    )
+
+
+def test_ks_above_the_prompts_are_cut_down(sets):
+    X, y = sets
+    table = report(QProbePolicy().fit(X, y), X, y, n_resamples=100)
+    assert table.index.unique("k").tolist() == [1, 6]
+    assert np.isnan(table.loc[(1, "recovery"), "value"])
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        make_pipeline(PerCandidate(StandardScaler()), QProbePolicy(temperature=0.7)),
+        GridSearchCV(QProbePolicy(), {"temperature": [0.7]}, cv=2),
+        QProbeRegressor(temperature=0.7),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_the_temperature_is_found(sets, policy):
+    X, y = sets
+    policy.fit(X, y)
+    table = report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
+    assert table.loc[(6, "effective candidates"), "value"] > 1.05
+
+
+def test_any_regressor_chooses_greedily(sets):
+    X, y = sets
+    rows, groups = X.reshape(-1, 4), np.repeat(np.arange(60), 6)
+    ridge = Ridge().fit(rows, y.ravel())
+    table = report(ridge, rows, y.ravel(), groups, ks=[6], n_resamples=100)
+    assert table.loc[(6, "sampled"), "value"] == table.loc[(6, "greedy"), "value"]
+    assert table.loc[(6, "effective candidates"), "value"] == 1
+
+
+def test_without_pandas_a_table_prints_the_same(sets, monkeypatch):
+    X, y = sets
+    policy = QProbePolicy().fit(X, y)
+    frame = report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
+
+    def no_pandas(name, *args, **kwargs):
+        if name == "pandas":
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    original = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", no_pandas)
+    table = report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
+    assert table.index == frame.index.to_list()
+    for name, column in table.columns.items():
+        np.testing.assert_array_equal(column, frame[name])
+    lines = repr(table).splitlines()
+    assert lines[0].split() == ["k", "figure", "value", "low", "high"]
+    assert len(lines) == 8
+    assert f"{frame.loc[(6, 'oracle'), 'value']:.3f}" in lines[4]
+    html = table._repr_html_()
+    assert html.count("<tr>") == 8 and html.count("<th>") == 5
+    assert html.startswith("<table>") and html.endswith("</table>")
+
+
+def test_bad_input_is_named(sets):
+    X, y = sets
+    policy = QProbePolicy().fit(X, y)
+    with pytest.raises(ValueError, match="no groups"):
+        report(policy, X.reshape(-1, 4), y.ravel())
+    with pytest.raises(ValueError, match="k must be an integer"):
+        report(policy, X, y, ks=[0])
