@@ -173,7 +173,7 @@ def bootstrap_weights(
     percentiles = np.quantile(result.bootstrap_distribution, tails, axis=-1)
     low = np.where(np.isnan(low), percentiles[0], low)
     high = np.where(np.isnan(high), percentiles[1], high)
-    parts = [value, low, high, result.standard_error]
+    error = result.standard_error
     if np.ndim(value) == 0:
-        parts = [float(part) for part in parts]
-    return Estimate(*parts, confidence_level=confidence_level)
+        value, low, high, error = map(float, (value, low, high, error))
+    return Estimate(value, low, high, error, confidence_level)

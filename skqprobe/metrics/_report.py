@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
 from skqprobe._candidates import check_scored, check_values
 from skqprobe._segments import segment_mean
 from skqprobe.metrics._averages import check_ks, need_groups, prompt_mean
 from skqprobe.metrics._best_of_k import best_of_k, soft_best_of_k
 from skqprobe.metrics._bootstrap import bootstrap_weights
-from skqprobe.metrics._scorers import candidate_values
+from skqprobe.metrics._scorers import candidate_values, policy_temperature
 
 
 def report(
@@ -84,7 +83,7 @@ def report(
     most = layout.sizes.max()
     ks, _ = check_ks(sorted({min(k, most) for k in ks}), layout, "skip")
     soft = soft_best_of_k(
-        rewards, values, ks, _temperature(policy), layout, n_draws, random_state
+        rewards, values, ks, policy_temperature(policy), layout, n_draws, random_state
     )
     oracle = best_of_k(rewards, rewards, ks, layout)
     base = np.where(
@@ -121,17 +120,6 @@ def report(
 
 FIGURES = ["base", "greedy", "sampled", "oracle", "recovery", "kl"]
 FIGURES += ["effective candidates"]
-
-
-def _temperature(policy):
-    """Temperature of a policy, or of the last step inside a search and a pipeline."""
-    while True:
-        if hasattr(policy, "best_estimator_"):
-            policy = policy.best_estimator_
-        elif isinstance(policy, Pipeline):
-            policy = policy.steps[-1][1]
-        else:
-            return getattr(policy, "temperature", 0.0)
 
 
 def _table(index, estimate):

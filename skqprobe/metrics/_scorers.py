@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from skqprobe._candidates import NO_GROUPS, check_scored
@@ -37,6 +38,26 @@ def candidate_values(estimator, X):
     if has_classes and hasattr(estimator, "predict_proba"):
         return np.asarray(estimator.predict_proba(X)) @ estimator.classes_
     return np.asarray(estimator.predict(X))
+
+
+def policy_temperature(policy):
+    """Find the temperature of a policy, or of the last step of a search or pipeline.
+
+    Parameters
+    ----------
+    policy : estimator
+        A fitted estimator.
+
+    Returns
+    -------
+    temperature : float
+        0 where there is none.
+    """
+    if hasattr(policy, "best_estimator_"):
+        return policy_temperature(policy.best_estimator_)
+    if isinstance(policy, Pipeline):
+        return policy_temperature(policy.steps[-1][1])
+    return getattr(policy, "temperature", 0.0)
 
 
 @dataclass(frozen=True)

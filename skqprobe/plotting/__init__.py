@@ -1,0 +1,13 @@
+"""Displays: pictures of what a policy gains, in scikit-learn's conventions."""
+
+from skqprobe.plotting._prompt_difficulty import PromptDifficultyDisplay
+from skqprobe.plotting._q_values import QValueDisplay
+from skqprobe.plotting._reward_curve import RewardCurveDisplay
+from skqprobe.plotting._reward_kl import RewardKLDisplay
+
+__all__ = [
+    "PromptDifficultyDisplay",
+    "QValueDisplay",
+    "RewardCurveDisplay",
+    "RewardKLDisplay",
+]
