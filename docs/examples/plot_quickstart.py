@@ -17,7 +17,6 @@ Run it from anywhere: it prints a table and writes ``quickstart.png``.
 # keeps the candidates of a prompt together.
 
 import numpy as np
-from scipy.stats import bootstrap
 from sklearn.decomposition import PCA
 from sklearn.model_selection import GridSearchCV, KFold, train_test_split
 from sklearn.pipeline import Pipeline
@@ -25,6 +24,14 @@ from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy
 from skqprobe.datasets import load_two_words
+from skqprobe.metrics import (
+    base_reward,
+    best_of_k_reward,
+    expected_reward,
+    oracle_reward,
+    prompt_bootstrap,
+    soft_best_of_k_reward,
+)
 from skqprobe.preprocessing import PerCandidate
 
 data = load_two_words()
@@ -67,24 +74,8 @@ search = GridSearchCV(
 # %%
 # The result
 # ----------
-# The reward of each held-out prompt, for each way to choose. The interval is a
-# bootstrap over prompts.
-
-
-def chosen_rewards(policy, X, y):
-    """Compute the expected reward of the policy's choice, for each prompt."""
-    return (policy.predict_proba(X) * y).sum(axis=1)
-
-
-def interval(reward):
-    """95% bootstrap interval of the mean over prompts."""
-    return bootstrap((reward,), np.mean, random_state=0).confidence_interval
-
-
-def most_likely(y, k=16):
-    """Reward of the completion that the model finds likeliest among the first k."""
-    likelihood = data.log_likelihood[test, :k]
-    return np.take_along_axis(y[:, :k], likelihood.argmax(axis=1)[:, None], 1)[:, 0]
+# The reward of each way to choose, on the held-out prompts. The interval is a bootstrap
+# over prompts.
 
 
 def best_policy(loss):
@@ -95,34 +86,35 @@ def best_policy(loss):
     return pipeline.set_params(**params).fit(X_train, y_train), params
 
 
-rows = {"base (any of the 16)": (y_test.mean(axis=1), "")}
-rows["most likely of the 16"] = (most_likely(y_test), "")
+def estimate(metric, *arrays, **options):
+    """Compute a metric on the held-out prompts, with its interval."""
+    return prompt_bootstrap(metric, y_test, *arrays, random_state=0, **options)
+
+
+likelihood = data.log_likelihood[test]
+table = {"base (any of the 16)": (estimate(base_reward), "")}
+table["most likely of the 16"] = estimate(best_of_k_reward, likelihood, k=16), ""
 for loss in LOSSES:
     policy, params = best_policy(loss)
     note = "alpha {probe__alpha:g}, temperature {probe__temperature:g}".format(**params)
     note += "  <- best in cross-validation" if params == search.best_params_ else ""
-    rows[loss] = (chosen_rewards(policy, X_test, y_test), note)
-rows["oracle (the best of the 16)"] = (y_test.max(axis=1), "")
+    table[loss] = estimate(expected_reward, policy.predict_proba(X_test)), note
+table["oracle (the best of the 16)"] = estimate(oracle_reward, k=16), ""
 
 print(f"Reward of the chosen completion, mean over {len(test)} held-out prompts\n")
-table = {}
-for name, (reward, note) in rows.items():
-    low, high = interval(reward)
-    table[name] = reward.mean(), low, high
-    print(f"{name:28}  {reward.mean():.3f}  [{low:.3f}, {high:.3f}]  {note}".rstrip())
+for name, (reward, note) in table.items():
+    print(f"{name:28}  {reward}  {note}".rstrip())
 
-gain = rows[search.best_params_["probe__loss"]][0] - y_test.mean(axis=1)
-low, high = interval(gain)
-print(
-    f"\nBefore {y_test.mean():.3f}, after {y_test.mean() + gain.mean():.3f}:", end=" "
-)
-print(f"a gain of {gain.mean():.3f} [{low:.3f}, {high:.3f}] a prompt")
+chosen = search.predict_proba(X_test)
+gain = estimate(expected_reward, chosen, versus=np.full_like(chosen, 1 / 16))
+after = expected_reward(y_test, chosen)
+print(f"\nBefore {after - gain.value:.3f}, after {after:.3f}: a gain of {gain} a prompt")
 
 # %%
 # The picture
 # -----------
-# Left, the table. Right, what more candidates are worth: the policy chooses among the
-# first k of each held-out prompt.
+# Left, the table. Right, what more candidates are worth: the mean over all ways to draw
+# k of the 16 candidates of each held-out prompt.
 
 try:
     import matplotlib
@@ -136,7 +128,9 @@ fig, (left, right) = plt.subplots(
     1, 2, figsize=(11, 4.2), width_ratios=[1.15, 1], layout="constrained"
 )
 names = list(table)[::-1]
-mean, low, high = np.array([table[name] for name in names]).T
+mean, low, high = np.array(
+    [(table[name][0].value, table[name][0].low, table[name][0].high) for name in names]
+).T
 colors = ["C0" if name in LOSSES else "0.45" for name in names]
 left.hlines(range(len(names)), low, high, colors, linewidth=2)
 left.scatter(mean, range(len(names)), c=colors, zorder=3)
@@ -146,24 +140,30 @@ left.set_title("Who chooses")
 left.grid(axis="x", alpha=0.3)
 
 ks = np.arange(1, 17)
-policy = search.best_estimator_
-right.plot(ks, [y_test[:, :k].max(axis=1).mean() for k in ks], "0.45", ls=":")
-right.plot(ks, [policy.score(X_test[:, :k], y_test[:, :k]) for k in ks], "C0", lw=2)
-right.plot(ks, [most_likely(y_test, k).mean() for k in ks], "0.45", ls="--")
-right.axhline(y_test.mean(), color="0.45", lw=1)
-for label, height, color in [
-    ("oracle", table["oracle (the best of the 16)"][0], "0.35"),
-    ("Q-probe", policy.score(X_test, y_test), "C0"),
-    ("most likely", table["most likely of the 16"][0], "0.35"),
-    ("base", y_test.mean(), "0.35"),
+values = search.decision_function(X_test)
+temperature = search.best_params_["probe__temperature"]
+for label, reward, style in [
+    ("oracle", oracle_reward(y_test, ks), {"color": "0.35", "linestyle": ":"}),
+    (
+        "Q-probe",
+        soft_best_of_k_reward(y_test, values, ks, temperature, random_state=0),
+        {"color": "C0", "linewidth": 2},
+    ),
+    (
+        "most likely",
+        best_of_k_reward(y_test, likelihood, ks),
+        {"color": "0.35", "linestyle": "--"},
+    ),
+    ("base", np.full(16, base_reward(y_test)), {"color": "0.35", "linewidth": 1}),
 ]:
+    right.plot(ks, reward, **style)
     right.annotate(
         label,
-        (16, height),
+        (16, reward[-1]),
         (6, 0),
         textcoords="offset points",
         va="center",
-        color=color,
+        color=style["color"],
     )
 right.set(xlim=(1, 16), ylim=(0, 1), xlabel="candidates k", xticks=[1, 4, 8, 12, 16])
 right.set_title("Reward of the choice among k")
