@@ -4,6 +4,7 @@ from typing import Any
 
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._set_output import _wrap_data_with_container
 
 try:  # scikit-learn 1.9 and later
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -25,7 +26,13 @@ __all__ = [
     "StrOptions",
     "_fit_context",
     "with_callbacks",
+    "wrap_output",
 ]
+
+
+def wrap_output(values, X, transformer):
+    """Give a transformer's output the container that `set_output` asks for."""
+    return _wrap_data_with_container("transform", values, X, transformer)
 
 
 class FitMonitor:

@@ -1,0 +1,21 @@
+"""Embedders: from prompts and completions to arrays."""
+
+from skqprobe.embedders._base import BaseEmbedder
+from skqprobe.embedders._cache import EmbeddingCache
+from skqprobe.embedders._hidden_state import HiddenStateEmbedder
+from skqprobe.embedders._inputs import flatten_records
+from skqprobe.embedders._likelihood import LikelihoodEmbedder
+from skqprobe.embedders._openai import OpenAIEmbedder
+from skqprobe.embedders._sentence_transformer import SentenceTransformerEmbedder
+from skqprobe.embedders._vectorizer import VectorizerEmbedder
+
+__all__ = [
+    "BaseEmbedder",
+    "EmbeddingCache",
+    "HiddenStateEmbedder",
+    "LikelihoodEmbedder",
+    "OpenAIEmbedder",
+    "SentenceTransformerEmbedder",
+    "VectorizerEmbedder",
+    "flatten_records",
+]

@@ -1,0 +1,550 @@
+"""BaseEmbedder, by a backend that is nothing but the base."""
+
+import pickle
+import sys
+import zlib
+from numbers import Real
+from types import ModuleType
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks, get_tags
+
+from skqprobe import QProbePolicy
+from skqprobe.embedders import (
+    BaseEmbedder,
+    SentenceTransformerEmbedder,
+    VectorizerEmbedder,
+)
+from skqprobe.preprocessing import PerCandidate
+
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+
+
+class Toy(BaseEmbedder):
+    """Embed a text as its length and a checksum; remember every batch."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        **BaseEmbedder._parameter_constraints,
+        "scale": [Real],
+    }
+
+    batches: ClassVar[list] = []
+    fail_at: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        scale=1.0,
+        *,
+        join="\n",
+        batch_size=4,
+        dtype="float32",
+        cache=None,
+        progress="auto",
+    ):
+        self.scale = scale
+        self.join = join
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.cache = cache
+        self.progress = progress
+
+    def embed_batch(self, texts):
+        if len(self.batches) == self.fail_at:
+            raise RuntimeError("the backend fails")
+        self.batches.append(list(texts))
+        return self.scale * expected(texts)
+
+
+def expected(texts):
+    """What a Toy gives, text by text."""
+    return np.array([[len(text), zlib.crc32(str(text).encode())] for text in texts])
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.setattr(Toy, "batches", [])
+    monkeypatch.setattr(Toy, "fail_at", None)
+
+
+def embedded():
+    return [text for batch in Toy.batches for text in batch]
+
+
+def records(n_prompts=6, k=3):
+    return [
+        {"prompt": f"p{i}", "completions": [f"{i} {j}" for j in range(k)]}
+        for i in range(n_prompts)
+    ]
+
+
+TEXTS = ["a", "bbb", "cc", "a", "dddd", "bbb", "eeeee", "f" * 9]
+
+
+# What comes out
+
+
+@given(st.lists(st.text(max_size=8), min_size=1), st.integers(1, 7))
+def test_each_text_once_in_order(texts, batch_size):
+    Toy.batches.clear()
+    embeddings = Toy(batch_size=batch_size, dtype="float64").transform(texts)
+    np.testing.assert_array_equal(embeddings, expected(texts))
+    assert sorted(embedded()) == sorted(set(texts))
+    assert all(len(batch) == batch_size for batch in Toy.batches[:-1])
+    assert 0 < len(Toy.batches[-1]) <= batch_size
+
+
+def test_the_longest_come_first():
+    Toy(batch_size=2).transform(TEXTS)
+    assert Toy.batches == [["f" * 9, "eeeee"], ["dddd", "bbb"], ["cc", "a"]]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_dtype(dtype):
+    embeddings = Toy(scale=1e-7, dtype=dtype).fit_transform(TEXTS)
+    assert embeddings.dtype == dtype
+    np.testing.assert_array_equal(embeddings, (1e-7 * expected(TEXTS)).astype(dtype))
+
+
+def test_fit_is_not_needed_and_embeds_one_text():
+    unfitted = Toy().transform(TEXTS)
+    Toy.batches.clear()
+    embedder = Toy().fit(TEXTS)
+    assert embedded() == TEXTS[:1]
+    assert embedder.n_features_out_ == 2
+    np.testing.assert_array_equal(embedder.transform(TEXTS), unfitted)
+    np.testing.assert_array_equal(Toy().fit_transform(TEXTS), unfitted)
+
+
+def test_pairs_and_records():
+    sets = Toy(dtype="float64").fit_transform(records())
+    assert sets.shape == (6, 3, 2)
+    texts = [f"p{i}\n{i} {j}" for i in range(6) for j in range(3)]
+    np.testing.assert_array_equal(sets.reshape(-1, 2), expected(texts))
+    pairs = [(f"p{i}", f"{i} {j}") for i in range(6) for j in range(3)]
+    np.testing.assert_array_equal(
+        Toy(dtype="float64").transform(pairs), expected(texts)
+    )
+
+
+@pytest.mark.parametrize(
+    ("join", "texts"),
+    [
+        ("", ["Hi!", "user: Hi\nassistant: Ho!"]),
+        (" => ", ["Hi => !", "user: Hi\nassistant: Ho => !"]),
+        (lambda prompt, completion: f"{len(prompt)}{completion}", ["2!", "2!"]),
+    ],
+    ids=["empty", "arrow", "callable"],
+)
+def test_join(join, texts):
+    Toy(join=join).transform([("Hi", "!"), (CHAT, "!")])
+    assert set(embedded()) == set(texts)
+
+
+def test_join_leaves_plain_texts_alone():
+    Toy(join=" => ").transform(["a"])
+    assert embedded() == ["a"]
+
+
+def test_batches_in_any_order():
+    class Backwards(Toy):
+        def embed_batches(self, batches):
+            yield from reversed(list(super().embed_batches(batches)))
+
+    embeddings = Backwards(batch_size=2, dtype="float64").transform(TEXTS)
+    np.testing.assert_array_equal(embeddings, expected(TEXTS))
+
+
+def test_texts_may_be_tuples():
+    class Pairs(Toy):
+        def make_texts(self, X):
+            return list(zip(X.prompts, X.completions, strict=True))
+
+    pairs = [("p", "a"), ("p", "a"), ("", "pa"), ("pppp", "a")]
+    embeddings = Pairs(batch_size=1, dtype="float64").transform(pairs)
+    np.testing.assert_array_equal(embeddings, expected(pairs))
+    assert embedded() == [("pppp", "a"), ("p", "a"), ("", "pa")]
+
+
+# Containers
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_set_output(library):
+    frames = pytest.importorskip(library)
+    embedder = Toy(dtype="float64").set_output(transform=library)
+    for rows in (embedder.fit_transform(TEXTS), embedder.transform(TEXTS)):
+        assert isinstance(rows, frames.DataFrame)
+        assert list(rows.columns) == ["toy0", "toy1"]
+        np.testing.assert_array_equal(rows.to_numpy(), expected(TEXTS))
+    for sets in (embedder.fit_transform(records()), embedder.transform(records())):
+        assert isinstance(sets, np.ndarray)
+        assert sets.shape == (6, 3, 2)
+
+
+def test_set_output_by_configuration():
+    pandas = pytest.importorskip("pandas")
+    with config_context(transform_output="pandas"):
+        assert isinstance(Toy().fit_transform(TEXTS), pandas.DataFrame)
+        assert isinstance(Toy().fit_transform(records()), np.ndarray)
+
+
+def test_pandas_output_keeps_the_index():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": TEXTS}, index=range(10, 10 + len(TEXTS)))
+    rows = Toy().set_output(transform="pandas").fit_transform(frame)
+    assert list(rows.index) == list(frame.index)
+
+
+def test_feature_names():
+    embedder = Toy()
+    with pytest.raises(NotFittedError):
+        embedder.get_feature_names_out()
+    assert list(embedder.fit(TEXTS).get_feature_names_out()) == ["toy0", "toy1"]
+
+
+# scikit-learn
+
+
+def test_clone_and_pickle():
+    embedder = Toy(3.0, batch_size=2, dtype="float64").fit(TEXTS)
+    assert clone(embedder).get_params() == embedder.get_params()
+    assert not hasattr(clone(embedder), "n_features_out_")
+    again = pickle.loads(pickle.dumps(embedder))
+    assert again.n_features_out_ == 2
+    np.testing.assert_array_equal(again.transform(TEXTS), 3 * expected(TEXTS))
+
+
+def test_in_a_column_transformer():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {"prompt": ["p", "q"], "completion": ["a", "bb"], "length": [1.0, 2.0]}
+    )
+    columns = ColumnTransformer(
+        [
+            ("pairs", Toy(dtype="float64"), ["prompt", "completion"]),
+            ("texts", Toy(dtype="float64"), "completion"),
+            ("column", Toy(dtype="float64"), ["completion"]),
+            ("rest", "passthrough", ["length"]),
+        ]
+    )
+    of_texts = expected(["a", "bb"])
+    np.testing.assert_array_equal(
+        columns.fit_transform(frame),
+        np.hstack([expected(["p\na", "q\nbb"]), of_texts, of_texts, [[1], [2]]]),
+    )
+    assert columns.get_feature_names_out()[0] == "pairs__toy0"
+
+
+def test_in_a_feature_union():
+    union = FeatureUnion([("one", Toy()), ("ten", Toy(10.0))]).fit(TEXTS)
+    lengths = union.transform(TEXTS)[:, [0, 2]]
+    np.testing.assert_array_equal(lengths[:, 1], 10 * lengths[:, 0])
+
+
+def test_search_in_two_processes(tmp_path, rng):
+    # Functions defined in here travel to the other processes by value. A text is known
+    # before the search, so that none is embedded while it runs, in whatever process.
+    log, cache = tmp_path / "log", tmp_path / "cache.sqlite"
+
+    def embed(texts):
+        with open(log, "a") as file:
+            file.writelines(f"{text!r}\n" for text in texts)
+        return [[len(text), text.count("1"), text.count("2")] for text in texts]
+
+    X, y = records(20, 4), rng.random((20, 4))
+    embedder = VectorizerEmbedder(embed, cache=cache, revision="1")
+    steps = [("embed", embedder), ("scale", PerCandidate(StandardScaler()))]
+    pipeline = Pipeline([*steps, ("probe", QProbePolicy())])
+    grid = {"probe__alpha": [0.01, 1.0], "embed__batch_size": [3, 30]}
+    embedder.transform(X)
+    search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(X, y)
+    assert search.predict(X).shape == (20,)
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 80
+    alone = GridSearchCV(pipeline, grid, cv=3).fit(X, y)
+    np.testing.assert_array_equal(
+        alone.cv_results_["mean_test_score"], search.cv_results_["mean_test_score"]
+    )
+
+
+def test_search_over_the_embedder(rng):
+    # With no cache each fit embeds its own prompts, and no more.
+    pipeline = make_pipeline(Toy(1e-9), QProbePolicy())
+    search = GridSearchCV(pipeline, {"toy__join": ["", " "]}, cv=2)
+    search.fit(records(4, 2), rng.random((4, 2)))
+    # Two settings by two folds, a fit on 2 prompts and a score on 2; and the refit.
+    assert len(embedded()) == 2 * 2 * (4 + 4) + 8
+
+
+EMBEDDERS = [
+    Toy(),
+    VectorizerEmbedder(TfidfVectorizer()),
+    VectorizerEmbedder(len),
+    SentenceTransformerEmbedder("any"),
+]
+
+# scikit-learn makes no check of an estimator that takes no numbers; these of them read
+# no X, or refuse a parameter before they do.
+CHECKS = [
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_valid_tag_types",
+    "check_no_attributes_set_in_init",
+    "check_do_not_raise_errors_in_init_or_set_params",
+    "check_mixin_order",
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_param_validation",
+    "check_set_output_transform",
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("embedder", EMBEDDERS, ids=lambda e: type(e).__name__)
+def test_scikit_learn_checks(embedder, check):
+    if not hasattr(estimator_checks, check):
+        pytest.skip(f"this scikit-learn has no {check}")
+    getattr(estimator_checks, check)(type(embedder).__name__, clone(embedder))
+
+
+@pytest.mark.parametrize("embedder", EMBEDDERS, ids=lambda e: type(e).__name__)
+def test_tags(embedder):
+    tags = get_tags(embedder)
+    assert tags.input_tags.string
+    assert not tags.input_tags.two_d_array
+    learns = hasattr(getattr(embedder, "vectorizer", None), "fit")
+    assert tags.requires_fit == learns
+
+
+# When something goes wrong
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0, 2.0], r"Wrong.embed_batch must give .* shape \(2, n_features\).*\(2,\)"),
+        ([[1.0], [2.0], [3.0]], r"a row for each text; got shape \(3, 1\)"),
+        ([[[1.0]], [[2.0]]], r"got shape \(2, 1, 1\)"),
+        ([[], []], r"got shape \(2, 0\)"),
+        (
+            [[1.0, np.nan], [1.0, 2.0]],
+            r"NaN or infinity for 1 of 2 texts \(as float16\)",
+        ),
+        ([[np.inf], [-np.inf]], "NaN or infinity for 2 of 2 texts"),
+        ([[1e6], [1.0]], r"NaN or infinity for 1 of 2 texts \(as float16\)"),
+    ],
+)
+def test_wrong_embeddings(values, message):
+    class Wrong(Toy):
+        def embed_batch(self, texts):
+            return values
+
+    for method in ("transform", "fit_transform"):
+        with pytest.raises(ValueError, match=message):
+            getattr(Wrong(dtype="float16"), method)(["a", "b"])
+
+
+def test_texts_of_different_dimensions():
+    class Mixed(Toy):
+        def embed_batch(self, texts):
+            return np.ones((len(texts), len(texts)))
+
+    message = "embedding of 1 features, others have 2.* clear the cache"
+    with pytest.raises(ValueError, match=message):
+        Mixed(batch_size=2).transform(["a", "b", "c"])
+
+
+def test_another_dimension_than_in_fit():
+    class Wider(Toy):
+        def embed_batch(self, texts):
+            return np.ones((len(texts), int(self.scale)))
+
+    embedder = Wider(2.0).fit(TEXTS)
+    with pytest.raises(
+        ValueError, match=r"have 3 features, but had 2 in fit.* Fit again"
+    ):
+        embedder.set_params(scale=3.0).transform(TEXTS)
+    assert embedder.fit(TEXTS).transform(TEXTS).shape == (len(TEXTS), 3)
+
+
+@pytest.mark.parametrize("method", ["fit", "transform", "fit_transform"])
+def test_bad_input_is_refused(method):
+    with pytest.raises(ValueError, match="Put it into a list"):
+        getattr(Toy(), method)("one text")
+    assert not Toy.batches
+
+
+BAD_PARAMETERS = [
+    {"batch_size": 0},
+    {"batch_size": 1.5},
+    {"dtype": "int8"},
+    {"cache": 3},
+    {"progress": "yes"},
+    {"join": None},
+]
+
+
+@pytest.mark.parametrize("method", ["fit", "fit_transform"])
+@pytest.mark.parametrize("parameter", BAD_PARAMETERS, ids=str)
+def test_bad_parameters(method, parameter):
+    (name,) = parameter
+    with pytest.raises(ValueError, match=f"The '{name}' parameter of Toy must be"):
+        getattr(Toy(**parameter), method)(TEXTS)
+
+
+@pytest.mark.parametrize("parameter", BAD_PARAMETERS, ids=str)
+def test_bad_parameters_without_fit(parameter):
+    (name,) = parameter
+    with pytest.raises(ValueError, match=f"The '{name}' parameter of Toy must be"):
+        Toy(**parameter).transform([("p", "c")])
+
+
+def test_what_was_finished_is_not_embedded_again():
+    embedder = Toy(batch_size=2)
+    Toy.fail_at = 2
+    with pytest.raises(RuntimeError, match="the backend fails"):
+        embedder.transform(TEXTS)
+    Toy.fail_at = None
+    embeddings = embedder.transform(TEXTS)
+    np.testing.assert_array_equal(embeddings, expected(TEXTS).astype("float32"))
+    assert len(embedded()) == len(set(embedded())) == len(set(TEXTS))
+    embedder.transform(TEXTS)  # nothing is kept once all went well
+    assert len(embedded()) == 2 * len(set(TEXTS))
+
+
+def test_what_was_finished_with_another_setting_is_not_used():
+    embedder = Toy(batch_size=2, dtype="float64")
+    Toy.fail_at = 2
+    with pytest.raises(RuntimeError):
+        embedder.transform(TEXTS)
+    Toy.fail_at = None
+    embeddings = embedder.set_params(scale=2.0).transform(TEXTS)
+    np.testing.assert_array_equal(embeddings, 2 * expected(TEXTS))
+
+
+def test_what_was_finished_is_not_pickled():
+    embedder = Toy(batch_size=2)
+    before = len(pickle.dumps(embedder))
+    Toy.fail_at = 2
+    with pytest.raises(RuntimeError):
+        embedder.transform([text * 1000 for text in TEXTS])
+    assert len(pickle.dumps(embedder)) == before
+    assert repr(embedder) == "Toy(batch_size=2)"
+
+
+def test_what_was_finished_is_in_the_cache(tmp_path):
+    cache = tmp_path / "cache.sqlite"
+    Toy.fail_at = 2
+    with pytest.raises(RuntimeError):
+        Toy(batch_size=2, cache=cache).transform(TEXTS)
+    Toy.fail_at = None
+    embeddings = Toy(cache=cache).transform(TEXTS)  # another object, other batches
+    np.testing.assert_array_equal(embeddings, expected(TEXTS).astype("float32"))
+    assert len(embedded()) == len(set(embedded())) == len(set(TEXTS))
+
+
+def test_a_batch_with_nan_is_not_kept_but_those_before_it(tmp_path):
+    class Broken(Toy):
+        def embed_batch(self, texts):
+            values = super().embed_batch(texts).astype(float)
+            return values if len(texts[0]) > 4 else values * np.nan
+
+    cache = tmp_path / "cache.sqlite"
+    with pytest.raises(ValueError, match="Nothing of this batch is kept"):
+        Broken(batch_size=2, cache=cache).transform(TEXTS)
+    Toy.batches.clear()
+    with pytest.raises(ValueError, match="NaN"):
+        Broken(batch_size=2, cache=cache).transform(TEXTS)
+    assert embedded() == ["dddd", "bbb"]
+
+
+# Progress
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    """A tqdm that remembers the bars it opened."""
+    opened = []
+
+    class Bar:
+        def __init__(self, **options):
+            self.options, self.n = options, 0
+            opened.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc_info):
+            return False
+
+        def update(self, n=1):
+            self.n += n
+
+    module = ModuleType("tqdm.auto")
+    module.tqdm = Bar
+    monkeypatch.setitem(sys.modules, "tqdm", ModuleType("tqdm"))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", module)
+    return opened
+
+
+def test_progress_counts_texts(bars):
+    Toy(progress=True).transform(TEXTS)
+    (bar,) = bars
+    assert bar.n == bar.options["total"] == len(set(TEXTS))
+    assert bar.options["disable"] is False
+    assert bar.options["delay"] == 0
+
+
+def test_automatic_progress_leaves_it_to_the_terminal(bars):
+    Toy().transform(TEXTS)
+    (bar,) = bars
+    assert bar.options["disable"] is None  # tqdm: not where there is no terminal
+    assert bar.options["delay"] > 0
+
+
+def test_no_progress(bars, tmp_path):
+    Toy(progress=False).transform(TEXTS)
+    assert not bars
+    Toy(cache=tmp_path / "cache.sqlite").transform(TEXTS)
+    bars.clear()
+    Toy(progress=True, cache=tmp_path / "cache.sqlite").transform(TEXTS)
+    assert not bars  # nothing to do
+
+
+def test_no_automatic_progress_inside_a_search(bars, rng):
+    pipeline = make_pipeline(Toy(1e-9), QProbePolicy())
+    search = GridSearchCV(pipeline, {"qprobepolicy__alpha": [1.0]}, cv=2, refit=False)
+    X, y = records(4, 2), rng.random((4, 2))
+    search.fit(X, y)
+    assert not bars
+    search.set_params(estimator__toy__progress=True).fit(X, y)
+    assert bars
+
+
+def test_progress_without_tqdm(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    assert Toy().transform(TEXTS).shape == (len(TEXTS), 2)
+    with pytest.raises(ImportError, match="pip install tqdm"):
+        Toy(progress=True).transform(TEXTS)
+
+
+def test_the_real_bar(capsys):
+    pytest.importorskip("tqdm")
+    Toy(progress=True).transform(TEXTS)
+    error = capsys.readouterr().err
+    assert "Toy" in error
+    assert "6/6" in error
+    Toy().transform(TEXTS)  # no terminal
+    assert capsys.readouterr().err == ""

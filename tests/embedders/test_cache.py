@@ -1,0 +1,440 @@
+"""The cache: what it keeps, and what it survives."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import skqprobe.embedders._cache as cache_module
+from skqprobe.embedders import EmbeddingCache, VectorizerEmbedder
+from skqprobe.embedders._cache import CHUNK, file_state, text_keys
+
+ROOT = Path(__file__).parents[2]
+FOLDER = Path(cache_module.__file__).parent
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return EmbeddingCache(tmp_path / "cache.sqlite")
+
+
+def start(code, *arguments, **options):
+    """Start a process of its own that runs `code`, with the arguments in `args`."""
+    # The cache alone, which needs the standard library alone: the package takes a
+    # second to import, and some of these tests start many processes.
+    begin = f"import sys; args = sys.argv[1:]; sys.path.insert(0, {str(FOLDER)!r})\n"
+    return subprocess.Popen(
+        [sys.executable, "-c", begin + textwrap.dedent(code), *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        **options,
+    )
+
+
+def run(code, *arguments):
+    process = start(code, *arguments, stdout=subprocess.PIPE)
+    printed, _ = process.communicate()
+    assert process.returncode == 0
+    return printed
+
+
+def query(cache, question):
+    with closing(sqlite3.connect(cache.path)) as connection:
+        return connection.execute(question).fetchall()
+
+
+# Reading and writing
+
+
+def test_nothing_is_made_by_looking(cache):
+    assert cache.read([b"key"]) == []
+    assert len(cache) == 0
+    cache.clear()
+    assert not Path(cache.path).exists()
+
+
+def test_the_folder_is_made(tmp_path):
+    cache = EmbeddingCache(str(tmp_path / "new" / "folder" / "cache.sqlite"))
+    cache.write([b"key"], [b"value"])
+    assert cache.read([b"key"]) == [(0, b"value")]
+
+
+def test_many_keys(cache):
+    n = 2 * CHUNK + 17
+    keys = text_keys({}, [f"text {i}" for i in range(n)])
+    cache.write(keys, [str(i).encode() for i in range(n)])
+    assert len(cache) == n
+    asked = [*reversed(keys), *text_keys({}, ["unknown"])]
+    found = dict(cache.read(asked))
+    assert found == {n - 1 - i: str(i).encode() for i in range(n)}
+
+
+def test_the_last_value_counts(cache):
+    cache.write([b"a", b"b"], [b"1", b"2"])
+    cache.write([b"b"], [b"3"])
+    assert sorted(cache.read([b"a", b"b"])) == [(0, b"1"), (1, b"3")]
+
+
+def test_all_or_none_of_a_batch(cache):
+    with pytest.raises(OSError, match=r"cache\.sqlite"):
+        cache.write([b"a", None], [b"1", b"2"])
+    assert len(cache) == 0
+
+
+def test_clear_gives_the_space_back(cache):
+    keys = text_keys({}, [str(i) for i in range(500)])
+    cache.write(keys, [b"x" * 1000] * 500)
+    with_values = sum(file.stat().st_size for file in Path(cache.path).parent.iterdir())
+    cache.clear()
+    assert len(cache) == 0
+    assert cache.read(keys) == []
+    without = sum(file.stat().st_size for file in Path(cache.path).parent.iterdir())
+    assert without < with_values / 10
+
+
+def test_max_bytes(tmp_path):
+    cache = EmbeddingCache(tmp_path / "cache.sqlite", max_bytes=300_000)
+    keys = text_keys({}, [str(i) for i in range(1000)])
+    for i in range(0, 1000, 50):
+        cache.write(keys[i : i + 50], [b"x" * 1000] * 50)
+        file = Path(cache.path).stat().st_size
+        assert file <= 300_000 * 1.5
+    kept = sorted(number for number, _ in cache.read(keys))
+    # The newest are there, without a gap, and there are as many as have room.
+    assert kept == list(range(1000 - len(kept), 1000))
+    assert 150 <= len(kept) <= 300
+
+
+@pytest.mark.parametrize("max_bytes", [0, -1])
+def test_bad_max_bytes(max_bytes):
+    with pytest.raises(ValueError, match=f"max_bytes must be .*; got {max_bytes}"):
+        EmbeddingCache("cache.sqlite", max_bytes)
+
+
+# Keys
+
+
+@given(st.lists(st.text(), unique=True))
+def test_another_text_another_key(texts):
+    assert len(set(text_keys({"model": "m"}, texts))) == len(texts)
+
+
+def test_what_is_another_key():
+    def key(settings, text):
+        return text_keys(settings, [text])[0]
+
+    keys = [
+        key({"model": "m"}, "a"),
+        key({"model": "n"}, "a"),
+        key({"model": "m", "layer": 1}, "a"),
+        key({"model": "m", "layer": None}, "a"),
+        key({"model": "m"}, ("a",)),
+        key({"model": "m"}, ("a", "b")),
+        key({"model": "m"}, ("ab", "")),
+        key({"model": "m"}, "ab"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key({"a": 1, "b": 2}, "t") == key({"b": 2, "a": 1}, "t")
+
+
+def lengths(texts):
+    return [[len(text), 1.0] for text in texts]
+
+
+def n_embedded(cache, texts=("a", "bb"), **settings):
+    """How many texts an embedder with these settings adds to the cache."""
+    before = len(cache)
+    settings = {"revision": "1", **settings}
+    VectorizerEmbedder(lengths, cache=cache, **settings).transform(texts)
+    return len(cache) - before
+
+
+def test_settings_make_other_keys(cache):
+    assert n_embedded(cache) == 2
+    assert n_embedded(cache) == 0
+    assert n_embedded(cache, texts=["bb", "ccc"]) == 1
+    assert n_embedded(cache, revision="2") == 2
+    assert n_embedded(cache, dtype="float16") == 2
+    for same in ({"batch_size": 1}, {"join": " "}, {"progress": False}):
+        assert n_embedded(cache, **same) == 0
+    # `join` is in the text.
+    assert n_embedded(cache, texts=[("p", "c")], join=" ") == 1
+    assert n_embedded(cache, texts=["p c"]) == 0
+    assert n_embedded(cache, texts=[("p", "c")], join="") == 1
+
+
+def test_a_changed_model_file_makes_other_keys(tmp_path, cache):
+    class OfFile(VectorizerEmbedder):
+        def __init__(self, model, *, cache):
+            super().__init__(lengths, revision="1", cache=cache)
+            self.model = model
+
+    folder = tmp_path / "model"
+    (folder / "part").mkdir(parents=True)
+    weights = folder / "part" / "weights.bin"
+    weights.write_bytes(b"1")
+
+    def embed(model):
+        before = len(cache)
+        embedder = OfFile(model, cache=cache)
+        embedder.transform(["a", "bb"])
+        return len(cache) - before
+
+    assert [embed(folder), embed(str(folder)), embed(folder)] == [2, 0, 0]
+    weights.write_bytes(b"12")  # another size
+    assert [embed(folder), embed(folder)] == [2, 0]
+    os.utime(weights, ns=(1, 1))  # another time
+    assert [embed(folder), embed(folder)] == [2, 0]
+    (folder / "config.json").touch()  # another file
+    assert [embed(folder), embed(folder)] == [2, 0]
+    assert [embed(weights), embed(weights)] == [2, 0]
+    assert [embed("a/name"), embed("a/name")] == [2, 0]  # of a model on the hub
+
+
+def test_file_state(tmp_path):
+    assert file_state(tmp_path / "nothing") is None
+    (tmp_path / "file").write_bytes(b"123")
+    (name, size, _), *rest = file_state(tmp_path / "file")
+    assert (name, size, rest) == ("file", 3, [])
+    assert len(file_state(tmp_path)) == 1
+
+
+# Processes and threads
+
+EMBED = """
+    from skqprobe.embedders import VectorizerEmbedder
+
+    n_embedded = 0
+
+    def embed(texts):
+        global n_embedded
+        n_embedded += len(texts)
+        return [[len(text), float(text.count("1"))] for text in texts]
+
+    path, first, last = args[0], int(args[1]), int(args[2])
+    texts = [f"text {i}" for i in range(first, last)]
+    embedder = VectorizerEmbedder(embed, cache=path, revision="1")
+    print(n_embedded, embedder.transform(texts).sum(), n_embedded)
+"""
+
+
+def test_a_second_process_embeds_nothing(cache):
+    first = run(EMBED, cache.path, 0, 500).split()
+    second = run(EMBED, cache.path, 0, 500).split()
+    assert first == ["0", first[1], "500"]
+    assert second == ["0", first[1], "0"]
+    assert run(EMBED, cache.path, 250, 600).split()[2] == "100"
+
+
+WRITE = """
+    from _cache import EmbeddingCache, text_keys
+
+    cache, name = EmbeddingCache(args[0]), args[1]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for batch in range(int(args[2])):
+        texts = [f"{name} {batch} {i}" for i in range(20)]
+        both = [f"both {batch} {i}" for i in range(20)]
+        cache.write(text_keys({}, texts + both), [t.encode() for t in texts + both])
+        assert len(cache.read(text_keys({}, texts + both))) == 40
+"""
+
+
+def write_at_once(cache, names, n_batches):
+    """Start a writer for each name, let them begin together, and look at the file."""
+    options = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    writers = [start(WRITE, cache.path, name, n_batches, **options) for name in names]
+    for writer in writers:
+        writer.stdout.readline()
+    for writer in writers:
+        writer.stdin.write("\n")
+        writer.stdin.flush()
+    errors = [writer.communicate()[1] for writer in writers]
+    assert errors == [""] * len(writers)
+    texts = [
+        f"{name} {batch} {i}"
+        for name in (*names, "both")
+        for batch in range(n_batches)
+        for i in range(20)
+    ]
+    found = dict(cache.read(text_keys({}, texts)))
+    assert found == {i: text.encode() for i, text in enumerate(texts)}
+
+
+def test_two_processes_write_at_once(cache):
+    cache.write([b"key"], [b"value"])
+    write_at_once(cache, "ab", 40)
+
+
+def test_processes_make_the_file_at_once(tmp_path):
+    for number in range(8):
+        write_at_once(EmbeddingCache(tmp_path / f"{number}.sqlite"), "abcdef", 1)
+
+
+def test_threads_use_one_cache(cache):
+    errors = []
+
+    def work(name):
+        try:
+            for batch in range(10):
+                texts = [f"{name} {batch} {i}" for i in range(10)]
+                cache.write(text_keys({}, texts), [t.encode() for t in texts])
+                assert len(cache.read(text_keys({}, texts))) == 10
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(cache) == 400
+
+
+WRITE_ON = """
+    from _cache import EmbeddingCache
+
+    cache, batch = EmbeddingCache(args[0]), int(args[1])
+    while True:
+        keys = [b"%d %d" % (batch, i) for i in range(50)]
+        cache.write(keys, [key * 100 for key in keys])
+        print(batch, flush=True)
+        batch += 1
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on Windows")
+def test_killed_at_any_moment(cache):
+    moments = random.Random(0)
+    n_there = 0
+    for number in range(30):
+        process = start(WRITE_ON, cache.path, n_there, stdout=subprocess.PIPE)
+        lines = []
+        if number % 3:  # else it may be killed before its first batch
+            lines.append(process.stdout.readline())
+        time.sleep(moments.uniform(0, 0.1))
+        process.kill()
+        lines += process.communicate()[0].splitlines(keepends=True)
+        assert process.returncode == -signal.SIGKILL
+        reported = [int(line) for line in lines if line.endswith("\n")]
+        n_reported = max(reported, default=n_there - 1) + 1
+        if Path(cache.path).exists():
+            assert query(cache, "PRAGMA integrity_check") == [("ok",)]
+        # What was reported is there, whole and right; of the batch under way all or
+        # nothing is.
+        keys = [b"%d %d" % (b, i) for b in range(n_reported + 1) for i in range(50)]
+        found = dict(cache.read(keys))
+        assert len(found) in (50 * n_reported, 50 * (n_reported + 1))
+        assert all(value == keys[i] * 100 for i, value in found.items())
+        assert all(i in found for i in range(50 * n_reported))
+        n_there = len(found) // 50
+    assert n_there >= 20
+
+
+# Damage
+
+
+def count_calls():
+    calls = []
+
+    def embed(texts):
+        calls.extend(texts)
+        return lengths(texts)
+
+    return embed, calls
+
+
+def test_a_damaged_value_is_made_again(cache):
+    embed, calls = count_calls()
+    embedder = VectorizerEmbedder(embed, cache=cache, revision="1")
+    right = embedder.transform(["a", "bb", "ccc"])
+    calls.clear()
+    damaged = np.array([99, 1], dtype=np.float32).tobytes()
+    with closing(sqlite3.connect(cache.path)) as connection, connection:
+        connection.execute(
+            "UPDATE embeddings SET value = ? WHERE value = ?",
+            (damaged, right[1].tobytes()),
+        )
+    with pytest.warns(RuntimeWarning, match=r"1 embeddings in the cache .*sqlite are"):
+        again = embedder.transform(["a", "bb", "ccc"])
+    np.testing.assert_array_equal(again, right)
+    assert calls == ["bb"]
+    embedder.transform(["a", "bb", "ccc"])  # mended: no warning
+    assert calls == ["bb"]
+
+
+def test_damaged_bytes_on_the_disk(cache):
+    rows = [b"%04d" % i for i in range(200)]
+    cache.write(rows, [row * 200 for row in rows])
+    content = bytearray(Path(cache.path).read_bytes())
+    where = content.index(b"0123" * 100) + 50
+    content[where : where + 3] = b"\xff\xff\xff"
+    Path(cache.path).write_bytes(content)
+    with pytest.warns(RuntimeWarning, match="1 embeddings"):
+        found = dict(cache.read(rows))
+    assert sorted(found) == [i for i in range(200) if i != 123]
+    assert all(value == rows[i] * 200 for i, value in found.items())
+
+
+@pytest.mark.parametrize("method", ["read", "write", "clear", "len"])
+@pytest.mark.parametrize(
+    "content",
+    [b"this is no database" * 100, b"prompt,completion\n", b"SQLite format 3\0" * 400],
+    ids=["text", "short text", "header only"],
+)
+def test_a_file_that_is_no_cache(cache, method, content):
+    Path(cache.path).write_bytes(content)
+    uses = {
+        "read": lambda: cache.read([b"key"]),
+        "write": lambda: cache.write([b"key"], [b"value"]),
+        "clear": cache.clear,
+        "len": lambda: len(cache),
+    }
+    with pytest.raises(OSError, match=r"cache\.sqlite") as caught:
+        uses[method]()
+    assert "Remove the file" in str(caught.value)
+    assert Path(cache.path).read_bytes() == content
+
+
+def test_a_damaged_header(cache):
+    embedder = VectorizerEmbedder(lengths, cache=cache, revision="1")
+    embedder.transform(["a"])
+    content = bytearray(Path(cache.path).read_bytes())
+    content[:16] = bytes(16)
+    Path(cache.path).write_bytes(content)
+    with pytest.raises(OSError, match=r"cache\.sqlite is damaged, or is no cache"):
+        embedder.transform(["a"])
+    assert Path(cache.path).read_bytes() == content
+
+
+def test_a_folder_in_place_of_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"cannot be used.* give another path"):
+        EmbeddingCache(tmp_path).write([b"key"], [b"value"])
+
+
+def test_another_dimension_under_the_same_name(cache):
+    class Model:
+        n_features = 2
+
+        def __call__(self, texts):
+            return np.ones((len(texts), self.n_features))
+
+    model = Model()
+    embedder = VectorizerEmbedder(model, cache=cache, revision="1").fit(["a"])
+    model.n_features = 3
+    message = "embedding of 3 features, others have 2.* clear the cache"
+    with pytest.raises(ValueError, match=message):
+        embedder.transform(["a", "b"])

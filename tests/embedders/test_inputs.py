@@ -1,0 +1,274 @@
+"""How text comes in: every form, and every error."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from skqprobe.embedders import VectorizerEmbedder, flatten_records
+from skqprobe.embedders._inputs import check_texts
+
+PAIRS = [("1 + 1 =", " 2"), ("1 + 1 =", " 3"), ("2 + 2 =", " 4")]
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+
+
+def check(X, prompts, completions, shape=None):
+    texts = check_texts(X)
+    assert texts.prompts == prompts
+    assert texts.completions == completions
+    assert texts.shape == (shape or (len(completions),))
+
+
+# Forms
+
+
+@pytest.mark.parametrize(
+    "container",
+    [list, tuple, np.array, lambda texts: np.array(texts, dtype=object)],
+    ids=["list", "tuple", "str array", "object array"],
+)
+def test_texts(container):
+    check(container(["a", "bc"]), [None, None], ["a", "bc"])
+
+
+def test_texts_of_a_series():
+    pandas = pytest.importorskip("pandas")
+    check(pandas.Series(["a", "b"], index=[7, 3]), [None, None], ["a", "b"])
+
+
+def test_texts_of_a_polars_series():
+    polars = pytest.importorskip("polars")
+    check(polars.Series(["a", "b"]), [None, None], ["a", "b"])
+
+
+def test_column_of_texts():
+    check(np.array([["a"], ["b"]], dtype=object), [None, None], ["a", "b"])
+    check([["a"], ["b"]], [None, None], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        list,
+        tuple,
+        np.array,
+        lambda pairs: [list(pair) for pair in pairs],
+        lambda pairs: np.array(pairs, dtype=object),
+    ],
+    ids=["list", "tuple", "str array", "lists", "object array"],
+)
+def test_pairs(container):
+    check(container(PAIRS), [p for p, _ in PAIRS], [c for _, c in PAIRS])
+
+
+def test_pairs_with_chat_prompts():
+    check([(CHAT, "!"), ("Hi", "?")], [CHAT, "Hi"], ["!", "?"])
+    check([(tuple(CHAT), "!")], [CHAT], ["!"])
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frame_of_pairs(library):
+    frame = pytest.importorskip(library).DataFrame(
+        # Columns are taken by name, in any order, and others are left alone.
+        {"completion": ["a", "b"], "reward": [0.0, 1.0], "prompt": ["p", "q"]}
+    )
+    check(frame, ["p", "q"], ["a", "b"])
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frame_with_chat_prompts(library):
+    frame = pytest.importorskip(library).DataFrame(
+        {"prompt": [CHAT, CHAT], "completion": ["a", "b"]}
+    )
+    check(frame, [CHAT, CHAT], ["a", "b"])
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frame_of_one_column(library):
+    frame = pytest.importorskip(library).DataFrame({"anything": ["a", "b"]})
+    check(frame, [None, None], ["a", "b"])
+
+
+def test_frame_with_an_index():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"prompt": ["p", "q"], "completion": ["a", "b"]})
+    check(frame.iloc[::-1], ["q", "p"], ["b", "a"])
+
+
+@pytest.mark.parametrize("container", [list, tuple, np.array])
+def test_records(container):
+    records = [
+        {"prompt": "p", "completions": container(["a", "b"]), "rewards": [0, 1]},
+        {"prompt": CHAT, "completions": container(["c", "d"])},
+    ]
+    prompts = ["p", "p", CHAT, CHAT]
+    check(records, prompts, ["a", "b", "c", "d"], (2, 2))
+    check(np.array(records), prompts, ["a", "b", "c", "d"], (2, 2))
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ("one text", "X must be a list of texts.* got one str. Put it into a list"),
+        (b"bytes", "got one bytes"),
+        ({"prompt": "p", "completions": ["a"]}, "got one dict. Put it into a list"),
+        ([], "X is empty"),
+        (np.array([], dtype=str), "X is empty"),
+        (["a", 3], r"X\[1\] must be a text; got int 3"),
+        (["a", None], r"X\[1\] must be a text; got NoneType None"),
+        (["a", ("p", "b")], r"X\[1\] must be a text; got tuple"),
+        ([3.0, 4.0], r"X\[0\] must be a \(prompt, completion\) pair.* got float 3.0"),
+        ([b"ab"], r"X\[0\] must be a \(prompt, completion\) pair.*got bytes"),
+        (
+            [("p", "a"), "b"],
+            r"X\[1\] must be a \(prompt, completion\) pair like X\[0\]",
+        ),
+        ([("p", "a", "b")], r"X\[0\] must be a .* pair; it has 3 entries"),
+        ([("p", "a"), ("p",)], r"X\[1\] must be a .* pair; it has 1 entries"),
+        ([("p", "a"), ("p", 3)], r"the completion of X\[1\] must be a text; got int 3"),
+        ([("p", "a"), (3, "b")], r"the prompt of X\[1\] must be a text or a list of"),
+        (
+            [([], "a")],
+            r"the prompt of X\[0\] must be a text or a list of chat messages",
+        ),
+        ([([{"role": "user"}], "a")], r"keys 'role' and 'content'; got list"),
+        ([(["Hi"], "a")], r"the prompt of X\[0\] must be .*'role' and 'content'"),
+        (
+            [([{"role": "user", "content": None}], "a")],
+            r"the content of a message in the prompt of X\[0\] must be a text",
+        ),
+        (
+            [{"prompt": "p", "completions": ["a"]}, {"prompt": "p"}],
+            r"X\[1\] must be a record with the keys 'prompt' and 'completions'",
+        ),
+        ([{"prompt": "p", "completions": ["a"]}, "b"], r"X\[1\] must be a record"),
+        (
+            [{"prompt": "p", "completions": []}],
+            r"X\[0\]\['completions'\] must be a list",
+        ),
+        ([{"prompt": "p", "completions": "ab"}], r"at least one text; got str 'ab'"),
+        (
+            [{"prompt": "p", "completions": ["a", 3]}],
+            r"X\[0\]\['completions'\]\[1\] must be a text; got int 3",
+        ),
+        (
+            [{"prompt": 3, "completions": ["a"]}],
+            r"X\[0\]\['prompt'\] must be a text or a list of chat messages.*got int 3",
+        ),
+        (
+            [
+                {"prompt": "p", "completions": ["a", "b", "c"]},
+                {"prompt": "p", "completions": ["a"]},
+            ],
+            r"The records have 1 to 3 completions.*flatten_records",
+        ),
+        (np.ones((3, 2)), "the completion of X.0. must be a text; got float 1.0"),
+    ],
+)
+def test_bad_input(X, message):
+    with pytest.raises(ValueError, match=message):
+        check_texts(X)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frame_without_the_columns(library):
+    frame = pytest.importorskip(library).DataFrame(
+        {"prompt": ["p"], "answer": ["a"], "reward": [1]}
+    )
+    with pytest.raises(ValueError, match=r"'prompt' and 'completion'.* X has .*answer"):
+        check_texts(frame)
+
+
+def test_a_missing_text_in_a_frame():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"prompt": ["p", "p"], "completion": ["a", None]})
+    with pytest.raises(ValueError, match=r"the completion of X\[1\] must be a text"):
+        check_texts(frame)
+
+
+def test_a_long_value_is_cut_in_the_message():
+    with pytest.raises(ValueError) as caught:
+        check_texts([("p", "a"), ("p", list(range(10_000)))])
+    assert len(str(caught.value)) < 200
+
+
+# flatten_records
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(), st.lists(st.text(), min_size=3, max_size=3)), min_size=1
+    )
+)
+def test_rows_and_sets_agree(drawn):
+    records = [
+        {"prompt": prompt, "completions": completions} for prompt, completions in drawn
+    ]
+    pairs, groups, y = flatten_records(records)
+    embedder = VectorizerEmbedder(
+        lambda texts: [[len(text), sum(map(ord, text)) % 1009] for text in texts]
+    )
+    sets = embedder.transform(records)
+    assert sets.shape == (len(records), 3, 2)
+    np.testing.assert_array_equal(embedder.transform(pairs), sets.reshape(-1, 2))
+    np.testing.assert_array_equal(groups, np.repeat(np.arange(len(records)), 3))
+    assert y is None
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.text(), st.integers(-9, 9)), min_size=1, max_size=5),
+        min_size=1,
+    )
+)
+def test_flatten_ragged_records(drawn):
+    records = [
+        {
+            "prompt": f"prompt {i}",
+            "completions": [text for text, _ in answers],
+            "rewards": [reward for _, reward in answers],
+        }
+        for i, answers in enumerate(drawn)
+    ]
+    pairs, groups, y = flatten_records(records)
+    rows = [
+        ((f"prompt {i}", text), i, reward)
+        for i, answers in enumerate(drawn)
+        for text, reward in answers
+    ]
+    assert list(zip(pairs, groups.tolist(), y.tolist(), strict=True)) == rows
+    assert y.dtype == np.float64
+
+
+def test_flatten_keeps_chat_prompts():
+    pairs, _, _ = flatten_records([{"prompt": CHAT, "completions": ["a", "b"]}])
+    assert pairs == [(CHAT, "a"), (CHAT, "b")]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "n_rewards"),
+    [({"rewards": [1, 0, 1]}, 3), ({}, 0), ({"rewards": []}, 0)],
+)
+def test_rewards_that_do_not_fit(rewards, n_rewards):
+    records = [
+        {"prompt": "p", "completions": ["a"], "rewards": [1]},
+        {"prompt": "q", "completions": ["a", "b"], **rewards},
+    ]
+    message = f"Record 1 has 2 completions, but {n_rewards} rewards"
+    with pytest.raises(ValueError, match=message):
+        flatten_records(records)
+
+
+def test_flatten_records_leaves_out_failed_rewards():
+    records = [
+        {"prompt": "p", "completions": ["a", "b"], "rewards": [1, None]},
+        {"prompt": "q", "completions": ["c"], "rewards": [None]},
+        {"prompt": "r", "completions": ["d"], "rewards": [0]},
+    ]
+    with pytest.warns(UserWarning, match="2 of 4 rewards failed"):
+        pairs, groups, y = flatten_records(records)
+    assert pairs == [("p", "a"), ("r", "d")]
+    assert groups.tolist() == [0, 2] and y.tolist() == [1, 0]

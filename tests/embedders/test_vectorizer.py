@@ -1,0 +1,270 @@
+"""VectorizerEmbedder: scikit-learn's vectorisers, and functions."""
+
+import pickle
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator, clone
+from sklearn.decomposition import TruncatedSVD
+from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import (
+    CountVectorizer,
+    HashingVectorizer,
+    TfidfVectorizer,
+)
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from skqprobe import QProbePolicy
+from skqprobe.embedders import VectorizerEmbedder
+
+RECORDS = [
+    {"prompt": "Name a pet.", "completions": ["A dog.", "A stone.", "A cat."]},
+    {"prompt": "Name a fruit.", "completions": ["A pear.", "A dog.", "A plum."]},
+]
+JOINED = [f"{r['prompt']}\n{c}" for r in RECORDS for c in r["completions"]]
+
+VECTORIZERS = [
+    CountVectorizer(),
+    TfidfVectorizer(ngram_range=(1, 2)),
+    HashingVectorizer(n_features=16),
+    make_pipeline(TfidfVectorizer(), TruncatedSVD(3, random_state=0)),
+    make_pipeline(HashingVectorizer(n_features=16), TruncatedSVD(3, random_state=0)),
+]
+
+
+def measure(texts):
+    return np.array([[len(text), text.count(" ")] for text in texts], dtype=float)
+
+
+def dense(values):
+    return values.toarray() if hasattr(values, "toarray") else values
+
+
+# Vectorisers
+
+
+@pytest.mark.parametrize("vectorizer", VECTORIZERS, ids=str)
+def test_as_by_hand(vectorizer):
+    by_hand = clone(vectorizer).fit(JOINED)
+    embedder = VectorizerEmbedder(vectorizer, batch_size=2, dtype="float64")
+    sets = embedder.fit_transform(RECORDS)
+    expected = dense(by_hand.transform(JOINED))
+    assert type(sets) is np.ndarray
+    np.testing.assert_allclose(sets.reshape(6, -1), expected, atol=1e-15)
+    np.testing.assert_array_equal(embedder.transform(RECORDS), sets)
+    assert embedder.n_features_out_ == expected.shape[1]
+    new = ["A dog and a plum.", "nothing known"]
+    np.testing.assert_allclose(
+        embedder.transform(new), dense(by_hand.transform(new)), atol=1e-15
+    )
+
+
+def test_fit_takes_all_texts_as_often_as_they_come():
+    texts = ["dog", "dog", "dog", "cat"]
+    embedder = VectorizerEmbedder(TfidfVectorizer()).fit(texts)
+    expected = TfidfVectorizer().fit(texts)
+    np.testing.assert_array_equal(embedder.vectorizer_.idf_, expected.idf_)
+
+
+def test_the_vectorizer_is_cloned():
+    vectorizer = TfidfVectorizer()
+    embedder = VectorizerEmbedder(vectorizer).fit(JOINED)
+    assert not hasattr(vectorizer, "vocabulary_")
+    assert embedder.vectorizer is vectorizer
+    assert embedder.fit(["other words"]).n_features_out_ == 2
+
+
+def test_not_fitted():
+    embedder = VectorizerEmbedder(TfidfVectorizer())
+    with pytest.raises(NotFittedError):
+        embedder.transform(JOINED)
+    with pytest.raises(NotFittedError):
+        embedder.get_feature_names_out()
+
+
+def test_feature_names():
+    def names(vectorizer):
+        fitted = VectorizerEmbedder(vectorizer).fit(JOINED)
+        return list(fitted.get_feature_names_out()[:2])
+
+    assert names(TfidfVectorizer()) == ["cat", "dog"]
+    assert names(VECTORIZERS[3]) == ["truncatedsvd0", "truncatedsvd1"]
+    for nameless in (VECTORIZERS[2], VECTORIZERS[4], measure):
+        assert names(nameless) == ["vectorizerembedder0", "vectorizerembedder1"]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_set_output(library):
+    frames = pytest.importorskip(library)
+    embedder = VectorizerEmbedder(TfidfVectorizer()).set_output(transform=library)
+    for rows in (embedder.fit_transform(JOINED), embedder.transform(JOINED)):
+        assert isinstance(rows, frames.DataFrame)
+        assert list(rows.columns) == list(embedder.vectorizer_.get_feature_names_out())
+    for sets in (embedder.fit_transform(RECORDS), embedder.transform(RECORDS)):
+        assert isinstance(sets, np.ndarray)
+        assert sets.shape[:2] == (2, 3)
+
+
+def test_search_reaches_the_vectorizer(rng):
+    pipeline = make_pipeline(VectorizerEmbedder(TfidfVectorizer()), QProbePolicy())
+    grid = {"vectorizerembedder__vectorizer__ngram_range": [(1, 1), (1, 2)]}
+    X, y = RECORDS * 6, rng.random((12, 3))
+    search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(X, y)
+    alone = GridSearchCV(pipeline, grid, cv=3).fit(X, y)
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
+    )
+    assert search.predict(X).shape == (12,)
+
+
+def test_pickle():
+    embedder = VectorizerEmbedder(TfidfVectorizer()).fit(RECORDS)
+    again = pickle.loads(pickle.dumps(embedder))
+    np.testing.assert_array_equal(again.transform(RECORDS), embedder.transform(RECORDS))
+
+
+def test_nothing_is_kept_of_a_failure_before_another_fit():
+    class Fails(VectorizerEmbedder):
+        fails = False
+
+        def embed_batch(self, texts):
+            if self.fails and texts == ["dog"]:
+                raise RuntimeError("the backend fails")
+            return super().embed_batch(texts)
+
+    embedder = Fails(CountVectorizer(), batch_size=1).fit(["cat", "dog"])
+    embedder.fails = True
+    with pytest.raises(RuntimeError):
+        embedder.transform(["dog dog cat", "dog"])
+    embedder.fails = False
+    embedder.fit(["dog dog cat", "eel"])
+    embeddings = embedder.transform(["dog dog cat", "dog"])
+    np.testing.assert_array_equal(embeddings, [[1, 2, 0], [0, 1, 0]])
+
+
+# Functions
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        measure,
+        lambda texts: measure(texts).tolist(),
+        lambda texts: csr_array(measure(texts)),
+    ],
+    ids=["array", "lists", "sparse"],
+)
+def test_function(function):
+    embedder = VectorizerEmbedder(function)
+    sets = embedder.transform(RECORDS)
+    assert type(sets) is np.ndarray
+    assert sets.dtype == np.float32
+    np.testing.assert_array_equal(sets.reshape(6, 2), measure(JOINED))
+    np.testing.assert_array_equal(embedder.fit_transform(RECORDS), sets)
+    assert not hasattr(embedder, "vectorizer_")
+
+
+def test_function_that_gives_tensors():
+    torch = pytest.importorskip("torch")
+    embedder = VectorizerEmbedder(lambda texts: torch.tensor(measure(texts)))
+    np.testing.assert_array_equal(embedder.transform(JOINED), measure(JOINED))
+
+
+def test_function_gets_each_text_once():
+    seen = []
+
+    def remember(texts):
+        assert len(texts) <= 2
+        seen.extend(texts)
+        return measure(texts)
+
+    VectorizerEmbedder(remember, batch_size=2).fit_transform(JOINED + JOINED)
+    assert sorted(seen) == sorted(JOINED)
+
+
+def test_object_that_is_callable():
+    class Measure:
+        def __call__(self, texts):
+            return measure(texts)
+
+    embeddings = VectorizerEmbedder(Measure()).transform(JOINED)
+    np.testing.assert_array_equal(embeddings, measure(JOINED))
+
+
+def test_cache_of_a_function(tmp_path):
+    calls = []
+
+    def counted(texts):
+        calls.extend(texts)
+        return measure(texts)
+
+    def embed(function, revision):
+        calls.clear()
+        cache = tmp_path / "cache.sqlite"
+        embedder = VectorizerEmbedder(function, cache=cache, revision=revision)
+        np.testing.assert_array_equal(embedder.transform(JOINED), measure(JOINED))
+        return len(calls)
+
+    def another(texts):
+        return counted(texts)
+
+    assert embed(counted, "1") == 6
+    assert embed(counted, "1") == 0
+    assert embed(counted, "2") == 6
+    assert embed(another, "1") == 6
+    assert embed(another, "1") == 0
+
+
+def test_cache_needs_a_revision(tmp_path):
+    cache = tmp_path / "cache.sqlite"
+    for embedder in (
+        VectorizerEmbedder(measure, cache=cache),
+        VectorizerEmbedder(TfidfVectorizer(), cache=cache, revision="1"),
+    ):
+        with pytest.raises(ValueError, match="cache keeps what a function gives"):
+            embedder.fit(JOINED)
+    assert not cache.exists()
+
+
+def test_functions_of_one_name_are_told_apart_after_a_failure():
+    def make(value, fails):
+        def embed(texts):
+            if fails and len(texts[0]) < 3:
+                raise RuntimeError("the backend fails")
+            return [[value]] * len(texts)
+
+        return embed
+
+    embedder = VectorizerEmbedder(make(1.0, fails=True), batch_size=1)
+    with pytest.raises(RuntimeError):
+        embedder.transform(["aaaa", "b"])
+    embedder.set_params(vectorizer=make(2.0, fails=False))
+    np.testing.assert_array_equal(embedder.transform(["aaaa", "b"]), [[2.0], [2.0]])
+
+
+# Errors
+
+
+@pytest.mark.parametrize("method", ["fit", "fit_transform"])
+def test_bad_vectorizer(method):
+    with pytest.raises(ValueError, match=r"'vectorizer' parameter .* or a callable"):
+        getattr(VectorizerEmbedder("tfidf"), method)(JOINED)
+
+
+def test_a_class_in_place_of_a_vectorizer():
+    with pytest.raises(TypeError, match=r"instance .* instead of a class"):
+        VectorizerEmbedder(TfidfVectorizer).fit(JOINED)
+
+
+def test_what_a_vectorizer_gives_is_checked():
+    class Constant(BaseEstimator):
+        def fit(self, X, y=None):
+            return self
+
+        def transform(self, X):
+            return [1.0] * len(X)
+
+    with pytest.raises(ValueError, match=r"array of shape \(1, n_features\)"):
+        VectorizerEmbedder(Constant()).fit(JOINED)
