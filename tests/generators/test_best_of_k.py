@@ -1,0 +1,273 @@
+import random
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe.embedders import BaseEmbedder
+from skqprobe.generators import BaseGenerator, BestOfK, collect
+from skqprobe.preprocessing import PerCandidate
+
+K = 6
+
+
+def features(text):
+    return [text.count("a"), len(text)]
+
+
+class Toy(BaseGenerator):
+    """Random words of the letters a and b; `asked` is shared by copies."""
+
+    _parameter_constraints: dict = {}
+
+    def __init__(self, asked=None, progress="auto"):
+        self.asked = asked
+        self.progress = progress
+
+    def sample(self, prompt, k):
+        if self.asked is not None:
+            self.asked.append(prompt)
+        draw = random.Random(str(prompt))
+        texts = ["".join(draw.choices("ab", k=draw.randint(1, 9))) for _ in range(k)]
+        states = np.array([features(text) for text in texts], "float32")
+        return {"prompt": prompt, "completions": texts, "hidden_states": states}
+
+
+class Letters(BaseEmbedder):
+    def __init__(
+        self,
+        join=lambda prompt, completion: completion,
+        batch_size=32,
+        dtype="float32",
+        cache=None,
+        progress="auto",
+    ):
+        self.join = join
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.cache = cache
+        self.progress = progress
+
+    def embed_batch(self, texts):
+        return [features(text) for text in texts]
+
+
+def count_a(item, completion):
+    return completion.count("a")
+
+
+PROMPTS = [f"prompt {i}" for i in range(20)]
+NEW = [f"new {i}" for i in range(7)]
+
+
+@pytest.fixture(scope="module")
+def records():
+    return collect(PROMPTS, Toy(), count_a, K)
+
+
+@pytest.fixture(scope="module")
+def rewards(records):
+    return np.array([record["rewards"] for record in records])
+
+
+@pytest.fixture
+def pipeline(records, rewards):
+    scale = PerCandidate(StandardScaler())
+    policy = QProbePolicy(loss="squared_error", alpha=1e-6)
+    return make_pipeline(Letters(), scale, policy).fit(records, rewards)
+
+
+def most_a(prompt):
+    return max(Toy().sample(prompt, K)["completions"], key=lambda text: text.count("a"))
+
+
+def test_it_returns_the_best_completion_of_each_prompt(pipeline):
+    completions = BestOfK(Toy(), pipeline, K, random_state=0).generate(NEW)
+    assert [text.count("a") for text in completions] == [
+        most_a(prompt).count("a") for prompt in NEW
+    ]
+
+
+def test_records_have_probabilities_and_the_choice(pipeline):
+    pipeline.set_params(qprobepolicy__temperature=1.0)
+    best = BestOfK(Toy(), pipeline, K, random_state=0)
+    completions, records = best.generate(NEW, return_candidates=True)
+    drawn = Toy().generate(NEW, K)
+    proba = pipeline.predict_proba(drawn)
+    for i, record in enumerate(records):
+        assert record["completions"] == drawn[i]["completions"]
+        assert record["completions"][record["chosen"]] == completions[i]
+        assert type(record["chosen"]) is int
+        np.testing.assert_array_equal(record["probabilities"], proba[i])
+    assert 0 < proba.max() < 1
+
+
+def test_a_temperature_draws_by_the_probabilities(pipeline):
+    pipeline.set_params(qprobepolicy__temperature=1.0)
+    rng = np.random.RandomState(0)
+    best = BestOfK(Toy(), pipeline, K, random_state=rng)
+    counts = np.zeros(K)
+    for _ in range(400):
+        _, (record,) = best.generate(["one"], return_candidates=True)
+        counts[record["chosen"]] += 1
+    expected = 400 * record["probabilities"]
+    assert abs(counts - expected).max() < 4 * np.sqrt(400 / 4)
+    assert (counts > 0).sum() > 1
+
+
+def test_random_state_repeats_the_choice(pipeline):
+    pipeline.set_params(qprobepolicy__temperature=5.0)
+    first, again, other = (
+        BestOfK(Toy(), pipeline, K, random_state=seed).generate(NEW * 5)
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_the_candidates_are_not_changed(pipeline):
+    kept = Toy().generate(NEW, K)
+
+    class Keeps(Toy):
+        def generate(self, prompts, k):
+            return kept
+
+    BestOfK(Keeps(), pipeline, K).generate(NEW, return_candidates=True)
+    assert all("chosen" not in record for record in kept)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_one_candidate_and_chat_prompts(pipeline, chat):
+    prompts = [[{"role": "user", "content": "a"}] if chat else "a"]
+    completions = BestOfK(Toy(), pipeline, 1).generate(prompts)
+    assert completions == Toy().sample(prompts[0], 1)["completions"]
+
+
+REGRESSORS = [
+    QProbeRegressor(alpha=1e-6),
+    make_pipeline(StandardScaler(), Ridge(1e-6)),
+    GridSearchCV(Ridge(), {"alpha": [1e-6, 1]}, cv=2),
+]
+
+
+@pytest.mark.parametrize("regressor", REGRESSORS, ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("embeddings", [None, "hidden_states"])
+def test_of_a_regressor_the_highest_value_is_taken(records, regressor, embeddings):
+    if embeddings is None and isinstance(regressor, GridSearchCV):
+        # The search around the whole pipeline.
+        whole = make_pipeline(Letters(), Ridge())
+        model = GridSearchCV(whole, {"ridge__alpha": [1e-6, 1]}, cv=2)
+    else:
+        model = clone(regressor)
+        if embeddings is None:
+            model = make_pipeline(Letters(), *_steps(model))
+    texts = [text for record in records for text in record["completions"]]
+    X = texts if embeddings is None else [features(text) for text in texts]
+    model.fit(X, [text.count("a") for text in texts])
+    best = BestOfK(Toy(), model, K, embeddings=embeddings, random_state=0)
+    completions, candidates = best.generate(NEW, return_candidates=True)
+    for prompt, completion, record in zip(NEW, completions, candidates, strict=True):
+        assert completion.count("a") == most_a(prompt).count("a")
+        assert record["probabilities"].sum() == pytest.approx(1)
+        assert record["probabilities"][record["chosen"]] > 0
+
+
+def _steps(model):
+    return [step for _, step in model.steps] if hasattr(model, "steps") else [model]
+
+
+def test_equal_values_share_the_probability(records):
+    class Same(Toy):
+        def sample(self, prompt, k):
+            return {"prompt": prompt, "completions": ["ab", "aa", "aa", "b"][:k]}
+
+    pipeline = make_pipeline(Letters(), QProbeRegressor())
+    pipeline.fit(records, np.array([record["rewards"] for record in records]))
+    _, (record,) = BestOfK(Same(), pipeline, 4).generate(["x"], True)
+    np.testing.assert_array_equal(record["probabilities"], [0, 0.5, 0.5, 0])
+
+
+def test_a_classifier_of_rows_chooses_what_it_calls_best(records):
+    texts = [text for record in records for text in record["completions"]]
+    model = make_pipeline(Letters(), LogisticRegression())
+    model.fit(texts, ["a" in text for text in texts])
+    completions = BestOfK(Toy(), model, K, random_state=0).generate(NEW)
+    assert all("a" in text for text in completions)
+
+
+def test_embeddings_that_the_generator_captured(records, rewards):
+    X = np.stack([record["hidden_states"] for record in records])
+    policy = QProbePolicy(loss="squared_error", alpha=1e-6).fit(X, rewards)
+    best = BestOfK(Toy(), policy, K, embeddings="hidden_states", random_state=0)
+    for prompt, text in zip(NEW, best.generate(NEW), strict=True):
+        assert text.count("a") == most_a(prompt).count("a")
+    with pytest.raises(ValueError, match=r"embeddings='states', but .*hidden_states"):
+        best.set_params(embeddings="states").generate(NEW)
+
+
+def test_a_fitted_search_is_a_pipeline(records, rewards):
+    search = GridSearchCV(
+        make_pipeline(Letters(), QProbePolicy()),
+        {"qprobepolicy__loss": ["log_loss", "policy_gradient"]},
+        cv=2,
+    ).fit(records, rewards > 2)
+    assert len(BestOfK(Toy(), search, K).generate(NEW)) == len(NEW)
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        make_pipeline(Letters(), QProbePolicy()),
+        make_pipeline(Letters(), Ridge()),
+        QProbePolicy(),
+        GridSearchCV(make_pipeline(Letters(), QProbePolicy()), {}),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_nothing_is_drawn_for_an_unfitted_pipeline(pipeline):
+    asked = []
+    with pytest.raises(NotFittedError, match=r"pipeline .* is not fitted"):
+        BestOfK(Toy(asked), pipeline, K).generate(NEW)
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generator": "gpt"}, "'generator' parameter"),
+        ({"pipeline": StandardScaler()}, "'pipeline' parameter"),
+        ({"k": 0}, "'k' parameter"),
+        ({"k": 2.0}, "'k' parameter"),
+        ({"embeddings": 1}, "'embeddings' parameter"),
+        ({"random_state": "x"}, "'random_state' parameter"),
+    ],
+)
+def test_bad_parameters_are_named_before_anything_is_drawn(pipeline, change, message):
+    asked = []
+    best = BestOfK(Toy(asked), pipeline, K).set_params(**change)
+    with pytest.raises(ValueError, match=message):
+        best.generate(NEW)
+    assert asked == []
+
+
+def test_one_number_for_each_candidate_is_needed(records):
+    class Sums(Ridge):
+        def predict(self, X):
+            return np.zeros(3)
+
+    model = make_pipeline(Letters(), Sums()).fit(["a", "b"], [1, 0])
+    with pytest.raises(ValueError, match=r"6 candidates of 7 prompts; .*\(3,\)"):
+        BestOfK(Toy(), model, K).generate(NEW)
+
+
+def test_parameters_and_repr(pipeline):
+    best = BestOfK(Toy(), pipeline, K)
+    assert repr(best).startswith("BestOfK(generator=Toy(), k=6,")
+    best.set_params(pipeline__qprobepolicy__temperature=0.5, generator__progress=False)
+    assert pipeline[-1].temperature == 0.5
+    assert best.get_params()["generator__progress"] is False

@@ -1,0 +1,496 @@
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skqprobe.embedders import flatten_records
+from skqprobe.generators import BaseGenerator, collect
+
+K = 3
+
+
+class Toy(BaseGenerator):
+    """Completions that hang on the prompt alone; `asked` is shared by copies."""
+
+    _parameter_constraints: dict = {}
+    _incidental = frozenset({"progress", "asked", "fail_on"})
+
+    def __init__(self, temperature=1.0, fail_on=None, asked=None, progress="auto"):
+        self.temperature = temperature
+        self.fail_on = fail_on
+        self.asked = asked
+        self.progress = progress
+
+    def sample(self, prompt, k):
+        if prompt == self.fail_on:
+            raise ConnectionError("the server is gone")
+        if self.asked is not None:
+            self.asked.append(prompt)
+        draw = random.Random(str(prompt))
+        return {
+            "prompt": prompt,
+            "completions": [f"\n{draw.random()} \ud800 \u2028 é" for _ in range(k)],
+            "log_likelihoods": np.array([draw.random() for _ in range(k)], "float32"),
+            "hidden_states": np.array([[draw.random()] * 2] * k, "float32"),
+        }
+
+
+def length(item, completion):
+    return len(completion)
+
+
+def prompts_of(n):
+    return [f"prompt {i}" for i in range(n)]
+
+
+def assert_same(records, others):
+    assert len(records) == len(others)
+    for one, other in zip(records, others, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            np.testing.assert_equal(value, other[key])
+
+
+class Flaky:
+    """A reward that fails where it is told to, and counts its calls."""
+
+    def __init__(self, outcomes=()):
+        self.outcomes = dict(outcomes)
+        self.calls = []
+
+    def __call__(self, item, completion):
+        self.calls.append((item, completion))
+        outcome = self.outcomes.get(len(self.calls) - 1, 1)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
+def test_records_without_a_file():
+    records = collect(prompts_of(2), Toy(), length, K)
+    assert [record["prompt"] for record in records] == prompts_of(2)
+    for record in records:
+        assert record["rewards"] == [len(text) for text in record["completions"]]
+        assert record["hidden_states"].shape == (K, 2)
+        assert record["generator"] == {"class": "Toy", "temperature": 1.0}
+        assert "errors" not in record and "item" not in record
+
+
+@pytest.mark.parametrize("with_file", [False, True])
+def test_the_reward_gets_the_item_as_given(tmp_path, with_file):
+    chat = [{"role": "user", "content": "Hello"}]
+    items = ["text", chat, {"prompt": chat, "words": ("a", "b")}]
+    seen = []
+    records = collect(
+        items,
+        Toy(),
+        lambda item, completion: seen.append(item) or 0,
+        K,
+        path=tmp_path / "records.jsonl" if with_file else None,
+    )
+    assert all(seen[i * K] is item for i, item in enumerate(items))
+    assert [record["prompt"] for record in records] == ["text", chat, chat]
+    assert ["item" in record for record in records] == [False, False, True]
+    assert list(records[2]["item"]["words"]) == ["a", "b"]
+
+
+def test_the_file_has_a_line_a_prompt_at_once(tmp_path):
+    path = tmp_path / "new folder" / "records.jsonl"
+    n_lines = []
+
+    def reward(item, completion):
+        n_lines.append(len(path.read_bytes().splitlines()) if path.exists() else 0)
+        return 0
+
+    records = collect(prompts_of(4), Toy(), reward, K, path=path)
+    assert n_lines == [0] * K + [1] * K + [2] * K + [3] * K
+    lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    for line, record in zip(lines, records, strict=True):
+        assert line["completions"] == record["completions"]
+        assert line["rewards"] == record["rewards"]
+
+
+def test_it_resumes_and_gives_the_same_records(tmp_path):
+    path, asked = tmp_path / "records.jsonl", []
+    with pytest.raises(ConnectionError, match="the server is gone"):
+        collect(prompts_of(5), Toy(fail_on="prompt 3"), length, K, path=path)
+    first = path.read_bytes()
+    assert first.count(b"\n") == 3
+    records = collect(prompts_of(5), Toy(asked=asked), length, K, path=path)
+    assert asked == ["prompt 3", "prompt 4"]
+    assert path.read_bytes().startswith(first)
+    whole = collect(prompts_of(5), Toy(), length, K, path=tmp_path / "other.jsonl")
+    assert_same(records, whole)
+    # Complete: nothing is asked, scored or written.
+    before = path.read_bytes()
+    reward = Flaky()
+    again = collect(prompts_of(5), Toy(asked=asked), reward, K, path=path)
+    assert_same(again, whole)
+    assert len(asked) == 2 and reward.calls == [] and path.read_bytes() == before
+    # More prompts at the end.
+    collect(prompts_of(6), Toy(asked=asked), length, K, path=path)
+    assert asked[2:] == ["prompt 5"]
+
+
+def test_a_torn_last_line_is_made_again_wherever_it_was_torn(tmp_path):
+    path = tmp_path / "records.jsonl"
+    whole = collect(prompts_of(2), Toy(), length, K, path=path)
+    content = path.read_bytes()
+    end_of_first = content.index(b"\n") + 1
+    # All cuts of the only line, some of the second.
+    cuts = [*range(0, end_of_first, 7), *range(end_of_first, len(content), 31)]
+    for cut in [*cuts, end_of_first - 1, len(content) - 1]:
+        path.write_bytes(content[:cut])
+        assert_same(collect(prompts_of(2), Toy(), length, K, path=path), whole)
+        assert path.read_bytes() == content
+
+
+SCRIPT = """
+import random, sys
+import numpy as np
+from skqprobe.generators import BaseGenerator, collect
+
+class Toy(BaseGenerator):
+    _parameter_constraints = {}
+    def __init__(self, progress=False):
+        self.progress = progress
+    def sample(self, prompt, k):
+        draw = random.Random(prompt)
+        states = np.full((k, 4000), draw.random())  # lines of many pages
+        texts = [str(draw.random()) for _ in range(k)]
+        return {"prompt": prompt, "completions": texts, "hidden_states": states}
+
+def reward(item, completion):
+    # A twentieth of the rewards fails at first, so that the file is rewritten too.
+    if random.random() < 0.05:
+        raise OSError("no answer")
+    return float(completion)
+
+print("ready", flush=True)
+collect([str(i) for i in range(400)], Toy(), reward, 3, path=sys.argv[1])
+"""
+
+
+def test_sigkill_at_any_moment_loses_and_damages_nothing(tmp_path, rng):
+    path = tmp_path / "records.jsonl"
+
+    def start():
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", SCRIPT, str(path)],
+            stdout=subprocess.PIPE,
+            cwd=".",
+        )
+        assert process.stdout.readline() == b"ready\n"
+        return process
+
+    def size():
+        return path.stat().st_size if path.exists() else 0
+
+    known = {}
+    for _ in range(12):
+        # Kill it when it has written some more, or soon after.
+        enough = size() + rng.integers(0, 2_000_000)
+        process = start()
+        while size() < enough and process.poll() is None:
+            time.sleep(0.0005)
+        time.sleep(rng.uniform(0, 0.005))
+        process.kill()
+        process.communicate()
+        content = path.read_bytes() if path.exists() else b""
+        lines = [json.loads(line) for line in content.split(b"\n")[:-1]]
+        assert len(lines) >= len(known)
+        for i, line in enumerate(lines):
+            assert line["prompt"] == str(i)
+            for text, value in zip(line["completions"], line["rewards"], strict=True):
+                assert value in (None, float(text))
+            assert known.setdefault(i, line["completions"]) == line["completions"]
+    assert 0 < len(known) < 400
+    for _ in range(10):  # until no reward fails any more
+        process = start()
+        process.communicate()
+        assert process.returncode == 0
+        lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+        if not any(None in line["rewards"] for line in lines):
+            break
+    assert [line["prompt"] for line in lines] == [str(i) for i in range(400)]
+    assert all(lines[i]["completions"] == texts for i, texts in known.items())
+    assert all(None not in line["rewards"] for line in lines)
+
+
+BAD = [
+    (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+    (None, "TypeError: .*NoneType"),
+    ("1", "TypeError: .*str"),
+    ([1], "TypeError: .*list"),
+    (float("nan"), "ValueError: .*nan"),
+    (float("inf"), "ValueError: .*inf"),
+]
+
+
+@pytest.mark.parametrize(("outcome", "message"), BAD)
+def test_a_failed_reward_is_none_and_is_told_once(outcome, message):
+    with pytest.warns(RuntimeWarning, match=r"2 of 6 rewards failed.*prompts\[0\]"):
+        records = collect(
+            prompts_of(2), Toy(), Flaky({1: outcome, 5: outcome, 2: 0}), K
+        )
+    assert records[0]["rewards"] == [1.0, None, 0.0]
+    assert records[1]["rewards"] == [1.0, 1.0, None]
+    assert list(records[0]["errors"]) == [1] and list(records[1]["errors"]) == [2]
+    assert re.match(message, records[0]["errors"][1])
+
+
+def test_warnings_of_one_call_are_one():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        collect(prompts_of(3), Toy(), Flaky(dict.fromkeys(range(9))), K)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "value", [True, 2, 0.5, np.float32(0.5), np.int64(2), np.array(2.0), np.True_]
+)
+def test_rewards_of_any_numeric_type_become_floats(value):
+    (record,) = collect(["a"], Toy(), lambda item, completion: value, 1)
+    assert record["rewards"] == [float(value)]
+    assert type(record["rewards"][0]) is float
+
+
+def test_a_resume_tries_only_the_failed_rewards_again(tmp_path):
+    path, asked = tmp_path / "records.jsonl", []
+    error = TimeoutError("tests ran too long")
+    with pytest.warns(RuntimeWarning, match="Call collect again"):
+        first = collect(
+            prompts_of(3), Toy(asked=asked), Flaky({1: error, 6: error}), K, path=path
+        )
+    assert first[2]["errors"] == {0: "TimeoutError: tests ran too long"}
+    lines = path.read_bytes().splitlines()
+    # One of the two fails again, in another way.
+    reward = Flaky({1: None, 0: 0.5})
+    with pytest.warns(RuntimeWarning, match="1 of 9 rewards failed"):
+        second = collect(prompts_of(3), Toy(asked=asked), reward, K, path=path)
+    assert asked == prompts_of(3)
+    assert reward.calls == [
+        ("prompt 0", first[0]["completions"][1]),
+        ("prompt 2", first[2]["completions"][0]),
+    ]
+    assert second[0]["rewards"] == [1.0, 0.5, 1.0] and "errors" not in second[0]
+    assert second[2]["errors"][0].startswith("TypeError")
+    assert path.read_bytes().splitlines()[1] == lines[1]
+    third = collect(prompts_of(3), Toy(asked=asked), Flaky({0: 0}), K, path=path)
+    assert third[2]["rewards"] == [0.0, 1.0, 1.0] and "errors" not in third[2]
+    assert_same(third, collect(prompts_of(3), Toy(), Flaky(), K, path=path))
+    assert [p.name for p in tmp_path.iterdir()] == ["records.jsonl"]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_passes_through(tmp_path, stop):
+    path = tmp_path / "records.jsonl"
+    with pytest.raises(stop):
+        collect(prompts_of(3), Toy(), Flaky({4: stop()}), K, path=path)
+    assert path.read_bytes().count(b"\n") == 1
+
+
+def test_an_interrupted_second_try_keeps_what_it_did(tmp_path):
+    path = tmp_path / "records.jsonl"
+    with pytest.warns(RuntimeWarning):
+        collect(prompts_of(3), Toy(), Flaky({0: None, 8: None}), K, path=path)
+    with pytest.raises(KeyboardInterrupt):
+        reward = Flaky({0: 7, 1: KeyboardInterrupt()})
+        collect(prompts_of(3), Toy(), reward, K, path=path)
+    reward = Flaky()
+    records = collect(prompts_of(3), Toy(), reward, K, path=path)
+    assert records[0]["rewards"][0] == 7 and len(reward.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("prompts", "generator", "k", "message"),
+    [
+        (
+            ["prompt 0", "other"],
+            Toy(),
+            K,
+            r"another prompt in the place of prompts\[1\]",
+        ),
+        (prompts_of(1), Toy(), K, "more than the 1 prompts given"),
+        (prompts_of(2), Toy(), 4, "3 completions a prompt, and k is 4"),
+        (prompts_of(2), Toy(temperature=0.5), K, "temperature was 1.0, is 0.5"),
+    ],
+)
+def test_a_file_of_another_collection_is_refused(
+    tmp_path, prompts, generator, k, message
+):
+    path = tmp_path / "records.jsonl"
+    collect(prompts_of(2), Toy(), length, K, path=path)
+    content = path.read_bytes() + b'{"position": 2, "pro'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        collect(prompts, generator, length, k, path=path)
+    assert "give another path" in str(caught.value)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"A diary.",
+        b"A diary.\nDear diary,",
+        b'{"prompt": "a", "completions": []}\n',
+        b"[1, 2]\n",
+        b'{"position',  # not ours to cut only where more follows
+        b"\xff\xfe\n",
+        b"\n",
+    ],
+)
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(content)
+    if content == b'{"position':
+        collect(["a"], Toy(), length, K, path=path)
+        return
+    with pytest.raises(ValueError, match=r"Line 1 of .* is no record"):
+        collect(["a"], Toy(), length, K, path=path)
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "records.jsonl"
+    collect(prompts_of(3), Toy(), length, K, path=path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1][:50] + b"\n" + lines[2])
+    with pytest.raises(ValueError, match="Line 2 of"):
+        collect(prompts_of(3), Toy(), length, K, path=path)
+
+
+def test_incidental_settings_may_change(tmp_path):
+    path = tmp_path / "records.jsonl"
+    collect(prompts_of(1), Toy(), length, K, path=path)
+    collect(prompts_of(2), Toy(progress=False, asked=[]), length, K, path=path)
+
+
+def test_an_empty_list_and_an_empty_file(tmp_path):
+    assert collect([], Toy(), length, K) == []
+    (tmp_path / "empty").touch()
+    assert len(collect(["a"], Toy(), length, K, path=tmp_path / "empty")) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": "a text"}, "prompts must be a list of prompts; got str"),
+        ({"prompts": {"prompt": "a"}}, "prompts must be a list of prompts; got dict"),
+        ({"prompts": ["a", 3]}, r"prompts\[1\] must be a text or a list of chat"),
+        ({"prompts": [{"text": "a"}]}, r"prompts\[0\] is a dict without the key"),
+        ({"prompts": [{"prompt": None}]}, r"prompts\[0\]\['prompt'\] must be a text"),
+        ({"generator": object()}, "generator must be a generator.*got object"),
+        ({"reward": 1}, "reward must be a function"),
+        ({"k": 0}, "k must be an integer of 1 or more; got 0"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_drawn(change, message):
+    asked = []
+    good = {"prompts": ["a"], "generator": Toy(asked=asked), "reward": length, "k": K}
+    with pytest.raises(ValueError, match=message):
+        collect(**{**good, **change})
+    assert asked == []
+
+
+def test_items_that_json_does_not_know_need_no_path(tmp_path):
+    items = ["a", {"prompt": "b", "check": length}]
+    assert len(collect(items, Toy(), length, K)) == 2
+    asked = []
+    with pytest.raises(ValueError, match=r"prompts\[1\].*function"):
+        collect(items, Toy(asked=asked), length, K, path=tmp_path / "records.jsonl")
+    assert asked == []
+
+
+def test_a_generator_that_gives_too_few_is_named():
+    class Short(Toy):
+        def sample(self, prompt, k):
+            return {"prompt": prompt, "completions": ["one"]}
+
+    with pytest.raises(ValueError, match=r"Short gave 1 completions.*3 were asked"):
+        collect(["a"], Short(), length, K)
+
+
+class Backwards(Toy):
+    """Draws for all prompts at a time; the last is ready first."""
+
+    def sample_each(self, prompts, k):
+        for number in reversed(range(len(prompts))):
+            yield number, self.sample(prompts[number], k)
+
+
+def test_prompts_may_be_ready_in_any_order(tmp_path):
+    path, seen = tmp_path / "records.jsonl", []
+
+    def reward(item, completion):
+        seen.append(item)
+        return len(completion)
+
+    with pytest.raises(ConnectionError):
+        collect(prompts_of(6), Backwards(fail_on="prompt 2"), reward, K, path=path)
+    assert seen[::K] == ["prompt 5", "prompt 4", "prompt 3"]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["position"] for line in lines] == [5, 4, 3]
+    asked = []
+    records = collect(prompts_of(6), Backwards(asked=asked), reward, K, path=path)
+    assert asked == ["prompt 2", "prompt 1", "prompt 0"]
+    assert [record["prompt"] for record in records] == prompts_of(6)
+    assert_same(records, collect(prompts_of(6), Backwards(), length, K, path=path))
+    without = collect(prompts_of(6), Backwards(), length, K)
+    assert [r["completions"] for r in without] == [r["completions"] for r in records]
+
+
+def test_one_progress_bar(capsys):
+    pytest.importorskip("tqdm")
+    generator = Toy(progress=True)
+    collect(prompts_of(3), generator, length, K, progress=True)
+    error = capsys.readouterr().err
+    assert "collect" in error and "3/3" in error and "Toy" not in error
+    assert generator.progress is True
+    collect(prompts_of(3), generator, length, K, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_rows_of_the_records(tmp_path):
+    records = collect(prompts_of(4), Toy(), length, K, path=tmp_path / "r.jsonl")
+    pairs, groups, y = flatten_records(records)
+    assert len(pairs) == len(groups) == 4 * K
+    np.testing.assert_array_equal(y, [len(completion) for _, completion in pairs])
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_any_text_and_array_comes_back_from_the_file(data, tmp_path_factory):
+    texts = data.draw(st.lists(st.text(st.characters(), max_size=20), min_size=1))
+    shape = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 3)))
+    dtype = data.draw(st.sampled_from(["<f2", ">f4", "<f8", "<i4", "|b1"]))
+    raw = data.draw(st.binary(min_size=8 * 9, max_size=8 * 9))
+    itemsize = np.dtype(dtype).itemsize
+    array = np.frombuffer(raw[: itemsize * shape[0] * shape[1]], dtype).reshape(shape)
+
+    class Given(BaseGenerator):
+        _parameter_constraints: dict = {}
+
+        def __init__(self, progress=False):
+            self.progress = progress
+
+        def sample(self, prompt, k):
+            return {"prompt": prompt, "completions": texts, "states": array}
+
+    path = tmp_path_factory.mktemp("any") / "records.jsonl"
+    for _ in range(2):  # drawn, then read
+        (record,) = collect([texts[0]], Given(), length, len(texts), path=path)
+        assert record["prompt"] == texts[0] and record["completions"] == texts
+        assert record["states"].dtype == array.dtype
+        assert record["states"].shape == array.shape
+        assert record["states"].tobytes() == array.tobytes()

@@ -1,0 +1,307 @@
+import pickle
+import string
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skqprobe import QProbePolicy
+from skqprobe.embedders import HiddenStateEmbedder, LikelihoodEmbedder
+from skqprobe.generators import TransformersGenerator
+from skqprobe.preprocessing import PerCandidate
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+torch.set_num_threads(1)
+
+PROMPTS = ["The capital of France is", "Once upon a time there was a little"]
+CHAT = [{"role": "user", "content": "Name a colour."}]
+
+
+@pytest.fixture(scope="module")
+def generator(smollm):
+    return TransformersGenerator(
+        **smollm, max_tokens=8, seed=0, hidden_states=[18, -1], log_likelihoods=True
+    )
+
+
+@pytest.fixture(scope="module")
+def records(generator):
+    return generator.generate(PROMPTS, k=6)
+
+
+def same_tokens(generator, record):
+    """Tell whether each text has as many tokens again as the model wrote."""
+    names = {"model": generator.model, "gguf_file": generator.gguf_file}
+    features = LikelihoodEmbedder(**names).transform([record])[0]
+    same = features[:, 4] == record["n_tokens"]
+    assert same.sum() > len(same) / 2
+    return same, features
+
+
+def test_records(records):
+    for prompt, record in zip(PROMPTS, records, strict=True):
+        assert record["prompt"] == prompt
+        assert len(record["completions"]) == 6
+        assert len(set(record["completions"])) > 1
+        assert record["n_tokens"].shape == record["log_likelihoods"].shape == (6,)
+        assert record["hidden_states"].shape == (6, 2 * 576)
+        assert record["hidden_states"].dtype == np.float32
+        assert set(record["finish_reasons"]) <= {"stop", "length"}
+        assert (record["log_likelihoods"] < 0).all()
+        long = np.array(record["finish_reasons"]) == "length"
+        np.testing.assert_array_equal(record["n_tokens"][long], 8)
+
+
+def test_hidden_states_and_likelihoods_are_the_embedders(smollm, generator, records):
+    embedder = HiddenStateEmbedder(**smollm, layer=[18, -1])
+    for record in records:
+        same, features = same_tokens(generator, record)
+        np.testing.assert_allclose(
+            record["hidden_states"][same],
+            embedder.fit_transform([record])[0][same],
+            atol=5e-4,
+            rtol=5e-4,
+        )
+        np.testing.assert_allclose(
+            record["log_likelihoods"][same], features[same, 0], rtol=1e-4
+        )
+
+
+def test_log_likelihoods_are_at_temperature_1(smollm):
+    hot = TransformersGenerator(
+        **smollm, max_tokens=3, seed=3, temperature=2.0, top_p=0.9, log_likelihoods=True
+    )
+    record = hot.sample(PROMPTS[0], 6)
+    same, features = same_tokens(hot, record)
+    np.testing.assert_allclose(
+        record["log_likelihoods"][same], features[same, 0], rtol=1e-4
+    )
+
+
+def test_a_probe_learns_from_captured_states(records):
+    X = np.stack([record["hidden_states"] for record in records])
+    y = np.array([["a" in text for text in r["completions"]] for r in records])
+    probe = make_pipeline(PerCandidate(StandardScaler()), QProbePolicy(loss="log_loss"))
+    assert probe.fit(X, y.astype(float)).predict(X).shape == (2,)
+
+
+def test_completions_depend_on_seed_and_prompt_alone(generator, records):
+    shorter = clone(generator).set_params(hidden_states=None, log_likelihoods=False)
+    again = shorter.generate(PROMPTS[::-1], k=6)[::-1]
+    for record, other in zip(records, again, strict=True):
+        assert record["completions"] == other["completions"]
+        assert set(other) == {"prompt", "completions", "n_tokens", "finish_reasons"}
+    other = shorter.set_params(seed=1).sample(PROMPTS[0], 6)
+    assert other["completions"] != records[0]["completions"]
+    # The first of 6 are the first 2.
+    assert (
+        generator.sample(PROMPTS[0], 2)["completions"] == records[0]["completions"][:2]
+    )
+
+
+def test_without_a_seed_draws_are_new(tiny):
+    generator = TransformersGenerator(tiny, max_tokens=8)
+    first, second = (generator.sample("ab", 6)["completions"] for _ in range(2))
+    assert first != second
+
+
+def test_random_state_of_torch_and_numpy_is_left_alone(tiny):
+    torch_before, numpy_before = torch.get_rng_state(), legacy_state()
+    for seed in (0, None):
+        TransformersGenerator(tiny, max_tokens=4, seed=seed).sample("ab", 6)
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    np.testing.assert_array_equal(legacy_state(), numpy_before)
+
+
+def legacy_state():
+    return np.random.get_state()[1].copy()  # noqa: NPY002 (its state is the point)
+
+
+def test_draws_follow_the_model(tiny):
+    """One token, 4000 times: the frequencies are the model's probabilities."""
+    generator = TransformersGenerator(tiny, max_tokens=1, seed=0, hidden_states=-1)
+    probability = first_token_probabilities(tiny, "ab")
+    counts = count_letters(generator.sample("ab", 4000))
+    np.testing.assert_allclose(counts / 4000, probability, atol=0.03)
+
+    generator.set_params(temperature=0.5)
+    sharp = probability**2 / (probability**2).sum()
+    counts = count_letters(generator.sample("ab", 4000))
+    np.testing.assert_allclose(counts / 4000, sharp, atol=0.03)
+
+    generator.set_params(temperature=1.0, top_p=0.5)
+    order = np.argsort(-probability)
+    n_kept = np.searchsorted(probability[order].cumsum(), 0.5) + 1
+    top = np.zeros_like(probability)
+    top[order[:n_kept]] = probability[order[:n_kept]]
+    counts = count_letters(generator.sample("ab", 4000))
+    assert counts[top == 0].sum() == 0
+    np.testing.assert_allclose(counts / 4000, top / top.sum(), atol=0.03)
+
+
+LETTERS = ["\n", " ", *string.ascii_letters]
+
+
+def first_token_probabilities(folder, prompt):
+    """Probabilities of the 54 tokens from a line break on; ends and <unk> before."""
+    model = transformers.LlamaForCausalLM.from_pretrained(folder)
+    ids = [1, 4, *(LETTERS.index(letter) + 3 for letter in prompt)]
+    with torch.inference_mode():
+        logits = model(torch.tensor([ids])).logits[0, -1].double()
+    probability = logits.softmax(0).numpy()
+    return np.append(probability[3:], probability[:3].sum())
+
+
+def count_letters(record):
+    counts = np.zeros(len(LETTERS) + 1)
+    for text in record["completions"]:
+        counts[LETTERS.index(text) if text else -1] += 1
+    return counts
+
+
+def test_blanks_at_the_beginning_stay(tiny):
+    """A tokenizer that drops a text's first blank must not drop a completion's."""
+    generator = TransformersGenerator(tiny, max_tokens=2, temperature=100.0, seed=0)
+    texts = generator.sample("ab", 500)["completions"]
+    assert any(text[:1] == " " and text[1:].isalpha() for text in texts)
+
+
+def test_greedy(smollm):
+    greedy = TransformersGenerator(**smollm, temperature=0, max_tokens=4)
+    record = greedy.sample(PROMPTS[0], 1)
+    assert record["completions"][0].startswith(" Paris")
+    with pytest.raises(ValueError, match=r"temperature=0 .* k=2"):
+        greedy.sample(PROMPTS[0], 2)
+
+
+def test_a_tiny_temperature_is_greedy(smollm):
+    greedy = TransformersGenerator(**smollm, temperature=0, max_tokens=4)
+    expected = greedy.sample(PROMPTS[0], 1)["completions"]
+    cold = clone(greedy).set_params(temperature=1e-30)
+    assert cold.sample(PROMPTS[0], 2)["completions"] == 2 * expected
+
+
+def test_stop_strings(generator, records):
+    """Text ends before the first one; what is kept agrees with the longer text."""
+    stopping = clone(generator).set_params(stop=[" a", "e ", "\n", "th"])
+    for record, prompt in zip(records, PROMPTS, strict=True):
+        stopped = stopping.sample(prompt, 6)
+        same = 0
+        for row, text in enumerate(record["completions"]):
+            ends = [text.find(stop) for stop in stopping.stop if stop in text]
+            end = min(ends, default=len(text))
+            assert stopped["completions"][row] == text[:end]
+            reason = "stop" if ends else record["finish_reasons"][row]
+            assert stopped["finish_reasons"][row] == reason
+            assert stopped["n_tokens"][row] <= record["n_tokens"][row]
+            if not ends:
+                same += 1
+                np.testing.assert_allclose(
+                    stopped["hidden_states"][row],
+                    record["hidden_states"][row],
+                    atol=5e-4,
+                    rtol=5e-4,
+                )
+        assert same < 6
+
+
+def test_states_at_a_stop_string_of_several_tokens(tiny):
+    """A letter is a token here, so that no stop string begins inside of one."""
+    generator = TransformersGenerator(
+        tiny, max_tokens=12, seed=0, hidden_states=[1, 2], log_likelihoods=True
+    )
+    texts = generator.sample("ab", 30)["completions"]
+    stop = next(text for text in texts if len(text) > 8)[4:7]
+    assert len(stop) == 3
+    record = generator.set_params(stop=stop).sample("ab", 30)
+    stopped = [i for i, text in enumerate(texts) if stop in text]
+    assert stopped
+    for i in stopped:
+        assert record["completions"][i] == texts[i][: texts[i].find(stop)]
+    same = np.array([len(text) for text in record["completions"]]) == record["n_tokens"]
+    assert same[stopped].all()
+    X = HiddenStateEmbedder(tiny, layer=[1, 2]).transform([record])[0]
+    np.testing.assert_allclose(record["hidden_states"][same], X[same], atol=1e-4)
+    expected = LikelihoodEmbedder(tiny).transform([record])[0, :, 0]
+    np.testing.assert_allclose(
+        record["log_likelihoods"][same], expected[same], atol=1e-4
+    )
+
+
+def test_empty_completions(tiny):
+    """A stop string at once: the state is the prompt's."""
+    generator = TransformersGenerator(
+        tiny, max_tokens=3, stop=LETTERS, seed=0, hidden_states=2, log_likelihoods=True
+    )
+    record = generator.sample("ab", 5)
+    assert record["completions"] == [""] * 5
+    np.testing.assert_array_equal(record["n_tokens"], 0)
+    np.testing.assert_array_equal(record["log_likelihoods"], 0)
+    X = HiddenStateEmbedder(tiny).transform([record])[0]
+    np.testing.assert_allclose(record["hidden_states"], X, atol=1e-5)
+
+
+def test_chat(smollm):
+    generator = TransformersGenerator(**smollm, max_tokens=4, seed=0, hidden_states=18)
+    record = generator.sample(CHAT, 3)
+    assert record["prompt"] == CHAT
+    X = HiddenStateEmbedder(**smollm, layer=18).transform([record])[0]
+    same, _ = same_tokens(generator, record)
+    np.testing.assert_allclose(
+        record["hidden_states"][same], X[same], atol=1e-3, rtol=1e-3
+    )
+
+
+def test_chat_without_a_template(tiny):
+    with pytest.raises(ValueError, match="no chat template"):
+        TransformersGenerator(tiny, max_tokens=2).sample(CHAT, 2)
+
+
+def test_long_prompts_lose_their_beginning(tiny):
+    generator = TransformersGenerator(tiny, max_tokens=4, seed=0)
+    with pytest.warns(UserWarning, match="1 of 1 prompts.* 34 tokens"):
+        record = generator.sample(string.ascii_letters, 3)  # 54 tokens, room for 20
+    assert record["prompt"] == string.ascii_letters
+    with pytest.raises(ValueError, match=r"max_tokens=24 leaves no room .* 24 tokens"):
+        generator.set_params(max_tokens=24).sample("ab", 1)
+
+
+def test_empty_prompt(tiny):
+    generator = TransformersGenerator(tiny, max_tokens=4, seed=0)
+    assert len(generator.sample("", 3)["completions"]) == 3
+
+
+def test_pickle_and_clone_hold_no_weights(tiny):
+    generator = TransformersGenerator(tiny, max_tokens=4, seed=0)
+    expected = generator.sample("ab", 3)["completions"]
+    assert len(pickle.dumps(generator)) < 2000
+    for other in (clone(generator), pickle.loads(pickle.dumps(generator))):
+        assert other.sample("ab", 3)["completions"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("temperature", -1, "'temperature' parameter"),
+        ("top_p", 0.0, "'top_p' parameter"),
+        ("max_tokens", 0, "'max_tokens' parameter"),
+        ("seed", -1, "'seed' parameter"),
+        ("stop", 3, "'stop' parameter"),
+        ("stop", "", "stop must be a text, or a list of texts"),
+        ("stop", ["a", 3], "stop must be a text, or a list of texts"),
+        ("hidden_states", 3, "hidden_states=3: the model has layers 0"),
+        ("hidden_states", "last", "'hidden_states' parameter"),
+    ],
+)
+def test_bad_parameters(tiny, name, value, message):
+    generator = TransformersGenerator(tiny, max_tokens=2).set_params(**{name: value})
+    with pytest.raises(ValueError, match=message):
+        generator.sample("ab", 2)
+
+
+def test_bad_prompts(tiny):
+    with pytest.raises(ValueError, match="must be a text or a list of chat messages"):
+        TransformersGenerator(tiny, max_tokens=2).sample(3, 2)
