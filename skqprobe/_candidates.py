@@ -94,6 +94,12 @@ class Layout:
         sizes = np.add.reduceat(mask, self.offsets[:-1], dtype=np.intp)
         return replace(self, order=order[mask], offsets=_offsets(sizes[sizes > 0]))
 
+    def by_size(self):
+        """Yield the prompts of each size, and their rows: (n_such_prompts, size)."""
+        for size in np.unique(self.sizes):
+            prompts = np.flatnonzero(self.sizes == size)
+            yield prompts, self.offsets[prompts][:, None] + np.arange(size)
+
     def split(self, n_candidates, random_state):
         """Deal each prompt's candidates into random sets of about equal size.
 

@@ -5,6 +5,7 @@ from typing import Any
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils._set_output import _wrap_data_with_container
+from sklearn.utils.validation import _check_feature_names_in as feature_names_in
 
 try:  # scikit-learn 1.9 and later
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -25,6 +26,7 @@ __all__ = [
     "Interval",
     "StrOptions",
     "_fit_context",
+    "feature_names_in",
     "with_callbacks",
     "wrap_output",
 ]

@@ -17,7 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import skqprobe
 from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe.losses import LOSSES
-from skqprobe.preprocessing import PerCandidate
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 PUBLIC = [
     QProbeRegressor(),
@@ -25,6 +25,7 @@ PUBLIC = [
     *(QProbePolicy(loss=loss) for loss in LOSSES if loss != "log_loss"),
     PerCandidate(StandardScaler()),
     PerCandidate(PCA()),
+    SiblingFeatures(),
 ]
 
 EXPECTED_FAILURES: dict = {}

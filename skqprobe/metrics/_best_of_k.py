@@ -32,7 +32,7 @@ def best_of_k(rewards, scores, ks, layout):
     order = order_by_score(scores, layout)
     ordered = average_ties(rewards[order], scores[order], layout)
     reward = np.empty((layout.n_prompts, len(ks)))
-    for prompts, rows in _by_size(layout):
+    for prompts, rows in layout.by_size():
         reward[prompts] = ordered[rows] @ _rank_weights(rows.shape[1], ks)
     return reward
 
@@ -47,13 +47,6 @@ def _rank_weights(m, ks):
     ratios = np.maximum(rank - ks, 0) / (rank - 1)
     weights = np.cumprod(np.vstack([ks / m, ratios]), axis=0)[::-1]
     return np.where(ks <= m, weights, np.nan)
-
-
-def _by_size(layout):
-    """Yield the prompts of each size, and their rows: (n_such_prompts, size)."""
-    for size in np.unique(layout.sizes):
-        prompts = np.flatnonzero(layout.sizes == size)
-        yield prompts, layout.offsets[prompts][:, None] + np.arange(size)
 
 
 @dataclass(frozen=True)
@@ -106,7 +99,7 @@ def soft_best_of_k(rewards, scores, ks, temperature, layout, n_draws, random_sta
         raise ValueError(f"n_draws must be 2 or more; got {n_draws!r}.")
     rng = check_random_state(random_state)
     out = np.full((4, layout.n_prompts, len(ks)), np.nan)
-    for prompts, rows in _by_size(layout):
+    for prompts, rows in layout.by_size():
         m = rows.shape[1]
         step = max(1, DRAWS_AT_ONCE // (n_draws * m))
         for column, k in enumerate(ks):

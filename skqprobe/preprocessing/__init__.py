@@ -1,5 +1,6 @@
 """Transformers over candidate sets."""
 
 from skqprobe.preprocessing._per_candidate import PerCandidate
+from skqprobe.preprocessing._sibling_features import SiblingFeatures
 
-__all__ = ["PerCandidate"]
+__all__ = ["PerCandidate", "SiblingFeatures"]

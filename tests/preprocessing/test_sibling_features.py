@@ -1,0 +1,269 @@
+import pickle
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from scipy.stats import rankdata
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skqprobe import QProbePolicy
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures
+
+ALL = ("mean", "nearest", "share", "density", "duplicates", "rank")
+
+
+def by_hand(sets, metric, scale, limits, made):
+    """Features of each candidate by loops, less their means over the set."""
+    features = []
+    for E in sets:
+        D = cdist(E, E, metric) / scale
+        rows = []
+        for i in range(len(E)):
+            others = np.sort(np.delete(D[i], i))
+            m = [max(1, round(share * len(others))) for share in made.nearest]
+            row = [-others.mean()] + [-others[:n].mean() for n in m]
+            row += [(others <= limit).mean() for limit in limits]
+            row += [np.log(np.exp(-others / h).mean() + 0.01) for h in made.bandwidths]
+            rows.append([*row, (others <= 0.01).mean()])
+        rows = np.array(rows)
+        rows = np.column_stack([rows, rankdata(rows[:, 0]) / len(E)])
+        features.append(rows - rows.mean(axis=0))
+    return features
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+def test_features_are_those_made_by_hand(rng, metric):
+    X = rng.normal(size=(7, 6, 4))
+    X[2, 1] = X[2, 4]  # duplicates
+    siblings = SiblingFeatures(ALL, embedding="drop", metric=metric)
+    got = siblings.fit_transform(X)
+    pairs = [cdist(E, E, metric)[~np.eye(6, dtype=bool)] for E in X]
+    scale = np.median(pairs)
+    limits = np.quantile(np.array(pairs) / scale, siblings.quantiles)
+    np.testing.assert_allclose(siblings.scales_, scale)
+    np.testing.assert_allclose(siblings.thresholds_, [limits])
+    expected = np.stack(by_hand(X, metric, scale, limits, siblings))
+    expected /= expected.std(axis=(0, 1))
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    np.testing.assert_allclose(siblings.transform(X), got)
+
+
+def test_rows_agree_with_sets_in_any_order(rng):
+    X = rng.normal(size=(9, 5, 3))
+    sets = SiblingFeatures(ALL, embedding="center").fit(X)
+    order = rng.permutation(45)
+    groups = np.repeat([f"prompt {i}" for i in range(9)], 5)[order]
+    rows = SiblingFeatures(ALL, embedding="center")
+    got = rows.fit_transform(X.reshape(45, 3)[order], groups=groups)
+    expected = sets.transform(X).reshape(45, -1)[order]
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+    got = rows.transform(X.reshape(45, 3)[order], groups=groups)
+    np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+def test_ragged_prompts_are_taken_one_by_one(rows):
+    X, _, groups = rows
+    siblings = SiblingFeatures(ALL).fit(X, groups=groups)
+    got = siblings.transform(X, groups=groups)
+    for group in np.unique(groups):
+        mine = groups == group
+        alone = siblings.transform(X[mine][np.newaxis])[0]
+        np.testing.assert_allclose(got[mine], alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_any_number_of_candidates_makes_sense(rng, k):
+    siblings = SiblingFeatures(ALL).fit(rng.normal(size=(20, 6, 3)))
+    X = rng.normal(size=(4, k, 3))
+    features = siblings.transform(X)[..., 3:]
+    assert np.isfinite(features).all()
+    np.testing.assert_allclose(features.mean(axis=1), 0, atol=1e-12)
+    if k == 1:
+        assert (features == 0).all()
+    alone = SiblingFeatures(ALL).fit_transform(X)
+    assert alone.shape == siblings.transform(X).shape and np.isfinite(alone).all()
+
+
+def test_features_mean_the_same_at_another_k(rng):
+    """Candidates of one prompt, among many and among few of the same siblings."""
+    centres = rng.normal(size=(50, 1, 8))
+    loose = rng.uniform(0.2, 2, size=(50, 100, 1))  # some nearer to the centre
+    X = centres + loose * rng.normal(size=(50, 100, 8))
+    siblings = SiblingFeatures(ALL, embedding="drop").fit(X)
+    many = siblings.transform(X)[:, :12]
+    few = siblings.transform(X[:, :12])
+    few_of_many = many - many.mean(axis=1, keepdims=True)
+    for column, name in enumerate(siblings.get_feature_names_out()):
+        if name == "sibling_duplicates":
+            continue  # there are none
+        a, b = few_of_many[..., column].ravel(), few[..., column].ravel()
+        slope = (a @ b) / (a @ a)
+        # Noisier with few, but on the same scale: neither shrunk nor blown up.
+        assert 0.7 < slope < 1.35, (name, slope)
+        assert np.corrcoef(a, b)[0, 1] > 0.6, name
+
+
+@pytest.mark.parametrize("embedding", ["keep", "center", "drop"])
+def test_what_is_kept_of_the_embedding(rng, embedding):
+    X = rng.normal(size=(8, 4, 3)) * [1, 10, 100]
+    siblings = SiblingFeatures(("mean", "density"), embedding=embedding, weight=2.0)
+    out = siblings.fit_transform(X)
+    d = 0 if embedding == "drop" else 3
+    kept, features = out[..., :d], out[..., d:]
+    if embedding == "keep":
+        np.testing.assert_array_equal(kept, X)
+    elif embedding == "center":
+        np.testing.assert_allclose(kept, X - X.mean(axis=1, keepdims=True))
+    total = features.reshape(-1, 3).var(axis=0)
+    np.testing.assert_allclose(total, total[0])  # each has the same share
+    expected = 2.0 * (3 if embedding == "drop" else X.reshape(-1, 3).var(axis=0).sum())
+    assert total.sum() == pytest.approx(expected)
+
+
+def test_blocks_have_features_of_their_own(rng):
+    A, B = rng.normal(size=(10, 5, 3)), rng.normal(size=(10, 5, 2))
+    both = SiblingFeatures(("mean",), embedding="drop", block_sizes=(3, 2))
+    got = both.fit_transform(np.concatenate([A, B], axis=2))
+    one = SiblingFeatures(("mean",), embedding="drop")
+    expected = [one.fit_transform(A), one.fit_transform(B)]
+    np.testing.assert_allclose(got, np.concatenate(expected, axis=2))
+    names = ["block0_sibling_mean", "block1_sibling_mean"]
+    assert both.get_feature_names_out().tolist() == names
+
+
+def test_names(rng):
+    pd = pytest.importorskip("pandas")
+    X = pd.DataFrame(rng.normal(size=(12, 2)), columns=["a", "b"])
+    groups = np.repeat([1, 2, 3], 4)
+    siblings = SiblingFeatures(("nearest", "rank"), nearest=(0.1, 1)).fit(
+        X, groups=groups
+    )
+    names = ["a", "b", "sibling_nearest_0.1", "sibling_nearest_1", "sibling_rank"]
+    assert siblings.get_feature_names_out().tolist() == names
+    assert siblings.transform(X, groups=groups).shape == (12, 5)
+
+
+def test_large_problems_are_made_in_parts(rng, monkeypatch):
+    X = rng.normal(size=(30, 6, 3))
+    whole = SiblingFeatures(ALL).fit_transform(X)
+    module = "skqprobe.preprocessing._sibling_features."
+    monkeypatch.setattr(module + "PAIRS_AT_ONCE", 5 * 36)
+    np.testing.assert_allclose(SiblingFeatures(ALL).fit_transform(X), whole)
+    monkeypatch.setattr(module + "SAMPLED_PAIRS", 10 * 30)
+    sampled = SiblingFeatures(ALL).fit(X)  # from every third prompt
+    kept = SiblingFeatures(ALL).fit(X[::3])
+    np.testing.assert_allclose(sampled.scales_, kept.scales_)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_dtype(rng, dtype):
+    X = rng.normal(size=(6, 4, 3)).astype(dtype)
+    out = SiblingFeatures(ALL).fit_transform(X)
+    assert out.dtype == (np.float64 if dtype == np.float64 else np.float32)
+    np.testing.assert_array_equal(out[..., :3], X)
+
+
+def test_duplicates_everywhere_are_no_harm():
+    X = np.ones((4, 5, 3))
+    out = SiblingFeatures(ALL).fit_transform(X)
+    np.testing.assert_array_equal(out[..., 3:], 0)
+
+
+def make(scaler, **probe):
+    return make_pipeline(scaler, SiblingFeatures(), QProbePolicy("log_loss", **probe))
+
+
+def test_in_pipelines_and_searches_of_both_layouts(sets):
+    X, y = sets
+    X_rows, y_rows = X.reshape(-1, 4), y.ravel()
+    groups = np.repeat(np.arange(60), 6)
+    grid = {"siblingfeatures__weight": [0.1, 1]}
+    folds = list(GroupKFold(3).split(X, groups=np.arange(60)))
+    of_sets = GridSearchCV(make(PerCandidate(StandardScaler())), grid, cv=folds)
+    of_sets.fit(X, y)
+    row_folds = [
+        tuple(np.flatnonzero(np.isin(groups, side)) for side in fold) for fold in folds
+    ]
+    with config_context(enable_metadata_routing=True):
+        # check_scoring: what a search over a pipeline needs before scikit-learn 1.8
+        from sklearn.metrics import check_scoring
+
+        of_rows = GridSearchCV(
+            make(StandardScaler()),
+            grid,
+            cv=row_folds,
+            scoring=check_scoring(QProbePolicy()),
+        )
+        of_rows.fit(X_rows, y_rows, groups=groups)
+        chosen = of_rows.best_estimator_.predict(X_rows, groups=groups)
+    np.testing.assert_allclose(
+        of_sets.cv_results_["mean_test_score"],
+        of_rows.cv_results_["mean_test_score"],
+        atol=0.02,
+    )
+    if of_sets.best_params_ == of_rows.best_params_:
+        agree = chosen - 6 * np.arange(60) == of_sets.predict(X)
+        assert agree.mean() > 0.95
+
+
+def test_finds_what_no_single_candidate_shows(rng):
+    """Right candidates agree on a point that is another one in every prompt."""
+    centres = rng.normal(size=(200, 1, 8))
+    y = rng.integers(0, 2, size=(200, 10)).astype(float)
+    X = centres + np.where(y, 0.3, 1.5)[..., None] * rng.normal(size=(200, 10, 8))
+    plain = QProbePolicy("log_loss").fit(X[:100], y[:100])
+    aware = make_pipeline(SiblingFeatures(), QProbePolicy("log_loss"))
+    aware.fit(X[:100], y[:100])
+    assert plain.score(X[100:], y[100:]) < 0.65
+    assert aware.score(X[100:], y[100:]) > 0.95
+
+
+def test_rows_without_groups_warn_and_have_zeros(rng):
+    X = rng.normal(size=(10, 3))
+    siblings = SiblingFeatures().fit(rng.normal(size=(5, 4, 3)))
+    with pytest.warns(UserWarning, match="no groups were given"):
+        out = siblings.transform(X)
+    np.testing.assert_array_equal(out[:, :3], X)
+    np.testing.assert_array_equal(out[:, 3:], 0)
+
+
+def test_clone_and_pickle(rng):
+    X = rng.normal(size=(6, 4, 3))
+    siblings = SiblingFeatures(nearest=[0.5]).fit(X)
+    again = pickle.loads(pickle.dumps(siblings))
+    np.testing.assert_array_equal(again.transform(X), siblings.transform(X))
+    assert clone(siblings).nearest == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"features": ("mean", "best")}, "features must be some of mean, nearest"),
+        ({"features": ()}, "features must be some of"),
+        ({"nearest": (0, 0.1)}, "nearest must be numbers above 0 and at most 1"),
+        ({"quantiles": (1.5,)}, "quantiles must be numbers above 0 and at most 1"),
+        ({"bandwidths": (-1,)}, "bandwidths must be numbers above 0; got"),
+        ({"block_sizes": (2, 2)}, "block_sizes must be .* add up .* 3"),
+        ({"block_sizes": (0, 3)}, "block_sizes must be"),
+        ({"embedding": "lose"}, "'embedding' parameter"),
+        ({"metric": "angle"}, "'metric' parameter"),
+        ({"weight": 0}, "'weight' parameter"),
+    ],
+)
+def test_bad_parameters_are_named(rng, parameters, message):
+    siblings = SiblingFeatures(**parameters)
+    with pytest.raises(ValueError, match=message):
+        siblings.fit(rng.normal(size=(5, 4, 3)))
+    with pytest.raises(NotFittedError):
+        siblings.transform(rng.normal(size=(5, 4, 3)))
+
+
+def test_another_number_of_features_is_refused(rng):
+    siblings = SiblingFeatures().fit(rng.normal(size=(5, 4, 3)))
+    with pytest.raises(ValueError, match="expecting 3 features"):
+        siblings.transform(rng.normal(size=(5, 4, 2)))
