@@ -1,0 +1,581 @@
+"""Measure the reward of probes and of their peers on prompts they have not seen.
+
+    python benchmarks/reward.py                     # the shared data sets, nested
+    python benchmarks/reward.py --train A.npz --test B.npz [--json OUT]
+    python benchmarks/reward.py --quick --only hh_harmless --methods Ridge log_loss
+
+A method gives each candidate of a prompt a value, and the candidate of highest value is
+chosen. The figure is the reward of that choice among k candidates, exactly in
+expectation over which k of the m there are (`skqprobe.metrics.best_of_k_reward`).
+
+**Data.** An .npz with `embeddings` (or another name, by `--key`) of shape (n_prompts,
+m, d) and `rewards` of shape (n_prompts, m); if it has `groups`, of shape (n_prompts,),
+prompts of one group stay in one fold, outside and inside. Without `--train` and
+`--test`, the data sets in `--data` are used; those that are not there are named and
+left out.
+
+**Nested cross-validation.** The prompts are dealt into 5 folds. For each fold a method
+is tuned and fitted on the other four, and gives the values of the fold's candidates;
+the values of all folds together make the figures. Tuning is a `GridSearchCV` with folds
+inside those four alone, by the reward at the largest k of the table: outer folds choose
+nothing. With `--train` and `--test`, all of this is one fold: tuned and fitted on the
+first file, measured on the second.
+
+**Methods.** All stand behind ``PerCandidate(StandardScaler())``, and one grid serves
+all data sets, chosen for its width and its price and not by the figures: the strength
+of the penalty goes in decades from 1e-4 to 1e3, in units in which Ridge means the same
+by it as squared_error, and LogisticRegression as log_loss; the two methods of trees
+have two learning rates.
+
+- `QProbePolicy`, each loss by its name.
+- Ridge on the rewards, and Ridge-centred on the rewards less their prompt's mean.
+- LogisticRegression, where all rewards are 0 or 1; it is left out elsewhere.
+- HistGradientBoostingRegressor: 100 trees of 15 leaves, features in 63 bins, and no
+  early stopping, which would hold out candidates of the prompts that it trains on.
+- LGBMRanker (LambdaRank), where lightgbm is installed: the same trees. Its labels are
+  the rewards, scaled to 0 to 30 and rounded, with a gain equal to the label.
+
+**References.** base: a candidate at random. oracle: the best. longest and shortest: by
+the lengths in the file. best-model: where the candidates are different models, the one
+of highest mean reward on the training prompts (for k below m, of the k that are there).
+
+**Columns.** reward and its 95% bootstrap interval over prompts; recovery, (reward -
+base) / (oracle - base); the difference to the best of the other methods (references are
+not among them), with its interval on the same prompts; seconds of a fit with the
+settings chosen, the mean over folds; these settings, one a fold.
+
+**What the figures do not say.** The best of the others is the method of highest reward
+in the same table, so it is chosen on the figures that it is compared by: it is the
+luckiest of many, and the best method's own lead is over a second that is lucky too. The
+intervals take values as they are and prompts as independent; they leave out what
+another draw of the training prompts or of the folds would change. Where prompts share a
+group (75 of the 1381 of hh_harmless repeat an earlier one's), the intervals are
+slightly too narrow.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from skqprobe import QProbePolicy, __version__
+from skqprobe.losses import LOSSES, get_loss
+from skqprobe.metrics import (
+    best_of_k_reward,
+    best_of_k_scorer,
+    prompt_bootstrap,
+    recovery,
+)
+from skqprobe.metrics._scorers import candidate_values
+from skqprobe.preprocessing import PerCandidate
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA_SETS = {
+    "humaneval_codegen16b": "emb_pair",
+    "alpacaeval_gpt4": "embeddings",
+    "hh_harmless": "embeddings",
+}
+"""Files in the folder of `--data`, and the name of their embeddings."""
+
+LENGTHS = ("n_chars", "ntok", "ntok_completion")
+"""Names of arrays with the lengths of candidates; the first in a file is used."""
+
+PEERS = (
+    "Ridge",
+    "Ridge-centred",
+    "LogisticRegression",
+    "HistGradientBoostingRegressor",
+    "LGBMRanker",
+)
+OUTER_FOLDS = 5
+MAX_LABEL = 30
+N_LEAVES = 15
+N_BINS = 63
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is tried; what `--quick` makes smaller."""
+
+    alphas: tuple = tuple(10.0 ** np.arange(-4, 4))
+    learning_rates: tuple = (0.03, 0.1)
+    inner_folds: int = 4
+    n_trees: int = 100
+    n_resamples: int = 9999
+    max_prompts: int | None = None
+
+
+QUICK = Plan(
+    alphas=(1e-2, 1e-1, 1.0, 1e1),
+    learning_rates=(0.1,),
+    inner_folds=3,
+    n_trees=20,
+    n_resamples=999,
+    max_prompts=120,
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Candidate sets; `lengths` and `models` are None where the file has none."""
+
+    name: str
+    X: np.ndarray
+    y: np.ndarray
+    groups: np.ndarray
+    lengths: np.ndarray | None
+    models: np.ndarray | None
+
+    def take(self, prompts):
+        """Keep these prompts only."""
+        return replace(
+            self,
+            X=self.X[prompts],
+            y=self.y[prompts],
+            groups=self.groups[prompts],
+            lengths=None if self.lengths is None else self.lengths[prompts],
+        )
+
+
+def load(path, key, max_prompts=None):
+    """Read an .npz, and check it."""
+    with np.load(path) as file:
+        for name in (key, "rewards"):
+            if name not in file:
+                raise SystemExit(
+                    f"{path} has no array {name!r}; it has {', '.join(file)}. Name the "
+                    "embeddings by --key; the rewards must be called 'rewards'."
+                )
+        X, y = file[key].astype(np.float32), file["rewards"].astype(np.float64)
+        groups = file["groups"] if "groups" in file else np.arange(len(X))
+        lengths = [file[name].astype(float) for name in LENGTHS if name in file]
+        models = file.get("models")
+    if X.ndim != 3 or y.shape != X.shape[:2] or groups.shape != X.shape[:1]:
+        raise SystemExit(
+            f"{path}: {key!r} must have shape (n_prompts, m, d), 'rewards' (n_prompts, "
+            f"m) and 'groups' (n_prompts,); got {X.shape}, {y.shape}, {groups.shape}."
+        )
+    if not (np.isfinite(X).all() and np.isfinite(y).all()):
+        raise SystemExit(f"{path}: {key!r} or 'rewards' has NaN or infinity.")
+    # What is of another shape is something else of the same name.
+    lengths = next((array for array in lengths if array.shape == y.shape), None)
+    models = models if np.shape(models) == y.shape[1:] else None
+    data = Data(Path(path).stem, X, y, groups, lengths, models)
+    if max_prompts is None or len(X) <= max_prompts:
+        return data
+    some = np.random.default_rng(0).permutation(len(X))[:max_prompts]
+    return data.take(np.sort(some))
+
+
+class OnRows(BaseEstimator):
+    """Fit an estimator of rows to candidate sets, and value their candidates."""
+
+    def __init__(self, estimator, centred=False):
+        self.estimator = estimator
+        self.centred = centred
+
+    def fit(self, X, y):
+        """Fit to all candidates, as rows."""
+        if self.centred:
+            y = y - y.mean(axis=1, keepdims=True)
+        rows = X.reshape(-1, X.shape[2])
+        self.estimator_ = clone(self.estimator).fit(rows, y.ravel())
+        return self
+
+    def decision_function(self, X):
+        """Give each candidate a value, of shape (n_prompts, m)."""
+        rows = X.reshape(-1, X.shape[2])
+        with warnings.catch_warnings():
+            # LightGBM makes up names of features, and then warns that X has none.
+            warnings.filterwarnings("ignore", "X does not have valid feature names")
+            return candidate_values(self.estimator_, rows).reshape(X.shape[:2])
+
+
+class RankerOnRows(OnRows):
+    """Fit a LightGBM ranker, which wants integers, and the sizes of the sets."""
+
+    def fit(self, X, y):
+        """Fit to the rewards as labels from 0 to MAX_LABEL."""
+        share = (y - y.min()) / max(np.ptp(y), np.finfo(float).tiny)
+        self.estimator_ = clone(self.estimator).fit(
+            X.reshape(-1, X.shape[2]),
+            np.rint(MAX_LABEL * share).astype(int).ravel(),
+            group=np.full(len(X), X.shape[1]),
+        )
+        return self
+
+
+@dataclass(frozen=True)
+class Method:
+    """An estimator of candidate sets, and what to try of its settings."""
+
+    name: str
+    estimator: BaseEstimator
+    grid: dict
+
+    def search(self, k, n_folds):
+        """Make the search that tunes and fits it, by the reward at k."""
+        steps = [("scale", PerCandidate(StandardScaler())), ("model", self.estimator)]
+        return GridSearchCV(
+            Pipeline(steps),
+            {f"model__{name}": values for name, values in self.grid.items()},
+            scoring=best_of_k_scorer(k),
+            cv=GroupKFold(n_folds, shuffle=True, random_state=1),
+            error_score="raise",
+        )
+
+
+def make_methods(y, plan, chosen=None):
+    """Make the methods for these training rewards, and say which are left out."""
+    methods, left_out = [], {}
+    for name in chosen or (*LOSSES, *PEERS):
+        reason = why_not(name, y)
+        if reason:
+            left_out[name] = reason
+        elif name in LOSSES:
+            methods.append(make_probe(name, y.shape[1], plan))
+        else:
+            methods.append(make_peer(name, y.size, plan))
+    return methods, left_out
+
+
+def why_not(name, y):
+    """Say why a method cannot be used, or None."""
+    if name in LOSSES:
+        try:
+            get_loss(name).check_rewards(y)
+        except ValueError as error:
+            return str(error)
+    if name == "LogisticRegression" and not np.isin(y, (0, 1)).all():
+        return "the rewards are not all 0 or 1"
+    if name == "LGBMRanker" and find_spec("lightgbm") is None:
+        return "lightgbm is not installed (pip install lightgbm)"
+    return None
+
+
+def make_probe(loss, m, plan):
+    """Make a probe; contrastive_policy_gradient's alpha grows with the pairs."""
+    unit = m**2 / 2 if loss == "contrastive_policy_gradient" else 1
+    return Method(loss, QProbePolicy(loss), {"alpha": unit * np.array(plan.alphas)})
+
+
+def make_peer(name, n_rows, plan):
+    """Make a method of scikit-learn's or LightGBM's.
+
+    Its penalty is brought to the unit of the probes, whose losses are means: Ridge
+    minimises a sum of squares plus ``alpha |w|**2``, LogisticRegression ``C`` times a
+    sum plus ``|w|**2 / 2``. `n_rows` counts all training prompts; the folds inside have
+    fewer, which the steps of the grid are wide enough for.
+    """
+    alphas = np.array(plan.alphas)
+    rates = {"estimator__learning_rate": plan.learning_rates}
+    if name == "Ridge":
+        return Method(name, OnRows(Ridge()), {"estimator__alpha": alphas * n_rows / 2})
+    if name == "Ridge-centred":
+        estimator = OnRows(Ridge(), centred=True)
+        return Method(name, estimator, {"estimator__alpha": alphas * n_rows / 2})
+    if name == "LogisticRegression":
+        estimator = OnRows(LogisticRegression(max_iter=1000))
+        return Method(name, estimator, {"estimator__C": 1 / (alphas * n_rows)})
+    if name == "HistGradientBoostingRegressor":
+        trees = HistGradientBoostingRegressor(
+            max_iter=plan.n_trees,
+            max_leaf_nodes=N_LEAVES,
+            max_bins=N_BINS,
+            early_stopping=False,
+            random_state=0,
+        )
+        return Method(name, OnRows(trees), rates)
+    from lightgbm import LGBMRanker
+
+    ranker = LGBMRanker(
+        n_estimators=plan.n_trees,
+        num_leaves=N_LEAVES,
+        max_bin=N_BINS,
+        label_gain=list(range(MAX_LABEL + 1)),
+        n_jobs=1,
+        random_state=0,
+        verbose=-1,
+    )
+    return Method(name, RankerOnRows(ranker), rates)
+
+
+def reference_values(train, test):
+    """Values by what needs no embedding, as name: array of shape (n_prompts, m)."""
+    values = {"base": np.zeros(test.y.shape), "oracle": test.y}
+    if test.lengths is not None:
+        values |= {"longest": test.lengths, "shortest": -test.lengths}
+    if test.models is not None and np.array_equal(test.models, train.models):
+        values["best-model"] = np.tile(train.y.mean(axis=0), (len(test.y), 1))
+    return values
+
+
+def outer_splits(data):
+    """Yield training data, test data, and the positions of the latter."""
+    folds = GroupKFold(OUTER_FOLDS, shuffle=True, random_state=0)
+    for train, test in folds.split(data.X, groups=data.groups):
+        yield data.take(train), data.take(test), test
+
+
+@dataclass
+class Values:
+    """Values of all candidates by one method, and how they came about, by fold."""
+
+    values: np.ndarray
+    settings: list = field(default_factory=list)
+    seconds: list = field(default_factory=list)
+
+
+def value_candidates(splits, shape, chosen, k, plan):
+    """Tune, fit and value, fold by fold.
+
+    Returns
+    -------
+    learned, references : dict of Values
+        By name, in the order of the table.
+    left_out : dict of str
+        Reasons, by method.
+    """
+    learned, references, left_out = {}, {}, {}
+    for number, (train, test, where) in enumerate(splits, start=1):
+        methods, reasons = make_methods(train.y, plan, chosen)
+        left_out |= reasons
+        for method in methods:
+            start = time.perf_counter()
+            search = method.search(k, plan.inner_folds)
+            search.fit(train.X, train.y, groups=train.groups)
+            entry = learned.setdefault(method.name, Values(np.empty(shape)))
+            entry.values[where] = search.decision_function(test.X)
+            entry.settings.append(short_names(search.best_params_))
+            entry.seconds.append(search.refit_time_)
+            spent = f"{method.name}, {time.perf_counter() - start:.0f} s"
+            print(f"{test.name}, fold {number}: {spent}", file=sys.stderr)
+        for name, values in reference_values(train, test).items():
+            entry = references.setdefault(name, Values(np.empty(shape)))
+            entry.values[where] = values
+    # A method may be undefined for the rewards of one fold alone.
+    learned = {name: entry for name, entry in learned.items() if name not in left_out}
+    return learned, references, left_out
+
+
+def short_names(settings):
+    """Name settings as the estimator inside the pipeline does."""
+    return {name.split("__")[-1]: float(value) for name, value in settings.items()}
+
+
+def measure(y, learned, references, k, n_resamples):
+    """Make the rows of the table at one k."""
+    options = {"k": k, "n_resamples": n_resamples, "random_state": 0}
+    everything = learned | references
+    rewards = {n: best_of_k_reward(y, v.values, k) for n, v in everything.items()}
+    rows = []
+    for name, entry in everything.items():
+        estimate = prompt_bootstrap(best_of_k_reward, y, entry.values, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UndefinedMetricWarning)
+            share = recovery(y, entry.values, k)
+        row = {
+            "method": name,
+            "reward": interval(estimate),
+            "recovery": None if np.isnan(share) else share,
+            "best_of_others": None,
+            "difference": None,
+            "seconds": float(np.mean(entry.seconds)) if entry.seconds else None,
+            "settings": entry.settings,
+        }
+        others = [other for other in learned if other != name]
+        if others and name not in ("base", "oracle"):
+            rival = max(others, key=rewards.get)
+            row["best_of_others"] = rival
+            row["difference"] = interval(
+                prompt_bootstrap(
+                    best_of_k_reward,
+                    y,
+                    entry.values,
+                    versus=everything[rival].values,
+                    **options,
+                )
+            )
+        rows.append(row)
+    return rows
+
+
+def interval(estimate):
+    """Make a dict of an estimate."""
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def evaluate(splits, data, chosen, ks, plan):
+    """Measure all methods on one data set.
+
+    Parameters
+    ----------
+    splits : iterable of (Data, Data, index)
+        Training data, test data, and where the latter's prompts stand in `data`.
+    data : Data
+        What the figures are about.
+    chosen : list of str or None
+        Names of the methods; None for all.
+    ks : list of int
+        Numbers of candidates; settings are chosen at the largest.
+    plan : Plan
+        How much to try.
+
+    Returns
+    -------
+    result : dict
+        Ready for JSON.
+    """
+    start = time.perf_counter()
+    learned, references, left_out = value_candidates(
+        splits, data.y.shape, chosen, max(ks), plan
+    )
+    n_prompts, m, d = data.X.shape
+    return {
+        "name": data.name,
+        "n_prompts": n_prompts,
+        "n_groups": len(np.unique(data.groups)),
+        "n_candidates": m,
+        "n_features": d,
+        "left_out": left_out,
+        "tables": {
+            str(k): measure(data.y, learned, references, k, plan.n_resamples)
+            for k in ks
+        },
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def show(result):
+    """Print the table of a data set."""
+    print(
+        "\n{name}: {n_prompts} prompts in {n_groups} groups, {n_candidates} candidates "
+        "each, {n_features} features, {seconds:.0f} s".format(**result)
+    )
+    for name, reason in result["left_out"].items():
+        print(f"left out: {name}: {reason}")
+    for k, rows in result["tables"].items():
+        print(
+            f"\n{'k = ' + k:30}{'reward':22}{'recovery':>8}  "
+            f"{'less the best of the others':31}{'seconds':>7}  settings"
+        )
+        for row in rows:
+            print(format_row(row))
+        rivals = dict.fromkeys(r["best_of_others"] for r in rows if r["best_of_others"])
+        print(f"the best of the others: {', or '.join(rivals) or 'there are none'}")
+
+
+def format_row(row):
+    """Format a row of the table."""
+    share, seconds = row["recovery"], row["seconds"]
+    settings = {}
+    for of_fold in row["settings"]:
+        for name, value in of_fold.items():
+            settings.setdefault(name, []).append(f"{value:.2g}")
+    line = (
+        f"{row['method']:30}{format_interval(row['reward'], ''):22}"
+        f"{'' if share is None else f'{share:.3f}':>8}  "
+        f"{format_interval(row['difference'], '+'):31}"
+        f"{'' if seconds is None else f'{seconds:.2f}':>7}  "
+    )
+    line += ", ".join(f"{name} {' '.join(v)}" for name, v in settings.items())
+    return line.rstrip()
+
+
+def format_interval(figure, sign):
+    if figure is None:
+        return ""
+    value, low, high = (format(figure[name], f"{sign}.3f") for name in figure)
+    return f"{value} [{low}, {high}]"
+
+
+def versions():
+    found = {"python": platform.python_version(), "skqprobe": __version__}
+    for package in ("numpy", "scipy", "scikit-learn", "lightgbm"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data")
+    parser.add_argument("--only", nargs="+", choices=DATA_SETS, help="of the data sets")
+    parser.add_argument("--train", type=Path, help="an .npz to tune and fit on")
+    parser.add_argument("--test", type=Path, help="an .npz to measure on")
+    parser.add_argument("--key", default="embeddings", help="array of the embeddings")
+    parser.add_argument("--methods", nargs="+", choices=(*LOSSES, *PEERS))
+    parser.add_argument("--ks", nargs="+", type=int, default=[10, 48])
+    parser.add_argument("--quick", action="store_true", help="fewer of everything")
+    parser.add_argument("--json", type=Path, help="where to write all figures")
+    args = parser.parse_args(argv)
+    if (args.train is None) != (args.test is None):
+        parser.error("--train and --test go together")
+    if args.train is not None and args.only is not None:
+        parser.error(
+            "--only is for the data sets of --data, not for --train and --test"
+        )
+    if min(args.ks) < 1:
+        parser.error("--ks must be 1 or more")
+    return args
+
+
+def runs(args, plan):
+    """Yield splits, what the figures are about and the largest k, by data set."""
+    if args.train is not None:
+        train = load(args.train, args.key, plan.max_prompts)
+        test = load(args.test, args.key, plan.max_prompts)
+        if train.X.shape[2] != test.X.shape[2]:
+            raise SystemExit(
+                f"--train has {train.X.shape[2]} features and --test has "
+                f"{test.X.shape[2]}; they must be embeddings of the same kind."
+            )
+        yield [(train, test, slice(None))], test, min(train.y.shape[1], test.y.shape[1])
+        return
+    for name in args.only or DATA_SETS:
+        path = args.data / f"{name}.npz"
+        if path.exists():
+            data = load(path, DATA_SETS[name], plan.max_prompts)
+            yield outer_splits(data), data, data.y.shape[1]
+        else:
+            print(f"\n{name}: left out, there is no {path}")
+
+
+def main(argv=None):
+    args = parse_arguments(argv)
+    plan = QUICK if args.quick else Plan()
+    print(", ".join(f"{name} {number}" for name, number in versions().items()))
+    if args.quick:
+        print("--quick: the figures show that the script runs, and little else")
+    results = []
+    # The work is small: threads that wait for each other cost more than they bring.
+    with threadpool_limits(1):
+        for splits, data, most in runs(args, plan):
+            ks = sorted({min(k, most) for k in args.ks})
+            results.append(evaluate(splits, data, args.methods, ks, plan))
+            show(results[-1])
+            if args.json is not None:
+                out = {"versions": versions(), "plan": asdict(plan), "results": results}
+                args.json.write_text(json.dumps(out, indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
