@@ -1,7 +1,7 @@
 """Generators: candidates from a live language model, and the best of them."""
 
 from skqprobe.generators._base import BaseGenerator
-from skqprobe.generators._best_of_k import BestOfK
+from skqprobe.generators._best_of_k import BestOfK, stack_embeddings
 from skqprobe.generators._collect import collect
 from skqprobe.generators._openai import OpenAIGenerator
 from skqprobe.generators._transformers import TransformersGenerator
@@ -12,4 +12,5 @@ __all__ = [
     "OpenAIGenerator",
     "TransformersGenerator",
     "collect",
+    "stack_embeddings",
 ]

@@ -3,7 +3,7 @@
 from numbers import Integral
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
@@ -27,11 +27,12 @@ class BestOfK(BaseEstimator):
         highest is taken.
     k : int
         How many candidates to draw for each prompt.
-    embeddings : str, default=None
-        The key of the generator's records that holds an array of shape
-        (k, n_features): "hidden_states", where the generator captures them as it
-        samples, so that no second pass over the texts is needed. None hands the records
-        to the pipeline, whose first step is then an embedder.
+    embeddings : str or list of str, default=None
+        Keys of the generator's records that hold arrays of shape (k, n_features) or
+        (k,), which are put side by side: "hidden_states", or this and
+        "log_likelihoods", where the generator captures them as it samples, so that no
+        second pass over the texts is needed. None hands the records to the pipeline,
+        whose first step is then an embedder.
     random_state : int, RandomState instance or None, default=None
         Determines which candidate is chosen, where that is left to chance. It does not
         determine the candidates: they are the generator's.
@@ -72,7 +73,7 @@ class BestOfK(BaseEstimator):
         "generator": [HasMethods("generate")],
         "pipeline": [HasMethods("predict")],
         "k": [Interval(Integral, 1, None, closed="left")],
-        "embeddings": [str, None],
+        "embeddings": [str, list, None],
         "random_state": ["random_state"],
     }
 
@@ -143,15 +144,7 @@ class BestOfK(BaseEstimator):
         """Take what the pipeline does: records, or the array that they hold."""
         if self.embeddings is None:
             return records
-        for record in records:
-            if record.get(self.embeddings) is None:
-                raise ValueError(
-                    f"embeddings={self.embeddings!r}, but the generator's records have "
-                    f"the keys {sorted(record)}. Have the generator capture them "
-                    "(TransformersGenerator(hidden_states=...)), or use a pipeline "
-                    "with an embedder and embeddings=None."
-                )
-        return np.stack([record[self.embeddings] for record in records])
+        return stack_embeddings(records, self.embeddings)
 
     def _check_shape(self, values, records):
         values = np.asarray(values)
@@ -163,11 +156,59 @@ class BestOfK(BaseEstimator):
         return values.reshape(len(records), self.k)
 
 
-def _takes_sets(pipeline):
-    """Whether the last step takes candidate sets, (n_prompts, k, n_features)."""
-    last = getattr(pipeline, "best_estimator_", pipeline)
-    last = last.steps[-1][1] if hasattr(last, "steps") else last
-    return get_tags(last).input_tags.three_d_array
+def stack_embeddings(records, keys):
+    """Make candidate sets of arrays that records hold.
+
+    Parameters
+    ----------
+    records : list of dict
+        What a generator or `collect` gives, all with the same number of completions.
+    keys : str or list of str
+        Keys of arrays of shape (k, n_features) or (k,), such as "hidden_states".
+
+    Returns
+    -------
+    X : ndarray of shape (n_prompts, k, n_features)
+        The arrays of all keys side by side.
+
+    Raises
+    ------
+    ValueError
+        If a record lacks a key.
+
+    Examples
+    --------
+    >>> from skqprobe.generators import stack_embeddings
+    >>> records = [{"hidden_states": [[1.0, 2.0], [3.0, 4.0]], "n_tokens": [5, 6]}]
+    >>> stack_embeddings(records, ["hidden_states", "n_tokens"])
+    array([[[1., 2., 5.],
+            [3., 4., 6.]]])
+    """
+    names = [keys] if isinstance(keys, str) else keys
+    for i, record in enumerate(records):
+        lacking = [key for key in names if record.get(key) is None]
+        if lacking:
+            raise ValueError(
+                f"embeddings={keys!r}, but record {i} of the generator has no "
+                f"{lacking[0]!r}; it has the keys {sorted(record)}. Have the generator "
+                "capture it (TransformersGenerator(hidden_states=...)), or use a "
+                "pipeline with an embedder and embeddings=None."
+            )
+    return np.stack([np.column_stack([r[key] for key in names]) for r in records])
+
+
+def _takes_sets(model):
+    """Whether a model takes candidate sets, (n_prompts, k, n_features)."""
+    # A policy in whatever wrapper needs sets: of rows each would be its own prompt.
+    if hasattr(model, "predict_proba") and not is_classifier(model):
+        return True
+    # Pipelines and searches do not pass the tag on; they may be nested.
+    while hasattr(model, "best_estimator_") or hasattr(model, "steps"):
+        if hasattr(model, "best_estimator_"):
+            model = model.best_estimator_
+        else:
+            model = model.steps[-1][1]
+    return get_tags(model).input_tags.three_d_array
 
 
 def _to_rows(X):

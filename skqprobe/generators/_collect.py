@@ -364,7 +364,7 @@ def _from_line(line):
         raise KeyError
     if "errors" in record:  # JSON makes texts of keys
         record["errors"] = {int(i): error for i, error in record["errors"].items()}
-    return record.pop("position"), record
+    return int(record.pop("position")), record
 
 
 def _encode_array(value):

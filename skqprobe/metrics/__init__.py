@@ -18,6 +18,7 @@ from skqprobe.metrics._rewards import (
 )
 from skqprobe.metrics._scorers import (
     best_of_k_scorer,
+    candidate_values,
     expected_reward_scorer,
     recovery_scorer,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "best_of_k_kl_bound",
     "best_of_k_reward",
     "best_of_k_scorer",
+    "candidate_values",
     "effective_candidates",
     "expected_reward",
     "expected_reward_scorer",

@@ -29,6 +29,14 @@ def candidate_values(estimator, X):
     values : ndarray of shape (n_prompts, k) or (n_rows,)
         `decision_function`, where there is one with one value a candidate; else, of a
         classifier, the expected label by `predict_proba`; else `predict`.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from skqprobe.metrics import candidate_values
+    >>> X, y = [[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1]
+    >>> candidate_values(LogisticRegression().fit(X, y), X).round(1)
+    array([-1.9, -0.6,  0.6,  1.9])
     """
     has_classes = hasattr(estimator, "classes_")
     if hasattr(estimator, "decision_function"):

@@ -2,7 +2,7 @@
 
 from sklearn.utils.validation import check_is_fitted
 
-from skqprobe.metrics._scorers import candidate_values
+from skqprobe.metrics import candidate_values
 
 REFERENCE = {"color": "0.4", "linewidth": 1.2}
 """How lines that are no policy are drawn: the base model, the oracle."""

@@ -2,7 +2,7 @@ import random
 
 import numpy as np
 import pytest
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV
@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe.embedders import BaseEmbedder
-from skqprobe.generators import BaseGenerator, BestOfK, collect
+from skqprobe.generators import BaseGenerator, BestOfK, collect, stack_embeddings
 from skqprobe.preprocessing import PerCandidate
 
 K = 6
@@ -210,6 +210,20 @@ def test_embeddings_that_the_generator_captured(records, rewards):
         best.set_params(embeddings="states").generate(NEW)
 
 
+def test_several_embeddings_stand_side_by_side(records, rewards):
+    lengths = [[len(text) for text in record["completions"]] for record in records]
+    records = [
+        {**record, "length": length}
+        for record, length in zip(records, lengths, strict=True)
+    ]
+    X = stack_embeddings(records, ["hidden_states", "length"])
+    np.testing.assert_array_equal(X[..., -1], lengths)
+    policy = QProbePolicy(loss="squared_error", alpha=1e-6).fit(X, rewards)
+    best = BestOfK(Toy(), policy, K, embeddings=["hidden_states", "length"])
+    with pytest.raises(ValueError, match="has no 'length'"):
+        best.generate(NEW)
+
+
 def test_a_fitted_search_is_a_pipeline(records, rewards):
     search = GridSearchCV(
         make_pipeline(Letters(), QProbePolicy()),
@@ -217,6 +231,55 @@ def test_a_fitted_search_is_a_pipeline(records, rewards):
         cv=2,
     ).fit(records, rewards > 2)
     assert len(BestOfK(Toy(), search, K).generate(NEW)) == len(NEW)
+
+
+def _nested(final):
+    return make_pipeline(
+        Letters(), make_pipeline(PerCandidate(StandardScaler()), final)
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        _nested(QProbePolicy(loss="squared_error", alpha=1e-6)),
+        _nested(QProbeRegressor(alpha=1e-6)),
+        make_pipeline(
+            Letters(),
+            GridSearchCV(QProbePolicy(loss="squared_error"), {"alpha": [1e-6]}, cv=2),
+        ),
+        GridSearchCV(_nested(QProbePolicy(loss="squared_error", alpha=1e-6)), {}, cv=2),
+    ],
+    ids=["policy", "regressor", "search inside", "search outside"],
+)
+def test_pipelines_and_searches_may_be_nested(records, rewards, model):
+    model.fit(records, rewards)
+    completions = BestOfK(Toy(), model, K, random_state=0).generate(NEW)
+    assert [text.count("a") for text in completions] == [
+        most_a(prompt).count("a") for prompt in NEW
+    ]
+
+
+def test_a_policy_in_a_wrapper_without_tags_gets_sets(records, rewards):
+    class Wrapper(BaseEstimator):
+        def __init__(self, policy):
+            self.policy = policy
+
+        def fit(self, X, y):
+            self.policy_ = clone(self.policy).fit(X, y)
+            return self
+
+        def predict(self, X):
+            return self.policy_.predict(X)
+
+        def predict_proba(self, X):
+            assert isinstance(X[0], dict)  # records, not rows
+            return self.policy_.predict_proba(X)
+
+    policy = make_pipeline(Letters(), QProbePolicy(loss="squared_error", alpha=1e-6))
+    model = Wrapper(policy).fit(records, rewards)
+    _, (record,) = BestOfK(Toy(), model, K).generate(["new 0"], return_candidates=True)
+    assert record["probabilities"].max() > 1 / K
 
 
 @pytest.mark.parametrize(
