@@ -1,6 +1,6 @@
 """Measure the reward of probes and of their peers on prompts they have not seen.
 
-    python benchmarks/reward.py                     # the shared data sets, nested
+    python benchmarks/reward.py                     # all data sets, nested
     python benchmarks/reward.py --train A.npz --test B.npz [--json OUT]
     python benchmarks/reward.py --quick --only hh_harmless --methods Ridge log_loss
 
@@ -8,11 +8,12 @@ A method gives each candidate of a prompt a value, and the candidate of highest 
 chosen. The figure is the reward of that choice among k candidates, exactly in
 expectation over which k of the m there are (`skqprobe.metrics.best_of_k_reward`).
 
-**Data.** An .npz with `embeddings` (or another name, by `--key`) of shape (n_prompts,
-m, d) and `rewards` of shape (n_prompts, m); if it has `groups`, of shape (n_prompts,),
+**Data.** An .npz with `embeddings` (or others, by `--key`; several stand side by side,
+for all methods) of shape (n_prompts, m, d) and `rewards` of shape (n_prompts, m); if it
+has `groups`, of shape (n_prompts,),
 prompts of one group stay in one fold, outside and inside. Without `--train` and
-`--test`, the data sets in `--data` are used; those that are not there are named and
-left out.
+`--test`, the two words of `skqprobe.datasets` and the data sets in `--data` are used;
+those that are not there are named and left out.
 
 **Nested cross-validation.** The prompts are dealt into 5 folds. For each fold a method
 is tuned and fitted on the other four, and gives the values of the fold's candidates;
@@ -28,6 +29,8 @@ by it as squared_error, and LogisticRegression as log_loss; the two methods of t
 have two learning rates.
 
 - `QProbePolicy`, each loss by its name.
+- siblings+LOSS: the same with `SiblingFeatures`, at their defaults, between the scaler
+  and the probe; for two of the losses.
 - Ridge on the rewards, and Ridge-centred on the rewards less their prompt's mean.
 - LogisticRegression, where all rewards are 0 or 1; it is left out elsewhere.
 - HistGradientBoostingRegressor: 100 trees of 15 leaves, features in 63 bins, and no
@@ -77,6 +80,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from skqprobe import QProbePolicy, __version__
+from skqprobe.datasets import load_two_words
 from skqprobe.losses import LOSSES, get_loss
 from skqprobe.metrics import (
     best_of_k_reward,
@@ -85,19 +89,20 @@ from skqprobe.metrics import (
     prompt_bootstrap,
     recovery,
 )
-from skqprobe.preprocessing import PerCandidate
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 DATA_SETS = {
-    "humaneval_codegen16b": "emb_pair",
-    "alpacaeval_gpt4": "embeddings",
-    "hh_harmless": "embeddings",
+    "humaneval_codegen16b": ["emb_pair", "emb_completion"],
+    "alpacaeval_gpt4": ["embeddings"],
+    "hh_harmless": ["embeddings"],
 }
 """Files in the folder of `--data`, and the name of their embeddings."""
 
 LENGTHS = ("n_chars", "ntok", "ntok_completion")
 """Names of arrays with the lengths of candidates; the first in a file is used."""
 
+WITH_SIBLINGS = ("siblings+log_loss", "siblings+pairwise_logistic")
 PEERS = (
     "Ridge",
     "Ridge-centred",
@@ -143,6 +148,7 @@ class Data:
     groups: np.ndarray
     lengths: np.ndarray | None
     models: np.ndarray | None
+    block_sizes: tuple
 
     def take(self, prompts):
         """Keep these prompts only."""
@@ -155,33 +161,46 @@ class Data:
         )
 
 
-def load(path, key, max_prompts=None):
+def load_shipped():
+    """Make the data set that ships with the package."""
+    data = load_two_words()
+    X, y = data.data.astype(np.float32), data.target.astype(np.float64)
+    lengths = data.n_tokens.astype(float)
+    return Data("two_words", X, y, np.arange(len(y)), lengths, None, X.shape[2:])
+
+
+def load(path, keys, max_prompts=None):
     """Read an .npz, and check it."""
     with np.load(path) as file:
-        for name in (key, "rewards"):
+        for name in (*keys, "rewards"):
             if name not in file:
                 raise SystemExit(
                     f"{path} has no array {name!r}; it has {', '.join(file)}. Name the "
                     "embeddings by --key; the rewards must be called 'rewards'."
                 )
-        X, y = file[key].astype(np.float32), file["rewards"].astype(np.float64)
-        groups = file["groups"] if "groups" in file else np.arange(len(X))
+        blocks = [file[key].astype(np.float32) for key in keys]
+        y = file["rewards"].astype(np.float64)
+        groups = file["groups"] if "groups" in file else np.arange(len(y))
         lengths = [file[name].astype(float) for name in LENGTHS if name in file]
         models = file.get("models")
-    if X.ndim != 3 or y.shape != X.shape[:2] or groups.shape != X.shape[:1]:
-        raise SystemExit(
-            f"{path}: {key!r} must have shape (n_prompts, m, d), 'rewards' (n_prompts, "
-            f"m) and 'groups' (n_prompts,); got {X.shape}, {y.shape}, {groups.shape}."
-        )
-    if not (np.isfinite(X).all() and np.isfinite(y).all()):
-        raise SystemExit(f"{path}: {key!r} or 'rewards' has NaN or infinity.")
+    for key, X in zip(keys, blocks, strict=True):
+        if X.ndim != 3 or y.shape != X.shape[:2] or groups.shape != X.shape[:1]:
+            raise SystemExit(
+                f"{path}: {key!r} must have shape (n_prompts, m, d), 'rewards' "
+                f"(n_prompts, m) and 'groups' (n_prompts,); got {X.shape}, {y.shape}, "
+                f"{groups.shape}."
+            )
+        if not (np.isfinite(X).all() and np.isfinite(y).all()):
+            raise SystemExit(f"{path}: {key!r} or 'rewards' has NaN or infinity.")
     # What is of another shape is something else of the same name.
     lengths = next((array for array in lengths if array.shape == y.shape), None)
     models = models if np.shape(models) == y.shape[1:] else None
-    data = Data(Path(path).stem, X, y, groups, lengths, models)
-    if max_prompts is None or len(X) <= max_prompts:
+    sizes = tuple(X.shape[2] for X in blocks)
+    X = np.concatenate(blocks, axis=2)
+    data = Data(Path(path).stem, X, y, groups, lengths, models, sizes)
+    if max_prompts is None or len(y) <= max_prompts:
         return data
-    some = np.random.default_rng(0).permutation(len(X))[:max_prompts]
+    some = np.random.default_rng(0).permutation(len(y))[:max_prompts]
     return data.take(np.sort(some))
 
 
@@ -230,10 +249,15 @@ class Method:
     name: str
     estimator: BaseEstimator
     grid: dict
+    siblings: SiblingFeatures | None = None
 
     def search(self, k, n_folds):
         """Make the search that tunes and fits it, by the reward at k."""
-        steps = [("scale", PerCandidate(StandardScaler())), ("model", self.estimator)]
+        steps = [
+            ("scale", PerCandidate(StandardScaler())),
+            ("siblings", self.siblings or "passthrough"),
+            ("model", self.estimator),
+        ]
         return GridSearchCV(
             Pipeline(steps),
             {f"model__{name}": values for name, values in self.grid.items()},
@@ -243,15 +267,19 @@ class Method:
         )
 
 
-def make_methods(y, plan, chosen=None):
-    """Make the methods for these training rewards, and say which are left out."""
-    methods, left_out = [], {}
-    for name in chosen or (*LOSSES, *PEERS):
+def make_methods(train, plan, chosen=None):
+    """Make the methods for these training prompts, and say which are left out."""
+    methods, left_out, y = [], {}, train.y
+    for name in chosen or (*LOSSES, *WITH_SIBLINGS, *PEERS):
         reason = why_not(name, y)
         if reason:
             left_out[name] = reason
         elif name in LOSSES:
             methods.append(make_probe(name, y.shape[1], plan))
+        elif name in WITH_SIBLINGS:
+            probe = make_probe(name.removeprefix("siblings+"), y.shape[1], plan)
+            siblings = SiblingFeatures(block_sizes=train.block_sizes)
+            methods.append(replace(probe, name=name, siblings=siblings))
         else:
             methods.append(make_peer(name, y.size, plan))
     return methods, left_out
@@ -259,9 +287,10 @@ def make_methods(y, plan, chosen=None):
 
 def why_not(name, y):
     """Say why a method cannot be used, or None."""
-    if name in LOSSES:
+    loss = name.removeprefix("siblings+")
+    if loss in LOSSES:
         try:
-            get_loss(name).check_rewards(y)
+            get_loss(loss).check_rewards(y)
         except ValueError as error:
             return str(error)
     if name == "LogisticRegression" and not np.isin(y, (0, 1)).all():
@@ -356,7 +385,7 @@ def value_candidates(splits, shape, chosen, k, plan):
     """
     learned, references, left_out = {}, {}, {}
     for number, (train, test, where) in enumerate(splits, start=1):
-        methods, reasons = make_methods(train.y, plan, chosen)
+        methods, reasons = make_methods(train, plan, chosen)
         left_out |= reasons
         for method in methods:
             start = time.perf_counter()
@@ -520,11 +549,15 @@ def versions():
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data")
-    parser.add_argument("--only", nargs="+", choices=DATA_SETS, help="of the data sets")
+    parser.add_argument("--only", nargs="+", choices=("two_words", *DATA_SETS))
     parser.add_argument("--train", type=Path, help="an .npz to tune and fit on")
     parser.add_argument("--test", type=Path, help="an .npz to measure on")
-    parser.add_argument("--key", default="embeddings", help="array of the embeddings")
-    parser.add_argument("--methods", nargs="+", choices=(*LOSSES, *PEERS))
+    parser.add_argument(
+        "--key", nargs="+", default=["embeddings"], help="arrays of the embeddings"
+    )
+    parser.add_argument(
+        "--methods", nargs="+", choices=(*LOSSES, *WITH_SIBLINGS, *PEERS)
+    )
     parser.add_argument("--ks", nargs="+", type=int, default=[10, 48])
     parser.add_argument("--quick", action="store_true", help="fewer of everything")
     parser.add_argument("--json", type=Path, help="where to write all figures")
@@ -552,7 +585,11 @@ def runs(args, plan):
             )
         yield [(train, test, slice(None))], test, min(train.y.shape[1], test.y.shape[1])
         return
-    for name in args.only or DATA_SETS:
+    for name in args.only or ("two_words", *DATA_SETS):
+        if name == "two_words":
+            data = load_shipped()
+            yield outer_splits(data), data, data.y.shape[1]
+            continue
         path = args.data / f"{name}.npz"
         if path.exists():
             data = load(path, DATA_SETS[name], plan.max_prompts)

@@ -32,6 +32,13 @@ def reward():
     del sys.modules[spec.name]
 
 
+class Train:
+    """What make_methods reads of training data."""
+
+    def __init__(self, y):
+        self.y, self.block_sizes = y, None
+
+
 def make_npz(path, seed, n_prompts=40, m=6, binary=True, key="embeddings", **more):
     """Write candidates whose reward leans on the first of five features."""
     rng = np.random.default_rng(seed)
@@ -58,6 +65,7 @@ def test_train_and_test(reward, tmp_path, capsys, k):
     assert result["name"] == "B" and list(result["tables"]) == ["2", "6"]
     rows = rows_of(out, k)
     assert {*LOSSES, "Ridge", "LogisticRegression", "base", "oracle"} <= set(rows)
+    assert set(reward.WITH_SIBLINGS) <= set(rows)
     base, oracle = base_reward(y_test), oracle_reward(y_test, k)
     assert rows["base"]["reward"]["value"] == pytest.approx(base)
     assert rows["oracle"]["reward"]["value"] == pytest.approx(oracle)
@@ -110,7 +118,7 @@ def test_units_of_the_penalty(reward):
     X, y = rng.normal(size=(20, 4, 3)), rng.normal(size=(20, 4))
     coef = {}
     for name in ("squared_error", "contrastive_policy_gradient", *reward.PEERS[:2]):
-        (method,), _ = reward.make_methods(y, reward.QUICK, [name])
+        (method,), _ = reward.make_methods(Train(y), reward.QUICK, [name])
         ((setting, values),) = method.grid.items()
         estimator = method.estimator.set_params(**{setting: values[-1]})
         # Features without any mean in a prompt, where all of these are one problem.
@@ -124,7 +132,7 @@ def test_groups_stay_together(reward, tmp_path):
     groups = np.repeat(np.arange(20), 2)
     more = {"groups": groups, "models": list("abcdef"), "binary": False}
     X, y = make_npz(tmp_path / "A.npz", 0, **more)
-    data = reward.load(tmp_path / "A.npz", "embeddings")
+    data = reward.load(tmp_path / "A.npz", ["embeddings"])
     tested = []
     for train, test, where in reward.outer_splits(data):
         assert not set(train.groups) & set(test.groups)
@@ -173,7 +181,9 @@ def test_left_out(reward, tmp_path, capsys):
 def test_ranker(reward, tmp_path, binary):
     path = tmp_path / "A.npz"
     X, y = make_npz(path, 0, binary=binary, n_prompts=80)
-    (method,), left_out = reward.make_methods(y[:40], reward.QUICK, ["LGBMRanker"])
+    (method,), left_out = reward.make_methods(
+        Train(y[:40]), reward.QUICK, ["LGBMRanker"]
+    )
     assert not left_out
     values = method.estimator.fit(X[:40], y[:40]).decision_function(X[40:])
     chosen, oracle = best_of_k_reward(y[40:], values, 6), oracle_reward(y[40:], 6)
@@ -184,13 +194,13 @@ def test_bad_files(reward, tmp_path):
     path, other = tmp_path / "A.npz", tmp_path / "B.npz"
     X, y = make_npz(path, 0)
     with pytest.raises(SystemExit, match=r"'emb'; it has embeddings, rewards"):
-        reward.load(path, "emb")
+        reward.load(path, ["emb"])
     np.savez(other, embeddings=X, rewards=y[:, :-1])
     with pytest.raises(SystemExit, match=r"\(40, 6, 5\), \(40, 5\)"):
-        reward.load(other, "embeddings")
+        reward.load(other, ["embeddings"])
     np.savez(other, embeddings=X, rewards=np.where(y == y[0, 0], np.nan, y))
     with pytest.raises(SystemExit, match="has NaN or infinity"):
-        reward.load(other, "embeddings")
+        reward.load(other, ["embeddings"])
     np.savez(other, embeddings=X[..., :3], rewards=y)
     with pytest.raises(SystemExit, match="--train has 5 features and --test has 3"):
         reward.main(["--train", str(path), "--test", str(other)])
@@ -204,3 +214,14 @@ def test_bad_arguments(reward, capsys):
         with pytest.raises(SystemExit):
             reward.main(arguments)
         assert message in capsys.readouterr().err
+
+
+def test_several_embeddings_stand_side_by_side(reward, tmp_path):
+    X, y = make_npz(tmp_path / "A.npz", 0)
+    np.savez(tmp_path / "B.npz", one=X[..., :2], two=X[..., 2:], rewards=y)
+    data = reward.load(tmp_path / "B.npz", ["one", "two"])
+    np.testing.assert_array_equal(data.X, X.astype(np.float32))
+    assert data.block_sizes == (2, 3)
+    (method,), _ = reward.make_methods(data, reward.QUICK, ["siblings+log_loss"])
+    search = method.search(3, 2).fit(data.X, data.y, groups=data.groups)
+    assert len(search.best_estimator_["siblings"].scales_) == 2

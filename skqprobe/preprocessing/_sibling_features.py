@@ -73,7 +73,7 @@ class SiblingFeatures(
     bandwidths : tuple of float, default=(0.1, 0.3)
         Of the kernel, ``exp(-distance / bandwidth)``, in units of the median distance
         between siblings in the training prompts.
-    weight : float, default=1.0
+    weight : float, default=0.1
         The total variance of the features in units of the embedding's; a penalty bears
         the less on them, the more they have. With ``embedding="drop"`` every feature
         has the variance `weight`.
@@ -115,7 +115,7 @@ class SiblingFeatures(
     >>> import numpy as np
     >>> from skqprobe.preprocessing import SiblingFeatures
     >>> X = np.array([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]])  # the third stands alone
-    >>> siblings = SiblingFeatures(["mean", "rank"], embedding="drop")
+    >>> siblings = SiblingFeatures(["mean", "rank"], embedding="drop", weight=1.0)
     >>> siblings.fit_transform(X).round(1)
     array([[[ 0.6,  0. ],
             [ 0.8,  1.2],
@@ -148,7 +148,7 @@ class SiblingFeatures(
         nearest=(0.03, 0.1, 0.3),
         quantiles=(0.03, 0.1, 0.3),
         bandwidths=(0.1, 0.3),
-        weight=1.0,
+        weight=0.1,
         block_sizes=None,
     ):
         self.features = features

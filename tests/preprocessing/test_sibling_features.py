@@ -40,7 +40,7 @@ def by_hand(sets, metric, scale, limits, made):
 def test_features_are_those_made_by_hand(rng, metric):
     X = rng.normal(size=(7, 6, 4))
     X[2, 1] = X[2, 4]  # duplicates
-    siblings = SiblingFeatures(ALL, embedding="drop", metric=metric)
+    siblings = SiblingFeatures(ALL, embedding="drop", metric=metric, weight=1.0)
     got = siblings.fit_transform(X)
     pairs = [cdist(E, E, metric)[~np.eye(6, dtype=bool)] for E in X]
     scale = np.median(pairs)
