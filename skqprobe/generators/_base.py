@@ -6,6 +6,7 @@ from numbers import Integral
 from sklearn.base import BaseEstimator
 
 from skqprobe._progress import progress_bar
+from skqprobe._sklearn import StrOptions
 from skqprobe.embedders._inputs import check_prompt
 
 
@@ -22,6 +23,11 @@ class BaseGenerator(BaseEstimator, ABC):
         Whether to show a progress bar. "auto" shows one on a terminal, for work of more
         than two seconds.
     """
+
+    _parameter_constraints: dict = {"progress": ["boolean", StrOptions({"auto"})]}
+
+    # Parameters that change no completion, so that `collect` may go on with others.
+    _incidental: frozenset[str] = frozenset({"progress"})
 
     @abstractmethod
     def sample(self, prompt, k):

@@ -48,8 +48,6 @@ class BestOfK(BaseEstimator):
     >>> from skqprobe import QProbePolicy
     >>> from skqprobe.generators import BaseGenerator, BestOfK, collect
     >>> class Repeat(BaseGenerator):
-    ...     _parameter_constraints: dict = {}
-    ...
     ...     def __init__(self, progress="auto"):
     ...         self.progress = progress
     ...

@@ -86,8 +86,6 @@ def collect(prompts, generator, reward, k, *, path=None, progress="auto"):
     >>> import random
     >>> from skqprobe.generators import BaseGenerator, collect
     >>> class Guess(BaseGenerator):
-    ...     _parameter_constraints: dict = {}
-    ...
     ...     def __init__(self, progress="auto"):
     ...         self.progress = progress
     ...
@@ -156,7 +154,7 @@ def _check_arguments(prompts, generator, reward):
 
 def _settings(generator):
     """Collect what the completions depend on, as JSON has it."""
-    incidental = getattr(generator, "_incidental", {"progress"})
+    incidental = generator._incidental
     settings = {
         name: value
         for name, value in generator.get_params(deep=False).items()

