@@ -1,4 +1,4 @@
-"""What both estimators share: the fit of a linear probe, and draws from it."""
+"""What both estimators share: the fit of a probe, and draws from it."""
 
 import copy
 import warnings
@@ -18,7 +18,12 @@ from skqprobe._candidates import (
     check_weights,
 )
 from skqprobe._choice import choice_probabilities, draw_rows, warn_without_groups
-from skqprobe._objective import LinearObjective, linear_scores
+from skqprobe._objective import (
+    LinearObjective,
+    NetworkObjective,
+    linear_scores,
+    network_scores,
+)
 from skqprobe._segments import segment_sum
 from skqprobe._sklearn import (
     CallbackSupportMixin,
@@ -29,7 +34,12 @@ from skqprobe._sklearn import (
     with_callbacks,
 )
 from skqprobe.losses import get_loss
-from skqprobe.solvers import minimize_lbfgs, solve_closed_form
+from skqprobe.solvers import (
+    import_torch,
+    minimize_lbfgs,
+    minimize_torch,
+    solve_closed_form,
+)
 
 
 class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
@@ -120,6 +130,8 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         ValueError
             If an argument has the wrong shape or values, naming it. The estimator then
             is as it was before.
+        ImportError
+            If there are hidden layers, and torch is not installed.
         """
         loss, solver = self._check_settings()
         # Nothing is set on self before the fit is done, not even n_features_in_.
@@ -140,18 +152,18 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         monitor = FitMonitor(self, X, y, metadata, self.max_iter, fitted)
         theta, n_iter = self._minimize(objective, solver, monitor)
 
-        self.__dict__.pop("feature_names_in_", None)
+        for name in NOT_ALWAYS_THERE:
+            self.__dict__.pop(name, None)
         self.__dict__.update(fitted(theta), n_iter_=n_iter)
         return self
 
     def _check_settings(self):
         """Loss object and name of the solver."""
-        if len(self.hidden_layer_sizes):
-            raise NotImplementedError(
-                f"hidden_layer_sizes={self.hidden_layer_sizes!r}: probes with hidden "
-                "layers are not there yet; use hidden_layer_sizes=(), a linear probe."
-            )
         loss = get_loss(self.loss)
+        if len(self.hidden_layer_sizes):
+            self._check_hidden_layers()
+            import_torch()  # better missed now than after X is read
+            return loss, "torch"
         has_closed_form = hasattr(loss, "least_squares")
         if self.solver == "closed_form" and not has_closed_form:
             raise ValueError(
@@ -162,9 +174,24 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
             return loss, "closed_form" if has_closed_form else "lbfgs"
         return loss, self.solver
 
+    def _check_hidden_layers(self):
+        """Raise unless there can be these hidden layers, with this solver."""
+        sizes = self.hidden_layer_sizes
+        if not all(isinstance(size, Integral) and int(size) >= 1 for size in sizes):
+            raise ValueError(
+                "hidden_layer_sizes must hold integers of 1 or more, one for each "
+                f"hidden layer, such as (256,) or (256, 256); got {sizes!r}."
+            )
+        if self.solver != "auto":
+            raise ValueError(
+                f"solver={self.solver!r} fits linear probes only, but "
+                f"hidden_layer_sizes={sizes!r}. Use solver='auto', which trains hidden "
+                "layers on torch."
+            )
+
     def _make_objective(self, X, layout, rewards, sample_weight, loss):
         """Objective of the training data, or a warning if there is nothing to learn."""
-        grouped = layout.grouped
+        grouped, origin = layout.grouped, None
         layout, prompt_weight, row_weight = weighted_layout(layout, sample_weight)
         if self.n_candidates is not None:
             random_state = check_random_state(self.random_state)
@@ -177,6 +204,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
             # Sets share their prompt's weight by size, so that a mean stays a mean.
             of_prompt = np.add.reduceat(copies, np.cumsum(n_sets) - n_sets)
             prompt_weight = np.repeat(prompt_weight / of_prompt, n_sets) * copies
+            origin = np.repeat(np.arange(len(n_sets)), n_sets)
         rewards = layout.to_rows(rewards)
         informative = loss.informative_prompts(rewards, layout.offsets)
         prompt_weight = np.where(informative, prompt_weight, 0)
@@ -187,16 +215,24 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
                 UserWarning,
                 stacklevel=5,
             )
-        return LinearObjective(
+            prompt_weight = np.zeros_like(prompt_weight)
+        settings = {
+            "alpha": self.alpha,
+            "fit_intercept": self.fit_intercept,
+            "prompt_weight": prompt_weight,
+            "row_weight": None if row_weight is None else layout.to_rows(row_weight),
+            "n_skipped": int((~informative).sum()),
+        }
+        if not len(self.hidden_layer_sizes):
+            return LinearObjective(X, layout, rewards, loss, **settings)
+        return NetworkObjective(
             X,
             layout,
             rewards,
             loss,
-            alpha=self.alpha,
-            fit_intercept=self.fit_intercept,
-            prompt_weight=prompt_weight,
-            row_weight=None if row_weight is None else layout.to_rows(row_weight),
-            n_skipped=int((~informative).sum()),
+            hidden_layer_sizes=self.hidden_layer_sizes,
+            origin=origin,
+            **settings,
         )
 
     def _minimize(self, objective, solver, monitor):
@@ -209,41 +245,52 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
             theta, n_iter = solve_closed_form(objective), 1
             monitor.step(theta)
         else:
+            what = "held-out loss" if solver == "torch" else "objective"
 
             def on_iteration(theta, value):
                 if self.verbose:
-                    print(f"[{type(self).__name__}] objective {value:.6g}")
+                    print(f"[{type(self).__name__}] {what} {value:.6g}")
                 return monitor.step(theta)
 
-            theta, n_iter = minimize_lbfgs(
-                objective,
-                theta,
-                tol=self.tol,
-                max_iter=self.max_iter,
-                on_iteration=on_iteration if self.verbose or monitor.active else None,
-            )
+            options = {"tol": self.tol, "max_iter": self.max_iter}
+            if self.verbose or monitor.active:
+                options["on_iteration"] = on_iteration
+            if solver == "torch":
+                options["random_state"] = check_random_state(self.random_state)
+            minimize = minimize_torch if solver == "torch" else minimize_lbfgs
+            theta, n_iter = minimize(objective, theta, **options)
         monitor.end(theta)
         return theta, n_iter
 
     def _start(self, objective):
         """Parameters to start from: zero, or those of the last fit."""
         theta = np.zeros(objective.n_parameters)
-        if self.warm_start and hasattr(self, "coef_"):
-            if len(self.coef_) != objective.n_features:
-                raise ValueError(
-                    f"warm_start=True: X has {objective.n_features} features, but the "
-                    f"last fit had {len(self.coef_)}. Use the same features, or "
-                    "warm_start=False."
-                )
+        if not self.warm_start:
+            return theta
+        if isinstance(objective, LinearObjective) and hasattr(self, "coef_"):
+            self._check_warm_start(objective, len(self.coef_))
             theta[: objective.n_features] = self.coef_
             if objective.has_intercept:
                 theta[-1] = self.intercept_
+        elif isinstance(objective, NetworkObjective) and hasattr(self, "coefs_"):
+            self._check_warm_start(objective, len(self.coefs_[0]))
+            if [coef.shape for coef in self.coefs_] == objective.layer_shapes:
+                theta[:] = objective.join(self.coefs_, self.intercepts_)
         return theta
+
+    def _check_warm_start(self, objective, n_features):
+        if n_features != objective.n_features:
+            raise ValueError(
+                f"warm_start=True: X has {objective.n_features} features, but the last "
+                f"fit had {n_features}. Use the same features, or warm_start=False."
+            )
 
     def _scores(self, X):
         """Probe values of rows in X's order, and X's leading shape."""
         check_is_fitted(self)
         X, shape = check_candidates(self, X, reset=False)
+        if hasattr(self, "coefs_"):
+            return network_scores(X, self.coefs_, self.intercepts_), shape
         return linear_scores(X, self.coef_, self.intercept_), shape
 
     def _scored_layout(self, X, groups):
@@ -287,6 +334,9 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         return tags
 
 
+NOT_ALWAYS_THERE = ("coef_", "intercept_", "coefs_", "intercepts_", "feature_names_in_")
+"""Fitted attributes that the last fit may have left and the next has no use for."""
+
 NOTHING_TO_LEARN = (
     "No prompt has anything to learn from with loss={!r}: it compares the candidates "
     "of a prompt, so that it needs prompts with at least two of them (and a pairwise "
@@ -325,6 +375,10 @@ def _fitted_state(checked, objective):
 
     def fitted(theta):
         coef, intercept = objective.split(theta)
+        if isinstance(objective, NetworkObjective):
+            coefs = [part.astype(objective.dtype) for part in coef]
+            intercepts = [part.astype(objective.dtype) for part in intercept]
+            return {**state, "coefs_": coefs, "intercepts_": intercepts}
         coef = coef.astype(objective.dtype)
         return {**state, "coef_": coef, "intercept_": float(intercept)}
 

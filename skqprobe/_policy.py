@@ -11,7 +11,7 @@ from skqprobe.losses import LOSSES, BaseLoss
 
 
 class QProbePolicy(BaseQProbe):
-    """Linear probe that chooses one of the candidates that a model sampled.
+    """Probe that chooses one of the candidates that a model sampled.
 
     The probe gives each (prompt, completion) embedding a value Q, and the policy
     chooses a candidate of a prompt with probability ``softmax(Q / temperature)``. As
@@ -29,7 +29,9 @@ class QProbePolicy(BaseQProbe):
         your own. With an object, a search reaches its settings as ``loss__margin``.
     alpha : float, default=1e-2
         Strength of the L2 penalty, 0 or more: the objective is the mean loss of the
-        prompts plus ``alpha / 2 * |coef|**2``.
+        prompts plus ``alpha / 2 * |coef|**2``. With hidden layers, these are all
+        weights of a network on standardised features, and for "squared_error" and
+        "contrastive_policy_gradient" standardised rewards; biases are free.
     temperature : float, default=0.0
         Temperature of the choice, 0 or more, in units of Q. At 0 the best candidate is
         chosen, and equal best ones share the probability. Read by `predict_proba`,
@@ -37,37 +39,54 @@ class QProbePolicy(BaseQProbe):
         more than rescale `alpha`. It may be changed after `fit`.
     fit_intercept : bool, default=True
         Whether "squared_error" and "log_loss" have an intercept. The other losses
-        cannot see one.
+        cannot see one. Hidden layers have biases in any case.
     n_candidates : int, default=None
         Deal each prompt's candidates at random into sets of at most this many, of equal
         size within one, and train on these. The paper trains on sets of 10. None trains
         on all candidates of a prompt at once.
     hidden_layer_sizes : tuple of int, default=()
-        Must be (), a linear probe; hidden layers are not there yet.
+        Widths of the hidden layers, with ReLU after each; () is a linear probe. The
+        paper's are (256,) and (256, 256). They are fitted by Adam on minibatches of
+        whole prompts, which needs torch, and takes a CUDA device if there is one;
+        predicting needs neither. A tenth of the prompts is held out, and the weights
+        with the least loss there are kept. Of fewer than ten prompts none is held out,
+        and the weights with the least objective are kept.
     solver : {"auto", "closed_form", "lbfgs"}, default="auto"
         "closed_form" is there for "squared_error" and "contrastive_policy_gradient";
-        "auto" uses it where it is, else "lbfgs".
+        "auto" uses it where it is, else "lbfgs". With hidden layers it must be "auto",
+        which then stands for Adam.
     max_iter : int, default=1000
-        The most iterations of L-BFGS.
+        The most iterations of L-BFGS; with hidden layers, epochs.
     tol : float, default=1e-4
         L-BFGS stops when the largest entry of the gradient, in scaled features, is
         `tol` times what it is at zero coefficients, or when an iteration gains less
-        than ``tol**1.5`` of what was gained in all.
+        than ``tol**1.5`` of what was gained in all. With hidden layers, the fit stops
+        after 20 epochs in a row that did not beat the least held-out loss before by
+        more than `tol` times what that had gained since the start.
     warm_start : bool, default=False
-        Whether to start from the coefficients of the last fit.
+        Whether to start from the coefficients of the last fit; with hidden layers, if
+        that had layers of the same sizes.
     random_state : int, RandomState instance or None, default=None
-        Determines the sets of `n_candidates` and the draws of `sample`.
+        Determines the sets of `n_candidates` and the draws of `sample`; with hidden
+        layers, also the weights at the start, the prompts held out and the minibatches.
     verbose : int, default=0
-        1 prints the objective at each iteration of L-BFGS.
+        1 prints the objective at each iteration of L-BFGS; with hidden layers, the
+        held-out loss after each epoch.
 
     Attributes
     ----------
     coef_ : ndarray of shape (n_features,)
-        Coefficients of the probe; float32 if X was float16 or float32.
+        Coefficients of a linear probe; float32 if X was float16 or float32.
     intercept_ : float
-        Intercept of the probe; 0.0 for losses that cannot see one.
+        Intercept of a linear probe; 0.0 for losses that cannot see one.
+    coefs_ : list of ndarray of shape (fan_in, fan_out)
+        Weights of the layers, only with hidden ones; of the type of `coef_`.
+    intercepts_ : list of ndarray of shape (fan_out,)
+        Biases of the layers, only with hidden ones; 0 for the score where the
+        loss cannot see it.
     n_iter_ : int
-        Number of iterations that the solver made; 1 for the closed form.
+        Number of iterations that the solver made; 1 for the closed form; epochs with
+        hidden layers.
     n_skipped_prompts_ : int
         Number of training prompts (with `n_candidates`, of sets) that the loss is not
         defined for: for a pairwise loss, those without two different rewards. They do

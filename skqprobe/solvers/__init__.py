@@ -2,5 +2,6 @@
 
 from skqprobe.solvers._closed_form import solve_closed_form
 from skqprobe.solvers._lbfgs import minimize_lbfgs
+from skqprobe.solvers._torch import import_torch, minimize_torch
 
-__all__ = ["minimize_lbfgs", "solve_closed_form"]
+__all__ = ["import_torch", "minimize_lbfgs", "minimize_torch", "solve_closed_form"]
