@@ -36,7 +36,7 @@ def candidate_values(estimator, X):
     >>> from skqprobe.metrics import candidate_values
     >>> X, y = [[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1]
     >>> candidate_values(LogisticRegression().fit(X, y), X).round(1)
-    array([-1.9, -0.6,  0.6,  1.9])
+    array([-1.4, -0.5,  0.5,  1.4])
     """
     has_classes = hasattr(estimator, "classes_")
     if hasattr(estimator, "decision_function"):
