@@ -6,8 +6,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from skqprobe._files import file_state
 from skqprobe._sklearn import StrOptions
-from skqprobe.embedders._cache import file_state
 
 MODEL_CONSTRAINTS: dict = {
     "model": [str, Path],

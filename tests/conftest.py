@@ -3,10 +3,14 @@ import os
 import string
 from pathlib import Path
 
+# Before the libraries that read them are imported. The tests' problems are small:
+# threads would wait for each other for longer than they work.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 import numpy as np
 import pytest
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # before a library of the hub is imported
 
 
 @pytest.fixture

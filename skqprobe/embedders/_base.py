@@ -12,9 +12,10 @@ from sklearn.base import (
     TransformerMixin,
 )
 
+from skqprobe._files import file_state
 from skqprobe._progress import progress_bar
 from skqprobe._sklearn import Interval, StrOptions, _fit_context, wrap_output
-from skqprobe.embedders._cache import EmbeddingCache, file_state, text_keys
+from skqprobe.embedders._cache import EmbeddingCache, text_keys
 from skqprobe.embedders._inputs import check_texts
 
 

@@ -225,16 +225,3 @@ def text_keys(settings, texts):
 def _plain(value):
     """Stand in for a setting that JSON does not know: numpy's numbers, and the rest."""
     return value.tolist() if hasattr(value, "tolist") else repr(value)
-
-
-def file_state(path):
-    """Names, sizes and times of change of a local model's files; None if not local."""
-    path = Path(path)
-    if not path.exists():
-        return None
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*"))
-    return [
-        (str(p.relative_to(path.parent)), p.stat().st_size, p.stat().st_mtime_ns)
-        for p in files
-        if p.is_file()
-    ]

@@ -5,9 +5,9 @@ from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 
+from skqprobe._files import file_state
 from skqprobe._sklearn import Interval
 from skqprobe.embedders._base import BaseEmbedder
-from skqprobe.embedders._cache import file_state
 
 
 class SentenceTransformerEmbedder(BaseEmbedder):

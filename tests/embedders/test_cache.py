@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import skqprobe.embedders._cache as cache_module
+from skqprobe._files import file_state
 from skqprobe.embedders import EmbeddingCache, VectorizerEmbedder
-from skqprobe.embedders._cache import CHUNK, file_state, text_keys
+from skqprobe.embedders._cache import CHUNK, text_keys
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(cache_module.__file__).parent
