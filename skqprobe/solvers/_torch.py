@@ -83,15 +83,16 @@ def minimize_torch(objective, theta, *, tol, max_iter, random_state, on_iteratio
             return network.mean_loss(held_out)
         return network.mean_loss(train) + network.penalty()
 
-    theta, n_stale = network.theta(), 0
-    start = least = watched_loss()
+    # The start, where all scores are equal, is not kept even where its loss is least: a
+    # network that predicts worse than a constant may still choose far better.
+    start, least, n_stale = watched_loss(), np.inf, 0
     for n_iter in range(1, max_iter + 1):
         shuffled = random_state.permutation(train)
         batches = objective.batches(shuffled, BATCH_ROWS, N_STEPS)
         for prompts in batches:
             network.step(prompts, len(batches))
         value = watched_loss()
-        n_stale = 0 if value < least - tol * (start - least) else n_stale + 1
+        n_stale = 0 if value < least - tol * max(start - least, 0) else n_stale + 1
         if value < least:
             theta, least = network.theta(), value
         stopped = on_iteration is not None and on_iteration(theta, value)

@@ -744,3 +744,10 @@ def test_cuda_agrees_with_the_cpu(sets, monkeypatch, Probe, loss):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     here = short(Probe, loss).fit(X, y)
     assert_allclose(values(there, X), values(here, X), rtol=1e-6, atol=1e-8)
+
+
+def test_the_start_is_not_kept_where_nothing_beats_it(rng):
+    """All scores would be equal, and the choice a random one, without a word of it."""
+    X, y = rng.normal(size=(40, 5, 8)), rng.normal(size=(40, 5))  # nothing to learn
+    policy = QProbePolicy("squared_error", hidden_layer_sizes=(64,), random_state=0)
+    assert np.ptp(policy.fit(X, y).decision_function(X)) > 0.01
