@@ -6,10 +6,10 @@ from scipy.stats import spearmanr
 from skqprobe._candidates import check_scored, check_values
 from skqprobe._segments import segment_mean, spread
 from skqprobe.metrics._averages import need_groups
-from skqprobe.plotting._axes import get_axes, values_and_name
+from skqprobe.plotting._display import Display
 
 
-class PromptDifficultyDisplay:
+class PromptDifficultyDisplay(Display):
     """Mean probe value against the base model's mean reward, a dot a prompt.
 
     A probe trained to predict the reward spends part of its capacity on telling easy
@@ -67,32 +67,6 @@ class PromptDifficultyDisplay:
         )
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, groups=None, *, name=None, **kwargs):
-        """Draw the values of a fitted policy.
-
-        Parameters
-        ----------
-        estimator : estimator
-            A fitted probe; or any classifier, regressor or ranker.
-        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            What the estimator takes; of prompts that it was not trained on.
-        y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
-        groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
-        name : str, default=None
-            For the legend; None takes the name of the class.
-        **kwargs : dict
-            See `from_predictions`.
-
-        Returns
-        -------
-        display : PromptDifficultyDisplay
-        """
-        scores, name = values_and_name(estimator, X, name)
-        return cls.from_predictions(y, scores, groups, name=name, **kwargs)
-
-    @classmethod
     def from_predictions(cls, y, scores, groups=None, *, name=None, ax=None, **kwargs):
         """Draw given values.
 
@@ -141,7 +115,7 @@ class PromptDifficultyDisplay:
         -------
         display : PromptDifficultyDisplay
         """
-        ax = get_axes(self, ax)
+        ax = self._get_axes(ax)
         label = f"{name or self.name or 'policy'}, rank correlation "
         label += f"{self.correlation:.2f}"
         style = {"s": 18, "alpha": 0.6, "linewidths": 0, "label": label} | kwargs

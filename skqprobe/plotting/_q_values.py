@@ -5,13 +5,13 @@ from itertools import pairwise
 import numpy as np
 
 from skqprobe._candidates import check_scored, check_values
-from skqprobe.plotting._axes import get_axes, values_and_name
+from skqprobe.plotting._display import Display
 
 MOST_REWARDS = 5
 """With more distinct rewards than this, they are drawn by quarter."""
 
 
-class QValueDisplay:
+class QValueDisplay(Display):
     """Distribution of the probe's values Q, by reward.
 
     Where the histograms lie apart the probe tells good candidates from bad ones by the
@@ -52,32 +52,6 @@ class QValueDisplay:
         self.values = values
         self.labels = labels
         self.name = name
-
-    @classmethod
-    def from_estimator(cls, estimator, X, y, groups=None, *, name=None, **kwargs):
-        """Draw the values of a fitted policy.
-
-        Parameters
-        ----------
-        estimator : estimator
-            A fitted probe; or any classifier, regressor or ranker.
-        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            What the estimator takes; of prompts that it was not trained on.
-        y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
-        groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts. They make no difference here.
-        name : str, default=None
-            For the title; None takes the name of the class.
-        **kwargs : dict
-            See `from_predictions`.
-
-        Returns
-        -------
-        display : QValueDisplay
-        """
-        scores, name = values_and_name(estimator, X, name)
-        return cls.from_predictions(y, scores, groups, name=name, **kwargs)
 
     @classmethod
     def from_predictions(cls, y, scores, groups=None, *, name=None, ax=None, **kwargs):
@@ -131,7 +105,7 @@ class QValueDisplay:
         -------
         display : QValueDisplay
         """
-        ax = get_axes(self, ax)
+        ax = self._get_axes(ax)
         bins = np.histogram_bin_edges(np.concatenate(self.values), bins=40)
         self.histograms_ = []
         for values, label in zip(self.values, self.labels, strict=True):

@@ -9,10 +9,10 @@ from skqprobe.metrics import (
     oracle_reward,
     prompt_bootstrap,
 )
-from skqprobe.plotting._axes import REFERENCE, get_axes, values_and_name
+from skqprobe.plotting._display import REFERENCE, Display
 
 
-class RewardCurveDisplay:
+class RewardCurveDisplay(Display):
     """Reward of the best of k candidates against k, between base model and oracle.
 
     Make one with `from_estimator` or `from_predictions`. For several policies on one
@@ -68,32 +68,6 @@ class RewardCurveDisplay:
         self.oracle = oracle
         self.name = name
         self.confidence_level = confidence_level
-
-    @classmethod
-    def from_estimator(cls, estimator, X, y, groups=None, *, name=None, **kwargs):
-        """Draw the rewards of a fitted policy.
-
-        Parameters
-        ----------
-        estimator : estimator
-            A fitted probe; or any classifier, regressor or ranker.
-        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            What the estimator takes; of prompts that it was not trained on.
-        y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
-        groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
-        name : str, default=None
-            For the legend; None takes the name of the class.
-        **kwargs : dict
-            See `from_predictions`.
-
-        Returns
-        -------
-        display : RewardCurveDisplay
-        """
-        scores, name = values_and_name(estimator, X, name)
-        return cls.from_predictions(y, scores, groups, name=name, **kwargs)
 
     @classmethod
     def from_predictions(
@@ -185,7 +159,7 @@ class RewardCurveDisplay:
         -------
         display : RewardCurveDisplay
         """
-        ax = get_axes(self, ax)
+        ax = self._get_axes(ax)
         name = name or self.name or "policy"
         self.base_ = self.oracle_ = None
         if plot_references:

@@ -8,10 +8,10 @@ from skqprobe._segments import segment_mean, spread
 from skqprobe.metrics import expected_reward, kl_upper_estimate, prompt_bootstrap
 from skqprobe.metrics._averages import need_groups
 from skqprobe.metrics._scorers import policy_temperature
-from skqprobe.plotting._axes import REFERENCE, get_axes, values_and_name
+from skqprobe.plotting._display import REFERENCE, Display
 
 
-class RewardKLDisplay:
+class RewardKLDisplay(Display):
     """Reward against KL divergence from the base model, as the temperature moves.
 
     From the base model (an infinite temperature: no divergence, a random candidate) to
@@ -90,31 +90,8 @@ class RewardKLDisplay:
         self.confidence_level = confidence_level
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, groups=None, *, name=None, **kwargs):
-        """Draw the frontier of a fitted policy, and mark its temperature.
-
-        Parameters
-        ----------
-        estimator : estimator
-            A fitted probe; or any classifier, regressor or ranker.
-        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            What the estimator takes; of prompts that it was not trained on.
-        y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
-        groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
-        name : str, default=None
-            For the legend; None takes the name of the class.
-        **kwargs : dict
-            See `from_predictions`.
-
-        Returns
-        -------
-        display : RewardKLDisplay
-        """
-        scores, name = values_and_name(estimator, X, name)
-        kwargs = {"temperature": policy_temperature(estimator)} | kwargs
-        return cls.from_predictions(y, scores, groups, name=name, **kwargs)
+    def _settings_of(cls, estimator):
+        return {"temperature": policy_temperature(estimator)}
 
     @classmethod
     def from_predictions(
@@ -142,7 +119,7 @@ class RewardKLDisplay:
         groups : array-like of shape (n_rows,), default=None
             For rows: labels of the prompts, any hashable values in any order.
         temperature : float, default=None
-            A temperature to mark on the line.
+            A temperature to mark on the line; `from_estimator` marks the estimator's.
         temperatures : array-like of float, default=None
             The temperatures between 0 and infinity; None takes 30 from a hundredth of
             the scores' standard deviation inside prompts to a hundred times it.
@@ -220,7 +197,7 @@ class RewardKLDisplay:
         -------
         display : RewardKLDisplay
         """
-        ax = get_axes(self, ax)
+        ax = self._get_axes(ax)
         self.oracle_ = self.point_ = None
         if plot_references:
             # Going further than it must, among equals, would gain it nothing.
