@@ -10,20 +10,27 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
+pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="not a checkout")
 
-@pytest.mark.skipif(not EXAMPLES.exists(), reason="not a checkout")
-def test_quickstart(tmp_path):
+
+def run_example(name, folder):
+    """Run an example in a folder, and return the lines that it prints."""
     run = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / "plot_quickstart.py")],
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+def test_quickstart(tmp_path):
+    lines = run_example("plot_quickstart.py", tmp_path)
     table = {
         line[:28].strip(): float(line[28:].split()[0])
-        for line in run.stdout.splitlines()
+        for line in lines
         if "[" in line and not line.startswith("Before")
     }
     base, likely, *by_loss, oracle = table.values()
@@ -34,20 +41,10 @@ def test_quickstart(tmp_path):
     assert (tmp_path / "quickstart.png").stat().st_size > 10_000
 
 
-@pytest.mark.skipif(not EXAMPLES.exists(), reason="not a checkout")
 def test_from_text(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / "from_text.py")],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
+    lines = run_example("from_text.py", tmp_path)
     reward = {
-        line[:24].strip(): float(line[24:].split()[0])
-        for line in run.stdout.splitlines()
-        if "[" in line
+        line[:24].strip(): float(line[24:].split()[0]) for line in lines if "[" in line
     }
     assert "words (tf-idf, SVD)" in reward  # runs on core dependencies
     if importlib.util.find_spec("sentence_transformers"):

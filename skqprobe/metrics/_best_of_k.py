@@ -7,6 +7,7 @@ from scipy.special import entr
 from sklearn.utils import check_random_state
 
 from skqprobe._choice import check_temperature
+from skqprobe._segments import segment_mean
 
 DRAWS_AT_ONCE = 2**21
 """How many candidates are drawn at a time by Monte Carlo."""
@@ -35,6 +36,20 @@ def best_of_k(rewards, scores, ks, layout):
     for prompts, rows in layout.by_size():
         reward[prompts] = ordered[rows] @ _rank_weights(rows.shape[1], ks)
     return reward
+
+
+def base_of_k(rewards, ks, layout):
+    """Mean reward by prompt: (n_prompts, n_k), NaN where it has too few for k."""
+    mean = segment_mean(rewards, layout.offsets)[:, None]
+    return np.where(layout.sizes[:, None] >= ks, mean, np.nan)
+
+
+def share_of_gain(chosen, base, oracle):
+    """Compute (chosen - base) / (oracle - base); NaN where nothing is to gain."""
+    possible = oracle - base
+    # Rounding leaves a little where all rewards of a prompt are equal, or k is 1.
+    possible = np.where(possible > 1e-12 * abs(base), possible, np.nan)
+    return (chosen - base) / possible
 
 
 def _rank_weights(m, ks):

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from skqprobe._candidates import check_scored, check_values
-from skqprobe._segments import segment_mean
 from skqprobe.metrics._averages import check_ks, need_groups, prompt_mean
-from skqprobe.metrics._best_of_k import best_of_k, soft_best_of_k
+from skqprobe.metrics._best_of_k import (
+    base_of_k,
+    best_of_k,
+    share_of_gain,
+    soft_best_of_k,
+)
 from skqprobe.metrics._bootstrap import bootstrap_weights
 from skqprobe.metrics._scorers import candidate_values, policy_temperature
 
@@ -85,16 +89,12 @@ def report(
     soft = soft_best_of_k(
         rewards, values, ks, policy_temperature(policy), layout, n_draws, random_state
     )
-    oracle = best_of_k(rewards, rewards, ks, layout)
-    base = np.where(
-        np.isnan(oracle), np.nan, segment_mean(rewards, layout.offsets)[:, None]
-    )
     by_prompt = np.stack(
         [
-            base,
+            base_of_k(rewards, ks, layout),
             best_of_k(rewards, values, ks, layout),
             soft.reward,
-            oracle,
+            best_of_k(rewards, rewards, ks, layout),
             np.log(ks) - soft.entropy,
             soft.perplexity,
         ]
@@ -106,8 +106,7 @@ def report(
     def statistic(weight):
         means = prompt_mean(columns, weight).reshape(len(weight), n_figures, n_k)
         base, greedy, sampled, oracle, kl, effective = np.moveaxis(means, 1, 0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            share = (greedy - base) / np.where(oracle > base, oracle - base, np.nan)
+        share = share_of_gain(greedy, base, oracle)
         rows = [base, greedy, sampled, oracle, share, kl, effective]
         return np.stack(rows, axis=2).reshape(len(weight), n_k * len(rows))
 

@@ -13,8 +13,10 @@ from skqprobe.metrics._averages import (
 )
 from skqprobe.metrics._best_of_k import (
     average_ties,
+    base_of_k,
     best_of_k,
     order_by_score,
+    share_of_gain,
     soft_best_of_k,
 )
 
@@ -302,16 +304,11 @@ def recovery(y, scores, k, groups=None, *, too_few="raise", prompt_weight=None):
     ks, scalar = check_ks(k, layout, too_few)
     chosen = best_of_k(rewards, scores, ks, layout)
     oracle = best_of_k(rewards, rewards, ks, layout)
-    base = np.where(
-        np.isnan(oracle), np.nan, segment_mean(rewards, layout.offsets)[:, None]
+    base = base_of_k(rewards, ks, layout)
+    share = share_of_gain(
+        *(prompt_mean(values, prompt_weight) for values in (chosen, base, oracle))
     )
-    base = prompt_mean(base, prompt_weight)
-    possible = prompt_mean(oracle, prompt_weight) - base
-    gain = prompt_mean(chosen, prompt_weight) - base
-    # Rounding leaves a little where all rewards of a prompt are equal.
-    possible = np.where(possible > 1e-12 * abs(base), possible, np.nan)
-    warn_if_undefined(possible, "recovery", "the oracle gains nothing over the base")
-    share = gain / possible
+    warn_if_undefined(share, "recovery", "the oracle gains nothing over the base")
     return _plain(share[..., 0]) if scalar else share
 
 
