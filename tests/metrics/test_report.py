@@ -157,7 +157,7 @@ def test_bad_input_is_named(sets):
 
 def test_nothing_is_to_gain_from_one_candidate():
     """Not even what rounding leaves between two ways to take a mean."""
-    rng = np.random.default_rng(8)  # here the oracle's is 1e-16 above the base's
+    rng = np.random.default_rng(11)  # here the oracle's is 1e-16 above the base's
     X, y = rng.normal(size=(30, 7, 3)), rng.random((30, 7))
     table = report(QProbePolicy().fit(X, y), X, y, ks=[1], n_resamples=100)
     assert table.loc[(1, "recovery")].isna().all()
