@@ -3,14 +3,18 @@
 import importlib.util
 import json
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from skqprobe.losses import LOSSES
+from skqprobe import QProbePolicy, make_probe_pipeline
 from skqprobe.metrics import base_reward, best_of_k_reward, oracle_reward
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "reward.py"
@@ -54,41 +58,70 @@ def rows_of(out, k):
     return {row["method"]: row for row in result["tables"][str(k)]}
 
 
-@pytest.mark.parametrize("k", [2, 6])
-def test_train_and_test(reward, tmp_path, capsys, k):
-    train, test, out = (tmp_path / name for name in ("A.npz", "B.npz", "out.json"))
-    X, y = make_npz(train, 0)
-    X_test, y_test = make_npz(test, 1)
+@pytest.fixture(scope="module")
+def run(reward, tmp_path_factory):
+    """All methods, once: training data, test data, figures and what was printed."""
+    folder = tmp_path_factory.mktemp("run")
+    train, test, out = (folder / name for name in ("A.npz", "B.npz", "out.json"))
+    data = make_npz(train, 0), make_npz(test, 1)
     arguments = ["--train", train, "--test", test, "--json", out, "--quick", "--ks"]
-    reward.main([*map(str, arguments), "2", "6", "50"])
+    with redirect_stdout(StringIO()) as printed:
+        reward.main([*map(str, arguments), "2", "6", "50"])
     (result,) = json.loads(out.read_text())["results"]
+    return *data, result, printed.getvalue()
+
+
+@pytest.mark.parametrize("k", [2, 6])
+def test_train_and_test(reward, run, k):
+    _, (_, y), result, printed = run
     assert result["name"] == "B" and list(result["tables"]) == ["2", "6"]
-    rows = rows_of(out, k)
-    assert {*LOSSES, "Ridge", "LogisticRegression", "base", "oracle"} <= set(rows)
-    assert set(reward.WITH_SIBLINGS) <= set(rows)
-    base, oracle = base_reward(y_test), oracle_reward(y_test, k)
+    rows = {row["method"]: row for row in result["tables"][str(k)]}
+    assert set(rows) | set(result["left_out"]) >= set(reward.METHODS)
+    assert set(result["left_out"]) <= {"siblings+network", "LGBMRanker"}
+    base, oracle = base_reward(y), oracle_reward(y, k)
     assert rows["base"]["reward"]["value"] == pytest.approx(base)
     assert rows["oracle"]["reward"]["value"] == pytest.approx(oracle)
     for name in set(rows) - {"base", "oracle"}:
-        value = rows[name]["reward"]["value"]
+        value, share = rows[name]["reward"]["value"], rows[name]["recovery"]
         assert base < value <= oracle + 1e-12
         assert rows[name]["reward"]["low"] < value < rows[name]["reward"]["high"]
-        assert rows[name]["recovery"] == pytest.approx((value - base) / (oracle - base))
-
-    # Ridge by hand, with the setting that was chosen.
-    scaler = StandardScaler().fit(X.reshape(-1, 5))
-    ridge = Ridge(**rows["Ridge"]["settings"][0])
-    ridge.fit(scaler.transform(X.reshape(-1, 5)), y.ravel())
-    values = ridge.predict(scaler.transform(X_test.reshape(-1, 5))).reshape(
-        y_test.shape
-    )
-    expected = best_of_k_reward(y_test, values, k)
-    assert rows["Ridge"]["reward"]["value"] == pytest.approx(expected)
-
-    printed = capsys.readouterr().out
+        assert share["value"] == pytest.approx((value - base) / (oracle - base))
+        assert share["low"] < share["value"] < share["high"]
+    # Resampled together: the oracle recovers everything in every resample.
+    for name, share in (("base", 0), ("oracle", 1)):
+        assert list(rows[name]["recovery"].values()) == pytest.approx([share] * 3)
     for line in printed.split(f"k = {k} ")[1].splitlines()[1 : 1 + len(rows)]:
         name, value = line.split()[:2]
         assert f"{rows[name]['reward']['value']:.3f}" == value
+
+
+@pytest.mark.parametrize("k", [2, 6])
+def test_methods_by_hand(reward, run, k):
+    (X, y), (X_test, y_test), result, _ = run
+    rows = {row["method"]: row for row in result["tables"][str(k)]}
+    reward_of = {name: row["reward"]["value"] for name, row in rows.items()}
+
+    # With the setting that was chosen.
+    scaler = StandardScaler().fit(X.reshape(-1, 5))
+    ridge = Ridge(**rows["Ridge"]["settings"][0])
+    ridge.fit(scaler.transform(X.reshape(-1, 5)), y.ravel())
+    values = ridge.predict(scaler.transform(X_test.reshape(-1, 5)))
+    expected = best_of_k_reward(y_test, values.reshape(y_test.shape), k)
+    assert reward_of["Ridge"] == pytest.approx(expected)
+
+    # With nothing set.
+    values = QProbePolicy().fit(X, y).decision_function(X_test)
+    assert reward_of["default"] == pytest.approx(best_of_k_reward(y_test, values, k))
+    assert rows["default"]["settings"] == [{}]
+
+    # With siblings, from the candidates at hand alone.
+    model, chosen = make_probe_pipeline(block_sizes=(5,)).fit(X, y), []
+    sets = reward.random_sets(y_test.shape, k, reward.QUICK.n_sets if k < 6 else 1)
+    for prompt, some in product(range(len(y_test)), range(len(sets))):
+        candidates = sets[some, prompt]
+        values = model.decision_function(X_test[prompt : prompt + 1, candidates])[0]
+        chosen.append(y_test[prompt, candidates[values == values.max()]].mean())
+    assert reward_of["recommended"] == pytest.approx(np.mean(chosen))
 
 
 def test_difference_to_the_best_of_the_others(reward, tmp_path):
@@ -110,6 +143,118 @@ def test_difference_to_the_best_of_the_others(reward, tmp_path):
         assert difference["value"] == pytest.approx(value[name] - value[rival])
         assert difference["low"] <= difference["value"] <= difference["high"]
     assert rows["oracle"]["difference"] is None
+
+
+def test_intervals_are_those_of_scipy(reward):
+    rng = np.random.default_rng(0)
+    base, gain = rng.random((2, 60))
+    one, other = base + gain * rng.random((2, 60)) * [[1.0], [0.6]]
+    oracle = base + gain
+    learned = {
+        "one": reward.Record(one[:, None]),
+        "other": reward.Record(other[:, None]),
+    }
+    references = {"base": reward.Record(base[:, None])}
+    references["oracle"] = reward.Record(oracle[:, None])
+    row = reward.measure(learned, references, 0, 9999)[0]
+
+    def recovery(one, base, oracle, axis):
+        gain = oracle.mean(axis) - base.mean(axis)
+        return (one.mean(axis) - base.mean(axis)) / gain
+
+    for figure, arrays, statistic in (
+        ("reward", (one,), np.mean),
+        ("recovery", (one, base, oracle), recovery),
+        ("difference", (one - other,), np.mean),
+    ):
+        expected = bootstrap(
+            arrays, statistic, paired=True, vectorized=True, random_state=1
+        )
+        value = statistic(*arrays, axis=0)
+        assert row[figure]["value"] == pytest.approx(value)
+        found = row[figure]["low"], row[figure]["high"]
+        slack = 0.1 * expected.standard_error
+        assert found == pytest.approx(expected.confidence_interval, abs=slack)
+
+
+def test_nothing_to_recover(reward, tmp_path):
+    make_npz(tmp_path / "A.npz", 0, binary=False)
+    arguments = ["--train", tmp_path / "A.npz", "--test", tmp_path / "A.npz"]
+    arguments += ["--quick", "--methods", "Ridge", "--ks", "1"]
+    reward.main([*map(str, arguments), "--json", str(tmp_path / "out.json")])
+    rows = rows_of(tmp_path / "out.json", 1)
+    assert all(row["recovery"] is None for row in rows.values())
+    base = rows["base"]["reward"]["value"]
+    assert rows["Ridge"]["reward"]["value"] == pytest.approx(base)
+
+
+def test_sets_are_valued_by_themselves(reward):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(5, 4, 3)), rng.random((5, 4))
+    data = reward.Data("random", X, y, np.arange(5), None, None, (3,))
+    all_sets = np.array(list(combinations(range(4), 2)))  # each once: the expectation
+    sets = np.broadcast_to(all_sets[:, None], (6, 5, 2))
+
+    class Alone:
+        """Values that depend on the candidate alone."""
+
+        def decision_function(self, X):
+            return X[..., 0].round()  # with ties
+
+    expected = reward.rewards_by_k(y, X[..., 0].round(), [2, 4])
+    found = reward.expected_rewards(Alone(), data, [2, 4], {2: sets})
+    np.testing.assert_allclose(found, expected)
+
+    class LikeTheRest:
+        """Values by what is shared with the others: in two, equal ones."""
+
+        def decision_function(self, X):
+            return -np.abs(X[..., 0] - X[..., 0].mean(axis=1, keepdims=True)).round(9)
+
+    found = reward.expected_rewards(LikeTheRest(), data, [2], {2: sets})
+    np.testing.assert_allclose(found[:, 0], y.mean(axis=1))
+    exact = reward.expected_rewards(LikeTheRest(), data, [2], {})
+    assert np.abs(exact - found).max() > 0.05
+
+
+def test_random_sets(reward):
+    sets = reward.random_sets((50, 8), 3, 40)
+    assert sets.shape == (40, 50, 3)
+    assert (np.diff(np.sort(sets)) > 0).all()  # without repetition
+    counts = np.bincount(sets.ravel(), minlength=8)
+    assert len(counts) == 8 and (abs(counts - 750) < 5 * np.sqrt(750)).all()
+    np.testing.assert_array_equal(sets, reward.random_sets((50, 8), 3, 40))
+
+
+def test_which_methods_compare(reward):
+    names = [name for name in reward.METHODS if name != "LGBMRanker"]
+    methods, left_out = reward.make_methods(
+        Train(np.eye(4)), reward.QUICK, [*names, "siblings+log_loss"]
+    )
+    compare = {method.name for method in methods if method.compares}
+    expected = {*reward.WITH_SIBLINGS, "recommended"}
+    assert compare == expected - set(left_out)
+    (default,) = (method for method in methods if method.name == "default")
+    assert type(default.search(4, 2)) is QProbePolicy  # no scaler, no search
+
+
+def test_no_torch_no_network(reward, monkeypatch):
+    monkeypatch.setattr(reward, "find_spec", lambda name: None)
+    methods, left_out = reward.make_methods(
+        Train(np.eye(4)), reward.QUICK, ["siblings+network", "Ridge"]
+    )
+    assert [method.name for method in methods] == ["Ridge"]
+    assert "pip install torch" in left_out["siblings+network"]
+
+
+def test_network(reward, tmp_path):
+    pytest.importorskip("torch")
+    make_npz(tmp_path / "A.npz", 0)
+    data = reward.load(tmp_path / "A.npz", ["embeddings"])
+    (method,), _ = reward.make_methods(data, reward.QUICK, ["siblings+network"])
+    model = method.fit(data, 6, 2).best_estimator_
+    assert model["model"].coefs_[0].shape[1] == 256
+    assert "siblings" in model.named_steps and model["model"].alpha in (0.01, 0.1)
 
 
 def test_units_of_the_penalty(reward):
@@ -151,17 +296,19 @@ def test_groups_stay_together(reward, tmp_path):
 
 
 def test_nested_on_a_folder(reward, tmp_path, capsys):
-    out = tmp_path / "out.json"
-    make_npz(tmp_path / "hh_harmless.npz", 0, m=2)
-    only = ["--only", "alpacaeval_gpt4", "hh_harmless"]
+    out, name = tmp_path / "out.json", "siblings+log_loss"
+    make_npz(tmp_path / "hh_harmless.npz", 0, m=3)
+    only = ["--only", "alpacaeval_gpt4", "hh_harmless", "--methods", name]
     arguments = ["--data", str(tmp_path), "--json", str(out), "--quick"]
-    reward.main([*arguments, *only, "--methods", "log_loss"])
+    reward.main([*arguments, *only, "--ks", "2", "3"])
     printed = capsys.readouterr().out
     assert "alpacaeval_gpt4: left out" in printed
     assert "there are none" in printed  # no other method to compare with
-    row = rows_of(out, 2)["log_loss"]
-    assert len(row["settings"]) == 5 and row["difference"] is None
-    assert row["reward"]["value"] > rows_of(out, 2)["base"]["reward"]["value"] + 0.1
+    for k in (2, 3):
+        rows = rows_of(out, k)
+        assert len(rows[name]["settings"]) == 5 and rows[name]["difference"] is None
+        base = rows["base"]["reward"]["value"]
+        assert rows[name]["reward"]["value"] > base + 0.1
 
 
 def test_left_out(reward, tmp_path, capsys):
