@@ -36,8 +36,8 @@ __all__ = [
     "get_loss",
 ]
 
-PAIRS_AT_ONCE = 2**18
-"""How many pairs a pairwise loss holds in memory at a time."""
+PAIRS_AT_ONCE = 2**15
+"""How many pairs a pairwise loss takes at a time: few enough to stay in cache."""
 
 
 class BaseLoss(ABC, BaseEstimator):
@@ -151,8 +151,9 @@ class LogLoss(BaseLoss):
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
         """Evaluate the loss; see :class:`BaseLoss`."""
         share = _share(offsets, weight)
-        value = np.logaddexp(0, scores) - rewards * scores
-        return segment_sum(share * value, offsets), share * (expit(scores) - rewards)
+        softplus, slope = _softplus(scores)
+        value = softplus - rewards * scores
+        return segment_sum(share * value, offsets), share * (slope - rewards)
 
     def check_rewards(self, rewards):
         """Raise unless all rewards lie in [0, 1]."""
@@ -333,8 +334,8 @@ class PairwiseLogistic(_PairwiseLoss):
     """
 
     def _pair_loss(self, margin):
-        slope = -expit(-margin)
-        return np.logaddexp(0, -margin), slope
+        value, slope = _softplus(np.negative(margin, out=margin))
+        return value, np.negative(slope, out=slope)
 
 
 class PairwiseHinge(_PairwiseLoss):
@@ -368,6 +369,20 @@ def _share(offsets, weight):
     if weight is None:
         return spread(1 / np.diff(offsets), offsets)
     return weight / spread(segment_sum(weight, offsets), offsets)
+
+
+def _softplus(z):
+    """``log(1 + exp(z))`` and its derivative, the logistic function.
+
+    The same as ``np.logaddexp(0, z)`` and ``scipy.special.expit(z)``, at a small part
+    of their time: numpy computes exp and log1p on whole vector registers.
+    """
+    small = np.exp(-np.abs(z))  # at most 1: no overflow
+    slope = np.where(z >= 0, 1.0, small)
+    slope /= 1 + small
+    value = np.log1p(small, out=small)
+    value += np.maximum(z, 0)
+    return value, slope
 
 
 def _check_positive(loss, name):
