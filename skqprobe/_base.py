@@ -148,7 +148,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         objective = self._make_objective(X_rows, layout, rewards, sample_weight, loss)
 
         metadata = {"groups": groups, "sample_weight": sample_weight}
-        fitted = _fitted_state(checked, objective)
+        fitted = fitted_state(checked, objective)
         monitor = FitMonitor(self, X, y, metadata, self.max_iter, fitted)
         theta, n_iter = self._minimize(objective, solver, monitor)
 
@@ -363,7 +363,7 @@ def weighted_layout(layout, sample_weight):
     return layout, prompt_weight, row_weight
 
 
-def _fitted_state(checked, objective):
+def fitted_state(checked, objective):
     """Make the function that maps theta to the fitted attributes."""
     state = {
         name: value

@@ -277,6 +277,13 @@ class LinearObjective(Objective):
         """
         if self.has_intercept:
             x_mean, t_mean = self.least_squares_means
+        for X, t, v in self.least_squares_rows():
+            if self.has_intercept:
+                X, t = X - x_mean.astype(self.dtype), t - t_mean
+            yield X, t, v
+
+    def least_squares_rows(self):
+        """Yield the same as `least_squares_blocks`, centred inside prompts at most."""
         for prompts, rows, offsets in self._blocks:
             X = self._read(rows)
             v, t = self._least_squares_terms(prompts, rows, offsets)
@@ -285,8 +292,6 @@ class LinearObjective(Objective):
                 mean = segment_mean(X, offsets, weight)
                 X = X - spread(mean, offsets).astype(self.dtype)
                 t = t - spread(segment_mean(t, offsets, weight), offsets)
-            elif self.has_intercept:
-                X, t = X - x_mean.astype(self.dtype), t - t_mean
             yield X, t, v
 
     @cached_property

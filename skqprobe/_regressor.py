@@ -51,11 +51,11 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
     max_iter : int, default=1000
         The most iterations of L-BFGS; with hidden layers, epochs.
     tol : float, default=1e-4
-        L-BFGS stops when the largest entry of the gradient, in scaled features, is
-        `tol` times what it is at zero coefficients, or when an iteration gains less
-        than ``tol**1.5`` of what was gained in all. With hidden layers, the fit stops
-        after 20 epochs in a row that did not beat the least held-out loss before by
-        more than `tol` times what that had gained since the start.
+        L-BFGS stops when the gradient, in scaled features, is `tol` times as long as at
+        zero coefficients, or when an iteration gains less than ``tol**1.5`` of what was
+        gained in all. With hidden layers, the fit stops after 20 epochs in a row that
+        did not beat the least held-out loss before by more than `tol` times what that
+        had gained since the start.
     warm_start : bool, default=False
         Whether to start from the coefficients of the last fit; with hidden layers, if
         that had layers of the same sizes.

@@ -346,7 +346,7 @@ def test_prompts_of_one_candidate_leave_no_choice(rows):
     alpha = policy.alpha * len(labels) / (sizes > 1).sum()
     without = QProbePolicy(alpha=alpha, tol=1e-8)
     without.fit(X[~alone], y[~alone], groups[~alone])
-    np.testing.assert_allclose(policy.coef_, without.coef_, rtol=1e-6)
+    np.testing.assert_allclose(policy.coef_, without.coef_, rtol=1e-5)
 
 
 def test_predict_gives_a_row_of_each_prompt_in_order(rows):

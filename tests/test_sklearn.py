@@ -15,7 +15,7 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skqprobe
-from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
 from skqprobe.losses import LOSSES
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
@@ -23,6 +23,8 @@ PUBLIC = [
     QProbeRegressor(),
     # log_loss refuses the rewards outside [0, 1] that the checks make.
     *(QProbePolicy(loss=loss) for loss in LOSSES if loss != "log_loss"),
+    QProbePolicyCV(),
+    QProbePolicyCV(["squared_error", "policy_gradient"], cv=2),
     PerCandidate(StandardScaler()),
     PerCandidate(PCA()),
     SiblingFeatures(),

@@ -39,8 +39,13 @@ def _primal(objective):
         X = X * root[:, None]  # float64 from here on
         gram += X.T @ X
         moment += X.T @ (root * t)
-    gram[np.diag_indices(d)] += objective.alpha / 2
-    return _solve(gram, moment, objective.alpha)
+    return solve_normal_equations(gram, moment, objective.alpha)
+
+
+def solve_normal_equations(gram, moment, alpha):
+    """Solve (gram + alpha/2) coef = moment; `gram` is overwritten."""
+    gram[np.diag_indices(len(gram))] += alpha / 2
+    return _solve(gram, moment, alpha)
 
 
 def _dual(objective):
@@ -51,9 +56,7 @@ def _dual(objective):
     ]
     Z = np.concatenate([X for X, _ in blocks]).astype(np.float64)
     target = np.concatenate([t for _, t in blocks])
-    gram = Z @ Z.T
-    gram[np.diag_indices(len(Z))] += objective.alpha / 2
-    return Z.T @ _solve(gram, target, objective.alpha)
+    return Z.T @ solve_normal_equations(Z @ Z.T, target, objective.alpha)
 
 
 def _solve(gram, target, alpha):

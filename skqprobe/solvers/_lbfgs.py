@@ -1,24 +1,24 @@
-"""L-BFGS on a well-conditioned version of the objective."""
+"""L-BFGS on well-conditioned versions of objectives: of one, or of a whole grid."""
 
 import warnings
 
 import numpy as np
-from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
-from skqprobe.solvers._conditioner import Conditioner
-
-N_RESTARTS = 5
-"""How often to begin anew where a line search fails: at kinks of the hinge loss, and
-at the end of float32's precision."""
+from skqprobe.solvers._conditioner import (
+    Conditioner,
+    fold_geometries,
+    measure_geometry,
+)
+from skqprobe.solvers._lockstep import minimize_lockstep
 
 
 def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     """Minimise an objective with L-BFGS.
 
     Works in parameters of about equal curvature, see `Conditioner`, scaled so that the
-    largest entry of the gradient at zero is 1. Neither the scale of the columns, nor
-    that of the rewards, nor the start changes what `tol` means.
+    gradient at zero has length 1. Neither the scale of the columns, nor that of the
+    rewards, nor the start changes what `tol` means.
 
     Parameters
     ----------
@@ -27,8 +27,8 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     theta : ndarray of shape (n_parameters,)
         Where to start.
     tol : float
-        Stop when the largest entry of the gradient is `tol` times what it is at zero,
-        or an iteration gains less than ``tol**1.5`` of what has been gained since zero.
+        Stop when the gradient is `tol` times as long as at zero, or an iteration gains
+        less than ``tol**1.5`` of what has been gained since zero.
     max_iter : int
         The most iterations; more raise a ConvergenceWarning.
     on_iteration : callable, default=None
@@ -41,81 +41,146 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     n_iter : int
         Number of iterations, at least 1.
     """
-    problem = _ConditionedProblem(objective)
-    if problem.step == 0:
-        return np.zeros_like(theta), 1
-    v = problem.to_v(theta)
 
-    def callback(v):
-        if on_iteration is not None:
-            value = problem.value_and_gradient(v)[0] * problem.step**2 + problem.offset
-            if on_iteration(problem.to_theta(v), value):
-                raise StopIteration
+    def evaluate(thetas, which):
+        value, gradient = objective.value_and_gradient(thetas[0])
+        return np.array([value]), gradient[None]
 
-    n_iter, value = 0, np.inf
-    precision = np.finfo(objective.dtype).eps
-    for _ in range(N_RESTARTS + 1):
-        result = minimize(
-            problem.value_and_gradient,
-            v,
-            method="L-BFGS-B",
-            jac=True,
-            callback=callback,
-            options={
-                "maxiter": max_iter - n_iter,
-                "maxfun": 50 * max_iter,
-                "maxls": 50,
-                "gtol": tol,
-                # The hinge loss, whose gradient never vanishes, and probes that win
-                # ever less by growing, end here. A gradient of size tol leaves about
-                # tol**2 to gain; the many small steps of a slow end sum up to more.
-                "ftol": max(tol**1.5, 64 * np.finfo(np.float64).eps),
-            },
-        )
-        v, n_iter = result.x, n_iter + result.nit
-        gain, value = value - result.fun, result.fun
-        # A failed line search: anew without memory, unless that was no use just now.
-        failed = result.status == 2
-        if not failed or n_iter >= max_iter or gain <= 10 * precision * abs(value):
-            break
-    if result.status == 1 or (failed and n_iter >= max_iter):
+    def callback(v, values):
+        theta, value = problem.to_theta(v)[0], problem.to_values(values)[0]
+        return on_iteration(theta, value)
+
+    conditioner = Conditioner(objective, objective.alpha, measure_geometry(objective))
+    problem = _ConditionedProblems(evaluate, [conditioner], objective.n_parameters)
+    ends = minimize_lockstep(
+        problem.value_and_gradient,
+        problem.to_v(theta[None]),
+        # Most fits start at zero: that they need not read X for it again.
+        None if theta.any() else problem.at_zero,
+        tol=tol,
+        ftol=least_gain(tol),
+        max_iter=max_iter,
+        precision=np.finfo(objective.dtype).eps,
+        on_iteration=None if on_iteration is None else callback,
+    )
+    n_iter = int(ends.n_iter[0])
+    if not ends.converged[0]:
         warnings.warn(
             f"L-BFGS did not converge after {n_iter} iterations (max_iter={max_iter}): "
-            f"the largest entry of the gradient is {abs(result.jac).max():.1e} of "
-            f"what it was at zero, tol={tol:g}. Increase max_iter, or alpha, or tol.",
+            f"the gradient is {np.linalg.norm(ends.gradient[0]):.1e} times as long as "
+            f"at zero, tol={tol:g}. Increase max_iter, or alpha, or tol.",
             ConvergenceWarning,
             stacklevel=6,
         )
-    return problem.to_theta(v), max(n_iter, 1)
+    return problem.to_theta(ends.point)[0], max(n_iter, 1)
 
 
-class _ConditionedProblem:
-    """The objective in well-conditioned parameters v, and its own unit of value."""
+def minimize_grid(grid, *, tol, max_iter):
+    """Minimise all objectives of a grid with L-BFGS, reading X for all of them at once.
 
-    def __init__(self, objective):
-        self.objective = objective
-        self.conditioner = Conditioner(objective)
-        zero = np.zeros(objective.n_parameters)
-        self.offset, gradient = objective.value_and_gradient(zero)
-        gradient = self.conditioner.gradient_in_v(gradient)
+    Each takes the path that `minimize_lbfgs` would take on its fold, but for rounding.
+
+    Parameters
+    ----------
+    grid : GridObjective
+        What to minimise.
+    tol : float
+        See `minimize_lbfgs`.
+    max_iter : int
+        The most iterations for each.
+
+    Returns
+    -------
+    thetas : ndarray of shape (n_objectives, n_parameters)
+        The minima found.
+    converged : ndarray of bool, of shape (n_objectives,)
+        False where the iterations did not suffice.
+    """
+    problems = _ConditionedProblems(
+        grid.value_and_gradient, _grid_conditioners(grid), grid.objective.n_parameters
+    )
+    ends = minimize_lockstep(
+        problems.value_and_gradient,
+        problems.zeros,
+        problems.at_zero,
+        tol=tol,
+        ftol=least_gain(tol),
+        max_iter=max_iter,
+        precision=np.finfo(grid.objective.dtype).eps,
+    )
+    return problems.to_theta(ends.point), ends.converged
+
+
+def least_gain(tol):
+    """Tell the gain of an iteration, relative to all so far, that is not worth another.
+
+    The hinge loss, whose gradient never vanishes, and probes that win ever less by
+    growing, end by it. A gradient of size `tol` leaves about ``tol**2`` to gain; the
+    many small steps of a slow end sum up to more.
+    """
+    return max(tol**1.5, 64 * np.finfo(np.float64).eps)
+
+
+def _grid_conditioners(grid):
+    """Make the conditioner of each objective, that of its fold and its penalty."""
+    return [
+        Conditioner(objective, alpha, geometry)
+        for objective, geometry in zip(
+            grid.fold_objectives, fold_geometries(grid), strict=True
+        )
+        for alpha in grid.alphas
+    ]
+
+
+class _ConditionedProblems:
+    """Objectives in well-conditioned parameters v, each in its own unit of value.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Maps thetas (n, n_parameters) and the numbers of as many problems (n,) to their
+        values (n,) and gradients (n, n_parameters).
+    conditioners : list of Conditioner
+        One a problem.
+    n_parameters : int
+        How many each problem has.
+    """
+
+    def __init__(self, evaluate, conditioners, n_parameters):
+        self.evaluate = evaluate
+        self.conditioners = conditioners
+        self.everything = np.arange(len(conditioners))
+        self.zeros = np.zeros((len(conditioners), n_parameters))
+        self.offset, gradients = evaluate(self.zeros, self.everything)
+        gradients = self._convert("gradient_in_v", gradients, self.everything)
         # With unit curvature, a step as long as the gradient leads near the minimum.
-        self.step = abs(gradient).max()
-        # Most fits start here: that they need not read X for it again.
-        self._last = zero, 0.0, gradient / (self.step or 1)
+        self.unit = np.linalg.norm(gradients, axis=1)
+        self.unit[self.unit == 0] = 1
+        self.at_zero = np.zeros(len(self.unit)), gradients / self.unit[:, None]
+
+    def _convert(self, method, vectors, which):
+        converted = [
+            getattr(self.conditioners[number], method)(vector)
+            for number, vector in zip(which, vectors, strict=True)
+        ]
+        return np.array(converted)
 
     def to_theta(self, v):
-        """Parameters of the objective."""
-        return self.conditioner.to_theta(self.step * v)
+        """Parameters of all problems."""
+        return self._convert("to_theta", self.unit[:, None] * v, self.everything)
 
-    def to_v(self, theta):
-        """Parameters of which the minimum is about 1 away from zero."""
-        return self.conditioner.to_v(theta) / self.step
+    def to_v(self, thetas):
+        """Parameters of which the minima are about 1 away from zero."""
+        return self._convert("to_v", thetas, self.everything) / self.unit[:, None]
 
-    def value_and_gradient(self, v):
-        """Value and gradient; asked twice at a place, it computes once."""
-        if not np.array_equal(v, self._last[0]):
-            value, gradient = self.objective.value_and_gradient(self.to_theta(v))
-            gradient = self.conditioner.gradient_in_v(gradient)
-            value = (value - self.offset) / self.step / self.step
-            self._last = v.copy(), value, gradient / self.step
-        return self._last[1], self._last[2].copy()
+    def to_values(self, values):
+        """Values of the objectives, from those in units of their own."""
+        return values * self.unit**2 + self.offset
+
+    def value_and_gradient(self, v, which):
+        """Values and gradients, in units of their own, of some of the problems."""
+        unit = self.unit[which]
+        thetas = self._convert("to_theta", unit[:, None] * v, which)
+        values, gradients = self.evaluate(thetas, which)
+        gradients = self._convert("gradient_in_v", gradients, which)
+        return (values - self.offset[which]) / unit / unit, gradients / unit[:, None]

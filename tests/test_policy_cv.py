@@ -1,0 +1,296 @@
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    ShuffleSplit,
+)
+
+from skqprobe import QProbePolicy, QProbePolicyCV, sample_candidates
+from skqprobe.losses import LOSSES, PairwiseHinge
+from skqprobe.metrics import best_of_k_reward, best_of_k_scorer
+
+ALPHAS, TEMPERATURES = (1.0, 0.1, 1e-3), (0.0, 0.3)
+
+
+def grid_search(losses, **options):
+    grid = {"loss": losses, "alpha": ALPHAS, "temperature": TEMPERATURES}
+    return GridSearchCV(QProbePolicy(tol=1e-6), grid, **options)
+
+
+def policy_cv(losses, **options):
+    return QProbePolicyCV(
+        losses, alphas=ALPHAS, temperatures=TEMPERATURES, tol=1e-6, **options
+    )
+
+
+def assert_same_search(policy, search):
+    found, expected = policy.cv_results_, search.cv_results_
+    assert found["params"] == expected["params"]
+    times = {
+        f"{kind}_{what}_time" for kind in ("mean", "std") for what in ("fit", "score")
+    }
+    assert set(found) == set(expected) - times
+    for name in found:
+        if name.startswith("param_"):
+            assert found[name].tolist() == expected[name].tolist()
+        elif name.endswith("test_score") and not name.startswith("rank"):
+            assert_allclose(found[name], expected[name], atol=1e-3)
+    assert policy.best_params_ == search.best_params_
+    assert policy.best_index_ == search.best_index_
+    assert policy.best_score_ == pytest.approx(search.best_score_, abs=1e-3)
+    assert policy.n_splits_ == search.n_splits_
+    assert_allclose(policy.coef_, search.best_estimator_.coef_, rtol=1e-6)
+    assert policy.intercept_ == pytest.approx(search.best_estimator_.intercept_)
+    assert policy.n_iter_ == search.best_estimator_.n_iter_
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_finds_what_a_grid_search_finds(loss, sets):
+    X, y = sets
+    assert_same_search(policy_cv([loss]).fit(X, y), grid_search([loss], cv=5).fit(X, y))
+
+
+@pytest.mark.parametrize(
+    "cv", [4, KFold(3, shuffle=True, random_state=0), ShuffleSplit(4, random_state=0)]
+)
+def test_several_losses_and_any_splits(cv, sets):
+    X, y = sets
+    losses = ["squared_error", "policy_gradient", PairwiseHinge(0.5), "log_loss"]
+    policy = policy_cv(losses, cv=cv).fit(X, y)
+    assert_same_search(policy, grid_search(losses, cv=cv).fit(X, y))
+    assert policy.loss_ is policy.best_params_["loss"]
+    assert policy.alpha_ == policy.best_params_["alpha"]
+    assert policy.temperature_ == policy.best_params_["temperature"]
+
+
+@pytest.mark.parametrize("loss", ["contrastive_policy_gradient", "log_loss"])
+def test_rows_by_a_splitter_that_minds_groups(loss, rows):
+    X, y, groups = rows
+    cv = GroupKFold(4, shuffle=True, random_state=0)
+    with config_context(enable_metadata_routing=True):
+        expected = grid_search([loss], cv=cv).fit(X, y, groups=groups)
+    assert_same_search(policy_cv([loss], cv=cv).fit(X, y, groups), expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_sets_and_rows_agree(loss, sets, rng):
+    X, y = sets
+    groups = np.repeat(np.arange(len(X)), X.shape[1])
+    by_sets = policy_cv([loss]).fit(X, y)
+    by_rows = policy_cv([loss]).fit(X.reshape(-1, 4), y.ravel(), groups)
+    for name in ("mean_test_score", "rank_test_score"):
+        assert_allclose(by_rows.cv_results_[name], by_sets.cv_results_[name])
+    assert_allclose(by_rows.coef_, by_sets.coef_)
+    # Prompts are folded in the order of their first appearance, wherever rows lie.
+    order = np.lexsort((rng.random(len(groups)), groups % 2 == 0, groups))
+    shuffled = policy_cv([loss]).fit(
+        X.reshape(-1, 4)[order], y.ravel()[order], groups[order]
+    )
+    assert_allclose(
+        shuffled.cv_results_["mean_test_score"],
+        by_sets.cv_results_["mean_test_score"],
+        atol=1e-3,
+    )
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "pairwise_logistic"])
+def test_weights_are_repetitions(loss, sets, rng):
+    X, y = sets
+    weight = rng.integers(0, 3, len(X))
+    cv = [(np.arange(len(X)) % 3 != i, np.arange(len(X)) % 3 == i) for i in range(3)]
+    repeated = [
+        tuple(np.flatnonzero(np.repeat(side, weight)) for side in fold) for fold in cv
+    ]
+    cv = [tuple(np.flatnonzero(side) for side in fold) for fold in cv]
+    weighted = policy_cv([loss], cv=cv).fit(X, y, sample_weight=weight)
+    expected = policy_cv([loss], cv=repeated).fit(
+        np.repeat(X, weight, axis=0), np.repeat(y, weight, axis=0)
+    )
+    for name in ("split0_test_score", "mean_test_score"):
+        assert_allclose(
+            weighted.cv_results_[name], expected.cv_results_[name], atol=1e-3
+        )
+    assert_allclose(weighted.coef_, expected.coef_, rtol=1e-3)
+
+
+def test_weights_of_candidates_count_in_scores(sets, rng):
+    X, y = sets
+    weight = rng.integers(0, 3, y.shape)
+    weight[:, 0] = 1
+    cv = KFold(3)
+    policy = policy_cv(["log_loss"], cv=cv).fit(X, y, sample_weight=weight)
+    for number, (train, test) in enumerate(cv.split(X)):
+        one = QProbePolicy(**policy.cv_results_["params"][1], tol=1e-6)
+        one.fit(X[train], y[train], sample_weight=weight[train])
+        score = one.score(X[test], y[test], sample_weight=weight[test])
+        found = policy.cv_results_[f"split{number}_test_score"][1]
+        assert found == pytest.approx(score, abs=1e-4)
+
+
+def test_is_the_policy_with_the_best_setting(sets):
+    X, y = sets
+    policy = policy_cv(["log_loss", "policy_gradient"], random_state=0).fit(X, y)
+    plain = QProbePolicy(**policy.best_params_, tol=1e-6, random_state=0).fit(X, y)
+    assert_array_equal(policy.decision_function(X), plain.decision_function(X))
+    assert_array_equal(policy.predict(X), plain.predict(X))
+    assert_array_equal(policy.predict_proba(X), plain.predict_proba(X))
+    assert_array_equal(policy.sample(X, size=3), plain.sample(X, size=3))
+    assert policy.score(X, y) == plain.score(X, y)
+    assert policy.n_skipped_prompts_ == plain.n_skipped_prompts_
+    proba = policy.predict_proba(X)
+    assert sample_candidates(proba, random_state=0).shape == (len(X),)
+
+
+def test_copies_and_pickles(sets):
+    X, y = sets
+    policy = policy_cv(["policy_gradient"]).fit(X, y)
+    again = pickle.loads(pickle.dumps(policy))
+    assert_array_equal(again.predict(X), policy.predict(X))
+    assert again.temperature == policy.temperature
+    assert not hasattr(clone(policy), "coef_")
+    assert_array_equal(clone(policy).fit(X, y).coef_, policy.coef_)
+
+
+def test_scoring_of_sets(sets):
+    X, y = sets
+    scorer = best_of_k_scorer(3)
+    policy = policy_cv(["log_loss"], scoring=scorer).fit(X, y)
+    assert_same_search(
+        policy, grid_search(["log_loss"], scoring=scorer, cv=5).fit(X, y)
+    )
+
+
+def test_scoring_of_rows(rows):
+    X, y, groups = rows
+    cv, seen = GroupKFold(3), []
+
+    def scoring(policy, X, y, groups=None):
+        seen.append(len(y))
+        values = policy.decision_function(X)
+        return best_of_k_reward(y, values, groups=groups, k=2, too_few="skip")
+
+    policy = policy_cv(["log_loss"], scoring=scoring, cv=cv).fit(X, y, groups.tolist())
+    train, test = next(cv.split(X, y, groups))
+    one = QProbePolicy(**policy.cv_results_["params"][0], tol=1e-6)
+    one.fit(X[train], y[train], groups[train])
+    expected = scoring(one, X[test], y[test], groups[test])
+    assert policy.cv_results_["split0_test_score"][0] == pytest.approx(expected)
+    assert set(seen) == {len(test) for _, test in cv.split(X, y, groups)}
+
+
+def test_of_equals_the_first_is_taken(sets):
+    X, y = sets
+    # Whatever is chosen has the same reward.
+    with pytest.warns(UserWarning, match="anything to learn"):
+        policy = policy_cv(["policy_gradient", "pairwise_hinge"]).fit(X, 0 * y)
+    assert policy.best_params_ == {
+        "alpha": 1.0,
+        "loss": "policy_gradient",
+        "temperature": 0.0,
+    }
+
+
+def test_a_fold_without_anything_to_learn(sets):
+    X, y = sets
+    y[10:] = 0.5  # no pairs outside the first ten prompts
+    cv = [(np.arange(10, 60), np.arange(10)), (np.arange(10), np.arange(10, 60))]
+    policy = policy_cv(["pairwise_logistic"], cv=cv).fit(X, y)
+    first = policy.cv_results_["split0_test_score"]
+    assert_allclose(first, y[:10].mean())  # no choice made: all Q are 0
+    assert policy.n_skipped_prompts_ >= 50
+
+
+def test_without_refit(sets):
+    X, y = sets
+    policy = policy_cv(["squared_error"], refit=False).fit(X, y)
+    assert policy.best_params_["loss"] == "squared_error"
+    with pytest.raises(ValueError, match="not fitted yet"):
+        policy.predict(X)
+    policy.set_params(refit=True).fit(X, y).predict(X)
+    policy.set_params(refit=False).fit(X, y)
+    assert not hasattr(policy, "coef_")
+
+
+def test_rows_without_groups(sets):
+    X, y = sets
+    with pytest.warns(UserWarning, match="no groups were given"):
+        policy = policy_cv(["policy_gradient"]).fit(X[:, 0], y[:, 0])
+    assert np.isnan(policy.best_score_)
+    assert_array_equal(policy.coef_, 0)
+
+
+def test_convergence_warning(sets):
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
+        QProbePolicyCV(["log_loss"], max_iter=2).fit(*sets)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("loss", ["squared_error", "pairwise_logistic"])
+def test_low_precision(loss, dtype, sets):
+    X, y = sets
+    policy = policy_cv([loss]).fit(X.astype(dtype), y)
+    expected = policy_cv([loss]).fit(X.astype(dtype).astype(float), y)
+    assert policy.coef_.dtype == np.float32
+    assert_allclose(policy.coef_, expected.coef_, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"losses": []}, "losses is empty"),
+        ({"alphas": ()}, "alphas is empty"),
+        ({"losses": ["hinge"]}, "losses must hold.*got 'hinge'"),
+        ({"losses": "log_loss"}, "losses"),
+        ({"alphas": [1, -1]}, "alphas must be finite numbers of 0 or more; got -1"),
+        ({"alphas": [np.nan]}, "alphas must be finite"),
+        ({"temperatures": [-0.5]}, "temperature must be a number of 0 or more"),
+        ({"cv": 100}, "n_splits=100"),
+    ],
+)
+def test_bad_settings_leave_the_fit_as_it_was(settings, message, sets):
+    X, y = sets
+    policy = policy_cv(["squared_error"]).fit(X, y)
+    before = copy.deepcopy(vars(policy))
+    with pytest.raises(ValueError, match=message):
+        policy.set_params(**settings).fit(X, y)
+    assert_array_equal(policy.coef_, before["coef_"])
+    assert policy.best_params_ == before["best_params_"]
+
+
+def test_bad_rewards(sets):
+    X, y = sets
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
+        policy_cv(["squared_error", "log_loss"]).fit(X, 2 * y)
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        policy_cv(["squared_error"]).fit(X, None)
+
+
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
+def test_folds_must_not_part_a_prompt(rows):
+    X, y, groups = rows
+    with pytest.raises(ValueError, match="cv parts the candidates of a prompt"):
+        policy_cv(["squared_error"], cv=KFold(3)).fit(X, y, groups)
+
+
+def test_groups_of_sets_are_for_the_splitter(sets):
+    X, y = sets
+    families = np.arange(len(X)) % 4
+    seen = []
+
+    class Spy(GroupKFold):
+        def split(self, X, y=None, groups=None):
+            seen.append(groups)
+            return super().split(X, y, groups)
+
+    policy = policy_cv(["squared_error"], cv=Spy(4)).fit(X, y, families)
+    assert_array_equal(seen[0], families)
+    assert policy.n_splits_ == 4
