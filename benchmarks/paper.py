@@ -21,7 +21,7 @@ temperature is named, the choice is the candidate of highest value.
 - skqprobe: ``PerCandidate(StandardScaler())`` and a `QProbePolicy`. The strength of the
   penalty is chosen from powers of ten by cross-validation inside the training prompts,
   by the reward at the table's largest k; of equal ones the strongest. Probes with
-  hidden layers have the default penalty, 0.01, and stop early by held-out prompts.
+  hidden layers have a penalty of 0.01, and stop early by held-out prompts.
 - + siblings: the same with `SiblingFeatures` between the two. With them the value of a
   candidate depends on which others there are, so for k < m the reward is a mean over
   random sets of k, with features made from these k alone.
@@ -165,7 +165,7 @@ def split(data, seed):
 
 def fit_ours(loss, train, plan, seed, hidden=(), siblings=False):
     """Fit a `QProbePolicy`; a linear one's penalty is chosen inside `train`."""
-    probe = QProbePolicy(loss, hidden_layer_sizes=hidden, random_state=seed)
+    probe = QProbePolicy(loss, alpha=0.01, hidden_layer_sizes=hidden, random_state=seed)
     if hidden:
         pipeline = make_pipeline(PerCandidate(StandardScaler()), probe)
         return pipeline.fit(train.X, train.y)

@@ -22,12 +22,13 @@ class QProbePolicy(BaseQProbe):
 
     Parameters
     ----------
-    loss : str or BaseLoss, default="policy_gradient"
-        What to minimise: "squared_error", "log_loss", "policy_gradient",
-        "pairwise_logistic", "pairwise_hinge", "softmax_cross_entropy" or
-        "contrastive_policy_gradient", or a loss object of :mod:`skqprobe.losses` or
-        your own. With an object, a search reaches its settings as ``loss__margin``.
-    alpha : float, default=1e-2
+    loss : str or BaseLoss, default="pairwise_logistic"
+        What to minimise: "squared_error", "log_loss", "policy_gradient" (the paper's
+        best), "pairwise_logistic" (the best of all on our data, see docs/choosing.md),
+        "pairwise_hinge", "softmax_cross_entropy" or "contrastive_policy_gradient", or a
+        loss object of :mod:`skqprobe.losses` or your own. With an object, a search
+        reaches its settings as ``loss__margin``.
+    alpha : float, default=1e-4
         Strength of the L2 penalty, 0 or more: the objective is the mean loss of the
         prompts plus ``alpha / 2 * |coef|**2``. With hidden layers, these are all
         weights of a network on standardised features, and for "squared_error" and
@@ -118,7 +119,7 @@ class QProbePolicy(BaseQProbe):
     >>> policy.predict(X[100:103])
     array([5, 1, 4])
     >>> print(f"{y[100:].mean():.2f} -> {policy.score(X[100:], y[100:]):.2f}")
-    0.52 -> 0.90
+    0.52 -> 0.93
     """
 
     __metadata_request__predict = {"groups": True}
@@ -131,9 +132,9 @@ class QProbePolicy(BaseQProbe):
 
     def __init__(
         self,
-        loss="policy_gradient",
+        loss="pairwise_logistic",
         *,
-        alpha=1e-2,
+        alpha=1e-4,
         temperature=0.0,
         fit_intercept=True,
         n_candidates=None,

@@ -31,6 +31,10 @@ from skqprobe.solvers import (
     solve_closed_form_grid,
 )
 
+DEFAULT_LOSSES = ("pairwise_logistic", "policy_gradient", "log_loss")
+"""Each is the best on some of the data of docs/choosing.md; the last needs rewards in
+[0, 1]."""
+
 
 class QProbePolicyCV(QProbePolicy):
     """Policy that chooses its loss, penalty and temperature by cross-validation.
@@ -43,8 +47,9 @@ class QProbePolicyCV(QProbePolicy):
 
     Parameters
     ----------
-    losses : tuple of str or BaseLoss, default=("pairwise_logistic",)
-        Losses to try, see `QProbePolicy`.
+    losses : tuple of str or BaseLoss, default=None
+        Losses to try, see `QProbePolicy`. None tries "pairwise_logistic",
+        "policy_gradient" and, if all rewards lie in [0, 1], "log_loss".
     alphas : tuple of float, default=(10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.00001)
         Strengths of the penalty to try, 0 or more. Of settings with the same score the
         first is taken, so that the strongest should come first.
@@ -118,7 +123,7 @@ class QProbePolicyCV(QProbePolicy):
     """
 
     _parameter_constraints: dict = {
-        "losses": ["array-like"],
+        "losses": ["array-like", None],
         "alphas": ["array-like"],
         "temperatures": ["array-like"],
         "cv": ["cv_object"],
@@ -132,7 +137,7 @@ class QProbePolicyCV(QProbePolicy):
 
     def __init__(
         self,
-        losses=("pairwise_logistic",),
+        losses=None,
         *,
         alphas=(10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5),
         temperatures=(0.0,),
@@ -202,8 +207,7 @@ class QProbePolicyCV(QProbePolicy):
                 "QProbePolicyCV requires y to be passed, but the target y is None."
             )
         rewards = check_values(y, shape, "y")
-        for loss in self.losses:
-            get_loss(loss).check_rewards(rewards)
+        losses = self._losses(rewards)
         data = _Data(X_rows, layout, rewards, groups, sample_weight)
         folds = [
             (train, data.held_out(test)) for train, test in data.splits(self.cv, X)
@@ -211,12 +215,12 @@ class QProbePolicyCV(QProbePolicy):
 
         grid = ParameterGrid(
             {
-                "loss": list(self.losses),
+                "loss": losses,
                 "alpha": list(self.alphas),
                 "temperature": list(self.temperatures),
             }
         )
-        objectives = [self._objective(data, loss) for loss in self.losses]
+        objectives = [self._objective(data, loss) for loss in losses]
         # (alpha, loss, temperature, fold), as the grid has them
         scores = np.stack(
             [self._scores_of(objective, folds) for objective in objectives], axis=1
@@ -242,9 +246,10 @@ class QProbePolicyCV(QProbePolicy):
 
     def _check_settings(self):
         for name in ("losses", "alphas", "temperatures"):
-            if len(getattr(self, name)) == 0:
+            values = getattr(self, name)
+            if values is not None and len(values) == 0:
                 raise ValueError(f"{name} is empty; give at least one to try.")
-        for loss in self.losses:
+        for loss in [] if self.losses is None else self.losses:
             if not (isinstance(loss, BaseLoss) or loss in LOSSES):
                 raise ValueError(
                     f"losses must hold loss objects, or names among "
@@ -257,6 +262,15 @@ class QProbePolicyCV(QProbePolicy):
                 )
         for temperature in self.temperatures:
             check_temperature(temperature)
+
+    def _losses(self, rewards):
+        """Losses to try with these rewards."""
+        if self.losses is None:
+            in_range = rewards.min() >= 0 and rewards.max() <= 1
+            return list(DEFAULT_LOSSES if in_range else DEFAULT_LOSSES[:-1])
+        for loss in self.losses:
+            get_loss(loss).check_rewards(rewards)
+        return list(self.losses)
 
     def _objective(self, data, loss):
         """Objective of all prompts for a loss."""
@@ -420,7 +434,7 @@ def _results(settings, scores):
     for name in settings[0]:
         values = np.empty(len(settings), dtype=object)
         values[:] = [setting[name] for setting in settings]
-        results[f"param_{name}"] = np.ma.array(values)
+        results[f"param_{name}"] = values
     for number, of_fold in enumerate(scores.T):
         results[f"split{number}_test_score"] = of_fold
     mean = scores.mean(axis=1)

@@ -597,9 +597,9 @@ def test_rows_without_groups(rows, loss):
 def test_rows_without_groups_are_enough_to_regress(rows, loss):
     # A warning would be an error here.
     X, y, _ = rows
-    model = QProbeRegressor(loss).fit(X, y)
+    model = QProbeRegressor(loss, alpha=0.01).fit(X, y)
     assert model.score(X, y) > 0.1
-    policy = QProbePolicy(loss).fit(X, y)
+    policy = QProbePolicy(loss, alpha=0.01).fit(X, y)
     np.testing.assert_array_equal(policy.coef_, model.coef_)
     with pytest.warns(UserWarning, match="enable_metadata_routing=True"):
         assert np.isnan(policy.score(X, y))

@@ -336,7 +336,8 @@ def test_prompts_of_one_candidate_leave_no_choice(rows):
     labels, sizes = np.unique(groups, return_counts=True)
     alone = np.isin(groups, labels[sizes == 1])
     assert 0 < alone.sum() < len(groups), "the fixture should have both kinds"
-    policy = QProbePolicy(temperature=1.0).fit(X, y, groups)
+    policy = QProbePolicy("policy_gradient", alpha=0.01, temperature=1.0)
+    policy.fit(X, y, groups)
     np.testing.assert_array_equal(policy.predict_proba(X, groups)[alone], 1.0)
     for chosen in (policy.predict(X, groups), policy.sample(X, groups)):
         assert set(np.flatnonzero(alone)) <= set(chosen)
@@ -344,7 +345,7 @@ def test_prompts_of_one_candidate_leave_no_choice(rows):
     # same at an alpha that is as much larger as the mean is over fewer prompts.
     policy.set_params(tol=1e-8).fit(X, y, groups)
     alpha = policy.alpha * len(labels) / (sizes > 1).sum()
-    without = QProbePolicy(alpha=alpha, tol=1e-8)
+    without = QProbePolicy("policy_gradient", alpha=alpha, tol=1e-8)
     without.fit(X[~alone], y[~alone], groups[~alone])
     np.testing.assert_allclose(policy.coef_, without.coef_, rtol=1e-5)
 

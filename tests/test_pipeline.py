@@ -7,11 +7,10 @@ from skqprobe import make_probe_pipeline
 
 
 def test_settings_arrive():
-    pipeline = make_probe_pipeline(
-        "log_loss", alpha=2.0, temperature=0.5, block_sizes=(1, 3)
-    )
-    probe = pipeline["probe"]
-    assert (probe.loss, probe.alpha, probe.temperature) == ("log_loss", 2.0, 0.5)
+    settings = {"alphas": [2.0], "temperatures": [0.5], "cv": 3, "scoring": np.mean}
+    pipeline = make_probe_pipeline(["log_loss"], block_sizes=(1, 3), **settings)
+    probe = pipeline["probe"].get_params()
+    assert probe.items() >= {"losses": ["log_loss"], **settings}.items()
     assert pipeline["siblings"].block_sizes == (1, 3)
 
 

@@ -209,6 +209,17 @@ def test_a_fold_without_anything_to_learn(sets):
     assert policy.n_skipped_prompts_ >= 50
 
 
+def test_losses_by_default(sets):
+    X, y = sets
+
+    def tried(y):
+        policy = QProbePolicyCV(alphas=[0.1, 0.01]).fit(X, y)
+        return {params["loss"] for params in policy.cv_results_["params"]}
+
+    assert tried(y) == {"pairwise_logistic", "policy_gradient", "log_loss"}
+    assert tried(2 * y - 1) == {"pairwise_logistic", "policy_gradient"}
+
+
 def test_without_refit(sets):
     X, y = sets
     policy = policy_cv(["squared_error"], refit=False).fit(X, y)
