@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
@@ -18,6 +17,7 @@ from skqprobe._candidates import (
     check_weights,
 )
 from skqprobe._choice import choice_probabilities, draw_rows, warn_without_groups
+from skqprobe._estimator import BaseEstimator
 from skqprobe._objective import (
     LinearObjective,
     NetworkObjective,

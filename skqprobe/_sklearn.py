@@ -5,6 +5,7 @@ from typing import Any
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils._set_output import _wrap_data_with_container
+from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import _check_feature_names_in as feature_names_in
 
 try:  # scikit-learn 1.9 and later
@@ -27,6 +28,7 @@ __all__ = [
     "StrOptions",
     "_fit_context",
     "feature_names_in",
+    "parse_version",
     "with_callbacks",
     "wrap_output",
 ]

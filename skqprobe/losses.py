@@ -14,8 +14,8 @@ from numbers import Real
 
 import numpy as np
 from scipy.special import expit
-from sklearn.base import BaseEstimator
 
+from skqprobe._estimator import BaseEstimator
 from skqprobe._segments import (
     segment_log_softmax,
     segment_mean,

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from skqprobe._estimator import BaseEstimator
 from skqprobe._files import file_state
 from skqprobe._progress import progress_bar
 from skqprobe._sklearn import Interval, StrOptions, _fit_context, wrap_output

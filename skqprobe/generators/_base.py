@@ -3,8 +3,7 @@
 from abc import ABC, abstractmethod
 from numbers import Integral
 
-from sklearn.base import BaseEstimator
-
+from skqprobe._estimator import BaseEstimator
 from skqprobe._progress import progress_bar
 from skqprobe._sklearn import StrOptions
 from skqprobe.embedders._inputs import check_prompt

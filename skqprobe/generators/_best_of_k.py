@@ -3,11 +3,12 @@
 from numbers import Integral
 
 import numpy as np
-from sklearn.base import BaseEstimator, is_classifier
+from sklearn.base import is_classifier
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._choice import sample_candidates
+from skqprobe._estimator import BaseEstimator
 from skqprobe._sklearn import HasMethods, Interval
 from skqprobe.embedders._inputs import check_texts
 

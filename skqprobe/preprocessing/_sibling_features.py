@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._candidates import check_candidates, check_layout
 from skqprobe._choice import warn_without_groups
+from skqprobe._estimator import BaseEstimator
 from skqprobe._segments import segment_mean, spread
 from skqprobe._sklearn import Interval, StrOptions, _fit_context, feature_names_in
 
