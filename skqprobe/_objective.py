@@ -241,6 +241,32 @@ class LinearObjective(Objective):
             moment += (X.T @ X if full else np.einsum("ij,ij->j", X, X)) / n_rows
         return mean, moment
 
+    def centred_sample(self, n_rows, mean):
+        """Read rows of random prompts, centred as for `moments`.
+
+        Parameters
+        ----------
+        n_rows : int
+            About how many, as far as there are.
+        mean : ndarray of shape (d,)
+            Mean of the columns.
+
+        Returns
+        -------
+        X : ndarray of shape (n, d)
+            A new array.
+        """
+        layout, rng = self.layout, np.random.RandomState(0)
+        prompts = rng.permutation(layout.n_prompts)
+        n_kept = np.searchsorted(np.cumsum(layout.sizes[prompts]), n_rows) + 1
+        kept = np.zeros(layout.n_prompts, dtype=bool)
+        kept[prompts[:n_kept]] = True
+        X = np.array(self._read(np.flatnonzero(spread(kept, layout.offsets))))
+        if not self.loss.needs_choice:
+            return X - mean.astype(X.dtype)
+        offsets = np.concatenate(([0], np.cumsum(layout.sizes[kept])))
+        return X - spread(segment_mean(X, offsets).astype(X.dtype), offsets)
+
     def score_curvature(self):
         """Typical curvature of the mean loss along a direction of unit spread in z."""
         rng = np.random.RandomState(0)

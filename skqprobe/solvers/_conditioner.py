@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 from scipy.linalg.blas import dtrsv
+from sklearn.utils.extmath import randomized_svd
 
 FULL_COST = 10**11
 """Largest n_rows * d**2 for which all second moments of X are worth their cost."""
@@ -12,11 +13,34 @@ FULL_COST = 10**11
 FULL_ENTRIES = 2**27
 """How many entries the factors of the second moments may have in all: 1 GiB."""
 
+N_DIRECTIONS = 64
+"""How many principal directions of X to look for where all moments cost too much."""
 
-def affordable(objective, n_factors=1):
-    """Tell whether the full second moments are worth their cost."""
-    n_rows, d = objective.layout.n_rows, objective.n_features
-    return n_rows * d**2 <= FULL_COST and n_factors * d**2 <= FULL_ENTRIES
+N_SAMPLED = 2**14
+"""From how many rows."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a `Conditioner` has to know of X and of the loss.
+
+    Parameters
+    ----------
+    mean : ndarray of shape (d,)
+        Mean of the columns.
+    moment : ndarray of shape (d, d), or (d,) where it would cost too much
+        Second moments of the columns, or the diagonal of them.
+    curvature : float
+        Typical curvature of the loss along a direction of unit spread in the scores.
+    directions : ndarray of shape (d, n)
+        Directions u in columns of unit variance, so long that the second moments are
+        about proportional to I + u u' summed over them. None if the moments are full.
+    """
+
+    mean: np.ndarray
+    moment: np.ndarray
+    curvature: float
+    directions: np.ndarray
 
 
 class Conditioner:
@@ -27,8 +51,9 @@ class Conditioner:
     about ``c * M + alpha`` on the coefficients, with c the typical curvature of the
     loss and M the second moments of X (inside prompts, if only these count). With L its
     Cholesky factor, ``coef = inv(L).T @ v``. Where M would cost too much, its diagonal
-    stands for it. An intercept belongs to the centred columns, so that it does not
-    interfere; without one, the common offset of the columns is a direction of its own.
+    and the principal directions of a sample stand for it. An intercept belongs to the
+    centred columns, so that it does not interfere; without one, the common offset of
+    the columns is a direction of its own.
 
     A guess is good enough: it changes the path of a solver, not the optimum.
 
@@ -38,14 +63,14 @@ class Conditioner:
         The objective.
     alpha : float
         Strength of its penalty.
-    geometry : tuple
+    geometry : Geometry
         What `measure_geometry` gives for the objective.
     """
 
     def __init__(self, objective, alpha, geometry):
-        mean, moment, curvature = geometry
-        d, full = objective.n_features, moment.ndim == 2
-        hessian = curvature * moment
+        mean, curvature = geometry.mean, geometry.curvature
+        d, full = objective.n_features, geometry.moment.ndim == 2
+        hessian = curvature * geometry.moment
         diagonal = hessian.reshape(-1)[:: d + 1] if full else hessian  # a view
         # Rounding leaves a constant column a variance too; it must not be blown up to
         # that of the others.
@@ -53,29 +78,31 @@ class Conditioner:
         constant = diagonal <= curvature * (8 * eps * mean) ** 2
         np.maximum(diagonal, curvature * eps * mean**2, out=diagonal)
         diagonal[constant] = curvature * mean[constant] ** 2
+        share = diagonal / np.where(diagonal + alpha, diagonal + alpha, 1)
         diagonal += alpha
         diagonal[diagonal == 0] = 1
         self.scale = 1 / np.sqrt(diagonal)
         self.factor = _cholesky(hessian, self.scale) if full else None
         self.center = mean if objective.has_intercept else None
         self.intercept_scale = 1 / np.sqrt(curvature or 1)
-        self.offset = np.zeros(d)
+        # The penalty, which is the same in all directions, makes them less marked.
+        long = np.sqrt(share)[:, None] * geometry.directions
         if self.center is None and not objective.loss.needs_choice:
             # Nothing takes the mean up: the second moments are M + mean mean'.
-            self.offset = np.sqrt(curvature) * mean * self.scale
-            if full:
-                self.offset = _solve(self.factor, self.offset)
+            offset = np.sqrt(curvature) * mean * self.scale
+            offset = _solve(self.factor, offset) if full else offset
+            long = np.column_stack([long, offset])
+        self.basis, length, _ = np.linalg.svd(long, full_matrices=False)
+        self.curvatures = 1 + length**2
 
     def _stretch(self, v, power):
-        """Multiply by (1 + u u')**power, with u the direction of the offset."""
-        u, square = self.offset, self.offset @ self.offset
-        if square == 0:
-            return v
-        return v + ((1 + square) ** power - 1) / square * (u @ v) * u
+        """Multiply by (I + u u' summed over the directions)**power."""
+        along = (self.curvatures**power - 1) * (v @ self.basis)
+        return v + self.basis @ along
 
     def to_theta(self, v):
         """Parameters of the objective."""
-        coef = self._stretch(v, -0.5) if self.center is None else v[:-1]
+        coef = self._stretch(v if self.center is None else v[:-1], -0.5)
         if self.factor is not None:
             coef = _solve(self.factor, coef, trans=True)
         coef = coef * self.scale
@@ -89,8 +116,9 @@ class Conditioner:
         v = coef / self.scale
         if self.factor is not None:
             v = v @ self.factor
+        v = self._stretch(v, 0.5)
         if self.center is None:
-            return self._stretch(v, 0.5)
+            return v
         return np.append(v, (theta[-1] + self.center @ coef) / self.intercept_scale)
 
     def gradient_in_v(self, gradient):
@@ -101,8 +129,9 @@ class Conditioner:
         gradient = gradient * self.scale
         if self.factor is not None:
             gradient = _solve(self.factor, gradient)
+        gradient = self._stretch(gradient, -0.5)
         if self.center is None:
-            return self._stretch(gradient, -0.5)
+            return gradient
         return np.append(gradient, slope * self.intercept_scale)
 
 
@@ -111,15 +140,10 @@ def measure_geometry(objective):
 
     Returns
     -------
-    mean : ndarray of shape (d,)
-        Mean of the columns.
-    moment : ndarray of shape (d, d), or (d,) where it would cost too much
-        Second moments of the columns, or the diagonal of them.
-    curvature : float
-        Typical curvature of the loss along a direction of unit spread in the scores.
+    geometry : Geometry
     """
-    mean, moment = objective.moments(full=affordable(objective))
-    return mean, moment, objective.score_curvature()
+    moments = objective.moments(full=affordable(objective))
+    return _geometry(objective, *moments)
 
 
 def fold_geometries(grid):
@@ -132,8 +156,9 @@ def fold_geometries(grid):
 
     Returns
     -------
-    geometries : list of tuple
-        What `measure_geometry` would give for each fold.
+    geometries : list of Geometry
+        What `measure_geometry` gives for each fold, but for rounding, and for the
+        memory that full moments may take.
     """
     full = affordable(grid.objective, grid.n_objectives)
     d = grid.objective.n_features
@@ -144,9 +169,47 @@ def fold_geometries(grid):
         for fold in folds:
             sums[fold] = sums[fold].merge(moments, grid.objective.loss.needs_choice)
     return [
-        (total.mean, total.moment, objective.score_curvature())
+        _geometry(objective, total.mean, total.moment)
         for total, objective in zip(sums, grid.fold_objectives, strict=True)
     ]
+
+
+def affordable(objective, n_factors=1):
+    """Tell whether the full second moments are worth their cost."""
+    n_rows, d = objective.layout.n_rows, objective.n_features
+    return n_rows * d**2 <= FULL_COST and n_factors * d**2 <= FULL_ENTRIES
+
+
+def _geometry(objective, mean, moment):
+    directions = np.zeros((len(mean), 0))
+    if moment.ndim == 1:
+        directions = _principal_directions(objective, mean, moment)
+    return Geometry(mean, moment, objective.score_curvature(), directions)
+
+
+def _principal_directions(objective, mean, variance):
+    """Find where the second moments of standardised columns stand out from the rest.
+
+    Of rows without any structure, too, some directions of a sample have large moments:
+    up to the edge that Marchenko and Pastur found (1967). Those beyond it are taken.
+    """
+    X = objective.centred_sample(N_SAMPLED, mean)
+    scale = np.sqrt(variance)
+    X *= np.divide(1, scale, where=scale > 0, out=np.zeros_like(scale)).astype(X.dtype)
+    n, d = X.shape
+    rank = min(N_DIRECTIONS, min(n, d) // 4)
+    if rank == 0:
+        return np.zeros((d, 0))
+    _, length, basis = randomized_svd(
+        X, rank, n_iter=1, power_iteration_normalizer="QR", random_state=0
+    )
+    squares = length.astype(np.float64) ** 2 / n
+    rest = (np.einsum("ij,ij", X, X) / n - squares.sum()) / (d - rank)
+    if rest <= 0:
+        return np.zeros((d, 0))
+    beyond = squares > rest * (1 + np.sqrt(d / n)) ** 2
+    excess = squares[beyond] / rest - 1
+    return basis[beyond].T.astype(np.float64) * np.sqrt(excess)
 
 
 @dataclass(frozen=True)

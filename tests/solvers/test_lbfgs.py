@@ -416,3 +416,28 @@ def test_convergence_warning_of_an_estimator(sets):
         policy = QProbePolicy(max_iter=2).fit(*sets)
     assert policy.n_iter_ == 2
     assert QProbePolicy(max_iter=200).fit(*sets).n_iter_ > 2
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "pairwise_logistic"])
+def test_principal_directions_stand_in_for_all_moments(loss, rng, monkeypatch):
+    monkeypatch.setattr(_conditioner, "FULL_COST", 0)
+    n, k, d, n_strong = 100, 8, 60, 5
+    strong = np.linalg.qr(rng.normal(size=(d, n_strong)))[0]
+    X = rng.normal(size=(n, k, d))
+    noise = measure_geometry(make_objective(X, np.ones((n, k)), loss))
+    assert noise.directions.shape[1] <= 1  # one may lie at the edge
+    X += 30 * rng.normal(size=(n, k, n_strong)) @ strong.T
+    y = (X @ strong[:, 0] / 30 + X[..., 0] + rng.normal(size=(n, k)) > 0).astype(float)
+    objective = make_objective(X, y, loss)
+    geometry = measure_geometry(objective)
+    assert geometry.directions.shape[1] >= n_strong
+    # In standardised columns, they span what was planted.
+    standardised = strong / np.sqrt(geometry.moment)[:, None]
+    basis = np.linalg.qr(geometry.directions)[0]
+    left = standardised - basis @ (basis.T @ standardised)
+    assert np.linalg.norm(left) < 0.2 * np.linalg.norm(standardised)
+    # And they save iterations.
+    _, n_iter = solve(objective)
+    monkeypatch.setattr(_conditioner, "N_DIRECTIONS", 0)
+    _, n_iter_without = solve(objective)
+    assert n_iter < 0.7 * n_iter_without
