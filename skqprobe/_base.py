@@ -15,6 +15,7 @@ from skqprobe._candidates import (
     check_layout,
     check_values,
     check_weights,
+    raise_unless_finite,
 )
 from skqprobe._choice import choice_probabilities, draw_rows, warn_without_groups
 from skqprobe._estimator import BaseEstimator
@@ -288,10 +289,19 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
     def _scores(self, X):
         """Probe values of rows in X's order, and X's leading shape."""
         check_is_fitted(self)
-        X, shape = check_candidates(self, X, reset=False)
-        if hasattr(self, "coefs_"):
-            return network_scores(X, self.coefs_, self.intercepts_), shape
-        return linear_scores(X, self.coef_, self.intercept_), shape
+        X, shape = check_candidates(self, X, reset=False, check_finite=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if hasattr(self, "coefs_"):
+                scores = network_scores(X, self.coefs_, self.intercepts_)
+                in_sight = False
+            else:
+                scores = linear_scores(X, self.coef_, self.intercept_)
+                in_sight = self.coef_.all() and X.dtype != np.float16
+        # What is not finite in X shows in the scores, which are read faster, unless a
+        # coefficient of 0 or a ReLU hides it, or the conversion of float16.
+        if not (in_sight and np.isfinite(scores).all()):
+            raise_unless_finite(X, shape)
+        return scores, shape
 
     def _scored_layout(self, X, groups):
         """Layout of X, and probe values prompt by prompt."""

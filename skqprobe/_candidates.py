@@ -13,9 +13,7 @@ import numpy as np
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from sklearn.utils.validation import validate_data
 
-BLOCK_BYTES = 4 * 2**20
-"""How much of X is read at a time: small enough to stay in cache between the two
-products that an evaluation makes with it, large enough to keep BLAS busy."""
+from skqprobe._blocks import BlockReader, is_finite, row_blocks
 
 NO_GROUPS = (
     "X has rows but no groups were given, so every row is a prompt of its own and "
@@ -218,7 +216,7 @@ def _is_missing(label):
         return True
 
 
-def check_candidates(estimator, X, *, reset):
+def check_candidates(estimator, X, *, reset, check_finite=True):
     """Validate X in either layout.
 
     Parameters
@@ -229,6 +227,9 @@ def check_candidates(estimator, X, *, reset):
         The embeddings.
     reset : bool
         Whether X defines the number of features or must agree with it.
+    check_finite : bool, default=True
+        Whether to raise where X is not finite, which reads all of it. Who reads it
+        anyway may look at the results instead, and call `raise_unless_finite`.
 
     Returns
     -------
@@ -261,17 +262,22 @@ def check_candidates(estimator, X, *, reset):
         ensure_all_finite=False,
     )
     shape = shape or (X.shape[0],)
-    _check_finite(X, shape)
+    if check_finite:
+        raise_unless_finite(X, shape)
     return X, shape
 
 
-def _check_finite(X, shape):
+def raise_unless_finite(X, shape):
     """Raise unless X is finite; in blocks, since the check may make arrays as large."""
+    reader = BlockReader(X)
     for rows in row_blocks(X):
+        block = reader.raw(rows)
+        if is_finite(block):
+            continue
         try:
-            assert_all_finite(X[rows], input_name="X")
+            assert_all_finite(block, input_name="X")
         except ValueError as error:
-            row, column = np.argwhere(~np.isfinite(X[rows]))[0]
+            row, column = np.argwhere(~np.isfinite(block))[0]
             place = (*np.unravel_index(rows.start + row, shape), column)
             where = ", ".join(str(i) for i in place)
             raise ValueError(
@@ -291,12 +297,6 @@ def list_to_array(X, name="X", rows="(n_rows, n_features)"):
             f"of candidates for every prompt; where it differs, give rows, {name} of "
             f"shape {rows}, with groups, one label a row."
         ) from error
-
-
-def row_blocks(X):
-    """Slices of rows that cover X, each of about BLOCK_BYTES."""
-    step = max(1, BLOCK_BYTES // max(1, X.shape[1] * X.itemsize))
-    return [slice(start, start + step) for start in range(0, len(X), step)]
 
 
 def check_values(values, shape, name):

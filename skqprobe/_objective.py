@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from skqprobe._candidates import BLOCK_BYTES, row_blocks
+from skqprobe._blocks import BLOCK_BYTES, BlockReader, compute_dtype, row_blocks
 from skqprobe._segments import segment_mean, spread
 
 
 def linear_scores(X, coef, intercept):
-    """Compute ``X @ coef + intercept``, block by block where X must be converted.
+    """Compute ``X @ coef + intercept``, block by block where X is not plain memory.
 
     Parameters
     ----------
@@ -25,19 +25,15 @@ def linear_scores(X, coef, intercept):
     -------
     scores : ndarray of shape (n_rows,), of X's dtype, float32 if that is float16
     """
-    dtype = compute_dtype(X)
+    read = BlockReader(X)
+    dtype = read.dtype
     coef = coef.astype(dtype, copy=False)  # BLAS is slow on mixed types
-    if X.dtype == dtype:
+    if read.as_it_is:
         return X @ coef + dtype.type(intercept)
     scores = np.empty(len(X), dtype=dtype)
     for rows in row_blocks(X):
-        scores[rows] = X[rows].astype(dtype) @ coef
+        scores[rows] = read(rows) @ coef
     return scores + dtype.type(intercept)
-
-
-def compute_dtype(X):
-    """Dtype to compute in: X's own, float32 for float16."""
-    return np.result_type(X.dtype, np.float32)
 
 
 def network_scores(X, coefs, intercepts):
@@ -64,9 +60,10 @@ def network_scores(X, coefs, intercepts):
     widest = max(max(coef.shape) for coef in coefs)
     step = max(1, BLOCK_BYTES // (widest * dtype.itemsize))
     scores = np.empty(len(X), dtype=dtype)
+    read = BlockReader(X)
     for start in range(0, len(X), step):
         rows = slice(start, start + step)
-        values = X[rows].astype(dtype, copy=False)
+        values = read(rows)
         for coef, intercept in layers[:-1]:
             values = values @ coef
             values += intercept
@@ -125,14 +122,14 @@ class Objective:
         self.prompt_weight = prompt_weight / (prompt_weight.sum() or 1)
         self.n_skipped = n_skipped
         self.row_weight = row_weight
-        self.dtype = compute_dtype(X)
+        self.reader = BlockReader(X)
+        self.dtype = self.reader.dtype
         self.n_features = X.shape[1]
 
     def _read(self, rows):
         """Embeddings of rows counted prompt by prompt, in the dtype to compute in."""
         order = self.layout.order
-        block = self.X[rows] if order is None else self.X[order[rows]]
-        return block.astype(self.dtype, copy=False)
+        return self.reader(rows if order is None else order[rows])
 
     def _weight(self, rows):
         return None if self.row_weight is None else self.row_weight[rows]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skqprobe import _candidates, _objective
+from skqprobe import _blocks, _objective
 from skqprobe._candidates import check_layout
 from skqprobe._objective import LinearObjective, compute_dtype, linear_scores
 from skqprobe.losses import LOSSES
@@ -322,7 +322,7 @@ def test_least_squares_blocks_are_the_objective(
 @pytest.mark.parametrize("block_bytes", [1, 64, 2**20])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_linear_scores(dtype, block_bytes, rng, monkeypatch):
-    monkeypatch.setattr(_candidates, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", block_bytes)
     X = rng.normal(size=(50, 7)).astype(dtype)
     coef = rng.normal(size=7)
     scores = linear_scores(X, coef, 2.5)
