@@ -8,7 +8,7 @@ BLOCK_BYTES = 4 * 2**20
 """How much of X is read at a time: small enough to stay in cache between the two
 products that an evaluation makes with it, large enough to keep BLAS busy."""
 
-KEPT_BYTES = 2**28
+KEPT_BYTES = 2**26
 """How much of a memory-mapped X is read before its pages are given back."""
 
 

