@@ -27,7 +27,9 @@ the mean. Training has all candidates.
 **What the figures do not say.** The intervals leave out what other training prompts
 would change. With 23 ideas on four data sets, some four intervals would miss zero if no
 idea did anything: a star on one data set alone is a hint. Nothing is chosen by this
-table.
+table. Three strengths are few: the reference's choice is often the weakest or the
+strongest of them (`--json` has them all), so a small gain or loss may be one of the
+penalty, which means another thing with another loss or other columns.
 """
 
 import argparse

@@ -31,9 +31,9 @@ from skqprobe.solvers import (
     solve_closed_form_grid,
 )
 
-DEFAULT_LOSSES = ("pairwise_logistic", "policy_gradient", "log_loss")
-"""Each is the best on some of the data of docs/choosing.md; the last needs rewards in
-[0, 1]."""
+DEFAULT_LOSSES = ("pairwise_logistic", "log_loss")
+"""On the data of docs/choosing.md, one of the two is near the best; the latter needs
+rewards in [0, 1]."""
 
 
 class QProbePolicyCV(QProbePolicy):
@@ -48,8 +48,8 @@ class QProbePolicyCV(QProbePolicy):
     Parameters
     ----------
     losses : tuple of str or BaseLoss, default=None
-        Losses to try, see `QProbePolicy`. None tries "pairwise_logistic",
-        "policy_gradient" and, if all rewards lie in [0, 1], "log_loss".
+        Losses to try, see `QProbePolicy`. None tries "pairwise_logistic" and, if all
+        rewards lie in [0, 1], "log_loss".
     alphas : tuple of float, default=(10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.00001)
         Strengths of the penalty to try, 0 or more. Of settings with the same score the
         first is taken, so that the strongest should come first.
