@@ -207,7 +207,7 @@ class LinearObjective(Objective):
                 gradient[-1] += slope.sum()
         return value, gradient
 
-    def moments(self, full):
+    def moments(self, full, blocks=None):
         """Mean of the columns, and their second moments around it.
 
         Around the mean of each prompt instead, if the loss reads only differences
@@ -217,55 +217,63 @@ class LinearObjective(Objective):
         ----------
         full : bool
             Whether to compute all second moments or the variances alone.
+        blocks : list, default=None
+            Those to take, of `sampled_blocks`; None takes all rows.
 
         Returns
         -------
         mean : ndarray of shape (d,)
         moment : ndarray of shape (d, d) or (d,)
         """
-        n_rows, d = self.layout.n_rows, self.n_features
-        mean = np.zeros(d)
-        for _, rows, _ in self._blocks:
-            mean += self._read(rows).sum(axis=0, dtype=np.float64) / n_rows
+        blocks, d = self._blocks if blocks is None else blocks, self.n_features
+        mean, n_rows = np.zeros(d), 0
+        for _, rows, _ in blocks:
+            X = self._read(rows)
+            mean, n_rows = mean + X.sum(axis=0, dtype=np.float64), n_rows + len(X)
+        mean /= n_rows
         moment = np.zeros((d, d) if full else d)
-        for _, rows, offsets in self._blocks:
+        for _, rows, offsets in blocks:
             X = self._read(rows)
             X = X.astype(np.float64) if full else X
-            X = self._centre(X, offsets, mean)
+            if self.loss.needs_choice:
+                X = X - spread(segment_mean(X, offsets).astype(X.dtype), offsets)
+            else:
+                X = X - mean.astype(X.dtype)
             moment += (X.T @ X if full else np.einsum("ij,ij->j", X, X)) / n_rows
         return mean, moment
 
-    def sampled_blocks(self, n_rows, mean):
-        """Make a function that reads some random blocks, centred as for `moments`.
-
-        Parameters
-        ----------
-        n_rows : int
-            How many rows to take at least, as far as there are.
-        mean : ndarray of shape (d,)
-            Mean of the columns.
-
-        Returns
-        -------
-        read : callable
-            Each call yields the same arrays of shape (n, d), one after the other.
-        """
+    def sampled_blocks(self, n_rows):
+        """Draw some blocks, of about that many rows in all, as far as there are."""
         order = np.random.RandomState(0).permutation(len(self._blocks))
         sizes = np.array([rows.stop - rows.start for _, rows, _ in self._blocks])
         n_blocks = np.searchsorted(np.cumsum(sizes[order]), n_rows) + 1
-        chosen = [self._blocks[i] for i in order[:n_blocks]]
+        return [self._blocks[i] for i in order[:n_blocks]]
 
-        def read():
-            for _, rows, offsets in chosen:
-                yield self._centre(self._read(rows), offsets, mean)
+    def moment_product(self, mean, basis, blocks):
+        """Multiply the second moments, as of `moments`, with a few columns.
 
-        return read
+        Parameters
+        ----------
+        mean : ndarray of shape (d,)
+            Mean of the columns.
+        basis : ndarray of shape (d, n)
+            What to multiply.
+        blocks : list
+            The blocks to take.
 
-    def _centre(self, X, offsets, mean):
-        """Take the mean of each prompt off, or `mean` if the loss sees that too."""
-        if self.loss.needs_choice:
-            return X - spread(segment_mean(X, offsets).astype(X.dtype), offsets)
-        return X - mean.astype(X.dtype)
+        Returns
+        -------
+        product : ndarray of shape (d, n)
+        """
+        product, n_rows = np.zeros_like(basis), 0
+        for _, rows, offsets in blocks:
+            X = self._read(rows) - mean.astype(self.dtype)
+            image = X @ basis
+            if self.loss.needs_choice:
+                # Centred on one side of the product, which is enough.
+                image -= spread(segment_mean(image, offsets), offsets).astype(X.dtype)
+            product, n_rows = product + X.T @ image, n_rows + len(X)
+        return product / n_rows
 
     def score_curvature(self):
         """Typical curvature of the mean loss along a direction of unit spread in z."""

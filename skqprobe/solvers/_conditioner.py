@@ -144,8 +144,10 @@ def measure_geometry(objective):
     -------
     geometry : Geometry
     """
-    moments = objective.moments(full=affordable(objective))
-    return _geometry(objective, *moments)
+    if not affordable(objective):
+        return _sampled_geometry(objective)
+    mean, moment = objective.moments(full=True)
+    return Geometry(mean, moment, objective.score_curvature(), _none(objective))
 
 
 def fold_geometries(grid):
@@ -162,17 +164,17 @@ def fold_geometries(grid):
         What `measure_geometry` gives for each fold, but for rounding, and for the
         memory that full moments may take.
     """
-    full = affordable(grid.objective, grid.n_objectives)
+    if not affordable(grid.objective, grid.n_objectives):
+        return [_sampled_geometry(objective) for objective in grid.fold_objectives]
     d = grid.objective.n_features
-    nothing = _Moments(0, np.zeros(d), np.zeros((d, d) if full else d))
-    sums = [nothing] * len(grid.folds)
+    sums = [_Moments(0, np.zeros(d), np.zeros((d, d)))] * len(grid.folds)
     for folds, part, _ in grid.parts():
-        moments = _Moments(part.layout.n_rows, *part.moments(full))
+        moments = _Moments(part.layout.n_rows, *part.moments(full=True))
         for fold in folds:
             sums[fold] = sums[fold].merge(moments, grid.objective.loss.needs_choice)
     return [
-        _geometry(objective, total.mean, total.moment)
-        for total, objective in zip(sums, grid.fold_objectives, strict=True)
+        Geometry(s.mean, s.moment, objective.score_curvature(), _none(objective))
+        for s, objective in zip(sums, grid.fold_objectives, strict=True)
     ]
 
 
@@ -182,20 +184,24 @@ def affordable(objective, n_factors=1):
     return n_rows * d**2 <= FULL_COST and n_factors * d**2 <= FULL_ENTRIES
 
 
-def _geometry(objective, mean, moment):
-    directions = np.zeros((len(mean), 0))
-    if moment.ndim == 1:
-        directions = _principal_directions(objective, mean, moment)
-    return Geometry(mean, moment, objective.score_curvature(), directions)
+def _none(objective):
+    return np.zeros((objective.n_features, 0))
 
 
-def _principal_directions(objective, mean, variance):
+def _sampled_geometry(objective):
+    """Measure the variances and the principal directions of a sample."""
+    blocks = objective.sampled_blocks(N_SAMPLED)
+    mean, variance = objective.moments(full=False, blocks=blocks)
+    directions = _principal_directions(objective, mean, variance, blocks)
+    return Geometry(mean, variance, objective.score_curvature(), directions)
+
+
+def _principal_directions(objective, mean, variance, blocks):
     """Find where the second moments of standardised columns stand out from the rest.
 
     Of rows without any structure, too, some directions of a sample have large moments:
     up to the edge that Marchenko and Pastur found (1967). Those beyond it are taken.
     """
-    read = objective.sampled_blocks(N_SAMPLED, mean)
     d, rank = len(mean), min(N_DIRECTIONS, len(mean) // 4)
     scale = np.sqrt(variance)
     inverse = np.divide(1, scale, where=scale > 0, out=np.zeros_like(scale))
@@ -204,18 +210,15 @@ def _principal_directions(objective, mean, variance):
     image = np.random.RandomState(0).standard_normal((d, min(d, rank + 10)))
     for _ in range(N_POWERS):
         basis = np.linalg.qr(image)[0].astype(objective.dtype)
-        image, n, trace = np.zeros_like(basis), 0, 0.0
-        for X in read():
-            image += X.T @ (X @ (inverse * basis))
-            trace += np.einsum("ij,ij->j", X, X) @ inverse[:, 0] ** 2
-            n += len(X)
-        image *= inverse
-    moments, rotation = np.linalg.eigh(basis.T.astype(np.float64) @ image / n)
+        image = inverse * objective.moment_product(mean, inverse * basis, blocks)
+    moments, rotation = np.linalg.eigh(basis.T.astype(np.float64) @ image)
     moments, rotation = moments[::-1][:rank], rotation[:, ::-1][:, :rank]
-    rest = (trace / n - moments.sum()) / max(d - rank, 1)
+    # Standardised columns have a variance of 1 each.
+    rest = ((scale > 0).sum() - moments.sum()) / max(d - rank, 1)
     if rest <= 0:
         return np.zeros((d, 0))
-    beyond = moments > rest * (1 + np.sqrt(d / n)) ** 2
+    n_rows = sum(rows.stop - rows.start for _, rows, _ in blocks)
+    beyond = moments > rest * (1 + np.sqrt(d / n_rows)) ** 2
     return basis @ rotation[:, beyond] * np.sqrt(moments[beyond] / rest - 1)
 
 
@@ -233,8 +236,7 @@ class _Moments:
         share, step = other.n / n, other.mean - self.mean
         moment = self.moment + share * (other.moment - self.moment)
         if not around_prompts:  # but around the mean, which moves
-            square = np.outer(step, step) if moment.ndim == 2 else step**2
-            moment += share * (1 - share) * square
+            moment += share * (1 - share) * np.outer(step, step)
         return _Moments(n, self.mean + share * step, moment)
 
 
