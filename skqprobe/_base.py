@@ -136,15 +136,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         """
         loss, solver = self._check_settings()
         # Nothing is set on self before the fit is done, not even n_features_in_.
-        checked = copy.copy(self)
-        X_rows, shape = check_candidates(checked, X, reset=True)
-        layout = check_layout(shape, groups)
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__} requires y to be passed, but the target y is "
-                "None."
-            )
-        rewards = check_values(y, shape, "y")
+        checked, X_rows, layout, rewards = self._check_data(X, y, groups)
         loss.check_rewards(rewards)
         objective = self._make_objective(X_rows, layout, rewards, sample_weight, loss)
 
@@ -157,6 +149,27 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
             self.__dict__.pop(name, None)
         self.__dict__.update(fitted(theta), n_iter_=n_iter)
         return self
+
+    def _check_data(self, X, y, groups):
+        """Validate training data.
+
+        Returns
+        -------
+        checked : estimator
+            A copy that has what the validation sets, such as n_features_in_.
+        X : ndarray of shape (n_rows, d)
+        layout : Layout
+        rewards : ndarray of float64, in the layout's shape
+        """
+        checked = copy.copy(self)
+        X, shape = check_candidates(checked, X, reset=True)
+        layout = check_layout(shape, groups)
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is "
+                "None."
+            )
+        return checked, X, layout, check_values(y, shape, "y")
 
     def _check_settings(self):
         """Loss object and name of the solver."""

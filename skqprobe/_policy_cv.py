@@ -1,6 +1,5 @@
 """QProbePolicyCV: a policy that chooses its settings by cross-validation."""
 
-import copy
 import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -12,12 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import ParameterGrid, check_cv
 
 from skqprobe._base import fitted_state, weighted_layout
-from skqprobe._candidates import (
-    Layout,
-    check_candidates,
-    check_layout,
-    check_values,
-)
+from skqprobe._candidates import Layout
 from skqprobe._choice import check_temperature, choice_probabilities
 from skqprobe._grid_objective import GridObjective
 from skqprobe._policy import QProbePolicy
@@ -199,14 +193,7 @@ class QProbePolicyCV(QProbePolicy):
             of a prompt. The estimator then is as it was before.
         """
         self._check_settings()
-        checked = copy.copy(self)
-        X_rows, shape = check_candidates(checked, X, reset=True)
-        layout = check_layout(shape, groups)
-        if y is None:
-            raise ValueError(
-                "QProbePolicyCV requires y to be passed, but the target y is None."
-            )
-        rewards = check_values(y, shape, "y")
+        checked, X_rows, layout, rewards = self._check_data(X, y, groups)
         losses = self._losses(rewards)
         data = _Data(X_rows, layout, rewards, groups, sample_weight)
         folds = [
