@@ -221,6 +221,7 @@ class QProbePolicyCV(QProbePolicy):
             "best_params_": chosen,
             "best_score_": float(results["mean_test_score"][best]),
             "n_splits_": len(folds),
+            "n_features_in_": checked.n_features_in_,
             **{f"{name}_": value for name, value in chosen.items()},
         }
         if self.refit:

@@ -224,6 +224,7 @@ def test_without_refit(sets):
     X, y = sets
     policy = policy_cv(["squared_error"], refit=False).fit(X, y)
     assert policy.best_params_["loss"] == "squared_error"
+    assert policy.n_features_in_ == 4
     with pytest.raises(ValueError, match="not fitted yet"):
         policy.predict(X)
     policy.set_params(refit=True).fit(X, y).predict(X)
