@@ -42,6 +42,30 @@ def choice_probabilities(scores, layout, temperature, weight=None):
     return mass / spread(segment_sum(mass, offsets), offsets)
 
 
+def choice_reward(scores, rewards, layout, temperature, prompt_weight, row_weight=None):
+    """Compute the expected reward of the choice, the mean over prompts.
+
+    Parameters
+    ----------
+    scores, rewards : ndarray of shape (n_rows,)
+        Probe values and rewards, prompt by prompt.
+    layout, temperature
+        See `choice_probabilities`.
+    prompt_weight : ndarray of shape (n_prompts,)
+        Weights of the prompts in the mean.
+    row_weight : ndarray of shape (n_rows,), default=None
+        How many copies there are of each row.
+
+    Returns
+    -------
+    reward : float
+    """
+    scores = scores.astype(np.float64)
+    proba = choice_probabilities(scores, layout, temperature, row_weight)
+    reward = segment_sum(proba * rewards, layout.offsets)
+    return float(np.average(reward, weights=prompt_weight))
+
+
 def check_temperature(temperature):
     """Raise unless the temperature is a number from 0 up."""
     # It may have been set after fit, so that no other check has seen it.

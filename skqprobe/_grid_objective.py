@@ -1,31 +1,9 @@
 """Many objectives on one X: every pair of a fold of prompts and a penalty."""
 
-from dataclasses import dataclass, replace
-from functools import cached_property
-
 import numpy as np
 
 from skqprobe._objective import LinearObjective
 from skqprobe._segments import spread
-
-
-@dataclass(frozen=True)
-class Fold:
-    """The prompts of an objective that one fold trains on.
-
-    Parameters
-    ----------
-    rows : ndarray of int
-        Their rows, prompt by prompt, as the objective counts them.
-    offsets : ndarray of shape (n + 1,)
-        Where each of these prompts begins among `rows`.
-    prompt_weight : ndarray of shape (n,)
-        Their weights, of sum 1 unless all are 0.
-    """
-
-    rows: np.ndarray
-    offsets: np.ndarray
-    prompt_weight: np.ndarray
 
 
 class GridObjective:
@@ -50,13 +28,12 @@ class GridObjective:
         self.objective = objective
         self.in_fold = in_fold
         self.alphas = np.asarray(alphas, dtype=np.float64)
-        self.folds = [make_fold(objective, mask) for mask in in_fold]
         self.n_objectives = len(in_fold) * len(self.alphas)
-
-    @cached_property
-    def fold_objectives(self):
-        """The objective of each fold, of the same penalty as that of all prompts."""
-        return [restrict(self.objective, mask) for mask in self.in_fold]
+        # What each fold trains on: its rows, as the objective counts them, and its own
+        # objective, of the same penalty as that of all prompts.
+        offsets = objective.layout.offsets
+        self.fold_rows = [np.flatnonzero(spread(mask, offsets)) for mask in in_fold]
+        self.fold_objectives = [restrict(objective, mask) for mask in in_fold]
 
     def parts(self):
         """Cut the prompts into parts, each in all of some folds and in no other.
@@ -102,16 +79,16 @@ class GridObjective:
         scores = self.scores(coefs)
         slopes = np.zeros_like(scores)
         for i, number in enumerate(which // len(self.alphas)):
-            fold = self.folds[number]
-            losses, slope = objective.loss.value_and_gradient(
-                scores[i, fold.rows].astype(np.float64) + intercepts[i],
-                objective.rewards[fold.rows],
-                fold.offsets,
-                objective._weight(fold.rows),
+            rows, fold = self.fold_rows[number], self.fold_objectives[number]
+            losses, slope = fold.loss.value_and_gradient(
+                scores[i, rows].astype(np.float64) + intercepts[i],
+                fold.rewards,
+                fold.layout.offsets,
+                fold.row_weight,
             )
             values[i] += fold.prompt_weight @ losses
-            slope = slope * spread(fold.prompt_weight, fold.offsets)
-            slopes[i, fold.rows] = slope
+            slope = slope * spread(fold.prompt_weight, fold.layout.offsets)
+            slopes[i, rows] = slope
             if objective.has_intercept:
                 gradients[i, -1] = slope.sum()
         d = objective.n_features
@@ -136,18 +113,6 @@ class GridObjective:
         return scores
 
 
-def make_fold(objective, mask):
-    """Make the fold of the prompts where `mask` is True."""
-    layout = objective.layout
-    sizes = layout.sizes[mask]
-    weight = objective.prompt_weight[mask]
-    return Fold(
-        np.flatnonzero(spread(mask, layout.offsets)),
-        np.concatenate(([0], np.cumsum(sizes))),
-        weight / (weight.sum() or 1),
-    )
-
-
 def restrict(objective, mask):
     """Make the objective of the prompts where `mask` is True.
 
@@ -163,14 +128,11 @@ def restrict(objective, mask):
     objective : LinearObjective
         The mean is over these prompts alone.
     """
-    layout = objective.layout
-    rows = np.flatnonzero(spread(mask, layout.offsets))
-    order = rows if layout.order is None else layout.order[rows]
-    sizes = np.concatenate(([0], np.cumsum(layout.sizes[mask])))
+    rows = spread(mask, objective.layout.offsets)
     weight = objective.row_weight
     return LinearObjective(
         objective.X,
-        replace(layout, order=order, offsets=sizes),
+        objective.layout.keep(rows),
         objective.rewards[rows],
         objective.loss,
         alpha=objective.alpha,

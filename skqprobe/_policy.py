@@ -1,11 +1,13 @@
 """QProbePolicy: a probe trained to choose."""
 
-import numpy as np
-
 from skqprobe._base import BaseQProbe, weighted_layout
 from skqprobe._candidates import check_layout, check_values
-from skqprobe._choice import best_rows, choice_probabilities, warn_without_groups
-from skqprobe._segments import segment_sum
+from skqprobe._choice import (
+    best_rows,
+    choice_probabilities,
+    choice_reward,
+    warn_without_groups,
+)
 from skqprobe._sklearn import StrOptions
 from skqprobe.losses import LOSSES, BaseLoss
 
@@ -241,14 +243,14 @@ class QProbePolicy(BaseQProbe):
         warn_without_groups(layout)
         if not layout.grouped:
             return float("nan")
-        proba = choice_probabilities(
-            layout.to_rows(scores).astype(np.float64),
+        return choice_reward(
+            layout.to_rows(scores),
+            layout.to_rows(rewards),
             layout,
             self.temperature,
+            prompt_weight,
             None if row_weight is None else layout.to_rows(row_weight),
         )
-        reward = segment_sum(proba * layout.to_rows(rewards), layout.offsets)
-        return float(np.average(reward, weights=prompt_weight))
 
     @property
     def classes_(self):

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,7 +13,7 @@ from sklearn.model_selection import ParameterGrid, check_cv
 
 from skqprobe._base import fitted_state, weighted_layout
 from skqprobe._candidates import Layout
-from skqprobe._choice import check_temperature, choice_probabilities
+from skqprobe._choice import check_temperature, choice_reward
 from skqprobe._grid_objective import GridObjective
 from skqprobe._policy import QProbePolicy
 from skqprobe._segments import segment_sum, spread
@@ -331,6 +332,11 @@ class _Data:
     groups: Any
     sample_weight: Any
 
+    @cached_property
+    def weighted(self):
+        """Layout without what has weight 0, weights of prompts and of candidates."""
+        return weighted_layout(self.layout, self.sample_weight)
+
     def splits(self, cv, X):
         """Yield masks of rows, (n_rows,), to train on and to score on."""
         by_prompt = cv is None or isinstance(cv, Integral)
@@ -357,22 +363,17 @@ class _Data:
 
     def held_out(self, mask):
         """Make the held-out prompts of a fold."""
-        layout, prompt_weight, row_weight = weighted_layout(
-            self.layout, self.sample_weight
-        )
+        layout, prompt_weight, row_weight = self.weighted
         of_row = layout.to_rows(mask)
-        rows = np.flatnonzero(of_row)
-        of_prompt = of_row[layout.offsets[:-1]]
-        offsets = np.concatenate(([0], np.cumsum(layout.sizes[of_prompt])))
-        weight = None if row_weight is None else layout.to_rows(row_weight)[rows]
+        kept = layout.keep(of_row)
         return _HeldOut(
             self,
             mask,
-            rows,
-            Layout((len(rows),), offsets, grouped=self.layout.grouped),
-            layout.to_rows(self.rewards)[rows],
-            prompt_weight[of_prompt],
-            weight,
+            np.flatnonzero(of_row),
+            kept,
+            kept.to_rows(self.rewards),
+            prompt_weight[of_row[layout.offsets[:-1]]],
+            None if row_weight is None else kept.to_rows(row_weight),
         )
 
 
@@ -392,10 +393,14 @@ class _HeldOut:
         """Compute the expected reward of the choice by values of all rows."""
         if not self.layout.grouped:
             return np.nan
-        values = values[self.rows].astype(np.float64)
-        proba = choice_probabilities(values, self.layout, temperature, self.row_weight)
-        reward = segment_sum(proba * self.rewards, self.layout.offsets)
-        return np.average(reward, weights=self.prompt_weight)
+        return choice_reward(
+            values[self.rows],
+            self.rewards,
+            self.layout,
+            temperature,
+            self.prompt_weight,
+            self.row_weight,
+        )
 
     def call(self, scoring, policy):
         """Score by a function of the user's own."""

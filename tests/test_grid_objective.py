@@ -91,7 +91,7 @@ def test_parts_make_up_the_folds(grid_of):
         n_rows[folds] += part.layout.n_rows
         share[folds] += weight
     for fold in range(3):
-        assert n_rows[fold] == len(grid.folds[fold].rows)
+        assert n_rows[fold] == len(grid.fold_rows[fold])
         mask = grid.in_fold[fold]
         assert share[fold] == pytest.approx(grid.objective.prompt_weight[mask].sum())
 

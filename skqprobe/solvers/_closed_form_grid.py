@@ -22,7 +22,7 @@ def solve_closed_form_grid(grid):
     thetas : ndarray of shape (n_objectives, n_parameters)
         The minima.
     """
-    n_folds, d = len(grid.folds), grid.objective.n_features
+    n_folds, d = len(grid.in_fold), grid.objective.n_features
     center = _center(grid.objective)
     sums = [NormalSums(d) for _ in range(n_folds)]
     for folds, part, share in grid.parts():

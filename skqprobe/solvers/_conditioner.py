@@ -36,7 +36,7 @@ class Geometry:
         Typical curvature of the loss along a direction of unit spread in the scores.
     directions : ndarray of shape (d, n)
         Directions u in columns of unit variance, so long that the second moments are
-        about proportional to I + u u' summed over them. None if the moments are full.
+        about proportional to I + u u' summed over them; n is 0 if the moments are full.
     """
 
     mean: np.ndarray
@@ -167,7 +167,7 @@ def fold_geometries(grid):
     if not affordable(grid.objective, grid.n_objectives):
         return [_sampled_geometry(objective) for objective in grid.fold_objectives]
     d = grid.objective.n_features
-    sums = [_Moments(0, np.zeros(d), np.zeros((d, d)))] * len(grid.folds)
+    sums = [_Moments(0, np.zeros(d), np.zeros((d, d)))] * len(grid.in_fold)
     for folds, part, _ in grid.parts():
         moments = _Moments(part.layout.n_rows, *part.moments(full=True))
         for fold in folds:
