@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
+from scipy.linalg.blas import dsyrk
 
 
 def solve_closed_form(objective):
@@ -32,20 +33,57 @@ def solve_closed_form(objective):
 
 def _primal(objective):
     """Solve (X' V X + alpha/2) coef = X' V t."""
-    d = objective.n_features
-    gram, moment = np.zeros((d, d)), np.zeros(d)
+    gram, moment = empty_gram(objective.n_features), np.zeros(objective.n_features)
     for X, t, v in objective.least_squares_blocks():
         root = np.sqrt(v)
         X = X * root[:, None]  # float64 from here on
-        gram += X.T @ X
+        gram = add_products(gram, X)
         moment += X.T @ (root * t)
     return solve_normal_equations(gram, moment, objective.alpha)
 
 
+def empty_gram(d):
+    """Make the zeros to which `add_products` adds."""
+    return np.zeros((d, d), order="F")
+
+
+def add_products(gram, X):
+    """Add X' X to the lower triangle of `gram`, in place and in half the operations."""
+    return dsyrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True)
+
+
 def solve_normal_equations(gram, moment, alpha):
-    """Solve (gram + alpha/2) coef = moment; `gram` is overwritten."""
-    gram[np.diag_indices(len(gram))] += alpha / 2
-    return _solve(gram, moment, alpha)
+    """Solve (gram + alpha/2) coef = moment.
+
+    Of `gram` the lower triangle is read; it is overwritten.
+    """
+    return factor_normal_equations(gram, alpha)(moment)
+
+
+def factor_normal_equations(gram, alpha):
+    """Make the function that maps a moment to the solution of the normal equations.
+
+    Of `gram` the lower triangle is read; it is overwritten.
+    """
+    diagonal = gram.reshape(-1, order="A")[:: len(gram) + 1]  # a view
+    diagonal += alpha / 2
+    # A unit diagonal first: columns of very different scales cost no digits then.
+    scale = np.sqrt(diagonal)
+    scale[scale == 0] = 1
+    gram /= scale
+    gram /= scale[:, None]
+    if alpha > 0:
+        try:
+            factor = cho_factor(gram, lower=True, check_finite=False)
+            return lambda moment: cho_solve(factor, moment / scale) / scale
+        except LinAlgError:
+            pass  # singular to working precision
+    full = np.tril(gram) + np.tril(gram, -1).T
+
+    def solve(moment):
+        return lstsq(full, moment / scale, lapack_driver="gelsy", cond=1e-13)[0] / scale
+
+    return solve
 
 
 def _dual(objective):
@@ -57,19 +95,3 @@ def _dual(objective):
     Z = np.concatenate([X for X, _ in blocks]).astype(np.float64)
     target = np.concatenate([t for _, t in blocks])
     return Z.T @ solve_normal_equations(Z @ Z.T, target, objective.alpha)
-
-
-def _solve(gram, target, alpha):
-    """Solve a symmetric positive (semi-)definite system."""
-    # A unit diagonal first: columns of very different scales cost no digits then.
-    scale = np.sqrt(np.diag(gram))
-    scale[scale == 0] = 1
-    gram /= scale
-    gram /= scale[:, None]
-    target = target / scale
-    if alpha > 0:
-        try:
-            return cho_solve(cho_factor(gram, lower=True), target) / scale
-        except LinAlgError:
-            pass  # singular to working precision
-    return lstsq(gram, target, lapack_driver="gelsy", cond=1e-13)[0] / scale

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from skqprobe.solvers._closed_form import solve_normal_equations
+from skqprobe.solvers._closed_form import add_products, empty_gram
+from skqprobe.solvers._ridge_path import solve_ridge_path
 
 
 def solve_closed_form_grid(grid):
@@ -31,11 +32,9 @@ def solve_closed_form_grid(grid):
             for fold in folds:
                 sums[fold].add(total)
     thetas = [
-        fold.solve(alpha, center, grid.objective.has_intercept)
-        for fold in sums
-        for alpha in grid.alphas
+        fold.solve(grid.alphas, center, grid.objective.has_intercept) for fold in sums
     ]
-    return np.array(thetas)
+    return np.concatenate(thetas)
 
 
 def _center(objective):
@@ -50,7 +49,7 @@ class NormalSums:
 
     def __init__(self, d):
         # Of v x x', v x t, v x, v t and v, and the weight of the prompts.
-        self.gram, self.moment = np.zeros((d, d)), np.zeros(d)
+        self.gram, self.moment = empty_gram(d), np.zeros(d)
         self.x, self.t, self.v, self.weight = np.zeros(d), 0.0, 0.0, 0.0
 
     def add_objective(self, objective, share, center):
@@ -59,7 +58,7 @@ class NormalSums:
             root = np.sqrt(share * v)
             X = (X - center.astype(X.dtype)) * root[:, None]  # float64 from here on
             t = t * root
-            self.gram += X.T @ X
+            self.gram = add_products(self.gram, X)
             self.moment += X.T @ t
             self.x += X.T @ root
             self.t += t @ root
@@ -72,17 +71,17 @@ class NormalSums:
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
 
-    def solve(self, alpha, center, has_intercept):
-        """Solve for coefficients, and the intercept if there is one."""
+    def solve(self, alphas, center, has_intercept):
+        """Solve for the coefficients, and intercepts if any, of all penalties."""
         d = len(self.x)
         if self.weight == 0:
-            return np.zeros(d + has_intercept)
+            return np.zeros((len(alphas), d + has_intercept))
         gram, moment = self.gram / self.weight, self.moment / self.weight
         if has_intercept:
             x, t, v = self.x / self.v, self.t / self.v, self.v / self.weight
             gram -= v * np.outer(x, x)
             moment -= v * t * x
-        coef = solve_normal_equations(gram, moment, alpha)
+        coefs = solve_ridge_path(gram, moment, alphas)
         if not has_intercept:
-            return coef
-        return np.append(coef, t - (x + center) @ coef)
+            return coefs
+        return np.column_stack([coefs, t - coefs @ (x + center)])
