@@ -1,5 +1,7 @@
 """Closed form for objectives that are a ridge regression."""
 
+from functools import partial
+
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
 from scipy.linalg.blas import dsyrk
@@ -75,15 +77,16 @@ def factor_normal_equations(gram, alpha):
     if alpha > 0:
         try:
             factor = cho_factor(gram, lower=True, check_finite=False)
-            return lambda moment: cho_solve(factor, moment / scale) / scale
         except LinAlgError:
             pass  # singular to working precision
+        else:
+            # A check would read the whole factor once more, for each solution.
+            solve = partial(cho_solve, factor, check_finite=False)
+            return lambda moment: solve(moment / scale) / scale
     full = np.tril(gram) + np.tril(gram, -1).T
 
-    def solve(moment):
-        return lstsq(full, moment / scale, lapack_driver="gelsy", cond=1e-13)[0] / scale
-
-    return solve
+    solve = partial(lstsq, full, lapack_driver="gelsy", cond=1e-13)
+    return lambda moment: solve(moment / scale)[0] / scale
 
 
 def _dual(objective):
