@@ -25,17 +25,21 @@ difficulty. Held-out prompts are of the same model.
 - fit: `QProbePolicy` with policy_gradient. Evaluations of the objective and their time,
   the paper's training in torch (two epochs, scaled to 150), LogisticRegression with
   the same penalty and its own defaults, and log_loss with the loosest of a few `tol`
-  that reaches LogisticRegression's objective. The paper's training is carried out only
-  at 1/64 of the paper's scale or less, with as many epochs as make the paper's 13,800
-  steps. There a row is what is missing to a mean reward of 1: by the softmax over
-  training prompts, over sets of 10 as the paper trains, and greedily on held-out ones.
-- closed-form: 20 penalties and 5 folds by `QProbePolicyCV` without its last fit.
+  that reaches LogisticRegression's objective. Rows without a target tell how far one
+  can be reached: "bare products", "one evaluation alone". The paper's training is
+  carried out only at 1/64 of the paper's scale or less, with as many epochs as make the
+  paper's 13,800 steps. There a row is what is missing to a mean reward of 1: by the
+  softmax over training prompts, over sets of 10 as the paper trains, and greedily on
+  held-out ones.
+- closed-form: 20 penalties and 5 folds by `QProbePolicyCV` without its last fit; and
+  the products in float64 alone, where Ridge takes X's own float32.
 - search: `QProbePolicyCV` against GridSearchCV, at 1/64 of `--scale`.
 - memory: by how much the peak of the resident memory in a fresh process exceeds what
   was resident before `fit`, over X's own size. BLAS has its buffers already.
 - memmap: the same for a memory-mapped file of 6 GB of float16, which is written to a
   temporary folder, and for `predict`; and the time per byte of `predict`, and of an
-  evaluation in a fit of 5 iterations, against float32 in memory. The file's pages count
+  evaluation in a fit of 5 iterations, against float32 in memory, and of the conversion
+  of float16 without any product. The file's pages count
   as resident, though the system can drop them; it has just been written, so no disk is
   measured.
 - choose: `predict`, `predict_proba` and `sample`; not scaled.
@@ -84,9 +88,11 @@ from sklearn.model_selection import GridSearchCV
 from threadpoolctl import threadpool_info
 
 from skqprobe import QProbePolicy, QProbePolicyCV
+from skqprobe._blocks import BlockReader, row_blocks
 from skqprobe._objective import LinearObjective
 from skqprobe.metrics import best_of_k_reward
 from skqprobe.preprocessing import SiblingFeatures
+from skqprobe.solvers._closed_form import add_products, empty_gram
 
 PAPER = (464, 200, 4096)
 """Prompts, candidates and features of the paper's training data."""
@@ -316,8 +322,10 @@ def measure_alpha(X, y, alpha, epoch, plan):
         if objective(fit_quietly(same.set_params(tol=tol), X, y)) <= reached:
             break
     policy = QProbePolicy("policy_gradient", alpha=alpha)
+    loose = QProbePolicy("policy_gradient", alpha=alpha, tol=1e-3)
     calls = {
         "fit": partial(fit_counting, policy, X, y),
+        "loose": partial(fit_counting, loose, X, y),
         "products": lambda: (rows @ w, rows.T @ g),
         "logistic": partial(fit_quietly, logistic, rows, labels),
         "same": partial(fit_quietly, same, X, y),
@@ -325,7 +333,8 @@ def measure_alpha(X, y, alpha, epoch, plan):
     seconds, rounds, results = take_turns(calls, plan)
     fit, evaluations = seconds["fit"], results["fit"]
     each, rest = float(np.median(evaluations)), fit - sum(evaluations)
-    reads = "s", "X @ w and X.T @ g", seconds["products"]
+    products = seconds["products"]
+    reads = "s", "X @ w and X.T @ g", products
     theirs = "s", "LogisticRegression", seconds["logistic"]
     ends = f"{objective(same):.6f}, theirs {reached:.6f}, with tol={same.tol:.0e}"
     name, n_iter = f"alpha {alpha:g}: ", f"iterations: {logistic.n_iter_[0]}"
@@ -333,12 +342,16 @@ def measure_alpha(X, y, alpha, epoch, plan):
         Row(name + "evaluations", len(evaluations), "", target=40, note=rounds),
         Row(name + "an evaluation", each, *reads, 1.3),
         Row(name + "the rest of the fit", rest, *reads),
+        Row(name + "bare products", products * len(evaluations), "s", "the fit", fit),
         Row(name + "fit", fit, *theirs, 0.4, n_iter),
+        Row(name + "evaluations, tol=1e-3", len(results["loose"]), "", target=40),
+        Row(name + "fit, tol=1e-3", seconds["loose"], *theirs, 0.4),
         Row(name + "log_loss, same end", seconds["same"], *theirs, 0.6, ends),
     ]
     if epoch is not None:
         recipe = "s", "150 epochs of the paper's", 150 * epoch
         table.append(Row(name + "fit", fit, *recipe, 1 / 300))
+        table.append(Row(name + "one evaluation alone", each, *recipe))
     return table
 
 
@@ -407,7 +420,17 @@ def measure_closed_form(plan):
         path = QProbePolicyCV([loss], alphas=alphas, cv=5, refit=False)
         ours, peer = partial(path.fit, X, y), f"one Ridge().fit, {times(X.shape)}"
         table.append(compare(f"path of {loss}", ours, peer, ridge, 2.0, plan))
+    products = partial(float64_products, X.reshape(-1, X.shape[2]))
+    table.append(compare("X.T @ X in float64 alone", products, peer, ridge, None, plan))
     return table
+
+
+def float64_products(rows):
+    """Compute X.T @ X block by block, one triangle, as a fit does."""
+    gram = empty_gram(rows.shape[1])
+    for block in row_blocks(rows):
+        gram = add_products(gram, rows[block].astype(np.float64))
+    return gram
 
 
 def measure_search(plan):
@@ -505,6 +528,7 @@ def memmap_rows(path, shape, plan):
         "fit 32": partial(fit, X32, y32),
         "predict": partial(policy.predict, X),
         "predict 32": partial(policy.predict, X32),
+        "convert": partial(read_all, X.reshape(-1, X.shape[2])),
     }
     seconds, note, results = take_turns(calls, plan)
     for name in ("fit", "fit 32"):
@@ -514,7 +538,16 @@ def memmap_rows(path, shape, plan):
         ns32 = 1e9 * seconds[f"{name} 32"] / X32.nbytes
         row = f"{what}, per byte", ns, "ns", "float32 in memory", ns32, 2.5, note
         table.append(Row(*row))
-    return table
+    ns = 1e9 * seconds["convert"] / X.nbytes
+    row = "the conversion alone, per byte", ns, "ns", "predict, float32", ns32
+    return [*table, Row(*row)]
+
+
+def read_all(rows):
+    """Read all rows block by block, converted to float32."""
+    read = BlockReader(rows)
+    for block in row_blocks(rows):
+        read(block)
 
 
 def measure_choose(plan):

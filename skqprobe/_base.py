@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._array_api import like, to_host
 from skqprobe._candidates import (
     NO_GROUPS,
     check_candidates,
@@ -26,12 +27,15 @@ from skqprobe._objective import (
     network_scores,
 )
 from skqprobe._segments import segment_sum
+from skqprobe._sizes import check_scores, check_training_sizes, narrow, no_overflow
 from skqprobe._sklearn import (
+    ARRAY_API_SUPPORT,
     CallbackSupportMixin,
     FitMonitor,
     Interval,
     StrOptions,
     _fit_context,
+    check_same_namespace,
     with_callbacks,
 )
 from skqprobe.losses import get_loss
@@ -143,11 +147,12 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         metadata = {"groups": groups, "sample_weight": sample_weight}
         fitted = fitted_state(checked, objective)
         monitor = FitMonitor(self, X, y, metadata, self.max_iter, fitted)
-        theta, n_iter = self._minimize(objective, solver, monitor)
+        with no_overflow():
+            theta, n_iter = self._minimize(objective, solver, monitor)
 
-        for name in NOT_ALWAYS_THERE:
-            self.__dict__.pop(name, None)
-        self.__dict__.update(fitted(theta), n_iter_=n_iter)
+        kept = {n: v for n, v in vars(self).items() if n not in NOT_ALWAYS_THERE}
+        # At once: an interrupt leaves the last fit or this one, nothing in between.
+        self.__dict__ = kept | fitted(theta) | {"n_iter_": n_iter}
         return self
 
     def _check_data(self, X, y, groups):
@@ -157,7 +162,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         -------
         checked : estimator
             A copy that has what the validation sets, such as n_features_in_.
-        X : ndarray of shape (n_rows, d)
+        X : ndarray or DeviceArray of shape (n_rows, d)
         layout : Layout
         rewards : ndarray of float64, in the layout's shape
         """
@@ -169,7 +174,9 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
                 f"{type(self).__name__} requires y to be passed, but the target y is "
                 "None."
             )
-        return checked, X, layout, check_values(y, shape, "y")
+        rewards = check_values(y, shape, "y")
+        check_training_sizes(X, rewards)
+        return checked, X, layout, rewards
 
     def _check_settings(self):
         """Loss object and name of the solver."""
@@ -282,8 +289,9 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         if not self.warm_start:
             return theta
         if isinstance(objective, LinearObjective) and hasattr(self, "coef_"):
-            self._check_warm_start(objective, len(self.coef_))
-            theta[: objective.n_features] = self.coef_
+            coef = to_host(self.coef_)
+            self._check_warm_start(objective, len(coef))
+            theta[: objective.n_features] = coef
             if objective.has_intercept:
                 theta[-1] = self.intercept_
         elif isinstance(objective, NetworkObjective) and hasattr(self, "coefs_"):
@@ -299,29 +307,37 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
                 f"fit had {n_features}. Use the same features, or warm_start=False."
             )
 
-    def _scores(self, X):
-        """Probe values of rows in X's order, and X's leading shape."""
+    def _scores(self, X, method):
+        """Probe values of rows in X's order, for a method, and X's leading shape."""
         check_is_fitted(self)
+        if hasattr(self, "coef_"):
+            check_same_namespace(X, self, attribute="coef_", method=method)
         X, shape = check_candidates(self, X, reset=False, check_finite=False)
         with np.errstate(over="ignore", invalid="ignore"):
             if hasattr(self, "coefs_"):
                 scores = network_scores(X, self.coefs_, self.intercepts_)
                 in_sight = False
             else:
-                scores = linear_scores(X, self.coef_, self.intercept_)
-                in_sight = self.coef_.all() and X.dtype != np.float16
+                coef = np.asarray(to_host(self.coef_))
+                scores = linear_scores(X, coef, self.intercept_)
+                in_sight = bool(coef.all()) and X.dtype != np.float16
         # What is not finite in X shows in the scores, which are read faster, unless a
         # coefficient of 0 or a ReLU hides it, or the conversion of float16.
         if not (in_sight and np.isfinite(scores).all()):
             raise_unless_finite(X, shape)
+            check_scores(scores, X)
         return scores, shape
 
-    def _scored_layout(self, X, groups):
-        """Layout of X, and probe values prompt by prompt."""
-        scores, shape = self._scores(X)
+    def _scored_layout(self, X, groups, method):
+        """Layout of X, and probe values prompt by prompt, for a method."""
+        scores, shape = self._scores(X, method)
         layout = check_layout(shape, groups)
         warn_without_groups(layout, stacklevel=4)
         return layout, layout.to_rows(scores)
+
+    def _choice_values(self, scores):
+        """Values to choose by, from scores: in whose units `temperature` is."""
+        return scores
 
     def sample(self, X, groups=None, *, size=None, random_state=None):
         """Draw a candidate for each prompt, at `temperature`.
@@ -344,16 +360,18 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
             For sets the index along axis 1; for rows the position in X, prompts in the
             order of their first appearance.
         """
-        layout, scores = self._scored_layout(X, groups)
-        values = get_loss(self.loss).inverse_link(scores)
+        layout, scores = self._scored_layout(X, groups, "sample")
+        values = self._choice_values(scores)
         proba = choice_probabilities(values, layout, self.temperature)
         random_state = self.random_state if random_state is None else random_state
-        return layout.answer(draw_rows(proba, layout, size, random_state))
+        chosen = draw_rows(proba, layout, size, random_state)
+        return like(X, layout.answer(chosen))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         tags.target_tags.required = True
+        tags.array_api_support = ARRAY_API_SUPPORT
         return tags
 
 
@@ -399,10 +417,11 @@ def fitted_state(checked, objective):
     def fitted(theta):
         coef, intercept = objective.split(theta)
         if isinstance(objective, NetworkObjective):
-            coefs = [part.astype(objective.dtype) for part in coef]
-            intercepts = [part.astype(objective.dtype) for part in intercept]
+            coefs = [narrow(part, objective.dtype) for part in coef]
+            intercepts = [narrow(part, objective.dtype) for part in intercept]
             return {**state, "coefs_": coefs, "intercepts_": intercepts}
-        coef = coef.astype(objective.dtype)
+        coef = narrow(coef, objective.dtype)
+        coef = like(objective.X, coef)
         return {**state, "coef_": coef, "intercept_": float(intercept)}
 
     return fitted

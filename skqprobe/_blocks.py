@@ -4,9 +4,15 @@ import mmap
 
 import numpy as np
 
+from skqprobe._array_api import DeviceArray
+
 BLOCK_BYTES = 4 * 2**20
 """How much of X is read at a time: small enough to stay in cache between the two
 products that an evaluation makes with it, large enough to keep BLAS busy."""
+
+DEVICE_BLOCK_BYTES = 2**26
+"""How much of an X on a device is read at a time, where each block waits for the host:
+small beside the device's memory."""
 
 KEPT_BYTES = 2**26
 """How much of a memory-mapped X is read before its pages are given back."""
@@ -18,8 +24,9 @@ def compute_dtype(X):
 
 
 def row_blocks(X):
-    """Slices of rows that cover X, each of about BLOCK_BYTES."""
-    step = max(1, BLOCK_BYTES // max(1, X.shape[1] * X.itemsize))
+    """Slices of rows that cover X, each of about BLOCK_BYTES or DEVICE_BLOCK_BYTES."""
+    n_bytes = DEVICE_BLOCK_BYTES if isinstance(X, DeviceArray) else BLOCK_BYTES
+    step = max(1, n_bytes // max(1, X.shape[1] * X.itemsize))
     return [slice(start, start + step) for start in range(0, len(X), step)]
 
 
@@ -32,7 +39,7 @@ class BlockReader:
 
     Parameters
     ----------
-    X : ndarray of shape (n_rows, d)
+    X : ndarray or DeviceArray of shape (n_rows, d)
         Of dtype float16, float32 or float64.
     """
 
@@ -45,7 +52,8 @@ class BlockReader:
     @property
     def as_it_is(self):
         """Whether X can as well be used without the reader."""
-        return self._map is None and self.X.dtype == self.dtype
+        is_plain = isinstance(self.X, np.ndarray) and self._map is None
+        return is_plain and self.X.dtype == self.dtype
 
     def raw(self, rows):
         """Read rows as they are: a view where `rows` is a slice."""
@@ -94,6 +102,8 @@ def half_to_single(X):
 
 def is_finite(block):
     """Tell whether all numbers of a block are finite; False if that is not sure."""
+    if isinstance(block, DeviceArray):
+        return block.is_finite()
     if block.dtype == np.float16:
         largest = np.bitwise_and(block.view(np.int16), 0x7C00)
         return not (largest == 0x7C00).any()

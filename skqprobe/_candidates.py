@@ -13,7 +13,9 @@ import numpy as np
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from sklearn.utils.validation import validate_data
 
+from skqprobe._array_api import DeviceArray, float_dtypes, namespace, to_host
 from skqprobe._blocks import BlockReader, is_finite, row_blocks
+from skqprobe._sizes import SMALLEST, check_size
 
 NO_GROUPS = (
     "X has rows but no groups were given, so every row is a prompt of its own and "
@@ -163,6 +165,7 @@ def check_layout(shape, groups=None):
 
 def _check_groups(groups, shape):
     """Make a 1-D array of group labels that has the right length and no gaps."""
+    groups = to_host(groups)
     if isinstance(groups, (str, bytes)) or not hasattr(groups, "__len__"):
         raise ValueError(
             f"groups must be array-like, one label a row; got {type(groups).__name__}."
@@ -234,7 +237,8 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
     Returns
     -------
     X : ndarray of shape (n_rows, d), of dtype float16, float32 or float64
-        Never a copy when X was such an array in C order.
+        Never a copy when X was such an array in C order. A DeviceArray if X is of
+        another library and ``array_api_dispatch`` is on.
     shape : tuple of int
         The leading shape of X.
     """
@@ -248,7 +252,8 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
                 f"X has {shape[0]} prompts with {shape[1]} candidates each; at least "
                 "one of both is needed."
             )
-        X = np.asarray(X).reshape(shape[0] * shape[1], X.shape[2])
+        xp = namespace(X)
+        X = xp.reshape(xp.asarray(X), (shape[0] * shape[1], X.shape[2]))
     elif len(X.shape) > 3:
         raise ValueError(
             f"X has {len(X.shape)} dimensions; candidate sets have 3, (n_prompts, k, "
@@ -258,10 +263,12 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
         estimator,
         X,
         reset=reset,
-        dtype=[np.float64, np.float32, np.float16],
+        dtype=float_dtypes(X),
         ensure_all_finite=False,
     )
     shape = shape or (X.shape[0],)
+    if not isinstance(X, np.ndarray):
+        X = DeviceArray(X)
     if check_finite:
         raise_unless_finite(X, shape)
     return X, shape
@@ -274,8 +281,10 @@ def raise_unless_finite(X, shape):
         block = reader.raw(rows)
         if is_finite(block):
             continue
+        block = np.asarray(block)
         try:
-            assert_all_finite(block, input_name="X")
+            with np.errstate(invalid="ignore"):  # sums of very large numbers
+                assert_all_finite(block, input_name="X")
         except ValueError as error:
             row, column = np.argwhere(~np.isfinite(block))[0]
             place = (*np.unravel_index(rows.start + row, shape), column)
@@ -315,11 +324,13 @@ def check_values(values, shape, name):
     -------
     values : ndarray of float64, of that shape
     """
+    values = to_host(values)
     if len(shape) == 1:
         values = column_or_1d(values, warn=True)
-    values = check_array(
-        values, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name=name
-    )
+    with np.errstate(invalid="ignore"):  # sums of very large numbers
+        values = check_array(
+            values, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name=name
+        )
     if values.shape != shape:
         if len(shape) == 1:
             raise ValueError(
@@ -385,7 +396,7 @@ def check_weights(sample_weight, layout):
     if isinstance(sample_weight, Real):
         sample_weight, by_prompt = np.full(layout.n_prompts, sample_weight), True
     weight = check_array(
-        sample_weight,
+        to_host(sample_weight),
         ensure_2d=False,
         allow_nd=True,
         dtype=np.float64,
@@ -406,4 +417,5 @@ def check_weights(sample_weight, layout):
         )
     if not weight.any():
         raise ValueError("sample_weight is zero everywhere; nothing is left to use.")
+    check_size(weight, "sample_weight", SMALLEST)
     return (weight, None) if by_prompt else (ones, weight)

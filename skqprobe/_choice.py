@@ -6,6 +6,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import check_random_state
 
+from skqprobe._array_api import like
 from skqprobe._candidates import NO_GROUPS, check_scored
 from skqprobe._segments import segment_max, segment_sum, spread
 
@@ -31,15 +32,35 @@ def choice_probabilities(scores, layout, temperature, weight=None):
     """
     check_temperature(temperature)
     offsets = layout.offsets
-    behind = scores - spread(segment_max(scores, offsets), offsets)
-    if temperature == 0:
-        mass = (behind == 0).astype(scores.dtype)
-    else:
-        with np.errstate(over="ignore"):  # far behind at a low temperature: exp(-inf)
-            mass = np.exp(behind.astype(np.float64) / temperature).astype(scores.dtype)
+    best = spread(segment_max(scores, offsets), offsets)
+    mass = choice_mass(scores, best, temperature)
     if weight is not None:
         mass = mass * weight
-    return mass / spread(segment_sum(mass, offsets), offsets)
+    proba = mass / spread(segment_sum(mass, offsets), offsets)
+    return proba.astype(scores.dtype, copy=False)
+
+
+def choice_mass(scores, best, temperature):
+    """Compute ``exp((scores - best) / temperature)``, or its limit at 0, in float64.
+
+    Parameters
+    ----------
+    scores, best : ndarray
+        Probe values, and the best of their prompt.
+    temperature : float
+        0 or more.
+
+    Returns
+    -------
+    mass : ndarray of float64
+        In [0, 1], for any finite scores.
+    """
+    if temperature == 0:
+        return (scores == best).astype(np.float64)
+    # Halves: a difference of finite numbers can be twice the largest there is.
+    half_behind = scores.astype(np.float64) / 2 - best.astype(np.float64) / 2
+    with np.errstate(over="ignore"):  # far behind at a low temperature: exp(-inf)
+        return np.exp(half_behind / temperature * 2)
 
 
 def choice_reward(scores, rewards, layout, temperature, prompt_weight, row_weight=None):
@@ -144,7 +165,7 @@ def sample_candidates(proba, groups=None, *, size=None, random_state=None):
     """
     rows, layout = check_proba(proba, groups)
     warn_without_groups(layout)
-    return layout.answer(draw_rows(rows, layout, size, random_state))
+    return like(proba, layout.answer(draw_rows(rows, layout, size, random_state)))
 
 
 def check_proba(proba, groups):

@@ -20,8 +20,8 @@ FORMAT_VERSION = 1
 def to_json(probe, *, metadata=None):
     """Write a linear probe as JSON, to be served without this package.
 
-    Numbers are written so that they are read back to the last bit. docs/persistence.md
-    has a reader of a few lines, and says what each key holds.
+    Numbers are written so that they are read back to the last bit.
+    :doc:`/guide/persistence` has a reader of a few lines, and says what each key holds.
 
     Parameters
     ----------

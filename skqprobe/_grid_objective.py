@@ -112,6 +112,21 @@ class GridObjective:
             scores[:, rows] = coefs @ objective._read(rows).T
         return scores
 
+    def score_curvatures(self, thetas):
+        """Curvatures of all objectives where they give the scores of their thetas.
+
+        See `LinearObjective.score_curvature`; thetas are of shape
+        (n_objectives, n_parameters).
+        """
+        coefs, intercepts = self.split(thetas)
+        scores, curvatures = self.scores(coefs), []
+        for number in range(self.n_objectives):
+            fold = number // len(self.alphas)
+            here = scores[number, self.fold_rows[fold]].astype(np.float64)
+            objective = self.fold_objectives[fold]
+            curvatures.append(objective.score_curvature(here + intercepts[number]))
+        return curvatures
+
 
 def restrict(objective, mask):
     """Make the objective of the prompts where `mask` is True.

@@ -5,7 +5,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from skqprobe._blocks import BLOCK_BYTES, BlockReader, compute_dtype, row_blocks
+from skqprobe._array_api import DeviceArray
+from skqprobe._blocks import (
+    BLOCK_BYTES,
+    DEVICE_BLOCK_BYTES,
+    BlockReader,
+    compute_dtype,
+    row_blocks,
+)
 from skqprobe._segments import segment_mean, spread
 
 
@@ -14,7 +21,7 @@ def linear_scores(X, coef, intercept):
 
     Parameters
     ----------
-    X : ndarray of shape (n_rows, d)
+    X : ndarray or DeviceArray of shape (n_rows, d)
         Rows in any order.
     coef : ndarray of shape (d,)
         Coefficients of the probe.
@@ -41,7 +48,7 @@ def network_scores(X, coefs, intercepts):
 
     Parameters
     ----------
-    X : ndarray of shape (n_rows, d)
+    X : ndarray or DeviceArray of shape (n_rows, d)
         Rows in any order.
     coefs : list of ndarray of shape (fan_in, fan_out)
         Weights of the layers; the last has a fan_out of 1.
@@ -78,7 +85,7 @@ class Objective:
 
     Parameters
     ----------
-    X : ndarray of shape (n_rows, d)
+    X : ndarray or DeviceArray of shape (n_rows, d)
         Embeddings, as the user gave them.
     layout : Layout
         Where in X the candidates of each prompt lie. Rows of X it does not mention are
@@ -157,10 +164,14 @@ class LinearObjective(Objective):
         self._blocks = self._prompt_blocks()
 
     def _prompt_blocks(self):
-        """Cut the prompts into blocks of about BLOCK_BYTES, each of whole prompts."""
+        """Cut the prompts into blocks of whole prompts, of about the same size as rows.
+
+        That is BLOCK_BYTES, or DEVICE_BLOCK_BYTES on a device.
+        """
         offsets = self.layout.offsets
         row_bytes = max(1, self.n_features * self.dtype.itemsize)
-        n_rows = max(1, BLOCK_BYTES // row_bytes)
+        on_device = isinstance(self.X, DeviceArray)
+        n_rows = max(1, (DEVICE_BLOCK_BYTES if on_device else BLOCK_BYTES) // row_bytes)
         blocks, first = [], 0
         while first < self.layout.n_prompts:
             after = np.searchsorted(offsets, offsets[first] + n_rows, side="right") - 1
@@ -236,11 +247,12 @@ class LinearObjective(Objective):
             X = self._read(rows)
             X = X.astype(np.float64) if full else X
             if self.loss.needs_choice:
-                X = X - spread(segment_mean(X, offsets).astype(X.dtype), offsets)
+                X = _centered(X, offsets)
             else:
                 X = X - mean.astype(X.dtype)
-            moment += (X.T @ X if full else np.einsum("ij,ij->j", X, X)) / n_rows
-        return mean, moment
+            squares = X.T @ X if full else (X * X).sum(axis=0, dtype=np.float64)
+            moment = moment + squares
+        return mean, np.asarray(moment) / n_rows
 
     def sampled_blocks(self, n_rows):
         """Draw some blocks, of about that many rows in all, as far as there are."""
@@ -275,22 +287,40 @@ class LinearObjective(Objective):
             product, n_rows = product + X.T @ image, n_rows + len(X)
         return product / n_rows
 
-    def score_curvature(self):
-        """Typical curvature of the mean loss along a direction of unit spread in z."""
+    def scores(self, theta):
+        """Compute the scores, of shape (n_rows,), prompt by prompt."""
+        coef, intercept = self.split(theta)
+        coef = coef.astype(self.dtype)
+        scores = [self._read(rows) @ coef for _, rows, _ in self._blocks]
+        return np.concatenate(scores).astype(np.float64) + intercept
+
+    def score_curvature(self, scores=None):
+        """Typical curvature of the mean loss along a direction of unit spread in z.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_rows,), default=None
+            Where, prompt by prompt; None for scores of zero.
+
+        Returns
+        -------
+        curvature : float
+        """
         rng = np.random.RandomState(0)
-        step = 0.1 * rng.standard_normal(self.layout.n_rows)
+        near = np.zeros(self.layout.n_rows) if scores is None else scores
+        far = near + 0.1 * rng.standard_normal(len(near))
         curvature = 0.0
         for prompts, rows, offsets in self._blocks:
-            near, far = (
+            here, there = (
                 self.loss.value_and_gradient(
-                    scores, self.rewards[rows], offsets, self._weight(rows)
+                    z[rows], self.rewards[rows], offsets, self._weight(rows)
                 )[1]
-                for scores in (np.zeros_like(step[rows]), step[rows])
+                for z in (near, far)
             )
             # The slope itself counts too: where the loss is not convex, or has kinks,
             # it tells the scale on which the loss bends.
             weight = spread(self.prompt_weight[prompts], offsets)
-            curvature += weight @ (np.abs(far - near) / 0.1 + np.abs(near))
+            curvature += weight @ (np.abs(there - here) / 0.1 + np.abs(here))
         return curvature
 
     def least_squares_blocks(self):
@@ -323,8 +353,7 @@ class LinearObjective(Objective):
             v, t = self._least_squares_terms(prompts, rows, offsets)
             if self.loss.needs_choice:
                 weight = self._weight(rows)
-                mean = segment_mean(X, offsets, weight)
-                X = X - spread(mean, offsets).astype(self.dtype)
+                X = _centered(X, offsets, weight)
                 t = t - spread(segment_mean(t, offsets, weight), offsets)
             yield X, t, v
 
@@ -338,6 +367,13 @@ class LinearObjective(Objective):
             t_mean += v @ t
             total += v.sum()
         return x_mean / total, t_mean / total
+
+
+def _centered(X, offsets, weight=None):
+    """Subtract the (weighted) mean of each prompt from its rows."""
+    if isinstance(X, DeviceArray):
+        return X.centered(offsets, weight)
+    return X - spread(segment_mean(X, offsets, weight).astype(X.dtype), offsets)
 
 
 class NetworkObjective(Objective):
@@ -446,7 +482,7 @@ class NetworkObjective(Objective):
             return prompt_weight @ values, by_row * slope
 
         copies = by_row if row_weight is None else by_row * row_weight
-        return self._read(rows), copies, loss
+        return np.asarray(self._read(rows)), copies, loss
 
     def score_scale(self):
         """Where the best scores lie, and how far they spread.

@@ -18,15 +18,23 @@ def make_probe_pipeline(
 ):
     """Make the recommended pipeline: scaled columns, siblings, and a tuned policy.
 
-    It is near the best on all the data that it was measured on, see docs/choosing.md.
+    It is near the best on all the data that it was measured on, see
+    :doc:`/guide/choosing`.
     Scales and sibling features are learned from all training prompts, the held-out ones
     of a fold among them, before the policy tries its settings: they see no rewards.
 
     Parameters
     ----------
-    losses, alphas, temperatures, cv, scoring
-        What the policy tries and how, see `QProbePolicyCV`. The penalties are for
-        columns of variance 1.
+    losses : tuple of str or BaseLoss, default=None
+        The losses to try, see `QProbePolicyCV`.
+    alphas : tuple of float, default=(10.0, 1.0, 0.1, 0.01, 0.001)
+        The penalties to try, for columns of variance 1.
+    temperatures : tuple of float, default=(0.0,)
+        The temperatures to try.
+    cv : int, splitter or iterable, default=None
+        The folds, see `QProbePolicyCV`.
+    scoring : callable, default=None
+        What is better, see `QProbePolicyCV`.
     block_sizes : tuple of int, default=None
         Where several embeddings stand side by side, the number of columns of each.
 

@@ -1,5 +1,6 @@
 """QProbePolicy: a probe trained to choose."""
 
+from skqprobe._array_api import like
 from skqprobe._base import BaseQProbe, weighted_layout
 from skqprobe._candidates import check_layout, check_values
 from skqprobe._choice import (
@@ -8,6 +9,7 @@ from skqprobe._choice import (
     choice_reward,
     warn_without_groups,
 )
+from skqprobe._sizes import check_size
 from skqprobe._sklearn import StrOptions
 from skqprobe.losses import LOSSES, BaseLoss
 
@@ -20,16 +22,16 @@ class QProbePolicy(BaseQProbe):
     the number of candidates grows, this tends to the model's own distribution tilted by
     ``exp(Q / temperature)`` [1]_.
 
-    Read more in the user guide: docs/guide.md.
+    Read more in :doc:`the user guide </guide/method>`.
 
     Parameters
     ----------
     loss : str or BaseLoss, default="pairwise_logistic"
         What to minimise: "squared_error", "log_loss", "policy_gradient" (the paper's
-        best), "pairwise_logistic" (the best of all on our data, see docs/choosing.md),
-        "pairwise_hinge", "softmax_cross_entropy" or "contrastive_policy_gradient", or a
-        loss object of :mod:`skqprobe.losses` or your own. With an object, a search
-        reaches its settings as ``loss__margin``.
+        best), "pairwise_logistic" (the best of all on our data, see
+        :doc:`/guide/choosing`), "pairwise_hinge", "softmax_cross_entropy" or
+        "contrastive_policy_gradient", or a loss object of :mod:`skqprobe.losses` or
+        your own. With an object, a search reaches its settings as ``loss__margin``.
     alpha : float, default=1e-4
         Strength of the L2 penalty, 0 or more: the objective is the mean loss of the
         prompts plus ``alpha / 2 * |coef|**2``. With hidden layers, these are all
@@ -96,7 +98,7 @@ class QProbePolicy(BaseQProbe):
         not count in the mean.
     n_features_in_ : int
         Number of features, the last axis of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X was a data frame with string column names.
 
     See Also
@@ -175,8 +177,8 @@ class QProbePolicy(BaseQProbe):
         -------
         Q : ndarray of shape (n_prompts, k) or (n_rows,)
         """
-        scores, shape = self._scores(X)
-        return scores.reshape(shape)
+        scores, shape = self._scores(X, "decision_function")
+        return like(X, scores.reshape(shape))
 
     def predict_proba(self, X, groups=None):
         """Compute the probability that each candidate is chosen, at `temperature`.
@@ -193,8 +195,9 @@ class QProbePolicy(BaseQProbe):
         proba : ndarray of shape (n_prompts, k) or (n_rows,)
             Sums to 1 inside each prompt.
         """
-        layout, scores = self._scored_layout(X, groups)
-        return layout.from_rows(choice_probabilities(scores, layout, self.temperature))
+        layout, scores = self._scored_layout(X, groups, "predict_proba")
+        proba = choice_probabilities(scores, layout, self.temperature)
+        return like(X, layout.from_rows(proba))
 
     def predict(self, X, groups=None):
         """Choose the best candidate of each prompt, the first among equals.
@@ -213,8 +216,8 @@ class QProbePolicy(BaseQProbe):
             order of their first appearance. For rows without groups 0 throughout, as
             for sets of one candidate.
         """
-        layout, scores = self._scored_layout(X, groups)
-        return layout.answer(best_rows(scores, layout))
+        layout, scores = self._scored_layout(X, groups, "predict")
+        return like(X, layout.answer(best_rows(scores, layout)))
 
     def score(self, X, y, groups=None, *, sample_weight=None):
         """Compute the expected reward of the chosen candidate, at `temperature`.
@@ -236,9 +239,10 @@ class QProbePolicy(BaseQProbe):
             The mean over prompts. NaN, with a warning, for rows without groups: they
             leave no choice, so that the mean reward would say nothing of the policy.
         """
-        scores, shape = self._scores(X)
+        scores, shape = self._scores(X, "score")
         layout = check_layout(shape, groups)
         rewards = check_values(y, shape, "y")
+        check_size(rewards, "y")
         layout, prompt_weight, row_weight = weighted_layout(layout, sample_weight)
         warn_without_groups(layout)
         if not layout.grouped:

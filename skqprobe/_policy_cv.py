@@ -11,12 +11,14 @@ from scipy.stats import rankdata
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import ParameterGrid, check_cv
 
-from skqprobe._base import fitted_state, weighted_layout
+from skqprobe._array_api import DeviceArray
+from skqprobe._base import NOT_ALWAYS_THERE, fitted_state, weighted_layout
 from skqprobe._candidates import Layout
 from skqprobe._choice import check_temperature, choice_reward
 from skqprobe._grid_objective import GridObjective
 from skqprobe._policy import QProbePolicy
 from skqprobe._segments import segment_sum, spread
+from skqprobe._sizes import narrow, no_overflow
 from skqprobe._sklearn import Interval, _fit_context
 from skqprobe.losses import LOSSES, BaseLoss, get_loss
 from skqprobe.solvers import (
@@ -27,8 +29,8 @@ from skqprobe.solvers import (
 )
 
 DEFAULT_LOSSES = ("pairwise_logistic", "log_loss")
-"""On the data of docs/choosing.md, one of the two is near the best; the latter needs
-rewards in [0, 1]."""
+"""On the data of docs/guide/choosing.md, one of the two is near the best; the latter
+needs rewards in [0, 1]."""
 
 
 class QProbePolicyCV(QProbePolicy):
@@ -97,7 +99,7 @@ class QProbePolicyCV(QProbePolicy):
         Of the policy that was fitted in the end, see `QProbePolicy`.
     n_features_in_ : int
         Number of features, the last axis of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X was a data frame with string column names.
 
     See Also
@@ -195,6 +197,11 @@ class QProbePolicyCV(QProbePolicy):
         """
         self._check_settings()
         checked, X_rows, layout, rewards = self._check_data(X, y, groups)
+        if self.scoring is not None and isinstance(X_rows, DeviceArray):
+            raise ValueError(
+                "scoring is called with numpy arrays, but X is not one. Use "
+                "scoring=None, or convert X to numpy."
+            )
         losses = self._losses(rewards)
         data = _Data(X_rows, layout, rewards, groups, sample_weight)
         folds = [
@@ -210,9 +217,10 @@ class QProbePolicyCV(QProbePolicy):
         )
         objectives = [self._objective(data, loss) for loss in losses]
         # (alpha, loss, temperature, fold), as the grid has them
-        scores = np.stack(
-            [self._scores_of(objective, folds) for objective in objectives], axis=1
-        )
+        with no_overflow():
+            scores = np.stack(
+                [self._scores_of(objective, folds) for objective in objectives], axis=1
+            )
         results = _results(list(grid), scores.reshape(len(grid), len(folds)))
         best = int(results["rank_test_score"].argmin())
         chosen = grid[best]
@@ -227,10 +235,11 @@ class QProbePolicyCV(QProbePolicy):
         }
         if self.refit:
             number = np.unravel_index(best, scores.shape[:3])[1]
-            state |= self._refit(checked, objectives[number], chosen["alpha"])
-        for name in ("coef_", "intercept_", "n_iter_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-        self.__dict__.update(state)
+            with no_overflow():
+                state |= self._refit(checked, objectives[number], chosen["alpha"])
+        of_refit = (*NOT_ALWAYS_THERE, "n_iter_", "n_skipped_prompts_")
+        kept = {n: v for n, v in vars(self).items() if n not in of_refit}
+        self.__dict__ = kept | state  # at once, as in the policy
         return self
 
     def _check_settings(self):
@@ -289,6 +298,7 @@ class QProbePolicyCV(QProbePolicy):
                     stacklevel=4,
                 )
         coefs, intercepts = grid.split(thetas)
+        coefs = narrow(coefs, objective.dtype)
         values = grid.scores(coefs)
         scores = np.empty((len(self.alphas), len(self.temperatures), len(folds)))
         for number in range(grid.n_objectives):
@@ -299,7 +309,7 @@ class QProbePolicyCV(QProbePolicy):
                     score = held_out.reward(values[number], temperature)
                 else:
                     policy = QProbePolicy(objective.loss, temperature=temperature)
-                    policy.coef_ = coefs[number].astype(objective.dtype)
+                    policy.coef_ = coefs[number]
                     policy.intercept_ = float(intercepts[number])
                     policy.n_features_in_ = objective.n_features
                     score = held_out.call(self.scoring, policy)
@@ -393,6 +403,11 @@ class _HeldOut:
         """Compute the expected reward of the choice by values of all rows."""
         if not self.layout.grouped:
             return np.nan
+        if not self.prompt_weight.any():
+            raise ValueError(
+                "sample_weight is zero for all prompts that a fold of cv is scored on. "
+                "Leave these prompts out of X, or use another cv."
+            )
         return choice_reward(
             values[self.rows],
             self.rewards,

@@ -3,9 +3,11 @@
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
+from skqprobe._array_api import like
 from skqprobe._base import BaseQProbe
 from skqprobe._candidates import check_layout, check_values, check_weights
 from skqprobe._segments import spread
+from skqprobe._sizes import SMALLEST, check_size
 from skqprobe._sklearn import StrOptions
 from skqprobe.losses import get_loss
 
@@ -17,7 +19,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
     prompts. On rows it is a plain scikit-learn regressor; it takes candidate sets too,
     and chooses among candidates by its predictions with `sample`.
 
-    Read more in the user guide: docs/guide.md.
+    Read more in :doc:`the user guide </guide/method>`.
 
     Parameters
     ----------
@@ -83,7 +85,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         Always 0: both losses are defined for every prompt.
     n_features_in_ : int
         Number of features, the last axis of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X was a data frame with string column names.
 
     See Also
@@ -159,8 +161,15 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         reward : ndarray of shape (n_prompts, k) or (n_rows,)
             Expected rewards; probabilities for "log_loss".
         """
-        scores, shape = self._scores(X)
-        return get_loss(self.loss).inverse_link(scores).reshape(shape)
+        return like(X, self._predict(X, "predict"))
+
+    def _predict(self, X, method):
+        """Compute what `predict` gives as numpy, for a method."""
+        scores, shape = self._scores(X, method)
+        return self._choice_values(scores).reshape(shape)
+
+    def _choice_values(self, scores):
+        return get_loss(self.loss).inverse_link(scores)
 
     def score(self, X, y, groups=None, *, sample_weight=None):
         """Compute R^2 over all candidates.
@@ -181,9 +190,10 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         score : float
             At most 1.
         """
-        predicted = self.predict(X)
+        predicted = self._predict(X, "score")
         layout = check_layout(predicted.shape, groups)
         y = check_values(y, predicted.shape, "y")
+        check_size(y, "y", SMALLEST)
         prompt_weight, row_weight = check_weights(sample_weight, layout)
         weight = layout.from_rows(spread(prompt_weight, layout.offsets))
         if row_weight is not None:

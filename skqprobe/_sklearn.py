@@ -20,14 +20,38 @@ except ImportError:  # pragma: no cover  (run with the oldest scikit-learn suppo
         return method
 
 
+try:  # scikit-learn 1.9 and later
+    from sklearn.utils._array_api import (
+        _max_precision_float_dtype as max_precision_float_dtype,
+    )
+    from sklearn.utils._array_api import (
+        check_same_namespace,
+        get_namespace_and_device,
+        move_to,
+    )
+
+    ARRAY_API_SUPPORT = True
+except ImportError:  # pragma: no cover  (run with the oldest scikit-learn supported)
+    ARRAY_API_SUPPORT = False
+    get_namespace_and_device = max_precision_float_dtype = move_to = None
+
+    def check_same_namespace(X, estimator, *, attribute, method):
+        """Stand in where scikit-learn does not check."""
+
+
 __all__ = [
+    "ARRAY_API_SUPPORT",
     "CallbackSupportMixin",
     "FitMonitor",
     "HasMethods",
     "Interval",
     "StrOptions",
     "_fit_context",
+    "check_same_namespace",
     "feature_names_in",
+    "get_namespace_and_device",
+    "max_precision_float_dtype",
+    "move_to",
     "parse_version",
     "with_callbacks",
     "wrap_output",

@@ -1,6 +1,6 @@
 """Saving: what skops may load, and linear probes for use without this package.
 
-Read more in docs/persistence.md.
+Read more in :doc:`/guide/persistence`.
 """
 
 from importlib import import_module

@@ -105,7 +105,13 @@ class BaseLoss(ABC, BaseEstimator):
         """
 
     def check_rewards(self, rewards):
-        """Raise a ValueError if the loss is not defined for these rewards."""
+        """Raise a ValueError if the loss is not defined for these rewards.
+
+        Parameters
+        ----------
+        rewards : ndarray of shape (n_rows,)
+            Rewards of the training data.
+        """
 
     def informative_prompts(self, rewards, offsets):
         """Tell which prompts the loss is defined for; the others are left out.
@@ -124,7 +130,18 @@ class BaseLoss(ABC, BaseEstimator):
         return np.ones(len(offsets) - 1, dtype=bool)
 
     def inverse_link(self, scores):
-        """Map a score to the expected reward that it stands for."""
+        """Map a score to the expected reward that it stands for.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_rows,)
+            Probe values.
+
+        Returns
+        -------
+        expected : ndarray of shape (n_rows,)
+            The scores themselves, unless a subclass says otherwise.
+        """
         return scores
 
 
@@ -138,7 +155,7 @@ class SquaredError(BaseLoss):
         return segment_sum(share * error**2, offsets), 2 * share * error
 
     def least_squares(self, rewards, offsets, weight=None):
-        """Weights v and targets t for which the loss is ``sum_i v_i (z_i - t_i)**2``.
+        """Give v and t for which the loss is ``sum_i v_i (z_i - t_i)**2``.
 
         For a loss that needs a choice, z and t are centred inside each prompt first.
         """
@@ -257,7 +274,7 @@ class ContrastivePolicyGradient(BaseLoss):
         return segment_sum(v * error**2, offsets), 2 * v * error
 
     def least_squares(self, rewards, offsets, weight=None):
-        """Weights v and targets t for which the loss is ``sum_i v_i (z_i - t_i)**2``.
+        """Give v and t for which the loss is ``sum_i v_i (z_i - t_i)**2``.
 
         Both z and t are centred inside each prompt first.
         """
@@ -310,6 +327,8 @@ class _PairwiseLoss(BaseLoss):
         """Values and gradients of prompts of one size, from arrays (n_prompts, k)."""
         value, gradient = np.zeros(len(z)), np.zeros_like(z)
         n_pairs = np.zeros(len(z))
+        if w is not None:
+            w = w / w.max(axis=1, keepdims=True)  # or products may leave float64
         step = max(1, PAIRS_AT_ONCE // z.size)
         for first in range(0, z.shape[1], step):
             better = slice(first, first + step)

@@ -84,6 +84,16 @@ def test_gradient_is_the_slope_of_the_value(loss, grid_of, rng):
     assert error < 1e-5
 
 
+@pytest.mark.parametrize("loss", ["log_loss", "policy_gradient"])
+def test_curvatures_are_those_of_the_folds(loss, grid_of, rng):
+    grid = grid_of(loss)
+    thetas = rng.normal(size=(6, grid.objective.n_parameters))
+    for number, curvature in enumerate(grid.score_curvatures(thetas)):
+        fold = single(grid, number)
+        expected = fold.score_curvature(fold.scores(thetas[number]))
+        assert curvature == pytest.approx(expected)
+
+
 def test_parts_make_up_the_folds(grid_of):
     grid = grid_of("squared_error")
     n_rows, share = np.zeros(3), np.zeros(3)

@@ -282,6 +282,28 @@ def test_score_curvature_of_squared_errors(sets):
     assert objective.score_curvature() == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.parametrize("loss", ["log_loss", "policy_gradient"])
+def test_score_curvature_falls_where_scores_saturate(loss, sets, rng):
+    X, y = sets
+    objective = make_objective((X, y, None), loss)
+    theta = rng.normal(size=objective.n_parameters)
+    curvature = [
+        objective.score_curvature(objective.scores(scale * theta)) for scale in (0, 30)
+    ]
+    assert curvature[0] == objective.score_curvature()
+    assert curvature[1] < 0.7 * curvature[0]
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "policy_gradient"])
+def test_scores(loss, sets, rng):
+    X, y = sets
+    objective = make_objective((X, y, None), loss)
+    theta = rng.normal(size=objective.n_parameters)
+    coef, intercept = objective.split(theta)
+    expected = X.reshape(-1, X.shape[-1]) @ coef + intercept
+    assert_allclose(objective.scores(theta), expected)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_score_curvature_grows_with_a_loss(loss, sets):
     X, y = sets

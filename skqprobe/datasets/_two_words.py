@@ -43,7 +43,7 @@ def load_two_words(*, embedding="hidden_state", return_X_y=False, as_frame=False
 
     Returns
     -------
-    data : :class:`~sklearn.utils.Bunch`
+    data : Bunch
         Dictionary-like object, with the following attributes.
 
         data : ndarray of shape (240, 16, n_features), dtype float16, or DataFrame

@@ -83,9 +83,9 @@ class BaseEmbedder(
     r"""Base class of embedders: text in, arrays out.
 
     A backend is a subclass with one method, `embed_batch`, and an ``__init__`` that
-    has the parameters below among its own; docs/embedders.md shows one. An embedder
-    holds names and settings, never a model or a secret, so that it can be cloned,
-    searched over and pickled.
+    has the parameters below among its own; :doc:`/extend/embedder` shows one. An
+    embedder holds names and settings, never a model or a secret, so that it can be
+    cloned, searched over and pickled.
 
     X may be a list of texts; of (prompt, completion) pairs, or a data frame with the
     columns "prompt" and "completion"; or records, ``{"prompt": ..., "completions":
@@ -246,9 +246,10 @@ class BaseEmbedder(
     def _store(self):
         """Open the cache; without one, what was finished before the last failure."""
         if self.cache is None:
-            if getattr(self, "_finished", None) is None:
-                self._finished = _Memory()
-            return self._finished
+            finished = getattr(self, "_finished", None)
+            if finished is None:
+                self._finished = finished = _Memory()
+            return finished  # not from self: another thread may be done and drop it
         if isinstance(self.cache, EmbeddingCache):
             return self.cache
         return EmbeddingCache(self.cache)

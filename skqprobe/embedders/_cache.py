@@ -85,13 +85,17 @@ class EmbeddingCache:
                 chunk = keys[start : start + CHUNK]
                 position = {key: start + i for i, key in enumerate(chunk)}
                 marks = ",".join("?" * len(chunk))
+                # By number, so that the key is the row's own, and not that of the
+                # index, which may be damaged too and lead to another row.
                 for key, checksum, value in connection.execute(
-                    "SELECT key, checksum, value FROM embeddings "
-                    f"WHERE key IN ({marks})",
+                    "SELECT key, checksum, value FROM embeddings WHERE number IN "
+                    f"(SELECT number FROM embeddings WHERE key IN ({marks}))",
                     chunk,
                 ):
-                    if zlib.crc32(value) == checksum:
-                        found.append((position[key], value))
+                    number = position.get(key)
+                    intact = number is not None and isinstance(value, bytes)
+                    if intact and zlib.crc32(value) == checksum:
+                        found.append((number, value))
                     else:
                         n_damaged += 1
         if n_damaged:
@@ -175,7 +179,8 @@ class EmbeddingCache:
                 f"The cache {self.path} cannot be used: {error}. If another program "
                 "holds it, try again; else give another path."
             ) from error
-        except sqlite3.DatabaseError as error:
+        # The damaged bytes may be in the message, where they are no text.
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise OSError(
                 f"The cache {self.path} is damaged, or is no cache: {error}. Remove "
                 "the file to begin anew, or give another path."

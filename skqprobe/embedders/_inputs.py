@@ -1,7 +1,7 @@
 """How text comes in: the one module that knows the forms of prompts and completions."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,11 @@ def check_texts(X):
     ValueError
         If X is none of these, or records have different numbers of completions.
     """
-    if isinstance(X, (str, bytes, Mapping)) or not hasattr(X, "__iter__"):
+    if (
+        isinstance(X, (str, bytes, Mapping, type))
+        or not hasattr(X, "__iter__")
+        or getattr(X, "ndim", 1) == 0
+    ):
         raise ValueError(
             f"X must be a list of texts, of (prompt, completion) pairs or of records; "
             f"got one {type(X).__name__}. Put it into a list."
@@ -59,7 +63,10 @@ def check_texts(X):
         rows = X.tolist() if hasattr(X, "tolist") else list(X)
         # A column of texts, (n, 1), is what a ColumnTransformer hands over.
         if rows and isinstance(rows[0], list) and len(rows[0]) == 1:
-            rows = [row[0] if len(row) == 1 else row for row in rows]
+            rows = [
+                row[0] if isinstance(row, list) and len(row) == 1 else row
+                for row in rows
+            ]
     if not rows:
         raise ValueError("X is empty; at least one text is needed.")
     if isinstance(rows[0], Mapping):
@@ -76,7 +83,7 @@ def check_texts(X):
 def _frame_rows(X):
     """Rows of a data frame: pairs, or the texts of its one column."""
     columns = list(X.columns)
-    if {"prompt", "completion"} <= set(columns):
+    if columns.count("prompt") == columns.count("completion") == 1:
         return list(zip(X["prompt"].to_list(), X["completion"].to_list(), strict=True))
     if len(columns) == 1:
         return list(X[columns[0]])
@@ -111,7 +118,7 @@ def _open_records(records):
             )
         prompt = check_prompt(record["prompt"], f"X[{i}]['prompt']")
         texts = record["completions"]
-        if isinstance(texts, (str, bytes)) or len(texts) == 0:
+        if not _is_list(texts) or len(texts) == 0:
             raise ValueError(
                 f"X[{i}]['completions'] must be a list of at least one text; got "
                 f"{_short(texts)}."
@@ -125,7 +132,7 @@ def _open_records(records):
 
 
 def _check_pair(pair, name):
-    if isinstance(pair, (str, bytes, Mapping)) or not hasattr(pair, "__len__"):
+    if not _is_list(pair):
         raise ValueError(
             f"{name} must be a (prompt, completion) pair like X[0]; got {_short(pair)}."
         )
@@ -160,6 +167,13 @@ def _check_text(text, name):
         raise ValueError(f"{name} must be a text; got {_short(text)}.")
 
 
+def _is_list(value):
+    """Whether something is a list, or has a length and an order as one has."""
+    unordered = isinstance(value, (str, bytes, Mapping, Set))
+    listed = isinstance(value, Collection) and getattr(value, "ndim", 1) > 0
+    return listed and not unordered
+
+
 def _short(value):
     text = repr(value)
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
@@ -184,16 +198,17 @@ def flatten_records(records):
     y : ndarray of float, of shape (n_rows,), or None
         The rewards; None where no record has any.
 
+    Raises
+    ------
+    ValueError
+        If `records` is no list of records, or a record lacks a key, or rewards where
+        others have them, or has another number of rewards than of completions, or a
+        reward is neither a number nor None.
+
     Warns
     -----
     UserWarning
         If rewards failed, with their number.
-
-    Raises
-    ------
-    ValueError
-        If a record lacks a key, or rewards where others have them, or has another
-        number of rewards than of completions.
 
     Examples
     --------
@@ -206,20 +221,25 @@ def flatten_records(records):
     >>> pairs[2], groups, y
     (('2 + 2 =', ' 4'), array([0, 0, 1]), array([1., 0., 1.]))
     """
+    if not _is_list(records) or len(records) == 0:
+        raise ValueError(
+            f"records must be a list of at least one record; got {_short(records)}."
+        )
     prompts, completions, sizes = _open_records(records)
     groups = np.repeat(np.arange(len(sizes)), sizes)
     pairs = list(zip(prompts, completions, strict=True))
     if not any("rewards" in record for record in records):
         return pairs, groups, None
     for i, (record, size) in enumerate(zip(records, sizes, strict=True)):
-        n_rewards = len(record.get("rewards", ()))
+        rewards = record.get("rewards", ())
+        n_rewards = len(rewards) if _is_list(rewards) else "no list of"
         if n_rewards != size:
             raise ValueError(
                 f"Record {i} has {size} completions, but {n_rewards} rewards; give one "
                 "for each."
             )
     y = np.concatenate(
-        [np.asarray(record["rewards"], dtype=np.float64) for record in records]
+        [_to_numbers(record["rewards"], i) for i, record in enumerate(records)]
     )
     failed = np.isnan(y)  # None becomes NaN
     if failed.any():
@@ -231,3 +251,20 @@ def flatten_records(records):
         )
         pairs = [pair for pair, bad in zip(pairs, failed, strict=True) if not bad]
     return pairs, groups[~failed], y[~failed]
+
+
+def _to_numbers(rewards, i):
+    """Make an array of the rewards of record number i; None becomes NaN."""
+    try:
+        numbers = np.asarray(rewards, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"The rewards of record {i} must be numbers, or None where a reward "
+            f"failed: {error}."
+        ) from None
+    if numbers.ndim != 1:
+        raise ValueError(
+            f"The rewards of record {i} must be one number for each completion; they "
+            f"have the shape {numbers.shape}."
+        )
+    return numbers

@@ -21,7 +21,7 @@ class OpenAIEmbedder(BaseEmbedder):
     r"""Embed texts with OpenAI, or with any server that has the same interface.
 
     Such are llama.cpp, vLLM, Ollama, text-embeddings-inference and most paid services.
-    Read more in docs/embedders.md.
+    Read more in :doc:`/guide/embedders`.
 
     X may be a list of texts; of (prompt, completion) pairs, or a data frame with the
     columns "prompt" and "completion"; or records, ``{"prompt": ..., "completions":

@@ -14,7 +14,8 @@ class SentenceTransformerEmbedder(BaseEmbedder):
     r"""Embed texts with a model of sentence-transformers.
 
     The model is loaded on first use and shared by all embedders of one process that
-    name it; an embedder itself never holds weights. Read more in docs/embedders.md.
+    name it; an embedder itself never holds weights.
+    Read more in :doc:`/guide/embedders`.
 
     X may be a list of texts; of (prompt, completion) pairs, or a data frame with the
     columns "prompt" and "completion"; or records, ``{"prompt": ..., "completions":

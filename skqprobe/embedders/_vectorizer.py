@@ -1,5 +1,6 @@
 """VectorizerEmbedder: scikit-learn's vectorisers, and functions of your own."""
 
+import copy
 from typing import Any
 
 from scipy.sparse import issparse
@@ -42,7 +43,7 @@ class VectorizerEmbedder(_FitTransform, BaseEmbedder):
 
     A vectoriser, such as ``TfidfVectorizer()`` or a pipeline that begins with one, is
     cloned and fitted in `fit`. A function gets a list of texts and returns a row for
-    each; it needs no `fit`. Read more in docs/embedders.md.
+    each; it needs no `fit`. Read more in :doc:`/guide/embedders`.
 
     X may be a list of texts; of (prompt, completion) pairs, or a data frame with the
     columns "prompt" and "completion"; or records, ``{"prompt": ..., "completions":
@@ -141,11 +142,13 @@ class VectorizerEmbedder(_FitTransform, BaseEmbedder):
         -------
         self : object
         """
+        fitted = copy.copy(self)  # nothing is set on self before the fit is done
         if self._learns():
             texts = self.make_texts(check_texts(X))
-            self.vectorizer_ = clone(self.vectorizer).fit(texts)
-            self._finished = None  # of another fit
-        return super().fit(X)
+            fitted.vectorizer_ = clone(self.vectorizer).fit(texts)
+        BaseEmbedder.fit(fitted, X)
+        self.__dict__ = fitted.__dict__
+        return self
 
     def embed_batch(self, texts):
         """Embed a batch of texts.

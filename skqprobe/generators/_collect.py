@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -62,12 +63,6 @@ def collect(prompts, generator, reward, k, *, path=None, progress="auto"):
         Those of more, such as "hidden_states", are arrays; in the file they are
         base64, about 1.3 times their size in memory.
 
-    Warns
-    -----
-    RuntimeWarning
-        If rewards failed: `reward` raised an Exception, or returned something else
-        than a finite number. Once a call, with their number.
-
     Raises
     ------
     ValueError
@@ -75,6 +70,12 @@ def collect(prompts, generator, reward, k, *, path=None, progress="auto"):
         another generator, or is none that `collect` wrote; it is left as it is.
     Exception
         What `generator` raises passes through; finished prompts are in the file.
+
+    Warns
+    -----
+    RuntimeWarning
+        If rewards failed: `reward` raised an Exception, or returned something else
+        than a finite number. Once a call, with their number.
 
     See Also
     --------
@@ -309,7 +310,9 @@ class _RecordFile:
     def _open_line(self, line, n_before):
         try:
             return _from_line(line)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except MemoryError:  # says nothing of the line
+            raise
+        except Exception:
             raise self._foreign_line(n_before) from None
 
     def _foreign_line(self, n_before):
@@ -362,7 +365,18 @@ def _from_line(line):
         raise KeyError
     if "errors" in record:  # JSON makes texts of keys
         record["errors"] = {int(i): error for i, error in record["errors"].items()}
-    return int(record.pop("position")), record
+    position, rewards = record.pop("position"), record["rewards"]
+    if not (
+        type(position) is int
+        and position >= 0
+        and isinstance(record["generator"], dict)
+        and isinstance(record["completions"], list)
+        and isinstance(rewards, list)
+        and len(rewards) == len(record["completions"])
+        and all(reward is None or math.isfinite(reward) for reward in rewards)
+    ):
+        raise ValueError
+    return position, record
 
 
 def _encode_array(value):

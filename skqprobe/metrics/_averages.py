@@ -7,6 +7,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_array
 
 from skqprobe._candidates import NO_GROUPS
+from skqprobe._sizes import SMALLEST, check_size
 
 
 def prompt_mean(values, prompt_weight=None, scalar=False):
@@ -58,6 +59,7 @@ def check_prompt_weight(prompt_weight, n_prompts):
             f"prompt_weight must have one weight of 0 or more for each of {n_prompts} "
             f"prompts; got shape {weight.shape}, the lowest {weight.min():.3g}."
         )
+    check_size(weight, "prompt_weight", SMALLEST)
     return weight
 
 

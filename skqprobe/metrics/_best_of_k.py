@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import entr
 from sklearn.utils import check_random_state
 
-from skqprobe._choice import check_temperature
+from skqprobe._choice import check_temperature, choice_mass
 from skqprobe._segments import segment_mean
 
 DRAWS_AT_ONCE = 2**21
@@ -140,12 +140,7 @@ def soft_best_of_k(rewards, scores, ks, temperature, layout, n_draws, random_sta
 
 def _soft_choice(rewards, scores, temperature):
     """Mean reward, its error, entropy and perplexity, over sets on the second axis."""
-    behind = scores - scores.max(axis=-1, keepdims=True)
-    if temperature == 0:
-        proba = (behind == 0).astype(float)
-    else:
-        with np.errstate(over="ignore"):  # far behind at a low temperature: exp(-inf)
-            proba = np.exp(behind / temperature)
+    proba = choice_mass(scores, scores.max(axis=-1, keepdims=True), temperature)
     proba /= proba.sum(axis=-1, keepdims=True)
     reward = (proba * rewards).sum(axis=-1)
     entropy = entr(proba).sum(axis=-1)

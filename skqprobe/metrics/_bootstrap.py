@@ -147,7 +147,7 @@ def bootstrap_weights(
     if n_prompts < 2:
         raise ValueError("An interval over prompts needs at least two prompts.")
 
-    def of_resamples(index, axis=-1):
+    def of_resamples(index):
         # scipy hands over numbers of prompts on the last axis, resamples on the first.
         if index.ndim == 1:
             return of_resamples(index[None])[..., 0]
@@ -156,11 +156,17 @@ def bootstrap_weights(
         return np.moveaxis(statistic(counts.reshape(len(index), n_prompts)), 0, -1)
 
     value = of_resamples(np.arange(n_prompts))
+    # In units of its own size: scipy takes squares and cubes.
+    unit = np.ldexp(1.0, np.frexp(np.nan_to_num(value))[1])
+
+    def in_units(index, axis=-1):
+        return of_resamples(index) / (unit if index.ndim == 1 else unit[..., None])
+
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)
         result = bootstrap(
             (np.arange(n_prompts),),
-            of_resamples,
+            in_units,
             n_resamples=n_resamples,
             batch=max(1, COUNTS_AT_ONCE // n_prompts),
             vectorized=True,
@@ -171,9 +177,9 @@ def bootstrap_weights(
     # Where all resamples agree there is nothing to correct, and scipy gives NaN.
     tails = [(1 - confidence_level) / 2, (1 + confidence_level) / 2]
     percentiles = np.quantile(result.bootstrap_distribution, tails, axis=-1)
-    low = np.where(np.isnan(low), percentiles[0], low)
-    high = np.where(np.isnan(high), percentiles[1], high)
-    error = result.standard_error
+    low = unit * np.where(np.isnan(low), percentiles[0], low)
+    high = unit * np.where(np.isnan(high), percentiles[1], high)
+    error = unit * result.standard_error
     if np.ndim(value) == 0:
         value, low, high, error = map(float, (value, low, high, error))
     return Estimate(value, low, high, error, confidence_level)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from skqprobe._candidates import check_scored, check_values
+from skqprobe._sizes import check_size
 from skqprobe.metrics._averages import check_ks, need_groups, prompt_mean
 from skqprobe.metrics._best_of_k import (
     base_of_k,
@@ -82,6 +83,7 @@ def report(
     """
     rewards, layout = check_scored(y, groups, "y")
     need_groups(layout, "y")
+    check_size(rewards, "y")
     values = candidate_values(policy, X)
     values = layout.to_rows(check_values(values, layout.shape, "the policy's values"))
     most = layout.sizes.max()

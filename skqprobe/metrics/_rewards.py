@@ -5,6 +5,7 @@ import numpy as np
 from skqprobe._candidates import check_scored, check_values
 from skqprobe._choice import check_proba
 from skqprobe._segments import segment_mean, segment_sum
+from skqprobe._sizes import SMALLEST, check_size
 from skqprobe.metrics._averages import (
     check_ks,
     need_groups,
@@ -253,6 +254,7 @@ def soft_best_of_k_reward(
     reward = prompt_mean(soft.reward, prompt_weight, scalar)
     if not return_error:
         return reward
+    check_size(rewards, "y", SMALLEST)
     # The error of a weighted mean is sqrt(sum w^2 e^2) / sum w.
     kept = ~np.isnan(soft.error)
     weight = 1.0 if prompt_weight is None else np.asarray(prompt_weight, dtype=float)
@@ -365,6 +367,7 @@ def _check_rewards(y, groups):
     """Rewards prompt by prompt, and their layout; rows need groups."""
     rewards, layout = check_scored(y, groups, "y")
     need_groups(layout, "y")
+    check_size(rewards, "y")
     return rewards, layout
 
 

@@ -53,7 +53,7 @@ class PerCandidate(
         The fitted clone of `transformer`.
     n_features_in_ : int
         Number of features, the last axis of X; there if `transformer_` has it.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features; there if `transformer_` has it.
 
     Examples

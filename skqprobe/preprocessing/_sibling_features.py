@@ -1,5 +1,6 @@
 """SiblingFeatures: what a candidate looks like among the others of its prompt."""
 
+import copy
 from numbers import Real
 from typing import Any
 
@@ -12,6 +13,7 @@ from skqprobe._candidates import check_candidates, check_layout
 from skqprobe._choice import warn_without_groups
 from skqprobe._estimator import BaseEstimator
 from skqprobe._segments import segment_mean, spread
+from skqprobe._sizes import LARGEST, SMALLEST, check_size
 from skqprobe._sklearn import Interval, StrOptions, _fit_context, feature_names_in
 
 PAIRS_AT_ONCE = 2**21
@@ -25,6 +27,9 @@ DENSITY_FLOOR = 0.01
 
 DUPLICATE = 0.01
 """Candidates nearer than this, in median distances, count as duplicates."""
+
+SINGLE_SIZES = 1e-15, 1e15
+"""How large the largest number of an X may be whose squares stay inside of float32."""
 
 NAMES = ("mean", "nearest", "share", "density", "duplicates", "rank")
 
@@ -92,7 +97,7 @@ class SiblingFeatures(
         What the features are multiplied by.
     n_features_in_ : int
         Number of columns of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, if X was a data frame with string column names.
 
     See Also
@@ -256,20 +261,23 @@ class SiblingFeatures(
     def _fit(self, X, groups):
         """Learn all scales; give X, its layout and its scaled features."""
         self._check_settings()
-        X, layout = self._check_input(X, groups, reset=True)
+        fitted = copy.copy(self)  # nothing is set on self before the fit is done
+        X, layout = fitted._check_input(X, groups, reset=True)
         blocks = self._blocks(X.shape[1])
         learned = [_learn_scale(self._sampled(X, layout, b)) for b in blocks]
-        self.scales_ = np.array([scale for scale, _ in learned])
-        self.thresholds_ = np.array(
+        fitted.scales_ = np.array([scale for scale, _ in learned])
+        fitted.thresholds_ = np.array(
             [np.quantile(d, np.asarray(self.quantiles)) for _, d in learned]
         )
-        features = self._features(X, layout)
+        features = fitted._features(X, layout)
         variance = self.weight
         if self.embedding != "drop":
             variance *= np.var(X, axis=0, dtype=np.float64).sum() / features.shape[1]
         deviation = features.std(axis=0)
-        self.feature_scales_ = np.sqrt(variance) / np.where(deviation, deviation, 1)
-        return X, layout, features * self.feature_scales_
+        fitted.feature_scales_ = np.sqrt(variance) / np.where(deviation, deviation, 1)
+        features = features * fitted.feature_scales_
+        self.__dict__ = fitted.__dict__
+        return X, layout, features
 
     def _check_settings(self):
         unknown = [name for name in self.features if name not in NAMES]
@@ -288,6 +296,9 @@ class SiblingFeatures(
 
     def _check_input(self, X, groups, reset):
         X, shape = check_candidates(self, X, reset=reset)
+        is_double = X.dtype == np.float64
+        low, high = (SMALLEST, LARGEST) if is_double else SINGLE_SIZES
+        check_size(X, "X", low, high, ", as StandardScaler does")
         layout = check_layout(shape, groups)
         warn_without_groups(layout, stacklevel=5)
         return X, layout
@@ -390,8 +401,9 @@ def _distances(E, metric):
     """Distances inside sets: (n_prompts, k, k), from (n_prompts, k, d)."""
     E = E.astype(np.result_type(E, np.float32), copy=False)
     if metric == "cosine":
-        length = np.linalg.norm(E, axis=2, keepdims=True)
-        E = E / np.where(length, length, 1)
+        # Squares in float64: of float32 they would vanish for norms below 1e-22.
+        length = np.sqrt(np.einsum("ijk,ijk->ij", E, E, dtype=np.float64))[..., None]
+        E = E / np.where(length, length, 1).astype(E.dtype)
         distances = 1 - E @ E.transpose(0, 2, 1)
     else:
         squares = (E**2).sum(axis=2)

@@ -6,6 +6,8 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
 from scipy.linalg.blas import dsyrk
 
+from skqprobe._array_api import DeviceArray, concatenate
+
 
 def solve_closed_form(objective):
     """Minimise an objective that is a penalised least-squares problem.
@@ -41,7 +43,7 @@ def _primal(objective):
         X = X * root[:, None]  # float64 from here on
         gram = add_products(gram, X)
         moment += X.T @ (root * t)
-    return solve_normal_equations(gram, moment, objective.alpha)
+    return solve_normal_equations(np.asarray(gram), moment, objective.alpha)
 
 
 def empty_gram(d):
@@ -50,7 +52,12 @@ def empty_gram(d):
 
 
 def add_products(gram, X):
-    """Add X' X to the lower triangle of `gram`, in place and in half the operations."""
+    """Add X' X to the lower triangle of `gram`, in place and in half the operations.
+
+    For X on a device the sum moves there, to stay.
+    """
+    if isinstance(X, DeviceArray):
+        return gram + X.T @ X
     return dsyrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True)
 
 
@@ -95,6 +102,7 @@ def _dual(objective):
         (X * np.sqrt(v)[:, None], t * np.sqrt(v))
         for X, t, v in objective.least_squares_blocks()
     ]
-    Z = np.concatenate([X for X, _ in blocks]).astype(np.float64)
+    Z = concatenate([X for X, _ in blocks]).astype(np.float64)
     target = np.concatenate([t for _, t in blocks])
-    return Z.T @ solve_normal_equations(Z @ Z.T, target, objective.alpha)
+    gram = np.asarray(Z @ Z.T)
+    return Z.T @ solve_normal_equations(gram, target, objective.alpha)

@@ -76,7 +76,8 @@ class NormalSums:
         d = len(self.x)
         if self.weight == 0:
             return np.zeros((len(alphas), d + has_intercept))
-        gram, moment = self.gram / self.weight, self.moment / self.weight
+        gram = np.asarray(self.gram) / self.weight
+        moment = self.moment / self.weight
         if has_intercept:
             x, t, v = self.x / self.v, self.t / self.v, self.v / self.weight
             gram -= v * np.outer(x, x)

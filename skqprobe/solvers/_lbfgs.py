@@ -1,6 +1,7 @@
 """L-BFGS on well-conditioned versions of objectives: of one, or of a whole grid."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -11,6 +12,10 @@ from skqprobe.solvers._conditioner import (
     measure_geometry,
 )
 from skqprobe.solvers._lockstep import minimize_lockstep
+
+NEAR = 0.1
+"""How long the gradient is, against that at zero, near enough to the minimum to measure
+the curvature there."""
 
 
 def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
@@ -46,19 +51,22 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
         value, gradient = objective.value_and_gradient(thetas[0])
         return np.array([value]), gradient[None]
 
-    def callback(v, values):
-        theta, value = problem.to_theta(v)[0], problem.to_values(values)[0]
-        return on_iteration(theta, value)
+    def conditioners(thetas=None):
+        here = geometry
+        if thetas is not None:
+            curvature = objective.score_curvature(objective.scores(thetas[0]))
+            here = replace(geometry, curvature=curvature)
+        return [Conditioner(objective, objective.alpha, here)]
 
-    conditioner = Conditioner(objective, objective.alpha, measure_geometry(objective))
-    problem = _ConditionedProblems(evaluate, [conditioner], objective.n_parameters)
-    ends = minimize_lockstep(
-        problem.value_and_gradient,
-        problem.to_v(theta[None]),
-        # Most fits start at zero: that they need not read X for it again.
-        None if theta.any() else problem.at_zero,
+    def callback(thetas, values):
+        return on_iteration(thetas[0], values[0])
+
+    geometry = measure_geometry(objective)
+    thetas, ends = _minimize(
+        evaluate,
+        conditioners,
+        theta[None],
         tol=tol,
-        ftol=least_gain(tol),
         max_iter=max_iter,
         precision=np.finfo(objective.dtype).eps,
         on_iteration=None if on_iteration is None else callback,
@@ -72,7 +80,7 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
             ConvergenceWarning,
             stacklevel=6,
         )
-    return problem.to_theta(ends.point)[0], max(n_iter, 1)
+    return thetas[0], max(n_iter, 1)
 
 
 def minimize_grid(grid, *, tol, max_iter):
@@ -96,19 +104,89 @@ def minimize_grid(grid, *, tol, max_iter):
     converged : ndarray of bool, of shape (n_objectives,)
         False where the iterations did not suffice.
     """
-    problems = _ConditionedProblems(
-        grid.value_and_gradient, _grid_conditioners(grid), grid.objective.n_parameters
+    alphas = np.tile(grid.alphas, len(grid.in_fold))
+    objectives, geometries = (
+        np.repeat(np.array(of_folds, dtype=object), len(grid.alphas))
+        for of_folds in (grid.fold_objectives, fold_geometries(grid))
     )
-    ends = minimize_lockstep(
-        problems.value_and_gradient,
-        problems.zeros,
-        problems.at_zero,
+
+    def conditioners(thetas=None):
+        if thetas is None:
+            return list(map(Conditioner, objectives, alphas, geometries))
+        curvatures = grid.score_curvatures(thetas)
+        here = [
+            replace(geometry, curvature=curvature)
+            for geometry, curvature in zip(geometries, curvatures, strict=True)
+        ]
+        return list(map(Conditioner, objectives, alphas, here))
+
+    thetas, ends = _minimize(
+        grid.value_and_gradient,
+        conditioners,
+        np.zeros((grid.n_objectives, grid.objective.n_parameters)),
         tol=tol,
-        ftol=least_gain(tol),
         max_iter=max_iter,
         precision=np.finfo(grid.objective.dtype).eps,
     )
-    return problems.to_theta(ends.point), ends.converged
+    return thetas, ends.converged
+
+
+def _minimize(
+    evaluate, conditioners, thetas, *, tol, max_iter, precision, on_iteration=None
+):
+    """Minimise objectives in two stages.
+
+    Where softmax and sigmoid saturate, a loss is far less curved than at zero. Near the
+    minimum its curvature is measured anew, for parameters that are well-conditioned
+    there.
+
+    Parameters
+    ----------
+    evaluate : callable
+        See _ConditionedProblems.
+    conditioners : callable
+        Makes those for scores of zero, or for the scores of thetas that it is given.
+    thetas : ndarray of shape (n, n_parameters)
+        Where to start.
+    tol, max_iter, precision, on_iteration
+        See `minimize_lockstep`; `on_iteration` gets thetas and values.
+
+    Returns
+    -------
+    thetas : ndarray of shape (n, n_parameters)
+        The minima.
+    ends : object
+        Of the last `minimize_lockstep`, with the iterations of both.
+    """
+    at_zero = evaluate(np.zeros_like(thetas), np.arange(len(thetas)))
+    n_iter, stopped = 0, False
+
+    def callback(v, values):
+        nonlocal stopped
+        stopped = on_iteration(problems.to_theta(v), problems.to_values(values))
+        return stopped
+
+    for until in [NEAR, tol] if tol < NEAR else [tol]:
+        made = conditioners(thetas) if until == tol < NEAR else conditioners()
+        problems = _ConditionedProblems(evaluate, made, at_zero)
+        ends = minimize_lockstep(
+            problems.value_and_gradient,
+            problems.to_v(thetas),
+            # Most fits start at zero: that they need not read X for it again.
+            None if thetas.any() else problems.at_zero,
+            tol=until,
+            ftol=least_gain(until),
+            max_iter=max_iter - n_iter,
+            precision=precision,
+            on_iteration=None if on_iteration is None else callback,
+        )
+        moved = ends.n_iter > 0
+        thetas = np.where(moved[:, None], problems.to_theta(ends.point), thetas)
+        n_iter = n_iter + ends.n_iter
+        if stopped:
+            break
+    ends.n_iter = n_iter
+    return thetas, ends
 
 
 def least_gain(tol):
@@ -121,17 +199,6 @@ def least_gain(tol):
     return max(tol**1.5, 64 * np.finfo(np.float64).eps)
 
 
-def _grid_conditioners(grid):
-    """Make the conditioner of each objective, that of its fold and its penalty."""
-    return [
-        Conditioner(objective, alpha, geometry)
-        for objective, geometry in zip(
-            grid.fold_objectives, fold_geometries(grid), strict=True
-        )
-        for alpha in grid.alphas
-    ]
-
-
 class _ConditionedProblems:
     """Objectives in well-conditioned parameters v, each in its own unit of value.
 
@@ -142,16 +209,15 @@ class _ConditionedProblems:
         values (n,) and gradients (n, n_parameters).
     conditioners : list of Conditioner
         One a problem.
-    n_parameters : int
-        How many each problem has.
+    at_zero : tuple of ndarray
+        The values and gradients of all problems at thetas of zero.
     """
 
-    def __init__(self, evaluate, conditioners, n_parameters):
+    def __init__(self, evaluate, conditioners, at_zero):
         self.evaluate = evaluate
         self.conditioners = conditioners
         self.everything = np.arange(len(conditioners))
-        self.zeros = np.zeros((len(conditioners), n_parameters))
-        self.offset, gradients = evaluate(self.zeros, self.everything)
+        self.offset, gradients = at_zero
         gradients = self._convert("gradient_in_v", gradients, self.everything)
         # With unit curvature, a step as long as the gradient leads near the minimum.
         self.unit = np.linalg.norm(gradients, axis=1)

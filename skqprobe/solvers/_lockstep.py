@@ -39,7 +39,7 @@ def minimize_lockstep(
     ftol : float
         ... or when an iteration gains at most `ftol` times the size of the value; or
         when no step along minus the gradient leads down.
-    max_iter : int
+    max_iter : int or ndarray of shape (n_functions,)
         The most iterations for each.
     precision : float
         The rounding error of values, relative to themselves or to 1.
@@ -60,7 +60,7 @@ def minimize_lockstep(
     everything = np.arange(len(start))
     state = _State(evaluate, start, at_start or evaluate(start, everything), precision)
     state.converged = state.gradient_length(everything) <= tol
-    active = np.flatnonzero(~state.converged)
+    active = np.flatnonzero(~state.converged & (state.n_iter < max_iter))
     state.new_direction(active)
     while len(active):
         accepted, failed, gain = state.try_step(active)

@@ -69,7 +69,9 @@ def _solve_near(solve, solution, alphas, alpha):
         return np.ones(len(alphas), dtype=bool), np.zeros((len(alphas), len(solution)))
     # How much longer an error can be than what it leaves of the equations.
     growth = np.maximum(alpha / alphas, 1)
-    basis, diagonal, beside = [solution / length], [], []
+    basis = [solution / length]
+    diagonal: list = []
+    beside: list = []
     for _ in range(MAX_STEPS):
         vectors = np.array(basis)
         image = solve(basis[-1])

@@ -6,6 +6,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
+from skqprobe._sizes import check_size
+
 LEARNING_RATE = 1e-3
 """Adam's usual one; features and scores are brought to a scale that it fits."""
 
@@ -15,6 +17,10 @@ BATCH_ROWS = 512
 N_STEPS = 10
 """The fewest steps of an epoch, if there are as many prompts: with fewer, nothing but
 noise happens between two looks at the held-out loss."""
+
+LARGEST_REWARD = 1e15
+"""For losses whose scores are not in units of the reward: Adam squares gradients, which
+float32 can hold up to 1e38."""
 
 PATIENCE = 20
 """How many epochs without progress end the training: the loss of a few held-out prompts
@@ -75,6 +81,8 @@ def minimize_torch(objective, theta, *, tol, max_iter, random_state, on_iteratio
     n_iter : int
         Number of epochs, at least 1.
     """
+    if objective.dtype == np.float32 and not hasattr(objective.loss, "least_squares"):
+        check_size(objective.rewards, "y", high=LARGEST_REWARD)
     train, held_out = objective.deal(random_state)
     network = Network(objective, theta, train, random_state)
 
@@ -222,7 +230,8 @@ class Scaling:
         for prompts in objective.batches(train, BATCH_ROWS):
             X, copies, _ = objective.read(prompts)
             scaler.partial_fit(X, sample_weight=copies)
-        self.mean, self.scale = scaler.mean_, np.sqrt(scaler.var_)
+        # By rounding, the variance of a constant column may fall below 0.
+        self.mean, self.scale = scaler.mean_, np.sqrt(np.maximum(scaler.var_, 0))
         # What only rounding moves is constant, and not fed to the network.
         eps = np.finfo(objective.dtype).eps
         self.scale[self.scale <= 8 * eps * abs(self.mean)] = 0

@@ -1,0 +1,767 @@
+"""Whatever comes in: a right answer, or an error that says what is wrong with it.
+
+Each target takes what hypothesis draws. The tests run some cases of each, the same
+every time; ``python benchmarks/fuzz.py`` runs new ones for as long as it is told to.
+"""
+
+import copy
+import json
+import math
+import pickle
+import sqlite3
+import tempfile
+import warnings
+from contextlib import closing, contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
+from skqprobe.embedders import EmbeddingCache, flatten_records
+from skqprobe.embedders._cache import text_keys
+from skqprobe.embedders._inputs import check_texts
+from skqprobe.generators import BaseGenerator, collect
+from skqprobe.io import to_json, to_safetensors
+from skqprobe.losses import LOSSES
+from skqprobe.preprocessing import PerCandidate
+
+SETTINGS = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=300,
+    suppress_health_check=list(HealthCheck),
+)
+
+# Texts, pairs and records
+
+KEYS = ["prompt", "completions", "completion", "rewards", "role", "content", "x"]
+
+
+def values(*more):
+    """Anything: what JSON has and what it has not, nested, under telling keys."""
+    single = st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(st.characters(), max_size=3),  # surrogates too
+        st.binary(max_size=3),
+        st.integers(1024, 1100).map(lambda n: 2**n),  # no float is as large
+        st.sampled_from([np.float32(1), np.array("a"), np.array(1), str, list]),
+    )
+    return st.recursive(
+        st.one_of(single, *more),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=4),
+            st.lists(inner, max_size=2).map(tuple),
+            st.lists(inner, max_size=3).map(as_objects),
+            st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+            st.frozensets(st.integers() | st.text(max_size=1), max_size=2),
+        ),
+        max_leaves=8,
+    )
+
+
+def as_objects(entries):
+    """Make a 1-D array of the entries, whatever they are."""
+    array = np.empty(len(entries), dtype=object)
+    array[:] = entries
+    return array
+
+
+TEXT = st.text(st.characters(), max_size=3)
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "tool"]), "content": TEXT}),
+    min_size=1,
+    max_size=2,
+)
+REWARDS = st.lists(st.none() | st.integers() | st.floats(), min_size=2, max_size=2)
+
+
+def rows(entry):
+    """Lists of entries, a few of which may be anything."""
+    return st.lists(entry, max_size=3) | st.lists(entry | values(), max_size=3)
+
+
+def records_with(prompt, completions, rewards):
+    return st.fixed_dictionaries(
+        {"prompt": prompt, "completions": completions}, optional={"rewards": rewards}
+    )
+
+
+RECORDS = rows(
+    records_with(TEXT | MESSAGES, st.lists(TEXT, min_size=2, max_size=2), REWARDS)
+    | records_with(TEXT, st.lists(TEXT, max_size=2), REWARDS | values())
+    | records_with(TEXT | MESSAGES | values(), rows(TEXT) | values(), REWARDS)
+)
+TEXTS = st.one_of(
+    values(),
+    rows(TEXT),
+    rows(st.tuples(TEXT | MESSAGES, TEXT)),
+    rows(st.lists(TEXT, min_size=1, max_size=2)),
+    st.lists(TEXT, min_size=1, max_size=3).map(np.array),
+    st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(np.array),
+    RECORDS,
+    RECORDS.map(as_objects),
+)
+
+
+def check_any_texts(X):
+    """Bring X into rows, or say by the name of X what it should have been."""
+    try:
+        texts = check_texts(X)
+    except ValueError as error:
+        assert "X" in str(error) or "record" in str(error)
+        return
+    assert len(texts.prompts) == len(texts.completions) == math.prod(texts.shape) > 0
+    assert all(isinstance(text, str) for text in texts.completions)
+    plain = [prompt is None for prompt in texts.prompts]
+    assert all(plain) or not any(plain)
+    for prompt in texts.prompts:
+        assert prompt is None or isinstance(prompt, str) or len(prompt) > 0
+
+
+def check_any_records(records):
+    """Give rows of which every one has its record and its reward, or say why not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".* rewards failed \(None\)")
+        try:
+            pairs, groups, y = flatten_records(records)
+        except ValueError as error:
+            assert "X[" in str(error) or "ecord" in str(error)
+            return
+    assert len(pairs) == len(groups)
+    assert groups.dtype.kind == "i" and (np.diff(groups) >= 0).all()
+    for (prompt, completion), group in zip(pairs, groups, strict=True):
+        assert completion in list(records[group]["completions"])
+        given_prompt = records[group]["prompt"]
+        assert prompt == given_prompt or prompt == list(given_prompt)
+    if y is not None:
+        assert y.dtype == np.float64 and len(y) == len(pairs)
+        assert not np.isnan(y).any()
+
+
+# Files
+
+
+TOKENS = [b"\n", b"null", b"NaN", b"1e999", b"-1", b"[", b"{", b'"', b"[" * 5000, b"\0"]
+EDITS = st.lists(
+    st.tuples(
+        st.integers(0, 2**16),
+        st.sampled_from(["write", "write", "write", "insert", "remove", "cut"]),
+        st.binary(min_size=1, max_size=8) | st.sampled_from(TOKENS),
+    ),
+    max_size=4,
+)
+
+
+def damaged(content, edits):
+    """Write over, insert, remove or cut off what begins at a place of a file."""
+    for place, how, new in edits:
+        at = place % (len(content) + 1)
+        end = {"write": at + len(new), "insert": at, "remove": at + place % 200}
+        new = b"" if how in ("remove", "cut") else new
+        content = content[:at] + new + content[end.get(how, len(content)) :]
+    return content
+
+
+class Echo(BaseGenerator):
+    """Completions that hang on the prompt alone, with an array beside them."""
+
+    def __init__(self, progress=False):
+        self.progress = progress
+
+    def sample(self, prompt, k):
+        states = np.arange(2 * k, dtype="<f4").reshape(k, 2)
+        return {
+            "prompt": prompt,
+            "completions": [f"{prompt}{i}" for i in range(k)],
+            "hidden_states": states,
+        }
+
+
+PROMPTS = ["a", "b", {"prompt": "c", "answer": 1}]
+
+
+def length_but_for_b(item, completion):
+    if completion == "b0":
+        raise ArithmeticError("no answer")
+    return len(completion)
+
+
+def collect_to(path):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* rewards failed")
+        return collect(PROMPTS, Echo(), length_but_for_b, 2, path=path)
+
+
+@cache
+def collected():
+    """Make what collect writes, with a reward that failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "records.jsonl")
+        collect_to(path)
+        return path.read_bytes()
+
+
+def with_values(replaced):
+    """Make a file of records in which some values are others."""
+    lines = [json.loads(line) for line in collected().splitlines()]
+    for number, key, value in replaced:
+        lines[number][key] = value
+    return to_lines(lines)
+
+
+def to_lines(lines):
+    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+def json_values():
+    array = st.fixed_dictionaries(
+        {
+            "base64": st.sampled_from(["", "AAAA", "é", 1]),
+            "dtype": st.sampled_from(["<f4", "O", "(", "a5", "i4,(9,)f8", None, 3]),
+            "shape": st.sampled_from([[], [3], [-1], [2, 2], "x", None]),
+        }
+    )
+    single = st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=2), array
+    )
+    return st.recursive(
+        single,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from([*KEYS, "0", "class"]), inner, max_size=2)
+        ),
+        max_leaves=4,
+    )
+
+
+REPLACED = st.tuples(
+    st.integers(0, 2),
+    st.sampled_from([*KEYS, "position", "generator", "errors", "hidden_states"]),
+    json_values(),
+)
+FILES = {
+    "content": st.none()
+    | st.lists(REPLACED, max_size=2).map(with_values)
+    | st.lists(json_values(), max_size=3).map(to_lines)
+    | st.binary(max_size=30),
+    "edits": EDITS,
+}
+"""What stands in a file, None for what belongs there, and what happened to it."""
+
+
+def resume_any_file(content, edits):
+    """Go on from a file, or refuse it and leave it as it is."""
+    content = damaged(collected() if content is None else content, edits)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "records.jsonl")
+        path.write_bytes(content)
+        try:
+            records = collect_to(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "give another path" in str(error)
+            assert path.read_bytes() == content
+            return
+        assert len(records) == len(PROMPTS)
+        for record in records:
+            assert len(record["completions"]) == len(record["rewards"]) == 2
+            assert all(r is None or math.isfinite(r) for r in record["rewards"])
+        # The file is whole again: it is read back, and complete.
+        content = path.read_bytes()
+        np.testing.assert_equal(collect_to(path), records)
+        assert path.read_bytes().count(b"\n") == content.count(b"\n")
+
+
+CACHED = {
+    key: b"value %d" % i * (1 + i % 7)
+    for i, key in enumerate(text_keys({}, [str(i) for i in range(60)]))
+}
+
+
+@cache
+def cache_file():
+    """Make a cache of several pages, closed, so that it is one file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "cache.sqlite")
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA page_size=512")
+            connection.execute("PRAGMA journal_mode=WAL")
+        EmbeddingCache(path).write(list(CACHED), list(CACHED.values()))
+        return path.read_bytes()
+
+
+CACHE_CASES = {
+    "content": st.none() | st.none() | st.binary(max_size=200),
+    "edits": EDITS,
+    "methods": st.lists(
+        st.sampled_from(["read", "read", "write", "len", "clear"]), max_size=3
+    ),
+}
+
+
+def use_any_cache(content, edits, methods):
+    """Read what was written, or nothing, or say that the file is no good."""
+    content = damaged(cache_file() if content is None else content, edits)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "cache.sqlite")
+        path.write_bytes(content)
+        stored = EmbeddingCache(path, max_bytes=100_000)
+        for method in methods:
+            try:
+                use_cache(stored, method)
+            except OSError as error:
+                assert str(path) in str(error)
+                assert any(w in str(error) for w in ("give another path", "try again"))
+
+
+def use_cache(stored, method):
+    keys = list(CACHED)
+    if method == "len":
+        assert len(stored) >= 0
+    elif method == "clear":
+        stored.clear()
+        assert stored.read(keys) == []
+    elif method == "write":
+        stored.write(keys[:3], [CACHED[key] for key in keys[:3]])
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* are damaged")
+            found = stored.read(keys)
+        for number, value in found:
+            assert value == CACHED[keys[number]]
+
+
+# Exports
+
+NUMBERS = st.floats(width=32) | st.floats() | st.sampled_from([0.0, -0.0, 5e-324])
+EXPORT_CASES = {
+    "coef": st.lists(NUMBERS, min_size=1, max_size=4),
+    "dtype": st.sampled_from(["float32", "float64"]),
+    "intercept": NUMBERS,
+    "temperature": NUMBERS | st.integers(-1, 3) | st.none(),
+    "scales": st.none() | st.lists(NUMBERS, min_size=2, max_size=2),
+    "metadata": st.none() | st.dictionaries(TEXT, json_values(), max_size=3) | values(),
+}
+
+
+def export_any_probe(coef, dtype, intercept, temperature, scales, metadata):
+    """Write what is read back to the last bit, or say what cannot be written."""
+    with np.errstate(over="ignore"):
+        policy = QProbePolicy(temperature=temperature)
+        policy.coef_ = np.array(coef).astype(dtype)
+    policy.intercept_, policy.n_features_in_ = intercept, len(coef)
+    model = policy
+    if scales is not None:
+        scaler = StandardScaler().fit(np.zeros((1, len(coef))))
+        scaler.mean_, scaler.scale_ = (np.full(len(coef), scale) for scale in scales)
+        model = make_pipeline(PerCandidate(scaler), policy)
+        model[0].transformer_ = scaler
+    try:
+        with np.errstate(all="ignore"):
+            read = json.loads(to_json(model, metadata=metadata))
+    except ValueError as error:
+        words = ("temperature", "metadata", "finite")
+        assert any(word in str(error) for word in words)
+        return
+    assert np.isfinite([*read["coef"], read["intercept"], read["temperature"]]).all()
+    assert read["temperature"] == temperature
+    if scales is None:
+        values = np.array(read["coef"], dtype=read["dtype"])
+        assert values.tobytes() == policy.coef_.tobytes()
+        assert repr(read["intercept"]) == repr(intercept)  # also -0.0
+    assert_same_in_safetensors(read, model, metadata)
+
+
+def assert_same_in_safetensors(read, model, metadata):
+    try:
+        from safetensors.numpy import load
+    except ImportError:
+        return
+    with np.errstate(all="ignore"):
+        content = to_safetensors(model, metadata=metadata)
+    start = 8 + int.from_bytes(content[:8], "little")
+    said = json.loads(json.loads(content[8:start])["__metadata__"]["probe"])
+    said |= {name: array.tolist() for name, array in load(content).items()}
+    assert repr(sorted(said.items())) == repr(sorted(read.items()))  # also -0.0
+
+
+TARGETS = {
+    "texts": (check_any_texts, {"X": TEXTS}),
+    "records": (check_any_records, {"records": RECORDS | values()}),
+    "resume": (resume_any_file, FILES),
+    "cache": (use_any_cache, CACHE_CASES),
+    "export": (export_any_probe, EXPORT_CASES),
+}
+"""By name: a function that must not fail, and what to draw for its arguments."""
+
+
+# Estimators
+
+PARAMETERS = {
+    QProbeRegressor: {
+        "loss": st.sampled_from(["squared_error", "log_loss"]),
+        "warm_start": st.booleans(),
+        "n_candidates": st.none() | st.integers(1, 3),
+        "solver": st.sampled_from(["auto", "lbfgs"]),
+    },
+    QProbePolicy: {
+        "loss": st.sampled_from(sorted(LOSSES)),
+        "warm_start": st.booleans(),
+        "n_candidates": st.none() | st.integers(1, 3),
+        "solver": st.sampled_from(["auto", "lbfgs"]),
+    },
+    QProbePolicyCV: {
+        "losses": st.none() | st.lists(st.sampled_from(sorted(LOSSES)), min_size=1),
+        "alphas": st.just((1.0, 0.01)),
+        "temperatures": st.sampled_from([(0.0,), (0.1, 10.0)]),
+        "refit": st.sampled_from([True, True, True, False]),
+        "cv": st.just(2),
+    },
+}
+OF_ALL = {"fit_intercept": st.booleans(), "random_state": st.integers(0, 9)}
+OF_PROBES = {
+    "alpha": st.sampled_from([1e-3, 0.1, 10.0]),
+    "temperature": st.sampled_from([0.0, 0.1, 1.0, 1e6]),
+}
+
+
+def parameters_of(Probe):
+    of_probes = {} if Probe is QProbePolicyCV else OF_PROBES
+    return st.fixed_dictionaries({}, optional=PARAMETERS[Probe] | OF_ALL | of_probes)
+
+
+N_FEATURES = st.integers(1, 4)
+
+
+@st.composite
+def candidate_sets(draw, n_features=N_FEATURES):
+    """Embeddings and rewards, often with ties, a constant column or a single prompt."""
+    n, k, d = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(n_features)
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    X = rng.normal(size=(n, k, d)) * draw(st.sampled_from([1, 1e-3, 100]))
+    if draw(st.booleans()):
+        X = X.round()
+    if draw(st.booleans()):
+        X[..., 0] = draw(st.sampled_from([0.0, 1.0, 7.0]))
+    make_y = {
+        "binary": lambda: rng.integers(0, 2, size=(n, k)).astype(float),
+        "share": lambda: rng.random(size=(n, k)),
+        "any": lambda: rng.normal(size=(n, k)),
+        "equal": lambda: np.ones((n, k)),
+    }
+    y = make_y[draw(st.sampled_from(sorted(make_y)))]()
+    return X.astype(draw(st.sampled_from(["f2", "f4", "f8"]))), y
+
+
+def rows_of(sets):
+    """Arrange the candidates as rows, prompt by prompt."""
+    return sets.reshape(-1, *sets.shape[2:])
+
+
+def mixed_rows_of(sets):
+    """Arrange them as rows, first all prompts' first candidates, and so on."""
+    return rows_of(sets.swapaxes(0, 1))
+
+
+def state_of(probe):
+    return copy.deepcopy(vars(probe))
+
+
+def assert_same_state(state, expected):
+    assert state.keys() == expected.keys()
+    for name, value in state.items():
+        np.testing.assert_equal(value, expected[name], err_msg=name)
+
+
+EXPECTED_FAILURES = [
+    "y must lie in [0, 1]",
+    "warm_start=True: X has",
+    "Cannot have number of splits",
+    "sample_weight is zero everywhere",
+    "sample_weight is zero for all prompts that a fold",
+]
+"""What a fit to valid data may still say, for the settings that it meets."""
+
+BAD_CALLS = {
+    "nan": lambda probe, X, y: probe.fit(X * np.nan, y),
+    "complex": lambda probe, X, y: probe.fit(X + 1j, y),
+    "no y": lambda probe, X, y: probe.fit(X, None),
+    "y": lambda probe, X, y: probe.fit(X, y[:, :-1]),
+    "y is infinite": lambda probe, X, y: probe.fit(X, y + np.inf),
+    "groups": lambda probe, X, y: probe.fit(rows_of(X), y.ravel(), [1, 2.5]),
+    "weights": lambda probe, X, y: probe.fit(X, y, sample_weight=-y - 9),
+    "name": lambda probe, X, y: probe.set_params(alhpa=1),
+    "tol": lambda probe, X, y: clone(probe).set_params(tol=-1).fit(X, y),
+    "predict nan": lambda probe, X, y: probe.predict(X * np.nan),
+    "features": lambda probe, X, y: probe.sample(np.repeat(X, 9, axis=2)),
+    "size": lambda probe, X, y: probe.sample(X, size=0),
+    "score": lambda probe, X, y: probe.score(X, y[:, :-1]),
+}
+
+
+class Estimators(RuleBasedStateMachine):
+    """An estimator in the hands of somebody who calls its methods in any order."""
+
+    @initialize(Probe=st.sampled_from(list(PARAMETERS)))
+    def begin(self, Probe):
+        self.probe = Probe(random_state=0)
+
+    @rule(data=st.data())
+    def set_params(self, data):
+        # The settings that were chosen have their own names, and stay.
+        fitted = state_of(self.probe)
+        params = data.draw(parameters_of(type(self.probe)))
+        assert self.probe.set_params(**params) is self.probe
+        assert_same_state(vars(self.probe), fitted | params)
+
+    @rule(data=candidate_sets(), weighted=st.booleans())
+    def fit(self, data, weighted):
+        (X, y), weight = data, None
+        if weighted:
+            weight = np.random.default_rng(len(X)).integers(0, 3, size=y.shape)
+        before, other = state_of(self.probe), copy.deepcopy(self.probe)
+        try:
+            assert self.probe.fit(X, y, sample_weight=weight) is self.probe
+        except ValueError as error:
+            assert any(words in str(error) for words in EXPECTED_FAILURES), error
+            assert_same_state(vars(self.probe), before)
+            return
+        # As rows, the same candidates in the same order give the same bits.
+        groups = np.repeat([f"prompt {i}" for i in range(len(X))], y.shape[1])
+        weight = None if weight is None else rows_of(weight)
+        other.fit(rows_of(X), rows_of(y), groups, sample_weight=weight)
+        assert_same_state(vars(other), vars(self.probe))
+        # A fit depends on nothing that was fitted before, but for a warm start.
+        if not getattr(self.probe, "warm_start", False):
+            fresh = clone(self.probe).fit(X, y, sample_weight=rows_as(weight, y))
+            assert_same_state(vars(fresh), vars(self.probe))
+
+    @rule()
+    def clone(self):
+        fresh = clone(self.probe)
+        assert not [name for name in vars(fresh) if name.endswith("_")]
+        assert fresh.get_params() == self.probe.get_params()
+
+    @precondition(lambda self: hasattr(self.probe, "coef_"))
+    @rule(data=st.data())
+    def pickle(self, data):
+        X, y = self.draw_candidates(data)
+        loaded = pickle.loads(pickle.dumps(self.probe))
+        assert_same_state(vars(loaded), vars(self.probe))
+        for one, other in zip(
+            self.answers(self.probe, X, y), self.answers(loaded, X, y), strict=True
+        ):
+            np.testing.assert_array_equal(one, other, strict=True)
+        self.probe = loaded
+
+    @precondition(lambda self: hasattr(self.probe, "coef_"))
+    @rule(data=st.data(), bad=st.sampled_from(sorted(BAD_CALLS)))
+    def fail(self, data, bad):
+        X, y = self.draw_candidates(data)
+        before = state_of(self.probe)
+        with pytest.raises(ValueError, match=r"."):
+            BAD_CALLS[bad](self.probe, X, y)
+        assert_same_state(vars(self.probe), before)
+
+    @precondition(lambda self: hasattr(self.probe, "coef_"))
+    @rule(data=st.data(), seed=st.integers(0, 9))
+    def choose(self, data, seed):
+        X, y = self.draw_candidates(data)
+        (n, k), before = y.shape, state_of(self.probe)
+        groups = np.tile(np.arange(n) * 7 % 11, k)
+        mixed, probe = mixed_rows_of(X), self.probe
+        is_policy = isinstance(probe, QProbePolicy)
+        values = probe.decision_function if is_policy else probe.predict
+        Q, Q_of_rows = values(X), values(mixed)
+        assert Q.shape == (n, k) and np.isfinite(Q).all()
+        eps = np.finfo(Q.dtype).eps
+        near = 100 * eps * (1 + abs(probe.coef_) @ abs(rows_of(X)).max(axis=0))
+        np.testing.assert_allclose(Q_of_rows, mixed_rows_of(Q), rtol=0, atol=near)
+        # Draws are of the right prompt, and of what can be drawn.
+        drawn = probe.sample(X, size=3, random_state=seed)
+        drawn_rows = probe.sample(mixed, groups, size=3, random_state=seed)
+        assert drawn.shape == drawn_rows.shape == (n, 3)
+        assert drawn.min() >= 0 and drawn.max() < k
+        assert (drawn_rows % n == np.arange(n)[:, None]).all()
+        behind = Q.max(axis=1, keepdims=True) - Q
+        if probe.temperature == 0:
+            assert np.take_along_axis(behind, drawn, axis=1).max() == 0
+        if is_policy:
+            self.check_policy(X, Q, groups, near)
+        self.check_score(X, y, groups, behind, near)
+        assert_same_state(vars(probe), before)
+
+    def check_policy(self, X, Q, groups, near):
+        n, probe, mixed = len(X), self.probe, mixed_rows_of(X)
+        np.testing.assert_array_equal(probe.predict(X), Q.argmax(axis=1))
+        chosen = probe.predict(mixed, groups)
+        np.testing.assert_array_equal(chosen % n, np.arange(n))
+        behind = Q.max(axis=1) - Q[np.arange(n), chosen // n]
+        assert behind.max() <= 2 * near
+        proba = probe.predict_proba(X)
+        of_rows = probe.predict_proba(mixed, groups).reshape(proba.shape[::-1]).T
+        for each in (proba, of_rows):
+            assert each.min() >= 0
+            np.testing.assert_allclose(each.sum(axis=1), 1, rtol=1e-5)
+        if probe.temperature > 0:
+            atol = 1e-5 + 4 * near / probe.temperature
+            np.testing.assert_allclose(proba, of_rows, rtol=0, atol=atol)
+
+    def check_score(self, X, y, groups, behind, near):
+        probe = self.probe
+        if not isinstance(probe, QProbePolicy) and y.size < 2:
+            return  # R^2 is of two values at least
+        score = probe.score(X, y)
+        of_rows = probe.score(mixed_rows_of(X), mixed_rows_of(y), groups)
+        if not isinstance(probe, QProbePolicy):
+            assert score <= 1
+            return
+        assert y.min() - 1e-9 <= score <= y.max() + 1e-9
+        atol = 1e-9
+        if probe.temperature > 0:
+            atol += 4 * near / probe.temperature * np.ptp(y) * y.shape[1]
+        elif ((behind <= 2 * near).sum(axis=1) > 1).any():
+            return  # which of the best is the best is left to rounding
+        assert score == pytest.approx(of_rows, rel=1e-6, abs=atol)
+
+    def draw_candidates(self, data):
+        return data.draw(candidate_sets(st.just(self.probe.n_features_in_)))
+
+    def answers(self, probe, X, y):
+        yield probe.predict(X)
+        yield probe.sample(X, size=2, random_state=0)
+        if y.size > 1:
+            yield np.float64(probe.score(X, y))
+        if isinstance(probe, QProbePolicy):
+            yield probe.decision_function(X)
+            yield probe.predict_proba(X)
+
+    @invariant()
+    def fitted_attributes_belong_together(self):
+        fitted = vars(self.probe) if hasattr(self, "probe") else {}
+        assert ("coef_" in fitted) == ("intercept_" in fitted) == ("n_iter_" in fitted)
+        if "coef_" in fitted:
+            assert fitted["coef_"].shape == (self.probe.n_features_in_,)
+            assert np.isfinite([*self.probe.coef_, self.probe.intercept_]).all()
+
+
+def rows_as(weight, y):
+    return None if weight is None else weight.reshape(y.shape)
+
+
+@contextmanager
+def warnings_of_fits():
+    """Let pass what fits to such small data warn of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No prompt has anything to learn")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def use_any_estimator(machine=Estimators, settings=SETTINGS):
+    with warnings_of_fits():
+        run_state_machine_as_test(machine, settings=settings)
+
+
+# The tests
+
+
+@SETTINGS
+@given(**TARGETS["texts"][1])
+@example(X=np.array("a"))
+@example(X=np.array(1))
+@example(X=list)
+@example(X=[["a"], 5])
+@example(X=[["a"], {"prompt": "b"}])
+@example(X=[{"prompt": "a", "completions": {"b": 1}}])
+@example(X=[{"prompt": "a", "completions": None}])
+@example(X=[frozenset("ab")])
+@example(X=[np.array("ab")])
+def test_any_texts(X):
+    check_any_texts(X)
+
+
+@SETTINGS
+@given(**TARGETS["records"][1])
+@example(records=[])
+@example(records=3)
+@example(records=[{"prompt": "a", "completions": ["b"], "rewards": None}])
+@example(records=[{"prompt": "a", "completions": ["b"], "rewards": ["c"]}])
+@example(records=[{"prompt": "a", "completions": ["b"], "rewards": [[1]]}])
+@example(records=[{"prompt": "a", "completions": ["b"], "rewards": [10**400]}])
+def test_any_records(records):
+    check_any_records(records)
+
+
+def test_frame_with_two_columns_of_a_name():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame([["a", "b", "c"]])
+    frame.columns = ["prompt", "prompt", "completion"]
+    with pytest.raises(ValueError, match=r"X has \['prompt', 'prompt', 'completion'\]"):
+        check_texts(frame)
+
+
+@settings(SETTINGS, max_examples=150)
+@given(**TARGETS["resume"][1])
+@example(content=with_values([(0, "position", -1)]), edits=[])
+@example(content=with_values([(0, "position", 0.5)]), edits=[])
+@example(content=with_values([(0, "position", math.inf)]), edits=[])
+@example(content=with_values([(0, "generator", 1)]), edits=[])
+@example(content=with_values([(0, "completions", 2)]), edits=[])
+@example(content=with_values([(0, "rewards", [1])]), edits=[])
+@example(content=with_values([(0, "rewards", [math.nan, 1])]), edits=[])
+@example(content=b"[" * 100_000 + b"\n", edits=[])
+def test_any_file_to_resume(content, edits):
+    resume_any_file(content, edits)
+
+
+@settings(SETTINGS, max_examples=150)
+@given(**TARGETS["cache"][1])
+@example(content=None, edits=[(360, "write", b"\x80")], methods=["read"])
+def test_any_cache_file(content, edits, methods):
+    use_any_cache(content, edits, methods)
+
+
+def test_a_damaged_index_of_the_cache_gives_nothing_of_another_text():
+    # The index leads from a key to a row; a wrong lead ends at a sound row.
+    content = cache_file()
+    for key in list(CACHED)[::6]:
+        at = content.rindex(key) + len(key)  # the row's number stands behind the key
+        use_any_cache(content, [(at, "write", b"\x07")], ["read"])
+
+
+@SETTINGS
+@given(**TARGETS["export"][1])
+@example([1.0], "float32", -0.0, 0.0, None, {"a": {"b": math.nan}})
+@example([1e30], "float32", 0.0, 0.0, [1e300, 5e-324], None)
+def test_any_export(coef, dtype, intercept, temperature, scales, metadata):
+    export_any_probe(coef, dtype, intercept, temperature, scales, metadata)
+
+
+def test_any_use_of_an_estimator():
+    few = settings(
+        SETTINGS,
+        max_examples=60,
+        stateful_step_count=20,
+        phases=[Phase.generate],  # to make a failing case small may take minutes
+    )
+    use_any_estimator(settings=few)

@@ -1,0 +1,893 @@
+"""Extreme numbers: the answer is right, or an error names the cause.
+
+Right means: as scaling laws, closed forms or arithmetic of many digits have it. numpy's
+warnings of overflow are errors here, like all warnings.
+"""
+
+import warnings
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
+from sklearn.preprocessing import StandardScaler
+
+from skqprobe import (
+    QProbePolicy,
+    QProbePolicyCV,
+    QProbeRegressor,
+    sample_candidates,
+)
+from skqprobe._candidates import check_layout
+from skqprobe._choice import choice_probabilities
+from skqprobe.losses import LOSSES, SoftmaxCrossEntropy, get_loss
+from skqprobe.metrics import (
+    base_reward,
+    best_of_k_reward,
+    effective_candidates,
+    expected_reward,
+    expected_reward_scorer,
+    kl_upper_estimate,
+    oracle_reward,
+    prompt_bootstrap,
+    recovery,
+    report,
+    soft_best_of_k_reward,
+    win_rate,
+)
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures
+
+HUGE, TINY = 2.0**100, 2.0**-100  # 1e30 and 1e-30, up to a factor; exact to multiply by
+
+PROBES = [(QProbePolicy, loss) for loss in LOSSES]
+PROBES += [(QProbeRegressor, loss) for loss in ("squared_error", "log_loss")]
+CHOICE = [loss for loss in LOSSES if get_loss(loss).needs_choice]
+PAIRWISE = ["pairwise_logistic", "pairwise_hinge"]
+
+# Of a fit without an end, such as one to data that can be separated, only the numbers
+# are at issue here.
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def values_of(probe, X):
+    is_regressor = isinstance(probe, QProbeRegressor)
+    return probe.predict(X) if is_regressor else probe.decision_function(X)
+
+
+def assert_close(actual, desired, rtol=1e-3):
+    """Agreement relative to the largest number, which is what a choice minds."""
+    actual = np.asarray(actual, dtype=np.float64)
+    desired = np.asarray(desired, dtype=np.float64)
+    assert np.isfinite(actual).all()
+    assert np.abs(actual - desired).max() <= rtol * np.abs(desired).max()
+
+
+def fit(loss, X, y, alpha=0.01, Probe=QProbePolicy, **fit_params):
+    return Probe(loss, alpha=alpha).fit(X, y, **fit_params)
+
+
+def fit_to_scaled_rewards(loss, X, y, scale):
+    """The coefficients, and those that the scaling law has for unscaled rewards."""
+    plain, alpha, divisor = loss, 0.01, 1.0
+    scaled_alpha = alpha
+    if hasattr(get_loss(loss), "least_squares"):
+        divisor = scale
+    elif loss == "policy_gradient":
+        scaled_alpha = alpha * scale
+    elif loss == "softmax_cross_entropy":
+        loss = SoftmaxCrossEntropy(target_temperature=0.1 * scale)
+    scaled = fit(loss, X, y * scale, scaled_alpha)
+    reference = fit(plain, X.astype(np.float64), y, alpha)
+    return scaled.coef_.astype(np.float64) / divisor, reference.coef_
+
+
+# --- the size of rewards, embeddings and weights
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("scale", [TINY, HUGE])
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "log_loss"])
+def test_scale_of_rewards(sets, loss, scale, dtype):
+    X, y = sets
+    coef, expected = fit_to_scaled_rewards(loss, X.astype(dtype), y, scale)
+    assert_close(coef, expected, 5e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e140])
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != "log_loss"])
+def test_scale_of_rewards_in_float64(sets, loss, scale):
+    assert_close(*fit_to_scaled_rewards(loss, *sets, scale))
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize(
+    "scale, dtype",
+    [
+        (1e-140, np.float64),
+        (1e140, np.float64),
+        (1e-30, np.float32),
+        (1e30, np.float32),
+        (2.0**-14, np.float16),  # most numbers are subnormal then
+        (1e4, np.float16),
+    ],
+)
+def test_scale_of_embeddings(sets, Probe, loss, scale, dtype):
+    X, y = sets
+    scaled = (X * scale).astype(dtype)
+    assert np.isfinite(scaled).all()
+    probe = fit(loss, scaled, y, 0.01 * scale**2, Probe)
+    expected = fit(loss, X, y, 0.01, Probe)
+    assert_close(values_of(probe, scaled), values_of(expected, X), 1e-2)
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize("scale", [1e-140, 1e140])
+def test_scale_of_weights(sets, Probe, loss, scale):
+    X, y = sets
+    expected = fit(loss, X, y, Probe=Probe)
+    prompts = fit(loss, X, y, Probe=Probe, sample_weight=np.full(len(y), scale))
+    assert_close(prompts.coef_, expected.coef_)
+    if loss != "contrastive_policy_gradient":  # a sum over pairs, which weights scale
+        candidates = fit(loss, X, y, Probe=Probe, sample_weight=np.full(y.shape, scale))
+        assert_close(candidates.coef_, expected.coef_)
+
+
+@pytest.mark.parametrize("loss", PAIRWISE)
+def test_pairs_of_tiny_weight_still_count_in_their_prompt(sets, loss):
+    X, y = sets
+    weight = np.ones(y.shape)
+    weight[::2] = 1e-200  # so that the product of two is 0
+    assert_close(fit(loss, X, y, sample_weight=weight).coef_, fit(loss, X, y).coef_)
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize(
+    "name, scale",
+    [
+        ("X", 1e-200),
+        ("X", 1e200),
+        ("X", 5e-322),
+        ("y", 1e-200),
+        ("y", 1e200),
+        ("sample_weight", 1e-200),
+        ("sample_weight", 1e200),
+    ],
+)
+def test_sizes_beyond_float64_are_named(sets, Probe, loss, name, scale):
+    X, y = sets
+    given = {"X": X, "y": y, "sample_weight": np.ones(y.shape)}
+    given[name] = given[name] * scale
+    if loss == "log_loss" and name == "y" and scale > 1:
+        pytest.skip("these rewards are not in [0, 1]: tested elsewhere")
+    size = "small" if scale < 1 else "large"
+    with pytest.raises(
+        ValueError, match=rf"{name} has numbers .* too {size} .*Rescale"
+    ):
+        Probe(loss).fit(**given)
+    if name == "y":
+        with pytest.raises(ValueError, match=f"{name} has numbers of up to"):
+            QProbePolicyCV([loss], cv=2).fit(X, given["y"])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_rewards_beyond_float32_are_named(sets, scale, dtype):
+    X, y = sets
+    with pytest.raises(ValueError, match=r"y has numbers .*give X in float64"):
+        QProbePolicy("squared_error").fit(X.astype(dtype), y * scale)
+    policy = QProbePolicy("squared_error").fit(X, y * scale)
+    assert_close(policy.coef_ / scale, QProbePolicy("squared_error").fit(X, y).coef_)
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+def test_coefficients_beyond_float32_are_an_error(sets, Probe, loss):
+    X, y = sets
+    X = (X * 1e-41).astype(np.float32)  # subnormal: coefficients of 1e41
+    with pytest.raises(ValueError, match="coefficients cannot be computed"):
+        Probe(loss, alpha=0).fit(X, y)
+    with pytest.raises(ValueError, match="coefficients cannot be computed"):
+        QProbePolicyCV([loss], alphas=[0], cv=2).fit(X, y)
+
+
+def test_coefficients_that_vanish_in_float32_are_an_error(sets):
+    X, y = sets
+    with pytest.raises(ValueError, match="coefficients cannot be computed"):
+        QProbePolicy("squared_error", alpha=0).fit(
+            (X * 1e30).astype(np.float32), y * 1e-30
+        )
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+def test_one_column_of_subnormal_numbers(sets, Probe, loss):
+    X, y = sets
+    with_column = X.astype(np.float32)
+    with_column[..., 2] *= np.float32(1e-41)
+    kept = [0, 1, 3]
+    expected = fit(loss, X[..., kept], y, Probe=Probe)
+    probe = fit(loss, with_column, y, Probe=Probe)
+    assert_close(values_of(probe, with_column), values_of(expected, X[..., kept]), 1e-2)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_that_overflow_are_an_error(sets, dtype, hidden):
+    X, y = sets
+    policy = QProbePolicy("squared_error").fit(X.astype(dtype), y * 1e10)
+    if hidden:  # as if fitted: predicting needs no torch
+        policy.coefs_ = [np.eye(4, dtype=dtype) * 10, np.ones((4, 1), dtype)]
+        policy.intercepts_ = [np.zeros(4, dtype), np.zeros(1, dtype)]
+    X = np.full((3, 2, 4), np.finfo(dtype).max / 4, dtype=dtype)
+    for method in ("decision_function", "predict", "predict_proba", "sample"):
+        with pytest.raises(ValueError, match=f"X has numbers .* overflow {X.dtype}"):
+            getattr(policy, method)(X)
+
+
+# --- few, many, constant, equal
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_one_candidate(sets, Probe, loss, dtype):
+    X, y = sets[0][:, :1].astype(dtype), sets[1][:, :1]
+    if loss in CHOICE:
+        with pytest.warns(UserWarning, match="No prompt has anything to learn from"):
+            probe = fit(loss, X, y, Probe=Probe)
+        assert not probe.coef_.any()
+    else:
+        probe = fit(loss, X, y, Probe=Probe)
+        rows = fit(loss, X[:, 0], y[:, 0], Probe=QProbeRegressor)
+        assert_close(probe.coef_, rows.coef_, 1e-6)
+    assert (probe.sample(X, random_state=0) == 0).all()
+    if Probe is QProbePolicy:
+        assert (probe.predict_proba(X) == 1).all()
+        assert probe.score(X, y) == pytest.approx(y.mean())
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+def test_one_prompt_of_one_candidate(Probe, loss):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # nothing to learn from
+        probe = Probe(loss).fit([[[2.0, 1.0]]], [[1.0]])
+    assert np.isfinite(probe.coef_).all() and probe.sample([[[2.0, 1.0]]]) == [0]
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize("alpha", [0, 0.01])
+def test_one_feature(sets, Probe, loss, alpha):
+    X, y = sets
+    one = fit(loss, X[..., :1], y, alpha, Probe)
+    assert one.coef_.shape == (1,) and one.coef_[0] > 0
+    if alpha:
+        padded = np.concatenate([X[..., :1], np.zeros_like(X[..., :1])], axis=2)
+        assert_close(fit(loss, padded, y, alpha, Probe).coef_, [one.coef_[0], 0])
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_more_features_than_rows(rng, Probe, loss, dtype):
+    X, y = rng.normal(size=(5, 4, 60)), np.array([[0.0, 1, 0.5, 1]] * 5)
+    # The coefficients lie in the span of the rows, so that a rotation into it is all.
+    basis = np.linalg.qr(X.reshape(20, 60).T)[0]
+    wide = fit(loss, X.astype(dtype), y, 0.1, Probe)
+    narrow = fit(loss, X @ basis, y, 0.1, Probe)
+    # Where a fit without a sharp minimum ends is a matter of its tolerance.
+    rtol = 2e-2 if loss in ("pairwise_hinge", "policy_gradient") else 5e-3
+    assert_close(wide.coef_, basis @ narrow.coef_, rtol)
+
+
+def test_more_features_than_rows_without_penalty(rng):
+    X, y = rng.normal(size=(5, 4, 60)), rng.normal(size=(5, 4))
+    probe = QProbeRegressor(alpha=0).fit(X, y)
+    np.testing.assert_allclose(probe.predict(X), y, atol=1e-9)
+    centred = X.reshape(20, 60) - X.mean(axis=(0, 1))
+    shortest = np.linalg.lstsq(centred, (y - y.mean()).ravel(), rcond=1e-10)[0]
+    assert_close(probe.coef_, shortest, 1e-6)
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize("constant", [3.0, 1e4, 1e-4])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_constant_feature_changes_nothing(sets, Probe, loss, constant, dtype):
+    X, y = sets
+    X = X.astype(dtype)
+    padded = np.concatenate([X, np.full_like(X[..., :1], constant)], axis=2)
+    probe, expected = (fit(loss, Z, y, Probe=Probe) for Z in (padded, X))
+    assert_close(values_of(probe, padded), values_of(expected, X), 1e-2)
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize("alpha", [0, 0.01])
+@pytest.mark.parametrize("constant", [0.0, 3.0, 1e30])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_embeddings_all_the_same(sets, Probe, loss, alpha, constant, dtype):
+    _, y = sets
+    X = np.full((*y.shape, 3), constant, dtype=dtype)
+    probe = fit(loss, X, y, alpha, Probe)
+    assert np.ptp(values_of(probe, X)) == 0
+    if loss not in CHOICE:
+        reward = get_loss(loss).inverse_link(np.float64(values_of(probe, X)[0, 0]))
+        reward = values_of(probe, X)[0, 0] if Probe is QProbeRegressor else reward
+        assert reward == pytest.approx(y.mean(), rel=1e-2)
+    policy = QProbePolicy(loss, alpha=alpha, temperature=0.1).fit(X, y)
+    np.testing.assert_allclose(policy.predict_proba(X), 1 / y.shape[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize("reward", [0.0, 0.25, 1.0, HUGE])
+def test_all_rewards_equal(sets, Probe, loss, reward):
+    X = sets[0]
+    y = np.full(X.shape[:2], reward)
+    if loss == "log_loss" and reward > 1:
+        pytest.skip("log_loss takes rewards in [0, 1]")
+    if loss in PAIRWISE:
+        with pytest.warns(UserWarning, match="No prompt has anything to learn from"):
+            probe = fit(loss, X, y, Probe=Probe)
+    else:
+        probe = fit(loss, X, y, Probe=Probe)
+    # Rewards of 1 only send the intercept of log_loss ever further, until `tol`.
+    atol = 1e-3 if loss == "log_loss" else 1e-6 * max(reward, 1)
+    np.testing.assert_allclose(probe.coef_, 0, atol=atol)
+    if Probe is QProbeRegressor:
+        np.testing.assert_allclose(probe.predict(X), reward, atol=2e-3, rtol=1e-9)
+
+
+@pytest.mark.parametrize("loss", CHOICE)
+def test_rewards_equal_inside_of_every_prompt(sets, rng, loss):
+    X = sets[0]
+    y = np.repeat(rng.random((len(X), 1)), X.shape[1], axis=1)
+    if loss in PAIRWISE:
+        with pytest.warns(UserWarning, match="No prompt has anything to learn from"):
+            policy = fit(loss, X, y)
+    else:
+        policy = fit(loss, X, y)
+    # Rounding leaves differences of rewards, of 1e-16 or so.
+    np.testing.assert_allclose(policy.coef_, 0, atol=1e-10)
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+def test_candidates_twice(sets, Probe, loss):
+    X, y = sets
+    twice = [np.repeat(values, 2, axis=1) for values in sets]
+    # The sum over pairs has four times the pairs.
+    alpha = 0.04 if loss == "contrastive_policy_gradient" else 0.01
+    probe = fit(loss, *twice, alpha, Probe)
+    assert_close(probe.coef_, fit(loss, X, y, 0.01, Probe).coef_, 5e-3)
+
+
+@pytest.mark.parametrize("loss", CHOICE)
+@pytest.mark.parametrize("alpha", [0, 0.01])
+def test_all_candidates_of_a_prompt_the_same(sets, loss, alpha):
+    X, y = sets
+    X = np.repeat(X[:, :1], X.shape[1], axis=1)
+    policy = QProbePolicy(loss, alpha=alpha, temperature=1).fit(X, y)
+    np.testing.assert_allclose(policy.predict_proba(X), 1 / X.shape[1], rtol=1e-6)
+    assert policy.score(X, y) == pytest.approx(y.mean())
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize("alpha", [0, 1e-300, 1e-12, 1e-4])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_separable_rewards(rng, Probe, loss, alpha, dtype):
+    X = rng.normal(size=(40, 5, 3))
+    y = (X[..., 0] > 0).astype(float)
+    X[..., 0] += 0.2 * np.sign(X[..., 0])
+    X = X.astype(dtype)
+    probe = fit(loss, X, y, alpha, Probe)
+    assert np.isfinite(probe.coef_).all()
+    values = values_of(probe, X)
+    assert np.isfinite(values).all()
+    best = values.argmax(axis=1)
+    chosen = np.take_along_axis(y, best[:, None], axis=1)[:, 0]
+    np.testing.assert_array_equal(chosen, y.max(axis=1))
+    if loss == "log_loss" and Probe is QProbeRegressor and alpha < 1e-4:
+        assert np.abs(values - y).max() < 0.05
+
+
+# --- the penalty
+
+
+@pytest.mark.parametrize("Probe, loss", PROBES)
+@pytest.mark.parametrize("alpha", [1e6, 1e12])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_huge_penalty_leaves_a_step_down_the_gradient(
+    sets, Probe, loss, alpha, dtype
+):
+    X, y = sets
+    X = X.astype(dtype)
+    scores = np.zeros(y.size)
+    if loss == "squared_error":
+        scores += y.mean()
+    elif loss == "log_loss":
+        scores += np.log(y.mean() / (1 - y.mean()))
+    offsets = np.arange(len(y) + 1) * y.shape[1]
+    slope = get_loss(loss).value_and_gradient(scores, y.ravel(), offsets)[1]
+    informative = get_loss(loss).informative_prompts(y.ravel(), offsets)
+    gradient = X.reshape(-1, X.shape[2]).T.astype(float) @ slope / informative.sum()
+    assert_close(fit(loss, X, y, alpha, Probe).coef_, -gradient / alpha, 5e-3)
+
+
+@pytest.mark.parametrize("Probe", [QProbePolicy, QProbeRegressor])
+@pytest.mark.parametrize("n_features", [4, 30])
+def test_no_penalty_is_least_squares(rng, Probe, n_features):
+    X, y = rng.normal(size=(40, 5, n_features)), rng.normal(size=(40, 5))
+    design = np.column_stack([X.reshape(200, -1), np.ones(200)])
+    expected = np.linalg.lstsq(design, y.ravel(), rcond=None)[0]
+    probe = Probe("squared_error", alpha=0).fit(X, y)
+    np.testing.assert_allclose(np.append(probe.coef_, probe.intercept_), expected)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_search_over_extreme_settings(sets, loss, dtype):
+    X, y = sets[0].astype(dtype), sets[1]
+    search = QProbePolicyCV(
+        [loss], alphas=[1e12, 1e-2, 1e-12, 0], temperatures=[1e300, 1e-300, 0, 1], cv=3
+    ).fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    at_random = [p["temperature"] == 1e300 for p in search.cv_results_["params"]]
+    even = search.cv_results_["mean_test_score"][at_random]
+    np.testing.assert_allclose(even, y.mean(), rtol=1e-4)
+    if dtype == np.float64:  # float32 cannot hold an intercept and 1e-12 of it
+        assert search.score(X, y) > y.mean() + 0.1
+
+
+# --- choices
+
+
+def softmax_of_many_digits(scores, temperature):
+    mpmath = pytest.importorskip("mpmath")
+    with mpmath.workdps(60):
+        scaled = [mpmath.mpf(float(z)) / mpmath.mpf(float(temperature)) for z in scores]
+        mass = [mpmath.exp(value - max(scaled)) for value in scaled]
+        return np.array([float(value / mpmath.fsum(mass)) for value in mass])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "size", [5e-324, 1e-300, 1e-40, 1e-6, 1, 1e6, 1e38, 1e300, 1.7e308]
+)
+@pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-3, 1, 1e3, 1e30, 1e300])
+def test_probabilities_to_many_digits(size, temperature, dtype):
+    scores = np.array([1.0, 0.5, 0.999999, -1, 0]) * size
+    if abs(scores).max() > np.finfo(dtype).max:
+        pytest.skip("there are no such scores in float32")
+    scores = scores.astype(dtype)
+    proba = choice_probabilities(scores, check_layout((1, 5)), temperature)
+    assert proba.dtype == dtype
+    expected = softmax_of_many_digits(scores, temperature)
+    # What is below the smallest normal number has fewer digits.
+    rtol, atol = (1e-6 if dtype == np.float32 else 1e-12), np.finfo(dtype).tiny
+    np.testing.assert_allclose(proba, expected, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-300, 1, 1e300])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_draws_among_the_largest_numbers(temperature, dtype):
+    end = np.finfo(dtype).max
+    scores = np.array([[end, -end, end, 0], [-end, -end, -end, -end]], dtype=dtype)
+    layout = check_layout((2, 4))
+    proba = choice_probabilities(scores.ravel(), layout, temperature).reshape(2, 4)
+    if temperature < 1e300:
+        np.testing.assert_array_equal(proba, [[0.5, 0, 0.5, 0], [0.25] * 4])
+    draws = sample_candidates(proba, size=200, random_state=0)
+    assert (draws >= 0).all() and (draws < 4).all()
+    if temperature < 1e300:
+        assert set(draws[0]) == {0, 2} and set(draws[1]) == {0, 1, 2, 3}
+
+
+def test_probabilities_that_underflow_still_sum_to_one():
+    proba = np.array([[5e-324, 1 - 1e-16, 1e-310]])
+    assert (sample_candidates(proba, size=1000, random_state=0) == 1).all()
+    assert kl_upper_estimate(proba) == pytest.approx(np.log(3))
+    assert effective_candidates(proba) == pytest.approx(1)
+
+
+# --- losses
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("size", [1e-300, 1e-8, 1, 30, 800, 1e8])
+def test_losses_to_many_digits(loss, size):
+    mpmath = pytest.importorskip("mpmath")
+    scores = np.array([1.0, -0.7, 0.25, 0]) * size
+    rewards = np.array([0.0, 1, 0.5, 0.5])
+
+    def value(z):
+        r = [mpmath.mpf(x) for x in rewards]
+        pairs = [(i, j) for i in range(4) for j in range(4) if r[i] > r[j]]
+        peak = max(z)
+        log_total = peak + mpmath.log(mpmath.fsum(mpmath.exp(x - peak) for x in z))
+        q = [mpmath.exp(x - log_total) for x in z]
+        if loss == "squared_error":
+            return mpmath.fsum((a - b) ** 2 for a, b in zip(z, r, strict=True)) / 4
+        if loss == "log_loss":
+            terms = (
+                mpmath.log1p(mpmath.exp(-abs(a))) + max(a, 0) - a * b
+                for a, b in zip(z, r, strict=True)
+            )
+            return mpmath.fsum(terms) / 4
+        if loss == "policy_gradient":
+            return -mpmath.fsum(a * b for a, b in zip(q, r, strict=True))
+        if loss == "softmax_cross_entropy":
+            mass = [mpmath.exp(x / mpmath.mpf(0.1)) for x in r]
+            return -mpmath.fsum(
+                t / mpmath.fsum(mass) * (a - log_total)
+                for t, a in zip(mass, z, strict=True)
+            )
+        if loss == "contrastive_policy_gradient":
+            every = [(i, j) for i in range(4) for j in range(i)]
+            return mpmath.fsum(
+                ((r[i] - r[j]) - (z[i] - z[j])) ** 2 / 2 for i, j in every
+            )
+        gaps = [z[i] - z[j] for i, j in pairs]
+        if loss == "pairwise_hinge":
+            return mpmath.fsum(max(0, mpmath.mpf(0.1) - g) for g in gaps) / len(gaps)
+        terms = (mpmath.log1p(mpmath.exp(-abs(g))) + max(-g, 0) for g in gaps)
+        return mpmath.fsum(terms) / len(gaps)
+
+    with mpmath.workdps(60):
+        exact = [mpmath.mpf(z) for z in scores]
+        step = mpmath.mpf(10) ** -25 * max(size, 1)
+        slopes = []
+        for i in range(4):
+            up, down = list(exact), list(exact)
+            up[i] += step
+            down[i] -= step
+            slopes.append(float((value(up) - value(down)) / (2 * step)))
+        expected = float(value(exact))
+    values, gradient = get_loss(loss).value_and_gradient(
+        scores, rewards, np.array([0, 4])
+    )
+    np.testing.assert_allclose(values, expected, rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-9, atol=1e-13)
+
+
+# --- very many candidates
+
+MANY = 100_000
+
+
+@pytest.mark.parametrize(
+    "loss, n_candidates",
+    [(loss, 10 if loss in PAIRWISE else None) for loss in LOSSES],
+)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_hundred_thousand_candidates(rng, loss, n_candidates, dtype):
+    # Pairs of all, 10**10, would take too long: pairwise losses take sets.
+    X = rng.normal(size=(2, MANY, 2)).astype(dtype)
+    y = (X[..., 0] > 1).astype(float)
+    policy = QProbePolicy(
+        loss, alpha=1e-3, n_candidates=n_candidates, random_state=0, max_iter=50
+    ).fit(X, y)
+    assert policy.score(X, y) == 1
+    assert abs(policy.coef_[1]) < 0.1 * policy.coef_[0]
+    policy.set_params(temperature=1e300)
+    np.testing.assert_allclose(policy.predict_proba(X), 1 / MANY, rtol=1e-5)
+    assert policy.score(X, y) == pytest.approx(y.mean(), rel=1e-6)
+    assert (policy.sample(X, size=50, random_state=0) < MANY).all()
+
+
+def test_metrics_of_a_hundred_thousand_candidates():
+    # With rewards 0, 1, 2, ... as scores the mean of the best of k has a closed form.
+    y = np.random.default_rng(0).permutation(MANY).astype(float)[None]
+    for k in (1, 2, 1000, MANY):
+        expected = k * (MANY + 1) / (k + 1) - 1
+        assert best_of_k_reward(y, y, k) == pytest.approx(expected, rel=1e-9)
+    assert win_rate(y, y, MANY) == pytest.approx(1 - 0.5 / MANY, rel=1e-12)
+    binary = np.zeros((1, MANY))
+    binary[0, :10] = 1
+    expected = 1 - comb(MANY - 10, 500) / comb(MANY, 500)
+    assert oracle_reward(binary, 500) == pytest.approx(expected, rel=1e-9)
+    even = np.full((1, MANY), 1 / MANY, dtype=np.float32)
+    assert kl_upper_estimate(even) == pytest.approx(0, abs=1e-6)
+    assert effective_candidates(even) == pytest.approx(MANY, rel=1e-6)
+    assert expected_reward(y, even) == pytest.approx((MANY - 1) / 2, rel=1e-6)
+
+
+# --- metrics
+
+
+@pytest.fixture
+def scored(rng):
+    return rng.random((12, 6)), rng.normal(size=(12, 6))
+
+
+METRICS = {
+    "base": (lambda y, z: base_reward(y), True),
+    "best of 3": (lambda y, z: best_of_k_reward(y, z, [1, 3, 6]), True),
+    "oracle": (lambda y, z: oracle_reward(y, [1, 3, 6]), True),
+    "soft": (lambda y, z: soft_best_of_k_reward(y, z, 3, 0.5, random_state=0), True),
+    "greedy": (lambda y, z: expected_reward_scorer(0)(Fixed(z), None, y), True),
+    "recovery": (lambda y, z: recovery(y, z, [3, 6]), False),
+    "win rate": (lambda y, z: win_rate(y, z, [1, 3, 6]), False),
+}
+
+
+class Fixed:
+    """A policy of given values."""
+
+    temperature = 0.5
+
+    def __init__(self, values):
+        self.values = values
+
+    def decision_function(self, X):
+        return self.values
+
+
+@pytest.mark.parametrize("scale", [1e-300, TINY, HUGE, 1e149])
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_scale_with_rewards(scored, name, scale):
+    y, z = scored
+    metric, in_units_of_reward = METRICS[name]
+    expected = np.asarray(metric(y, z))
+    np.testing.assert_allclose(
+        np.asarray(metric(y * scale, z)) / (scale if in_units_of_reward else 1),
+        expected,
+        rtol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_of_the_largest_scores(scored, name):
+    y, z = scored
+    end = np.finfo(float).max
+    far = np.where(z > 0.5, end, np.where(z < -0.5, -end, 0.0))
+    levels = np.where(z > 0.5, 1e3, np.where(z < -0.5, -1e3, 0.0))
+    metric = METRICS[name][0]
+    np.testing.assert_allclose(metric(y, far), metric(y, levels), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_rewards_too_large_for_metrics_are_named(scored, name):
+    y, z = scored
+    with pytest.raises(ValueError, match=r"y has numbers .* too large"):
+        METRICS[name][0](np.where(y > 0.5, 1.7e308, -1.7e308), z)
+
+
+@pytest.mark.parametrize("scale", [1e-140, TINY, HUGE, 1e140])
+def test_errors_and_intervals_scale_with_rewards(scored, scale):
+    y, z = scored
+
+    def figures(y):
+        _, error = soft_best_of_k_reward(
+            y, z, 3, 0.5, random_state=0, return_error=True
+        )
+        one = prompt_bootstrap(
+            best_of_k_reward, y, z, k=3, n_resamples=199, random_state=0
+        )
+        two = prompt_bootstrap(
+            best_of_k_reward, y, z, versus=-z, k=[3, 6], n_resamples=199, random_state=0
+        )
+        return np.concatenate(
+            [
+                [error, one.value, one.low, one.high, one.standard_error],
+                *(two.value, two.low, two.high, two.standard_error),
+            ]
+        )
+
+    np.testing.assert_allclose(figures(y * scale) / scale, figures(y), rtol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [TINY, HUGE])
+def test_report_scales_with_rewards(scored, scale):
+    y, z = scored
+    pytest.importorskip("pandas")
+    settings = {"ks": (3, 6), "n_resamples": 99, "random_state": 0}
+    plain, scaled = (report(Fixed(z), None, r, **settings) for r in (y, y * scale))
+    unit = np.where(
+        plain.index.get_level_values(1).isin(["base", "greedy", "sampled", "oracle"]),
+        scale,
+        1.0,
+    )
+    np.testing.assert_allclose(scaled.to_numpy() / unit[:, None], plain, rtol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-140, 1e140])
+def test_metrics_do_not_mind_the_scale_of_weights(scored, rng, scale):
+    y, z = scored
+    weight = rng.random(len(y))
+    for metric in (
+        lambda w: base_reward(y, prompt_weight=w),
+        lambda w: best_of_k_reward(y, z, [2, 4], prompt_weight=w),
+        lambda w: recovery(y, z, 4, prompt_weight=w),
+        lambda w: soft_best_of_k_reward(
+            y, z, 3, 1.0, random_state=0, return_error=True, prompt_weight=w
+        ),
+    ):
+        np.testing.assert_allclose(metric(weight * scale), metric(weight), rtol=1e-9)
+    with pytest.raises(ValueError, match=r"prompt_weight has numbers .* too large"):
+        base_reward(y, prompt_weight=np.full(len(y), 1e200))
+
+
+def test_constant_rewards_in_metrics(scored):
+    z = scored[1]
+    y = np.full(z.shape, 0.1)
+    for metric in (
+        lambda: base_reward(y),
+        lambda: best_of_k_reward(y, z, 3),
+        lambda: soft_best_of_k_reward(y, z, 3, 1.0, random_state=0),
+    ):
+        assert metric() == pytest.approx(0.1, rel=1e-12)
+    assert win_rate(y, z, 3) == pytest.approx(0.5)
+    with pytest.warns(UndefinedMetricWarning, match="the oracle gains nothing"):
+        assert np.isnan(recovery(y, z, 3))
+    interval = prompt_bootstrap(base_reward, y, n_resamples=99, random_state=0)
+    assert interval.low == pytest.approx(0.1) and interval.high == pytest.approx(0.1)
+
+
+def test_score_names_rewards_that_are_too_large(sets):
+    X, y = sets
+    for probe in (QProbePolicy(), QProbeRegressor()):
+        with pytest.raises(ValueError, match=r"y has numbers .* too large"):
+            probe.fit(X, y).score(X, y * 1e200)
+    scores = QProbeRegressor().fit(X, y * HUGE).score(X, y * HUGE)
+    assert scores == pytest.approx(QProbeRegressor().fit(X, y).score(X, y))
+
+
+# --- preprocessing
+
+EVERY = ["mean", "nearest", "density", "duplicates", "rank"]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize(
+    "scale, dtype",
+    [
+        (2.0**-400, np.float64),
+        (2.0**400, np.float64),
+        (2.0**-45, np.float32),
+        (2.0**45, np.float32),
+        (2.0**-8, np.float16),
+        (2.0**13, np.float16),
+    ],
+)
+def test_sibling_features_do_not_mind_the_scale(rng, metric, scale, dtype):
+    X = rng.normal(size=(20, 5, 8)).astype(np.float16)  # exact in all types
+    scaled = (X.astype(np.float64) * scale).astype(dtype)
+    make = SiblingFeatures(EVERY, metric=metric, embedding="drop")
+    expected = make.fit_transform(X.astype(np.float64))
+    rtol = 1e-9 if dtype == np.float64 else 2e-2 if dtype == np.float16 else 1e-4
+    np.testing.assert_allclose(make.fit_transform(scaled), expected, atol=rtol)
+
+
+def test_sibling_features_see_the_angle_of_tiny_embeddings(rng):
+    # Squares of the small ones vanish in float32; their angles are as good as others'.
+    X = rng.normal(size=(20, 5, 8)).astype(np.float32)
+    mixed = X.copy()
+    mixed[:, 1] *= np.float32(2.0**-100)
+    make = SiblingFeatures(EVERY, embedding="drop")
+    np.testing.assert_allclose(
+        make.fit_transform(mixed), make.fit_transform(X), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize(
+    "scale, dtype",
+    [
+        (1e200, np.float64),
+        (1e-200, np.float64),
+        (1e25, np.float32),
+        (1e-25, np.float32),
+    ],
+)
+def test_sibling_features_name_sizes_that_are_too_much(rng, metric, scale, dtype):
+    X = (rng.normal(size=(3, 4, 2)) * scale).astype(dtype)
+    with pytest.raises(ValueError, match=r"X has numbers .*Rescale X"):
+        SiblingFeatures(metric=metric).fit(X)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize("embedding", ["keep", "center", "drop"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 4, 2), (3, 1, 2), (1, 4, 1), (1, 1, 1)])
+@pytest.mark.parametrize("constant", [0.0, 7.0])
+def test_sibling_features_of_equal_candidates(
+    metric, embedding, dtype, shape, constant
+):
+    X = np.full(shape, constant, dtype=dtype)
+    make = SiblingFeatures([*EVERY, "share"], metric=metric, embedding=embedding)
+    out = make.fit_transform(X)
+    features = out[..., shape[2] if embedding != "drop" else 0 :]
+    np.testing.assert_array_equal(features, 0)
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e100])
+def test_per_candidate_standardises_any_size(sets, scale):
+    X = sets[0]
+    X = np.concatenate([X * scale, np.full_like(X[..., :1], 3.0)], axis=2)
+    out = PerCandidate(StandardScaler()).fit_transform(X)
+    np.testing.assert_allclose(out[..., :-1].std(axis=(0, 1)), 1)
+    np.testing.assert_array_equal(out[..., -1], 0)
+
+
+# --- networks
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("Probe, loss", PROBES)
+def test_networks_of_constant_and_scaled_features(sets, Probe, loss, dtype):
+    pytest.importorskip("torch")
+    X, y = sets
+    ends = np.array([1e-25, 1.0, 1e25, 0.0])
+    shift = np.array([0.0, 0.0, 0.0, 3.0])
+    options = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
+    plain = Probe(loss, **options).fit(X * [1, 1, 1, 0], y)
+    Z = (X * ends + shift).astype(dtype)
+    probe = Probe(loss, **options).fit(Z, y)
+    assert_close(values_of(probe, Z), values_of(plain, X * [1, 1, 1, 0]), 1e-2)
+
+
+@pytest.mark.parametrize("scale", [TINY, HUGE])
+@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
+def test_networks_of_scaled_rewards(sets, loss, scale):
+    pytest.importorskip("torch")
+    X, y = sets
+    options = {"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0}
+    plain = QProbePolicy(loss, **options).fit(X.astype(np.float32), y)
+    scaled = QProbePolicy(loss, **options).fit(X.astype(np.float32), y * scale)
+    assert_close(scaled.decision_function(X) / scale, plain.decision_function(X))
+
+
+def test_networks_name_rewards_that_are_too_large(sets):
+    pytest.importorskip("torch")
+    X, y = sets
+    policy = QProbePolicy("policy_gradient", hidden_layer_sizes=(8,), max_iter=2)
+    with pytest.raises(ValueError, match=r"y has numbers .* too large"):
+        policy.fit(X.astype(np.float32), y * HUGE)
+
+
+# --- anything else
+
+sizes = st.sampled_from(
+    [0.0, 5e-324, 1e-200, 1e-40, 1e-8, 1.0, 1e8, 1e38, 1e200, 1e308]
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    data=st.data(),
+    probe=st.sampled_from([*PROBES, *((QProbePolicyCV, loss) for loss in LOSSES)]),
+    dtype=st.sampled_from([np.float16, np.float32, np.float64]),
+)
+def test_finite_or_an_error_that_names_the_cause(data, probe, dtype):
+    Probe, loss = probe
+    n, k, d = (data.draw(st.integers(2, 5)) for _ in range(3))
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    columns = np.array([data.draw(sizes) for _ in range(d)])
+    with np.errstate(over="ignore", under="ignore"):
+        X = (rng.uniform(-1, 1, size=(n, k, d)) * columns).astype(dtype)
+    y = rng.choice([0.0, 0.3, 1.0], size=(n, k)) * data.draw(sizes)
+    weight = rng.choice([0.0, 1.0], size=(n, k)) * data.draw(sizes)
+    weight[:, 0] = 1.0
+    alpha = data.draw(st.sampled_from([0.0, 1e-300, 1e-4, 1.0, 1e12, 1e300]))
+    settings = {"alpha": alpha, "max_iter": 50, "random_state": 0}
+    if Probe is QProbePolicyCV:
+        settings = {"alphas": [alpha, 1.0], "cv": 2, "max_iter": 50, "random_state": 0}
+    probe = Probe([loss] if Probe is QProbePolicyCV else loss, **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "No prompt has anything to learn from")
+        try:
+            probe.fit(X, y, sample_weight=weight)
+            values = values_of(probe, X)
+        except ValueError as error:
+            words = (
+                "Input X ",
+                "X ",
+                "y ",
+                "sample_weight ",
+                "The coefficients cannot be computed",
+            )
+            assert str(error).startswith(words)
+            return
+    assert np.isfinite(probe.coef_).all() and np.isfinite(probe.intercept_)
+    assert np.isfinite(values).all()
+    if Probe is QProbeRegressor:
+        return
+    proba = probe.predict_proba(X)
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)
+    assert 0 <= probe.score(X, y) <= y.max() * (1 + 1e-9)
