@@ -429,7 +429,7 @@ def test_what_is_no_loss_raises(loss, sets):
         QProbePolicy(loss=loss).fit(*sets)
 
 
-@pytest.mark.parametrize("value", [0, -1.0, np.nan])
+@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf])
 @pytest.mark.parametrize("name, settings", SETTINGS)
 def test_settings_must_be_positive(name, settings, value, sets):
     (setting,) = settings
