@@ -8,6 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 import skqprobe
+from skqprobe._array_api import to_host
 from skqprobe._base import BaseQProbe
 from skqprobe._choice import check_temperature
 from skqprobe._regressor import QProbeRegressor
@@ -170,7 +171,7 @@ def _split(model):
 
 def _fold(scalers, probe):
     """Compute coefficients and intercept for features that are not scaled."""
-    coef, intercept = probe.coef_, probe.intercept_
+    coef, intercept = np.asarray(to_host(probe.coef_)), probe.intercept_
     for scaler in reversed(scalers):
         coef = coef.astype(np.float64)
         if scaler.with_std:

@@ -358,7 +358,7 @@ class PairwiseLogistic(_PairwiseLoss):
 
 
 class PairwiseHinge(_PairwiseLoss):
-    """Preference clip loss of the paper.
+    """Preference loss "clip" of the code that the paper's authors published.
 
     The mean over pairs with ``r_i > r_j`` of ``max(0, margin - (z_i - z_j))``. Costs
     O(k**2) a prompt.
@@ -366,8 +366,8 @@ class PairwiseHinge(_PairwiseLoss):
     Parameters
     ----------
     margin : float, default=0.1
-        By how much the better candidate should lead; above 0. The default is the
-        paper's.
+        By how much the better candidate should lead; above 0. The default is that of
+        the authors' code.
     """
 
     def __init__(self, margin=0.1):

@@ -3,6 +3,7 @@
 The latter has nothing but the standard, and a device that numpy cannot read.
 """
 
+import json
 import re
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,10 @@ from skqprobe import (
     sample_candidates,
 )
 from skqprobe._sklearn import ARRAY_API_SUPPORT
+from skqprobe.io import to_json
 from skqprobe.losses import LOSSES
 from skqprobe.metrics import best_of_k_reward, expected_reward, prompt_bootstrap
+from skqprobe.preprocessing import SiblingFeatures
 from skqprobe.solvers import _conditioner
 
 if not ARRAY_API_SUPPORT:
@@ -371,6 +374,19 @@ def test_sample_candidates(place, sets):
     expected = sample_candidates(proba, size=3, random_state=0)
     found = sample_candidates(place.put(proba), size=3, random_state=0)
     assert_array_equal(place.get(found), expected)
+
+
+def test_export_of_a_probe_on_a_device(place, sets):
+    X, y = sets
+    policy = QProbePolicy().fit(place.put(X), y)
+    written = json.loads(to_json(policy))
+    assert_array_equal(written["coef"], place.get(policy.coef_))
+
+
+def test_sibling_features_come_to_the_host(place, sets):
+    features = SiblingFeatures(embedding="drop")
+    expected = features.fit_transform(sets[0])
+    assert_allclose(features.fit_transform(place.put(sets[0])), expected)
 
 
 def scikit_learn_checks():

@@ -257,7 +257,9 @@ def with_label(label, place=5):
             with_label(Decimal("NaN")), r"groups contains .*NaN", id="Decimal"
         ),
         pytest.param(
-            with_label(np.datetime64("NaT")), r"groups contains .*NaT", id="numpy NaT"
+            with_label(np.datetime64("NaT", "s")),
+            r"groups contains .*NaT",
+            id="numpy NaT",
         ),
         pytest.param(
             lambda g: np.where(np.arange(len(g)) == 5, np.nan, 1.0),

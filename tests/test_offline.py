@@ -87,7 +87,7 @@ def fit_everything():
     GridSearchCV(QProbePolicy(), {"alpha": [1, 0.1]}, cv=2).fit(X, y).predict(X)
     make_probe_pipeline().fit(X, y).predict(X)
     if importlib.util.find_spec("torch"):
-        QProbePolicy(hidden_layer_sizes=(3,), max_iter=2).fit(X, y).predict(X)
+        QProbePolicy(hidden_layer_sizes=(3,), tol=1).fit(X, y).predict(X)
 
 
 def judge():

@@ -296,6 +296,7 @@ class SiblingFeatures(
 
     def _check_input(self, X, groups, reset):
         X, shape = check_candidates(self, X, reset=reset)
+        X = np.asarray(X)  # from a device, if it is there
         is_double = X.dtype == np.float64
         low, high = (SMALLEST, LARGEST) if is_double else SINGLE_SIZES
         check_size(X, "X", low, high, ", as StandardScaler does")
