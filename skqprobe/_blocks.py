@@ -57,7 +57,7 @@ class BlockReader:
 
     def raw(self, rows):
         """Read rows as they are: a view where `rows` is a slice."""
-        block = self.X[rows]
+        block = take_rows(self.X, rows)
         if self._map is not None:
             self._n_bytes += block.nbytes
             if self._n_bytes > KEPT_BYTES:
@@ -70,6 +70,15 @@ class BlockReader:
         """Read rows: a view where that is possible."""
         block = self.raw(rows)
         return half_to_single(block) if block.dtype == np.float16 else block
+
+
+def take_rows(X, rows):
+    """Index the first axis: ``X[rows]``, which for scattered rows is four times slower.
+
+    Only for arrays in C order: `take` would copy all of another.
+    """
+    scattered = isinstance(X, np.ndarray) and isinstance(rows, np.ndarray)
+    return X.take(rows, axis=0) if scattered and X.flags.c_contiguous else X[rows]
 
 
 def _file_mapping(X):

@@ -15,6 +15,7 @@ from sklearn.utils.validation import validate_data
 
 from skqprobe._array_api import DeviceArray, float_dtypes, namespace, to_host
 from skqprobe._blocks import BlockReader, is_finite, row_blocks
+from skqprobe._segments import stable_order
 from skqprobe._sizes import SMALLEST, check_size
 
 NO_GROUPS = (
@@ -25,6 +26,9 @@ NO_GROUPS = (
     "a search over a Pipeline, before scikit-learn 1.8, scores with them only given "
     "scoring=sklearn.metrics.check_scoring(QProbePolicy())."
 )
+
+LABELS_AT_ONCE = 2**14
+"""How many labels are hashed or compared at a time: few enough to stay in cache."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,9 @@ class Layout:
 
     def by_size(self):
         """Yield the prompts of each size, and their rows: (n_such_prompts, size)."""
-        for size in np.unique(self.sizes):
-            prompts = np.flatnonzero(self.sizes == size)
+        sizes, counts = np.unique(self.sizes, return_counts=True)
+        of_size = np.split(stable_order(self.sizes), np.cumsum(counts)[:-1])
+        for size, prompts in zip(sizes, of_size, strict=True):
             yield prompts, self.offsets[prompts][:, None] + np.arange(size)
 
     def split(self, n_candidates, random_state):
@@ -112,11 +117,12 @@ class Layout:
         """
         n_sets = -(-self.sizes // n_candidates)
         prompt = np.repeat(np.arange(self.n_prompts), self.sizes)
-        shuffled = np.lexsort((random_state.random_sample(self.n_rows), prompt))
+        shuffled = np.argsort(random_state.random_sample(self.n_rows), kind="stable")
+        shuffled = shuffled[stable_order(prompt[shuffled])]
         rank = np.arange(self.n_rows) - np.repeat(self.offsets[:-1], self.sizes)
         first_set = np.concatenate(([0], np.cumsum(n_sets[:-1])))
         label = first_set[prompt] + rank % n_sets[prompt]
-        dealt = shuffled[np.argsort(label, kind="stable")]
+        dealt = shuffled[stable_order(label)]
         order = dealt if self.order is None else self.order[dealt]
         return (
             replace(self, order=order, offsets=_offsets(np.bincount(label))),
@@ -159,8 +165,7 @@ def check_layout(shape, groups=None):
     if prompts[-1] == len(prompts) - 1:
         return Layout(shape, np.append(starts, shape[0]))
     codes = np.repeat(prompts, np.diff(np.append(starts, shape[0])))
-    order = np.argsort(codes, kind="stable")
-    return Layout(shape, _offsets(np.bincount(codes)), order)
+    return Layout(shape, _offsets(np.bincount(codes)), stable_order(codes))
 
 
 def _check_groups(groups, shape):
@@ -193,16 +198,77 @@ def _check_groups(groups, shape):
 
 def _encode(labels):
     """Give each label the number of its first appearance."""
-    if labels.dtype.kind in "biufmM":
+    kind = labels.dtype.kind
+    if kind == "f":
         _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-        rank = np.empty(len(first), dtype=np.intp)
-        rank[np.argsort(first)] = np.arange(len(first))
-        return rank[inverse]
-    numbers: dict = {}
+        return _number(first[inverse])
+    if kind in "biumM":
+        return _number(_first_rows(labels.astype(np.int64, copy=False)))
+    if kind in "US":
+        first = _first_rows(_hash_characters(labels))
+    else:
+        labels = np.fromiter(labels.tolist(), dtype=object, count=len(labels))
+        try:
+            first = _first_rows(np.fromiter(map(hash, labels), np.int64, len(labels)))
+        except TypeError as error:
+            raise ValueError(f"groups must hold hashable labels: {error}.") from error
+    # Equal labels have equal hashes; whether different ones have different hashes is
+    # to be seen. A missing label is None, or not equal to itself.
+    has_none = kind not in "US" and any(label is None for label in labels)
+    if has_none or not _are_equal(labels, first):
+        return _encode_one_by_one(labels)
+    return _number(first)
+
+
+def _number(first):
+    """Give each row the rank of the row where its label is first, among such rows."""
+    return (np.cumsum(first == np.arange(len(first))) - 1)[first]
+
+
+def _first_rows(keys):
+    """Find the first row with the same key, for keys of int64: in a hash table."""
+    n = len(keys)
+    slots = keys & (2 ** n.bit_length() - 1)
+    table = np.empty(2 ** n.bit_length(), dtype=np.intp)
+    table[slots[::-1]] = np.arange(n)[::-1]  # of all that are put in a slot, the last
+    first = table[slots]
+    # Some keys find their slot taken by another.
+    rest = np.flatnonzero(keys[first] != keys)
+    _, where, inverse = np.unique(keys[rest], return_index=True, return_inverse=True)
+    first[rest] = rest[where[inverse]]
+    return first
+
+
+def _hash_characters(labels):
+    """Hash strings of numpy, block by block, in which they stay in cache."""
+    unit = np.uint32 if labels.dtype.kind == "U" else np.uint8
+    characters = labels.view(unit).reshape(len(labels), -1)
+    hashes = np.zeros(len(labels), dtype=np.uint64)
+    for start in range(0, len(labels), LABELS_AT_ONCE):
+        some = hashes[start : start + LABELS_AT_ONCE]
+        for column in characters[start : start + LABELS_AT_ONCE].T:
+            some *= np.uint64(0x9E3779B97F4A7C15)  # odd: the golden ratio's digits
+            some += column
+            some ^= some >> np.uint64(32)  # so that high bits count in low ones
+    return hashes.view(np.int64)
+
+
+def _are_equal(labels, first):
+    """Tell whether each label equals that of the row it is given, by blocks."""
+    blocks = (
+        slice(start, start + LABELS_AT_ONCE)
+        for start in range(0, len(labels), LABELS_AT_ONCE)
+    )
     try:
-        codes = [numbers.setdefault(label, len(numbers)) for label in labels.tolist()]
-    except TypeError as error:
-        raise ValueError(f"groups must hold hashable labels: {error}.") from error
+        return all((labels[b] == labels[first[b]]).all() for b in blocks)
+    except (TypeError, ValueError):  # pandas.NA will not be compared
+        return False
+
+
+def _encode_one_by_one(labels):
+    """Do what `_encode` does, in the slow way that needs nothing but a dictionary."""
+    numbers: dict = {}
+    codes = [numbers.setdefault(label, len(numbers)) for label in labels.tolist()]
     for label in numbers:
         if _is_missing(label):
             raise ValueError(

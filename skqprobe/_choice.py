@@ -178,14 +178,19 @@ def check_proba(proba, groups):
     layout : Layout
     """
     rows, layout = check_scored(proba, groups, "proba")
-    total = segment_sum(rows, layout.offsets)
-    if (rows < 0).any() or (abs(total - 1) > 1e-3).any():
+    check_sums_to_one(rows, layout)
+    return rows, layout
+
+
+def check_sums_to_one(proba, layout):
+    """Raise unless these are choice probabilities, prompt by prompt."""
+    total = segment_sum(proba, layout.offsets)
+    if (proba < 0).any() or (abs(total - 1) > 1e-3).any():
         raise ValueError(
             "proba must be non-negative and sum to 1 inside each prompt; the lowest is "
-            f"{rows.min():.3g}, and the sums go from {total.min():.3g} to "
+            f"{proba.min():.3g}, and the sums go from {total.min():.3g} to "
             f"{total.max():.3g}."
         )
-    return rows, layout
 
 
 def warn_without_groups(layout, stacklevel=3):

@@ -5,11 +5,30 @@ empty.
 """
 
 import numpy as np
+from scipy.sparse import csr_array
+
+
+def stable_order(codes):
+    """Order rows by non-negative integers, equal ones as they stand.
+
+    The same as a stable argsort, which takes ten times as long for many rows: scipy
+    sorts the columns of a sparse row by counting.
+    """
+    n = len(codes)
+    row = csr_array((np.arange(n), codes, [0, n]), shape=(1, codes.max() + 1))
+    return row.tocsc().data
 
 
 def segment_sum(values, offsets):
     """Sum inside each prompt, along axis 0."""
-    return np.add.reduceat(values, offsets[:-1], axis=0)
+    if values.ndim == 1:
+        return np.add.reduceat(values, offsets[:-1])
+    # Along the first of two axes numpy takes ten times as long. In float64, since the
+    # product adds one number after the other, where numpy adds sums of a few.
+    n_rows = len(values)
+    parts = np.ones(n_rows), np.arange(n_rows), offsets
+    total = csr_array(parts, shape=(len(offsets) - 1, n_rows)) @ values
+    return total.astype(values.dtype, copy=False)
 
 
 def segment_max(values, offsets):

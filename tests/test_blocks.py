@@ -5,7 +5,13 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from skqprobe import QProbePolicy, _blocks
-from skqprobe._blocks import BlockReader, half_to_single, is_finite, row_blocks
+from skqprobe._blocks import (
+    BlockReader,
+    half_to_single,
+    is_finite,
+    row_blocks,
+    take_rows,
+)
 
 
 def test_half_to_single_is_exact():
@@ -104,3 +110,10 @@ def test_predict_finds_what_is_not_finite(dtype, coefficient, sets):
         X[3, 1, 2] = bad
         with pytest.raises(ValueError, match=r"The first is X\[3, 1, 2\]"):
             policy.predict(X)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_scattered_rows_are_those_of_an_index(order, rng):
+    X = np.asarray(rng.normal(size=(50, 3)), order=order)
+    for rows in (rng.permutation(50)[:20], rng.integers(0, 50, (4, 2)), slice(3, 9)):
+        assert_array_equal(take_rows(X, rows), X[rows])

@@ -77,6 +77,60 @@ def test_relabelled_groups_give_the_same_layout(labels):
         assert prompts_of(check_layout((len(labels),), renamed)) == members(labels)
 
 
+class Same:
+    """Labels that are told apart by == alone."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __hash__(self):
+        return 0
+
+    def __eq__(self, other):
+        return self.name == other.name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda i: -i,  # in Python, -1 and -2 have the same hash
+        lambda i: i << 40,  # all the same in their low bits
+        lambda i: 2**63 + i,
+        lambda i: f"{i}" * 20_000,
+        lambda i: f"{i}".encode(),
+        lambda i: "\U0001f600" * i,
+        lambda i: Same(i),
+        lambda i: np.datetime64("2020-01-01") + i,
+        lambda i: complex(0, i),
+    ],
+)
+@pytest.mark.parametrize("as_array", [True, False])
+def test_labels_whose_hashes_are_alike_are_told_apart(rng, name, as_array):
+    numbers = rng.integers(0, 7, size=60)
+    labels = [name(int(number)) for number in numbers]
+    labels = np.array(labels) if as_array else labels
+    layout = check_layout((60,), labels)
+    assert prompts_of(layout) == members(numbers.tolist())
+
+
+@pytest.mark.parametrize("kind", ["U3", "S3", object])
+def test_a_collision_of_hashes_is_noticed(rng, monkeypatch, kind):
+    numbers = rng.integers(0, 7, size=60)
+    labels = numbers.astype("U3").astype(kind)
+    monkeypatch.setattr(
+        "skqprobe._candidates._hash_characters",
+        lambda labels: np.zeros(len(labels), dtype=np.int64),
+    )
+    assert prompts_of(check_layout((60,), labels)) == members(numbers.tolist())
+
+
+def test_labels_of_many_blocks(rng, monkeypatch):
+    monkeypatch.setattr("skqprobe._candidates.LABELS_AT_ONCE", 16)
+    numbers = rng.integers(0, 30, size=100)
+    for labels in (numbers.astype(str), numbers.astype(str).astype(object)):
+        assert prompts_of(check_layout((100,), labels)) == members(numbers.tolist())
+
+
 @quick
 @given(ragged)
 def test_to_rows_and_from_rows_are_inverse(labels):

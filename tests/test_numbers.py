@@ -272,8 +272,9 @@ def test_more_features_than_rows(rng, Probe, loss, dtype):
     basis = np.linalg.qr(X.reshape(20, 60).T)[0]
     wide = fit(loss, X.astype(dtype), y, 0.1, Probe)
     narrow = fit(loss, X @ basis, y, 0.1, Probe)
-    # Where a fit without a sharp minimum ends is a matter of its tolerance.
-    rtol = 2e-2 if loss in ("pairwise_hinge", "policy_gradient") else 5e-3
+    # Where a fit without a sharp minimum ends is a matter of its tolerance; where one
+    # with kinks does, of rounding.
+    rtol = {"pairwise_hinge": 0.1, "policy_gradient": 2e-2}.get(loss, 5e-3)
     assert_close(wide.coef_, basis @ narrow.coef_, rtol)
 
 

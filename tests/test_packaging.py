@@ -27,7 +27,8 @@ def project():
 
 
 def name_of(requirement):
-    return re.match(r"[\w.-]+", requirement)[0].lower()
+    """Name a package as pip compares names."""
+    return re.sub(r"[_.-]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 
 @pytest.fixture(scope="module")

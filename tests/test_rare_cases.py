@@ -41,7 +41,7 @@ def test_a_search_scores_rows_without_groups_by_a_function_of_the_users(rng):
         shapes.append((X.shape, y.shape))
         return -np.mean((policy.decision_function(X) - y) ** 2)
 
-    search = QProbePolicyCV("squared_error", alphas=[1.0], scoring=scoring, cv=3)
+    search = QProbePolicyCV(["squared_error"], alphas=[1.0], scoring=scoring, cv=3)
     search.fit(X, y)
     assert shapes == [((10, 2), (10,))] * 3
     folds = [np.arange(30) // 10 == fold for fold in range(3)]
@@ -54,7 +54,7 @@ def test_a_search_scores_rows_without_groups_by_a_function_of_the_users(rng):
 
 def test_a_search_without_any_choice_finds_nothing(rng):
     X, y = rng.normal(size=(12, 2)), rng.normal(size=12)
-    search = QProbePolicyCV("contrastive_policy_gradient", alphas=[1.0], cv=3)
+    search = QProbePolicyCV(["contrastive_policy_gradient"], alphas=[1.0], cv=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that there are no groups
         search.fit(X, y)

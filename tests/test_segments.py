@@ -10,6 +10,7 @@ from skqprobe._segments import (
     segment_mean,
     segment_sum,
     spread,
+    stable_order,
 )
 
 SIZES = [3, 1, 1, 5, 2]
@@ -25,6 +26,20 @@ def values(request, rng):
 def test_sum(values):
     expected = [sum(values[rows]) for rows in PROMPTS]
     assert_allclose(segment_sum(values, OFFSETS), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sum_of_many_numbers_keeps_its_digits(rng, dtype):
+    values = rng.normal(3, size=(4000, 2)).astype(dtype)
+    total = segment_sum(values, np.array([0, 4000]))
+    assert total.dtype == dtype
+    assert_allclose(total[0], values.sum(axis=0, dtype=np.float64), rtol=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, 2, 1000])
+def test_stable_order_is_a_stable_argsort(rng, n):
+    codes = rng.integers(0, 1 + n // 3, size=n)
+    assert_array_equal(stable_order(codes), np.argsort(codes, kind="stable"))
 
 
 def test_max(rng):

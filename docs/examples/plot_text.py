@@ -124,7 +124,8 @@ colors = ["C0" if name in embedders else "0.45" for name in names]
 ax.hlines(names, low, high, colors, linewidth=2.5)
 ax.scatter(mean, names, c=colors, s=50, zorder=3)
 ax.axvline(base_reward(y[test]), color="0.4", linestyle="--", linewidth=1)
-ax.text(base_reward(y[test]) + 0.01, names[2], "base", color="0.4")
+middle = {"y": 0.5, "transform": ax.get_xaxis_transform()}
+ax.text(base_reward(y[test]) + 0.01, s="base", color="0.4", **middle)
 ax.set(xlabel="reward of the chosen one (95% interval)", xlim=(0.3, 1))
 ax.grid(axis="x", alpha=0.3)
 plt.show()

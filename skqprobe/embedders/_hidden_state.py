@@ -71,9 +71,9 @@ class CausalLMEmbedder(BaseEmbedder):
         """
         if not batches:
             return  # all known: the model need not be loaded
+        lm = load_causal_lm(self)  # says what to install, where torch is not
         import torch
 
-        lm = load_causal_lm(self)
         pairs = [lm.encode_pair(*_parse(text)) for batch in batches for text in batch]
         pairs = lm.fit_context(pairs, self.max_length)
         places = [(n, i) for n, batch in enumerate(batches) for i in range(len(batch))]

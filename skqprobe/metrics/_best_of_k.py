@@ -1,6 +1,8 @@
 """Choices among random sets of k candidates: exact, or by Monte Carlo, by prompt."""
 
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 
 import numpy as np
 from scipy.special import entr
@@ -15,8 +17,11 @@ DRAWS_AT_ONCE = 2**21
 
 def order_by_score(scores, layout):
     """Sort the rows of each prompt by score, the lowest first."""
-    prompt = np.repeat(np.arange(layout.n_prompts), layout.sizes)
-    return np.lexsort((scores, prompt))
+    order = np.empty(layout.n_rows, dtype=np.intp)
+    for _, rows in layout.by_size():  # many short sorts, not a long one
+        by_score = np.argsort(scores[rows], axis=1, kind="stable")
+        order[rows] = np.take_along_axis(rows, by_score, axis=1)
+    return order
 
 
 def average_ties(values, scores, layout):
@@ -73,7 +78,7 @@ class SoftBestOfK:
     reward : ndarray
         Expected reward.
     error : ndarray
-        Standard error of the reward by Monte Carlo.
+        Standard error of the reward by Monte Carlo; 0 where every set is taken.
     entropy : ndarray
         Mean entropy of the choice, in nats.
     perplexity : ndarray
@@ -100,7 +105,8 @@ def soft_best_of_k(rewards, scores, ks, temperature, layout, n_draws, random_sta
     layout : Layout
         Which rows belong to which prompt.
     n_draws : int
-        Number of random sets of each prompt, where one is not enough.
+        Number of random sets of each prompt; where there are no more sets than that,
+        every set is taken, once.
     random_state : int, RandomState instance or None
         Determines the sets.
 
@@ -116,21 +122,26 @@ def soft_best_of_k(rewards, scores, ks, temperature, layout, n_draws, random_sta
     out = np.full((4, layout.n_prompts, len(ks)), np.nan)
     for prompts, rows in layout.by_size():
         m = rows.shape[1]
-        step = max(1, DRAWS_AT_ONCE // (n_draws * m))
         for column, k in enumerate(ks):
             if k > m:
                 continue
+            n_sets = comb(m, k)
+            every_set = None
+            if n_sets <= n_draws:
+                every_set = np.array(list(combinations(range(m), k)))
+            step = max(1, DRAWS_AT_ONCE // (min(n_sets, n_draws) * m))
             for start in range(0, len(prompts), step):
                 some = rows[start : start + step]
-                if k < m:
+                if every_set is not None:
+                    some = some[:, every_set]
+                else:
                     draws = rng.random_sample((len(some), n_draws, m))
                     drawn = np.argpartition(draws, k - 1, axis=-1)[..., :k]
                     some = np.take_along_axis(some[:, None], drawn, axis=-1)
-                else:
-                    some = some[:, None]
-                out[:, prompts[start : start + step], column] = _soft_choice(
-                    rewards[some], scores[some], temperature
-                )
+                chosen = _soft_choice(rewards[some], scores[some], temperature)
+                out[:, prompts[start : start + step], column] = chosen
+                if every_set is not None:
+                    out[1, prompts[start : start + step], column] = 0
     soft = SoftBestOfK(*out)
     exact = (ks == 1) | (temperature == 0)
     soft.reward[:, exact] = best_of_k(rewards, scores, ks[exact], layout)

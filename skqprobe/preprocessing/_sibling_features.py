@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._blocks import row_blocks, take_rows
 from skqprobe._candidates import check_candidates, check_layout
 from skqprobe._choice import warn_without_groups
 from skqprobe._estimator import BaseEstimator
@@ -17,7 +18,7 @@ from skqprobe._sizes import LARGEST, SMALLEST, check_size
 from skqprobe._sklearn import Interval, StrOptions, _fit_context, feature_names_in
 
 PAIRS_AT_ONCE = 2**21
-"""How many distances between candidates are made at a time."""
+"""How many distances between candidates are made at a time, from as many numbers."""
 
 SAMPLED_PAIRS = 2**20
 """From how many distances of the training prompts scales are learned, at most."""
@@ -225,7 +226,9 @@ class SiblingFeatures(
         """
         check_is_fitted(self, "feature_scales_")
         X, layout = self._check_input(X, groups, reset=False)
-        return self._append(X, layout, self._features(X, layout) * self.feature_scales_)
+        features = self._features(X, layout)
+        features *= self.feature_scales_
+        return self._append(X, layout, features)
 
     def get_feature_names_out(self, input_features=None):
         """Get the names of the output features.
@@ -272,10 +275,10 @@ class SiblingFeatures(
         features = fitted._features(X, layout)
         variance = self.weight
         if self.embedding != "drop":
-            variance *= np.var(X, axis=0, dtype=np.float64).sum() / features.shape[1]
+            variance *= _total_variance(X) / features.shape[1]
         deviation = features.std(axis=0)
         fitted.feature_scales_ = np.sqrt(variance) / np.where(deviation, deviation, 1)
-        features = features * fitted.feature_scales_
+        features *= fitted.feature_scales_
         self.__dict__ = fitted.__dict__
         return X, layout, features
 
@@ -325,10 +328,11 @@ class SiblingFeatures(
             k = rows.shape[1]
             if layout.order is not None:
                 rows = layout.order[rows]
-            step = max(1, PAIRS_AT_ONCE // k**2)
+            step = max(1, PAIRS_AT_ONCE // (k * max(k, X.shape[1])))
             for start in range(0, len(rows), step):
                 some = rows[start : start + step]
-                yield some, _distances(X[some, block], self.metric)
+                embeddings = take_rows(X, some)[..., block]
+                yield some, _distances(embeddings, self.metric)
 
     def _sampled(self, X, layout, block):
         """Distances between siblings, of as many prompts as it takes."""
@@ -382,7 +386,7 @@ class SiblingFeatures(
         if self.embedding == "keep":
             parts = [X, features]
         elif self.embedding == "center":
-            rows = X if layout.order is None else X[layout.order]
+            rows = X if layout.order is None else take_rows(X, layout.order)
             means = segment_mean(rows.astype(features.dtype), layout.offsets)
             centred = np.empty(X.shape, features.dtype)
             order = slice(None) if layout.order is None else layout.order
@@ -418,6 +422,12 @@ def _siblings(distances):
     k = distances.shape[1]
     distances[:, np.arange(k), np.arange(k)] = -1  # itself comes first, and is left out
     return np.sort(distances, axis=2)[:, :, 1:]
+
+
+def _total_variance(X):
+    """Sum of the variances of the columns, in float64; np.var would copy X."""
+    mean = X.mean(axis=0, dtype=np.float64)
+    return sum(((X[rows] - mean) ** 2).sum() for rows in row_blocks(X)) / len(X)
 
 
 def _learn_scale(sampled):

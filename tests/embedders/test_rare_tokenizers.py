@@ -10,6 +10,7 @@ tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
 from skqprobe.embedders import HiddenStateEmbedder, LikelihoodEmbedder  # noqa: E402
+from skqprobe.embedders._inputs import check_texts  # noqa: E402
 
 
 def with_tokenizer(tiny, folder, template, **special):
@@ -44,5 +45,5 @@ def test_an_empty_text_needs_a_token_to_begin_with(tiny, tmp_path):
 def test_a_batch_by_hand_is_that_of_transform(tiny):
     embedder = HiddenStateEmbedder(tiny)
     pairs = [("ab", "c"), ("a", "bcd")]
-    by_hand = embedder.embed_batch(embedder.make_texts(pairs))
+    by_hand = embedder.embed_batch(embedder.make_texts(check_texts(pairs)))
     np.testing.assert_allclose(by_hand, embedder.transform(pairs), rtol=1e-5)

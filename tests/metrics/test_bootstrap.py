@@ -86,6 +86,46 @@ def test_both_layouts_and_lists_of_k_agree(scored):
         assert type(getattr(one, name)) is float
 
 
+@pytest.mark.parametrize("as_labels", [str, lambda i: (i,), lambda i: -7 * i])
+def test_scattered_rows_with_any_labels_agree_with_sets(scored, rng, as_labels):
+    y, good, poor = scored
+    kwargs = {"k": [1, 4], "n_resamples": 300, "random_state": 0}
+    order = rng.permutation(y.size)
+    groups = [as_labels(int(i) // 6) for i in order]
+    # Resamples are of prompts in the order of their first appearance.
+    by_first = np.argsort(np.unique(order // 6, return_index=True)[1])
+    y_, good_, poor_ = (values[by_first] for values in (y, good, poor))
+    sets = prompt_bootstrap(best_of_k_reward, y_, good_, versus=poor_, **kwargs)
+    rows = prompt_bootstrap(
+        best_of_k_reward,
+        *(values.ravel()[order] for values in (y, good)),
+        versus=poor.ravel()[order].tolist(),
+        groups=groups,
+        **kwargs,
+    )
+    for name in ("value", "low", "high", "standard_error"):
+        np.testing.assert_allclose(getattr(rows, name), getattr(sets, name), atol=1e-12)
+
+
+def test_of_very_many_prompts_percentiles_are_taken(scored, monkeypatch):
+    y, scores, _ = scored
+    monkeypatch.setattr("skqprobe.metrics._bootstrap.MOST_FOR_BCA", 79)
+    monkeypatch.setattr("skqprobe.metrics._bootstrap.COUNTS_AT_ONCE", 10)
+    got = prompt_bootstrap(best_of_k_reward, y, scores, k=6, random_state=0)
+    by_prompt = np.take_along_axis(y, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
+    expected = bootstrap(
+        (by_prompt,),
+        np.mean,
+        method="percentile",
+        batch=8,
+        random_state=np.random.RandomState(0),
+    )
+    np.testing.assert_allclose(
+        [got.low, got.high, got.standard_error],
+        [*expected.confidence_interval, expected.standard_error],
+    )
+
+
 def test_metrics_of_probabilities_and_of_rewards_alone(scored):
     y, scores, _ = scored
     proba = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
