@@ -100,7 +100,7 @@ class Same:
         lambda i: f"{i}".encode(),
         lambda i: "\U0001f600" * i,
         lambda i: Same(i),
-        lambda i: np.datetime64("2020-01-01") + i,
+        lambda i: np.datetime64("2020-01-01") + np.timedelta64(i, "D"),
         lambda i: complex(0, i),
     ],
 )
