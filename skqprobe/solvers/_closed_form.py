@@ -74,7 +74,7 @@ def factor_normal_equations(gram, alpha):
 
     Of `gram` the lower triangle is read; it is overwritten.
     """
-    diagonal = gram.reshape(-1, order="A")[:: len(gram) + 1]  # a view
+    diagonal = np.einsum("ii->i", gram)  # a view
     diagonal += alpha / 2
     # A unit diagonal first: columns of very different scales cost no digits then.
     scale = np.sqrt(diagonal)
@@ -91,7 +91,6 @@ def factor_normal_equations(gram, alpha):
             solve = partial(cho_solve, factor, check_finite=False)
             return lambda moment: solve(moment / scale) / scale
     full = np.tril(gram) + np.tril(gram, -1).T
-
     solve = partial(lstsq, full, lapack_driver="gelsy", cond=1e-13)
     return lambda moment: solve(moment / scale)[0] / scale
 
