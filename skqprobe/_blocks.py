@@ -23,10 +23,15 @@ def compute_dtype(X):
     return np.result_type(X.dtype, np.float32)
 
 
+def rows_at_once(X, itemsize):
+    """How many rows of so many bytes a number make up a block of X; at least 1."""
+    n_bytes = DEVICE_BLOCK_BYTES if isinstance(X, DeviceArray) else BLOCK_BYTES
+    return max(1, n_bytes // max(1, X.shape[1] * itemsize))
+
+
 def row_blocks(X):
     """Slices of rows that cover X, each of about BLOCK_BYTES or DEVICE_BLOCK_BYTES."""
-    n_bytes = DEVICE_BLOCK_BYTES if isinstance(X, DeviceArray) else BLOCK_BYTES
-    step = max(1, n_bytes // max(1, X.shape[1] * X.itemsize))
+    step = rows_at_once(X, X.itemsize)
     return [slice(start, start + step) for start in range(0, len(X), step)]
 
 

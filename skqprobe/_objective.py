@@ -8,10 +8,10 @@ import numpy as np
 from skqprobe._array_api import DeviceArray
 from skqprobe._blocks import (
     BLOCK_BYTES,
-    DEVICE_BLOCK_BYTES,
     BlockReader,
     compute_dtype,
     row_blocks,
+    rows_at_once,
 )
 from skqprobe._segments import segment_mean, spread
 
@@ -169,9 +169,7 @@ class LinearObjective(Objective):
         That is BLOCK_BYTES, or DEVICE_BLOCK_BYTES on a device.
         """
         offsets = self.layout.offsets
-        row_bytes = max(1, self.n_features * self.dtype.itemsize)
-        on_device = isinstance(self.X, DeviceArray)
-        n_rows = max(1, (DEVICE_BLOCK_BYTES if on_device else BLOCK_BYTES) // row_bytes)
+        n_rows = rows_at_once(self.X, self.dtype.itemsize)
         blocks, first = [], 0
         while first < self.layout.n_prompts:
             after = np.searchsorted(offsets, offsets[first] + n_rows, side="right") - 1

@@ -23,7 +23,6 @@ from skqprobe import (
     QProbeRegressor,
     _array_api,
     _blocks,
-    _objective,
     sample_candidates,
 )
 from skqprobe._sklearn import ARRAY_API_SUPPORT
@@ -173,8 +172,7 @@ def test_many_blocks(place, data, loss, monkeypatch):
     policy = QProbePolicy(loss, alpha=0.01)
     coef = policy.fit(X, y, groups).coef_
     values = policy.decision_function(X)
-    for module in (_objective, _blocks):
-        monkeypatch.setattr(module, "DEVICE_BLOCK_BYTES", 20 * X.shape[-1] * X.itemsize)
+    monkeypatch.setattr(_blocks, "DEVICE_BLOCK_BYTES", 20 * X.shape[-1] * X.itemsize)
     policy.fit(place.put(X), y, groups)
     assert_allclose(place.get(policy.coef_), coef, rtol=1e-6)
     found = place.get(policy.decision_function(place.put(X)))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skqprobe import _blocks, _objective
+from skqprobe import _blocks
 from skqprobe._candidates import check_layout
 from skqprobe._objective import LinearObjective, compute_dtype, linear_scores
 from skqprobe.losses import LOSSES
@@ -172,7 +172,7 @@ def test_without_any_weight_the_penalty_is_left(loss, sets):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_blocks_change_nothing(loss, block_bytes, data, rng, monkeypatch):
     whole = make_objective(data, loss, weighted=True)
-    monkeypatch.setattr(_objective, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", block_bytes)
     blocked = make_objective(data, loss, weighted=True)
     theta = rng.normal(size=whole.n_parameters)
 
@@ -323,7 +323,7 @@ def test_score_curvature_grows_with_a_loss(loss, sets):
 def test_least_squares_blocks_are_the_objective(
     loss, fit_intercept, weighted, data, rng, monkeypatch
 ):
-    monkeypatch.setattr(_objective, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", 300)
     objective = make_objective(
         data, loss, weighted=weighted, fit_intercept=fit_intercept
     )

@@ -167,7 +167,7 @@ def _minimize(
         return stopped
 
     for until in [NEAR, tol] if tol < NEAR else [tol]:
-        made = conditioners(thetas) if until == tol < NEAR else conditioners()
+        made = conditioners() if until >= NEAR else conditioners(thetas)
         problems = _ConditionedProblems(evaluate, made, at_zero)
         ends = minimize_lockstep(
             problems.value_and_gradient,
