@@ -92,7 +92,7 @@ from skqprobe._blocks import BlockReader, row_blocks
 from skqprobe._objective import LinearObjective
 from skqprobe.metrics import best_of_k_reward
 from skqprobe.preprocessing import SiblingFeatures
-from skqprobe.solvers._closed_form import add_products, empty_gram
+from skqprobe.solvers._closed_form import PRODUCT_ROWS, add_products
 
 PAPER = (464, 200, 4096)
 """Prompts, candidates and features of the paper's training data."""
@@ -427,9 +427,10 @@ def measure_closed_form(plan):
 
 def float64_products(rows):
     """Compute X.T @ X block by block, one triangle, as a fit does."""
-    gram = empty_gram(rows.shape[1])
-    for block in row_blocks(rows):
-        gram = add_products(gram, rows[block].astype(np.float64))
+    gram = np.zeros((rows.shape[1],) * 2, order="F")
+    for start in range(0, len(rows), PRODUCT_ROWS):
+        block = rows[start : start + PRODUCT_ROWS].astype(np.float64)
+        gram, _ = add_products(gram, block, np.ones((2, len(block))))
     return gram
 
 

@@ -161,15 +161,11 @@ class LinearObjective(Objective):
     def __init__(self, X, layout, rewards, loss, **settings):
         super().__init__(X, layout, rewards, loss, **settings)
         self.n_parameters = self.n_features + self.has_intercept
-        self._blocks = self._prompt_blocks()
+        self._blocks = self._prompt_blocks(rows_at_once(X, self.dtype.itemsize))
 
-    def _prompt_blocks(self):
-        """Cut the prompts into blocks of whole prompts, of about the same size as rows.
-
-        That is BLOCK_BYTES, or DEVICE_BLOCK_BYTES on a device.
-        """
+    def _prompt_blocks(self, n_rows):
+        """Cut the prompts into blocks of whole prompts, of up to that many rows."""
         offsets = self.layout.offsets
-        n_rows = rows_at_once(self.X, self.dtype.itemsize)
         blocks, first = [], 0
         while first < self.layout.n_prompts:
             after = np.searchsorted(offsets, offsets[first] + n_rows, side="right") - 1
@@ -321,11 +317,16 @@ class LinearObjective(Objective):
             curvature += weight @ (np.abs(there - here) / 0.1 + np.abs(here))
         return curvature
 
-    def least_squares_blocks(self):
+    def least_squares_blocks(self, n_rows=0):
         """Yield the centred least-squares problem that the objective is.
 
         The objective is ``sum_i v_i (x_i @ coef - t_i)**2 + alpha / 2 |coef|**2`` over
         all blocks of (X, t, v), up to a constant.
+
+        Parameters
+        ----------
+        n_rows : int, default=0
+            About how many rows to make a block of; those of `_blocks` are the least.
 
         Yields
         ------
@@ -339,14 +340,15 @@ class LinearObjective(Objective):
         """
         if self.has_intercept:
             x_mean, t_mean = self.least_squares_means
-        for X, t, v in self.least_squares_rows():
+        for X, t, v in self.least_squares_rows(n_rows):
             if self.has_intercept:
                 X, t = X - x_mean.astype(self.dtype), t - t_mean
             yield X, t, v
 
-    def least_squares_rows(self):
+    def least_squares_rows(self, n_rows=0):
         """Yield the same as `least_squares_blocks`, centred inside prompts at most."""
-        for prompts, rows, offsets in self._blocks:
+        n_rows = max(n_rows, rows_at_once(self.X, self.dtype.itemsize))
+        for prompts, rows, offsets in self._prompt_blocks(n_rows):
             X = self._read(rows)
             v, t = self._least_squares_terms(prompts, rows, offsets)
             if self.loss.needs_choice:

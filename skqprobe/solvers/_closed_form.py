@@ -1,12 +1,13 @@
 """Closed form for objectives that are a ridge regression."""
 
-from functools import partial
-
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
-from scipy.linalg.blas import dsyrk
+from scipy.linalg.blas import dgemm, dsyrk
 
 from skqprobe._array_api import DeviceArray, concatenate
+
+PRODUCT_ROWS = 2048
+"""How many rows of X to multiply at a time: enough to hide the reading of the sum."""
 
 
 def solve_closed_form(objective):
@@ -37,40 +38,31 @@ def solve_closed_form(objective):
 
 def _primal(objective):
     """Solve (X' V X + alpha/2) coef = X' V t."""
-    gram, moment = empty_gram(objective.n_features), np.zeros(objective.n_features)
-    for X, t, v in objective.least_squares_blocks():
+    d = objective.n_features
+    gram, moment = np.zeros((d, d), order="F"), np.zeros((1, d))
+    for X, t, v in objective.least_squares_blocks(PRODUCT_ROWS):
         root = np.sqrt(v)
         X = X * root[:, None]  # float64 from here on
-        gram = add_products(gram, X)
-        moment += X.T @ (root * t)
-    return solve_normal_equations(np.asarray(gram), moment, objective.alpha)
+        gram, product = add_products(gram, X, (root * t)[None])
+        moment += product
+    return solve_normal_equations(np.asarray(gram), moment[0], objective.alpha)
 
 
-def empty_gram(d):
-    """Make the zeros to which `add_products` adds."""
-    return np.zeros((d, d), order="F")
+def add_products(gram, X, sides):
+    """Add X' X to the lower triangle of `gram`, and compute ``sides @ X``.
 
-
-def add_products(gram, X):
-    """Add X' X to the lower triangle of `gram`, in place and in half the operations.
-
-    For X on a device the sum moves there, to stay.
+    In place and in half the operations. For X on a device the sum moves there, to stay.
     """
     if isinstance(X, DeviceArray):
-        return gram + X.T @ X
-    return dsyrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True)
+        return gram + X.T @ X, sides @ X
+    # The threads of numpy's BLAS wait busily for its next call, in the way of those of
+    # scipy's: only one of the two here.
+    products = dgemm(1.0, X.T, sides.T).T
+    return dsyrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True), products
 
 
 def solve_normal_equations(gram, moment, alpha):
     """Solve (gram + alpha/2) coef = moment.
-
-    Of `gram` the lower triangle is read; it is overwritten.
-    """
-    return factor_normal_equations(gram, alpha)(moment)
-
-
-def factor_normal_equations(gram, alpha):
-    """Make the function that maps a moment to the solution of the normal equations.
 
     Of `gram` the lower triangle is read; it is overwritten.
     """
@@ -84,15 +76,11 @@ def factor_normal_equations(gram, alpha):
     if alpha > 0:
         try:
             factor = cho_factor(gram, lower=True, check_finite=False)
+            return cho_solve(factor, moment / scale, check_finite=False) / scale
         except LinAlgError:
             pass  # singular to working precision
-        else:
-            # A check would read the whole factor once more, for each solution.
-            solve = partial(cho_solve, factor, check_finite=False)
-            return lambda moment: solve(moment / scale) / scale
     full = np.tril(gram) + np.tril(gram, -1).T
-    solve = partial(lstsq, full, lapack_driver="gelsy", cond=1e-13)
-    return lambda moment: solve(moment / scale)[0] / scale
+    return lstsq(full, moment / scale, lapack_driver="gelsy", cond=1e-13)[0] / scale
 
 
 def _dual(objective):

@@ -1,9 +1,10 @@
 """Closed forms for many folds and penalties at once."""
 
 import numpy as np
+from scipy.linalg.blas import dsyr
 
-from skqprobe.solvers._closed_form import add_products, empty_gram
-from skqprobe.solvers._ridge_path import solve_ridge_path
+from skqprobe.solvers._closed_form import PRODUCT_ROWS, add_products
+from skqprobe.solvers._ridge_grid import solve_ridge_grid
 
 
 def solve_closed_form_grid(grid):
@@ -23,18 +24,23 @@ def solve_closed_form_grid(grid):
     thetas : ndarray of shape (n_objectives, n_parameters)
         The minima.
     """
-    n_folds, d = len(grid.in_fold), grid.objective.n_features
-    center = _center(grid.objective)
+    objective = grid.objective
+    n_folds, d = len(grid.in_fold), objective.n_features
+    center = _center(objective)
     sums = [NormalSums(d) for _ in range(n_folds)]
     for folds, part, share in grid.parts():
         if share > 0:
             total = NormalSums(d).add_objective(part, share, center)
             for fold in folds:
                 sums[fold].add(total)
-    thetas = [
-        fold.solve(grid.alphas, center, grid.objective.has_intercept) for fold in sums
-    ]
-    return np.concatenate(thetas)
+    equations = [fold.equations(objective.has_intercept) for fold in sums]
+    grams, moments, x_means, t_means = zip(*equations, strict=True)
+    coefs = solve_ridge_grid(grams, np.array(moments), grid.alphas)
+    if objective.has_intercept:
+        offsets = np.einsum("fad,fd->fa", coefs, np.array(x_means) + center)
+        intercepts = np.array(t_means)[:, None] - offsets
+        coefs = np.concatenate([coefs, intercepts[..., None]], axis=2)
+    return coefs.reshape(grid.n_objectives, -1)
 
 
 def _center(objective):
@@ -48,41 +54,55 @@ class NormalSums:
     """Sums over prompts that make up the normal equations of least squares."""
 
     def __init__(self, d):
-        # Of v x x', v x t, v x, v t and v, and the weight of the prompts.
-        self.gram, self.moment = empty_gram(d), np.zeros(d)
-        self.x, self.t, self.v, self.weight = np.zeros(d), 0.0, 0.0, 0.0
+        # Of v x x', (v x t, v x) and (v t, v), and the weight of the prompts.
+        self.gram = np.zeros((d, d), order="F")
+        self.sides, self.ends, self.weight = np.zeros((2, d)), np.zeros(2), 0.0
 
     def add_objective(self, objective, share, center):
-        """Add the prompts of an objective, which weigh `share` in all."""
-        for X, t, v in objective.least_squares_rows():
+        """Add the prompts of an objective, which weigh `share` in all.
+
+        Parameters
+        ----------
+        objective : LinearObjective
+            Of a loss that has a method `least_squares`.
+        share : float
+            The weight.
+        center : ndarray of shape (d,)
+            What to take off each row of X, for precision.
+        """
+        for X, t, v in objective.least_squares_rows(PRODUCT_ROWS):
             root = np.sqrt(share * v)
             X = (X - center.astype(X.dtype)) * root[:, None]  # float64 from here on
-            t = t * root
-            self.gram = add_products(self.gram, X)
-            self.moment += X.T @ t
-            self.x += X.T @ root
-            self.t += t @ root
-            self.v += root @ root
+            sides = np.stack([t * root, root])
+            self.gram, products = add_products(self.gram, X, sides)
+            self.sides += products
+            self.ends += sides @ root
         self.weight += share
         return self
 
     def add(self, other):
         """Add the sums of other prompts."""
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
+        self.gram += np.asarray(other.gram)  # which may be on a device
+        self.sides += other.sides
+        self.ends += other.ends
+        self.weight += other.weight
 
-    def solve(self, alphas, center, has_intercept):
-        """Solve for the coefficients, and intercepts if any, of all penalties."""
-        d = len(self.x)
-        if self.weight == 0:
-            return np.zeros((len(alphas), d + has_intercept))
-        gram = np.asarray(self.gram) / self.weight
-        moment = self.moment / self.weight
+    def equations(self, has_intercept):
+        """Make the normal equations; the sums are used up.
+
+        Returns
+        -------
+        gram : ndarray of shape (d, d)
+            In Fortran order; the lower triangle alone is to be read.
+        moment : ndarray of shape (d,)
+        x_mean : ndarray of shape (d,)
+        t_mean : float
+            Means, which an intercept takes up; x_mean is less `center`.
+        """
+        gram, (moment, x_sum), (t_sum, v_sum) = self.gram, self.sides, self.ends
+        x_mean, t_mean = x_sum / (v_sum or 1), t_sum / (v_sum or 1)
         if has_intercept:
-            x, t, v = self.x / self.v, self.t / self.v, self.v / self.weight
-            gram -= v * np.outer(x, x)
-            moment -= v * t * x
-        coefs = solve_ridge_path(gram, moment, alphas)
-        if not has_intercept:
-            return coefs
-        return np.column_stack([coefs, t - coefs @ (x + center)])
+            gram = dsyr(-v_sum, x_mean, a=gram, lower=True, overwrite_a=True)
+            moment = moment - t_mean * x_sum
+        gram /= self.weight or 1
+        return gram, moment / (self.weight or 1), x_mean, t_mean
