@@ -510,6 +510,7 @@ def memmap_rows(path, shape, plan):
     """Write the file, and make the rows of it."""
     X = np.lib.format.open_memmap(path, "w+", np.float16, shape)
     y = fill_data(X, 0)
+    X.flush()  # so that the system does not write while it is read
     del X  # so that its pages are no longer this process's
     warm_up()
     policy, table = QProbePolicy("policy_gradient", max_iter=5), []

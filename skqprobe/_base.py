@@ -320,9 +320,9 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
             else:
                 coef = np.asarray(to_host(self.coef_))
                 scores = linear_scores(X, coef, self.intercept_)
-                in_sight = bool(coef.all()) and X.dtype != np.float16
+                in_sight = bool(coef.all())
         # What is not finite in X shows in the scores, which are read faster, unless a
-        # coefficient of 0 or a ReLU hides it, or the conversion of float16.
+        # coefficient of 0 or a ReLU hides it.
         if not (in_sight and np.isfinite(scores).all()):
             raise_unless_finite(X, shape)
             check_scores(scores, X)

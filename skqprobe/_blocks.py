@@ -53,6 +53,7 @@ class BlockReader:
         self.dtype = compute_dtype(X)
         self._map = _file_mapping(X)
         self._n_bytes = 0
+        self._buffer = np.empty(0, np.float32)
 
     @property
     def as_it_is(self):
@@ -72,9 +73,25 @@ class BlockReader:
         return block
 
     def __call__(self, rows):
-        """Read rows: a view where that is possible."""
+        """Read rows that are finite: a view where that is possible.
+
+        Rows of float16 are overwritten by the next that are read: memory that is new
+        each time would take longer than the conversion.
+        """
         block = self.raw(rows)
-        return half_to_single(block) if block.dtype == np.float16 else block
+        return self._converted(block) if block.dtype == np.float16 else block
+
+    def unchecked(self, rows):
+        """Read rows that may not be finite; what is not stays so."""
+        block = self.raw(rows)
+        if block.dtype != np.float16:
+            return block
+        return self._converted(block) if is_finite(block) else block.astype(np.float32)
+
+    def _converted(self, block):
+        if self._buffer.size < block.size:
+            self._buffer = np.empty(block.size, np.float32)
+        return half_to_single(block, self._buffer[: block.size].reshape(block.shape))
 
 
 def take_rows(X, rows):
@@ -99,19 +116,19 @@ def _file_mapping(X):
     return base if isinstance(base, mmap.mmap) else None
 
 
-def half_to_single(X):
+def half_to_single(X, out):
     """Convert finite float16 to float32; the same as astype, in a sixth of its time.
 
     The bits of exponent and fraction are moved to where float32 has them, with the sign
     carried along, and the product makes up for the different offsets of the exponents.
     """
-    bits = X.view(np.int16).astype(np.int32)
+    bits = out.view(np.int32)
+    bits[...] = X.view(np.int16)
     bits <<= 13
     # The sign fills the bits above; only the topmost is to stay.
     bits &= np.int32(-0x70002000)
-    values = bits.view(np.float32)
-    values *= np.float32(2.0**112)
-    return values
+    out *= np.float32(2.0**112)
+    return out
 
 
 def is_finite(block):
@@ -119,7 +136,10 @@ def is_finite(block):
     if isinstance(block, DeviceArray):
         return block.is_finite()
     if block.dtype == np.float16:
-        largest = np.bitwise_and(block.view(np.int16), 0x7C00)
-        return not (largest == 0x7C00).any()
+        if block.size == 0:
+            return True
+        # Infinity, and NaN beyond it, are the largest bits with either sign.
+        signed, unsigned = block.view(np.int16), block.view(np.uint16)
+        return bool(signed.max() < 0x7C00 and unsigned.max() < 0xFC00)
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(np.sum(block)))

@@ -39,7 +39,7 @@ def linear_scores(X, coef, intercept):
         return X @ coef + dtype.type(intercept)
     scores = np.empty(len(X), dtype=dtype)
     for rows in row_blocks(X):
-        scores[rows] = read(rows) @ coef
+        scores[rows] = read.unchecked(rows) @ coef
     return scores + dtype.type(intercept)
 
 
@@ -482,7 +482,7 @@ class NetworkObjective(Objective):
             return prompt_weight @ values, by_row * slope
 
         copies = by_row if row_weight is None else by_row * row_weight
-        return np.asarray(self._read(rows)), copies, loss
+        return np.array(self._read(rows)), copies, loss
 
     def score_scale(self):
         """Where the best scores lie, and how far they spread.

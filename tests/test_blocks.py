@@ -17,15 +17,27 @@ from skqprobe._blocks import (
 def test_half_to_single_is_exact():
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     every = every[np.isfinite(every)]  # subnormal ones and both zeros among them
-    values = half_to_single(every)
-    assert values.dtype == np.float32
+    values = half_to_single(every, np.empty(len(every), np.float32))
     assert_array_equal(values.view(np.int32), every.astype(np.float32).view(np.int32))
 
 
 def test_half_to_single_of_a_view(rng):
     X = rng.normal(size=(6, 8)).astype(np.float16)
     for view in (X[::2], X[:, 1::3], X.T, X[:0]):
-        assert_array_equal(half_to_single(view), view.astype(np.float32))
+        out = half_to_single(view, np.empty(view.shape, np.float32))
+        assert_array_equal(out, view.astype(np.float32))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_reading_half_precision(order, rng):
+    X = np.asarray(rng.normal(size=(40, 6)).astype(np.float16), order=order)
+    read = BlockReader(X)
+    for rows in (slice(3, 9), slice(20, 40), np.array([7, 2]), slice(0, 1)):
+        assert_array_equal(read(rows), X[rows].astype(np.float32))
+        assert_array_equal(read.unchecked(rows), X[rows].astype(np.float32))
+    X[5, 1], X[30, 2], X[31, 0] = np.nan, np.inf, -np.inf
+    for rows in (slice(3, 9), slice(20, 40), slice(0, 1)):
+        assert_array_equal(read.unchecked(rows), X[rows].astype(np.float32))
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
