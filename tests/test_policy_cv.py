@@ -59,6 +59,20 @@ def test_finds_what_a_grid_search_finds(loss, sets):
     assert_same_search(policy_cv([loss]).fit(X, y), grid_search([loss], cv=5).fit(X, y))
 
 
+@pytest.mark.parametrize("value", [0.0, 3.3, 1e30])
+@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
+def test_constant_column(loss, value, sets):
+    X, y = sets
+    X = X.copy()
+    X[..., 1] = value
+    alphas = (0.0, 1e-12, 0.1)
+    search = policy_cv([loss], cv=4).set_params(alphas=alphas).fit(X, y)
+    grid = {"alpha": alphas, "temperature": TEMPERATURES}
+    expected = GridSearchCV(QProbePolicy(loss), grid, cv=4).fit(X, y)
+    name = "mean_test_score"
+    assert_allclose(search.cv_results_[name], expected.cv_results_[name], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "cv", [4, KFold(3, shuffle=True, random_state=0), ShuffleSplit(4, random_state=0)]
 )

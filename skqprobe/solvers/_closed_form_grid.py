@@ -104,5 +104,8 @@ class NormalSums:
         if has_intercept:
             gram = dsyr(-v_sum, x_mean, a=gram, lower=True, overwrite_a=True)
             moment = moment - t_mean * x_sum
+            # Of a column that does not vary, nothing but rounding is left.
+            constant = gram.diagonal() <= 1e-12 * v_sum * x_mean**2
+            gram[constant], gram[:, constant], moment[constant] = 0, 0, 0
         gram /= self.weight or 1
         return gram, moment / (self.weight or 1), x_mean, t_mean
