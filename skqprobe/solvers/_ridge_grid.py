@@ -98,7 +98,8 @@ def _solve_together(grams, moments, alphas):
         turn = _ratio(new, size[:, going])[..., None]
         direction[:, going] = step + turn * ahead
         size[:, going] = new
-    return coefs * unit, size <= enough
+    # Rounding can make a size negative, which is no solution.
+    return coefs * unit, abs(size) <= enough
 
 
 class _Preconditioner:
@@ -116,7 +117,8 @@ class _Preconditioner:
         decades = np.round(np.log10(alphas))
         self.near = [decades == decade for decade in np.unique(decades)]
         middles = [np.exp(np.log(alphas[near]).mean()) for near in self.near]
-        shifts = np.array(middles)[:, None] / 2 / diagonal
+        # Beyond that, a column has no share in any solution.
+        shifts = np.minimum(np.array(middles)[:, None] / 2 / diagonal, 1e30)
         self.factors = [_factor(gram, shift) for shift in shifts]
 
     def __call__(self, residuals, going):

@@ -163,3 +163,17 @@ def test_nothing_to_explain(equations):
     assert not coefs[0].any()
     expected = each(grams[1:], moments[1:], ALPHAS)
     assert relative_error(coefs[1:], expected) < 1e-6
+
+
+def test_column_of_zeros_and_penalties_worlds_apart(rng):
+    grams, moments = normal_equations(rng, 90, 5)
+    for gram in grams:
+        gram[2], gram[:, 2] = 0, 0
+    moments[:, 2] = 0
+    alphas = np.array([1e-30, 1e12])
+    coefs = solve_ridge_grid(grams, moments, alphas)
+    assert not coefs[..., 2].any()
+    others = [0, 1, 3, 4]
+    grams = [gram[np.ix_(others, others)] for gram in grams]
+    expected = each(grams, moments[:, others], alphas)
+    assert relative_error(coefs[..., others], expected) < 1e-6
