@@ -561,6 +561,9 @@ INTERRUPTED = r"""
 
     path = sys.argv[2]
 
+    # A shell makes jobs in its background, and so their children, ignore the signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def until_done(work, check):
         while True:
             try:
