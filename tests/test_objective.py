@@ -3,8 +3,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skqprobe import _blocks
+from skqprobe._blocks import compute_dtype
 from skqprobe._candidates import check_layout
-from skqprobe._objective import LinearObjective, compute_dtype, linear_scores
+from skqprobe._objective import LinearObjective, linear_scores
 from skqprobe.losses import LOSSES
 from skqprobe.solvers import solve_closed_form
 

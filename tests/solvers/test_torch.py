@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe._candidates import check_layout
-from skqprobe._objective import NetworkObjective, network_scores
+from skqprobe._network import NetworkObjective, network_scores
 from skqprobe.losses import LOSSES, BaseLoss, LogLoss, PolicyGradient
 from skqprobe.solvers import _torch, minimize_torch
 from skqprobe.solvers._torch import PATIENCE, Network, Scaling
@@ -283,7 +283,7 @@ def test_scores_come_in_blocks(monkeypatch, rng):
     coefs = [rng.normal(size=shape) for shape in [(3, 20), (20, 1)]]
     intercepts = [rng.normal(size=20), rng.normal(size=1)]
     whole = network_scores(X, coefs, intercepts)
-    monkeypatch.setattr("skqprobe._objective.BLOCK_BYTES", 7 * 20 * 8)
+    monkeypatch.setattr("skqprobe._network.BLOCK_BYTES", 7 * 20 * 8)
     assert_allclose(network_scores(X, coefs, intercepts), whole, rtol=1e-12)
 
 
