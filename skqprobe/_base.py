@@ -21,10 +21,7 @@ from skqprobe._candidates import (
 from skqprobe._choice import choice_probabilities, draw_rows, warn_without_groups
 from skqprobe._estimator import BaseEstimator
 from skqprobe._network import NetworkObjective, network_scores
-from skqprobe._objective import (
-    LinearObjective,
-    linear_scores,
-)
+from skqprobe._objective import LinearObjective, linear_scores
 from skqprobe._segments import segment_sum
 from skqprobe._sizes import check_scores, check_training_sizes, narrow, no_overflow
 from skqprobe._sklearn import (

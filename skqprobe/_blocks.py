@@ -10,6 +10,10 @@ BLOCK_BYTES = 4 * 2**20
 """How much of X is read at a time: small enough to stay in cache between the two
 products that an evaluation makes with it, large enough to keep BLAS busy."""
 
+PRODUCT_ROWS = 2048
+"""Of how many rows X' X is made at a time, at least: enough to hide the reading of the
+sum that it is added to."""
+
 DEVICE_BLOCK_BYTES = 2**26
 """How much of an X on a device is read at a time, where each block waits for the host:
 small beside the device's memory."""

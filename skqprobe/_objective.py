@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 
 from skqprobe._array_api import DeviceArray
-from skqprobe._blocks import BlockReader, row_blocks, rows_at_once
+from skqprobe._blocks import PRODUCT_ROWS, BlockReader, row_blocks, rows_at_once
 from skqprobe._segments import segment_mean, spread
 
 
@@ -117,7 +117,8 @@ class LinearObjective(Objective):
     def __init__(self, X, layout, rewards, loss, **settings):
         super().__init__(X, layout, rewards, loss, **settings)
         self.n_parameters = self.n_features + self.has_intercept
-        self._blocks = self._prompt_blocks(rows_at_once(X, self.dtype.itemsize))
+        self._n_rows_at_once = rows_at_once(X, self.dtype.itemsize)
+        self._blocks = self._prompt_blocks(self._n_rows_at_once)
 
     def _prompt_blocks(self, n_rows):
         """Cut the prompts into blocks of whole prompts, of up to that many rows."""
@@ -273,16 +274,11 @@ class LinearObjective(Objective):
             curvature += weight @ (np.abs(there - here) / 0.1 + np.abs(here))
         return curvature
 
-    def least_squares_blocks(self, n_rows=0):
+    def least_squares_blocks(self):
         """Yield the centred least-squares problem that the objective is.
 
         The objective is ``sum_i v_i (x_i @ coef - t_i)**2 + alpha / 2 |coef|**2`` over
         all blocks of (X, t, v), up to a constant.
-
-        Parameters
-        ----------
-        n_rows : int, default=0
-            About how many rows to make a block of; those of `_blocks` are the least.
 
         Yields
         ------
@@ -296,14 +292,14 @@ class LinearObjective(Objective):
         """
         if self.has_intercept:
             x_mean, t_mean = self.least_squares_means
-        for X, t, v in self.least_squares_rows(n_rows):
+        for X, t, v in self.least_squares_rows():
             if self.has_intercept:
                 X, t = X - x_mean.astype(self.dtype), t - t_mean
             yield X, t, v
 
-    def least_squares_rows(self, n_rows=0):
+    def least_squares_rows(self):
         """Yield the same as `least_squares_blocks`, centred inside prompts at most."""
-        n_rows = max(n_rows, rows_at_once(self.X, self.dtype.itemsize))
+        n_rows = max(PRODUCT_ROWS, self._n_rows_at_once)
         for prompts, rows, offsets in self._prompt_blocks(n_rows):
             X = self._read(rows)
             v, t = self._least_squares_terms(prompts, rows, offsets)

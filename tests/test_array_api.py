@@ -23,6 +23,7 @@ from skqprobe import (
     QProbeRegressor,
     _array_api,
     _blocks,
+    _objective,
     sample_candidates,
 )
 from skqprobe._sklearn import ARRAY_API_SUPPORT
@@ -173,6 +174,7 @@ def test_many_blocks(place, data, loss, monkeypatch):
     coef = policy.fit(X, y, groups).coef_
     values = policy.decision_function(X)
     monkeypatch.setattr(_blocks, "DEVICE_BLOCK_BYTES", 20 * X.shape[-1] * X.itemsize)
+    monkeypatch.setattr(_objective, "PRODUCT_ROWS", 1)
     policy.fit(place.put(X), y, groups)
     assert_allclose(place.get(policy.coef_), coef, rtol=1e-6)
     found = place.get(policy.decision_function(place.put(X)))

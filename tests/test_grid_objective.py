@@ -3,6 +3,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.optimize import check_grad
 
+from skqprobe import _blocks, _objective
 from skqprobe._base import weighted_layout
 from skqprobe._candidates import check_layout
 from skqprobe._grid_objective import GridObjective, restrict
@@ -121,8 +122,11 @@ def test_geometries_are_those_of_the_folds(loss, full, grid_of, monkeypatch):
         assert geometry.moment.ndim == 1 + full
 
 
+@pytest.mark.parametrize("block_bytes", [300, 2**22])
 @pytest.mark.parametrize("loss", LEAST_SQUARES)
-def test_closed_form_is_that_of_every_fold(loss, grid_of):
+def test_closed_form_is_that_of_every_fold(loss, block_bytes, grid_of, monkeypatch):
+    monkeypatch.setattr(_blocks, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(_objective, "PRODUCT_ROWS", 1)
     grid = grid_of(loss)
     thetas = solve_closed_form_grid(grid)
     for number, theta in enumerate(thetas):

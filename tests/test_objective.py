@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skqprobe import _blocks
+from skqprobe import _blocks, _objective
 from skqprobe._blocks import compute_dtype
 from skqprobe._candidates import check_layout
 from skqprobe._objective import LinearObjective, linear_scores
@@ -193,6 +193,9 @@ def test_blocks_change_nothing(loss, block_bytes, data, rng, monkeypatch):
             assert_allclose(one, other, atol=1e-13)
     assert blocked.score_curvature() == pytest.approx(whole.score_curvature())
     if loss in LEAST_SQUARES:
+        monkeypatch.setattr(_objective, "PRODUCT_ROWS", 1)
+        assert len(list(whole.least_squares_rows())) == 1
+        assert len(list(blocked.least_squares_rows())) > 1
         assert_allclose(
             solve_closed_form(blocked), solve_closed_form(whole), atol=1e-13
         )
@@ -325,6 +328,7 @@ def test_least_squares_blocks_are_the_objective(
     loss, fit_intercept, weighted, data, rng, monkeypatch
 ):
     monkeypatch.setattr(_blocks, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(_objective, "PRODUCT_ROWS", 1)
     objective = make_objective(
         data, loss, weighted=weighted, fit_intercept=fit_intercept
     )

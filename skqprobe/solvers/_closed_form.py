@@ -6,9 +6,6 @@ from scipy.linalg.blas import dgemm, dsyrk
 
 from skqprobe._array_api import DeviceArray, concatenate
 
-PRODUCT_ROWS = 2048
-"""How many rows of X to multiply at a time: enough to hide the reading of the sum."""
-
 
 def solve_closed_form(objective):
     """Minimise an objective that is a penalised least-squares problem.
@@ -40,7 +37,7 @@ def _primal(objective):
     """Solve (X' V X + alpha/2) coef = X' V t."""
     d = objective.n_features
     gram, moment = np.zeros((d, d), order="F"), np.zeros((1, d))
-    for X, t, v in objective.least_squares_blocks(PRODUCT_ROWS):
+    for X, t, v in objective.least_squares_blocks():
         root = np.sqrt(v)
         X = X * root[:, None]  # float64 from here on
         gram, product = add_products(gram, X, (root * t)[None])

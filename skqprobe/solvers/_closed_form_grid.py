@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.linalg.blas import dsyr
 
-from skqprobe.solvers._closed_form import PRODUCT_ROWS, add_products
+from skqprobe.solvers._closed_form import add_products
 from skqprobe.solvers._ridge_grid import solve_ridge_grid
 
 
@@ -70,7 +70,7 @@ class NormalSums:
         center : ndarray of shape (d,)
             What to take off each row of X, for precision.
         """
-        for X, t, v in objective.least_squares_rows(PRODUCT_ROWS):
+        for X, t, v in objective.least_squares_rows():
             root = np.sqrt(share * v)
             X = (X - center.astype(X.dtype)) * root[:, None]  # float64 from here on
             sides = np.stack([t * root, root])
