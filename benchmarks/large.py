@@ -24,7 +24,7 @@ same process. Each section and case has a process of its own. A call is made onc
 - choose: `predict`, `predict_proba`, `sample` and `score`.
 - metrics: those of `skqprobe.metrics`. `best_of_k_reward` and `oracle_reward` have
   k=2 and skip prompts that have one candidate; `prompt_bootstrap` has 20 resamples
-  (its default is 9999), of `best_of_k_reward` and of `expected_reward`; `report` has
+  (its default is 9999), of `best_of_k_reward` and of `expected_reward`; `policy_report` has
   ks of 1, 2 and 5, 20 resamples, and its other defaults.
 - transform: ``PerCandidate(StandardScaler())`` and `SiblingFeatures`, whose results
   are new arrays of X's size; the peak contains them.
@@ -48,15 +48,15 @@ from sklearn.preprocessing import StandardScaler
 from speed import RESET_PEAK, fit_quietly, in_new_process, peak_growth
 
 from skqprobe import QProbePolicy
-from skqprobe._candidates import check_layout
+from skqprobe._candidates.layout import check_layout
 from skqprobe.losses import LOSSES
 from skqprobe.metrics import (
     base_reward,
     best_of_k_reward,
     expected_reward,
     oracle_reward,
+    policy_report,
     prompt_bootstrap,
-    report,
 )
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
@@ -165,7 +165,10 @@ def metrics_calls(X, y, groups):
     yield "prompt_bootstrap, best_of_k", boot
     boot = partial(prompt_bootstrap, expected_reward, y, proba, groups=groups, **few)
     yield "prompt_bootstrap, expected", boot
-    yield "report", partial(report, policy, X, y, groups, (1, 2, 5), **few)
+    yield (
+        "policy_report",
+        partial(policy_report, policy, X, y, groups, (1, 2, 5), **few),
+    )
 
 
 def transform_calls(X, y, groups):

@@ -112,8 +112,8 @@ class Whitening(TransformerMixin, BaseEstimator):
 class NeighbourMean(TransformerMixin, BaseEstimator):
     """Append the siblings' mean, weighted by a kernel of cosine distance, by block."""
 
-    def __init__(self, block_sizes):
-        self.block_sizes = block_sizes
+    def __init__(self, view_sizes):
+        self.view_sizes = view_sizes
 
     def fit(self, X, y=None):
         self.n_features_in_ = X.shape[2]
@@ -121,7 +121,7 @@ class NeighbourMean(TransformerMixin, BaseEstimator):
 
     def transform(self, X):
         parts = [X]
-        for start, stop in pairwise(np.cumsum([0, *self.block_sizes])):
+        for start, stop in pairwise(np.cumsum([0, *self.view_sizes])):
             block = X[..., start:stop]
             length = np.linalg.norm(block, axis=2, keepdims=True)
             unit = block / np.where(length, length, 1)
@@ -134,12 +134,12 @@ class NeighbourMean(TransformerMixin, BaseEstimator):
 class InPlace(TransformerMixin, BaseEstimator):
     """Put something in the embedding's place, and keep the sibling features."""
 
-    def __init__(self, transformer, block_sizes):
+    def __init__(self, transformer, view_sizes):
         self.transformer = transformer
-        self.block_sizes = block_sizes
+        self.view_sizes = view_sizes
 
     def fit(self, X, y=None):
-        self.siblings_ = SiblingFeatures(block_sizes=self.block_sizes).fit(X)
+        self.siblings_ = SiblingFeatures(view_sizes=self.view_sizes).fit(X)
         self.transformer_ = clone(self.transformer).fit(X)
         return self
 
@@ -149,15 +149,15 @@ class InPlace(TransformerMixin, BaseEstimator):
 
 
 def siblings(data, **settings):
-    return SiblingFeatures(block_sizes=data.block_sizes, **settings)
+    return SiblingFeatures(view_sizes=data.view_sizes, **settings)
 
 
 def in_place(data, transformer):
-    return InPlace(transformer, data.block_sizes)
+    return InPlace(transformer, data.view_sizes)
 
 
 def neighbour_mean(data):
-    return in_place(data, NeighbourMean(data.block_sizes))
+    return in_place(data, NeighbourMean(data.view_sizes))
 
 
 def kernel_features(data):
@@ -173,7 +173,7 @@ def one_embedding(data, key):
     keys = list(DATA_SETS.get(data.name, ()))
     if key not in keys or len(keys) == 1:
         return None
-    start, stop = np.cumsum([0, *data.block_sizes])[keys.index(key) :][:2]
+    start, stop = np.cumsum([0, *data.view_sizes])[keys.index(key) :][:2]
     keep = ColumnTransformer([("keep", "passthrough", slice(start, stop))])
     return make_pipeline(PerCandidate(keep), SiblingFeatures())
 
@@ -282,7 +282,7 @@ GROUPS = {
         "no_siblings": Idea("the embedding alone", lambda data: "passthrough"),
         "siblings_alone": Idea(
             "their features alone, each of variance 1",
-            partial(siblings, embedding="drop", weight=1.0),
+            partial(siblings, embedding="drop", variance_share=1.0),
         ),
         "all_six": Idea(
             "also the share of duplicates and the rank",

@@ -169,7 +169,7 @@ def fit_ours(loss, train, plan, seed, hidden=(), siblings=False):
     if hidden:
         pipeline = make_pipeline(PerCandidate(StandardScaler()), probe)
         return pipeline.fit(train.X, train.y)
-    features = SiblingFeatures(block_sizes=train.block_sizes) if siblings else None
+    features = SiblingFeatures(view_sizes=train.view_sizes) if siblings else None
     method = Method(OURS, probe, {"alpha": plan.alphas}, features)
     n_folds = min(plan.inner_folds, len(np.unique(train.groups)))
     search = method.search(table_ks(train.y.shape[1])[-1], n_folds)

@@ -168,7 +168,7 @@ class Data:
     groups: np.ndarray
     lengths: np.ndarray | None
     models: np.ndarray | None
-    block_sizes: tuple
+    view_sizes: tuple
 
     def take(self, prompts):
         """Keep these prompts only."""
@@ -336,10 +336,10 @@ def make_method(name, train, plan):
     if name == "default":
         return Method(name, QProbePolicy())
     if name == "recommended":
-        return Method(name, make_probe_pipeline(block_sizes=train.block_sizes))
+        return Method(name, make_probe_pipeline(view_sizes=train.view_sizes))
     loss, siblings = name.removeprefix("siblings+"), None
     if loss != name:
-        siblings = SiblingFeatures(block_sizes=train.block_sizes)
+        siblings = SiblingFeatures(view_sizes=train.view_sizes)
     if loss == "network":
         import torch  # noqa: F401 - a limit of threads holds for what is there already
 
@@ -603,8 +603,8 @@ def show(result):
 def format_row(row):
     """Format a row of the table."""
     settings, seconds = {}, row["seconds"]
-    for of_fold in row["settings"]:
-        for name, value in of_fold.items():
+    for fold_scores in row["settings"]:
+        for name, value in fold_scores.items():
             settings.setdefault(name, []).append(f"{value:.2g}")
     line = (
         f"{row['method']:30}{format_interval(row['reward'], ''):22}"

@@ -88,11 +88,11 @@ from sklearn.model_selection import GridSearchCV
 from threadpoolctl import threadpool_info
 
 from skqprobe import QProbePolicy, QProbePolicyCV
-from skqprobe._blocks import PRODUCT_ROWS, BlockReader, row_blocks
-from skqprobe._objective import LinearObjective
+from skqprobe._arrays.blocks import PRODUCT_ROWS, BlockReader, row_blocks
+from skqprobe._objectives.linear import LinearObjective
+from skqprobe._solvers.closed_form import add_products
 from skqprobe.metrics import best_of_k_reward
 from skqprobe.preprocessing import SiblingFeatures
-from skqprobe.solvers._closed_form import add_products
 
 PAPER = (464, 200, 4096)
 """Prompts, candidates and features of the paper's training data."""

@@ -4,11 +4,12 @@ Li et al., "Q-Probe: A Lightweight Approach to Reward Maximization for Language 
 ICML 2024, arXiv 2402.14688.
 """
 
-from skqprobe._choice import sample_candidates
-from skqprobe._pipeline import make_probe_pipeline
-from skqprobe._policy import QProbePolicy
-from skqprobe._policy_cv import QProbePolicyCV
-from skqprobe._regressor import QProbeRegressor
+from skqprobe._candidates.sampling import sample_candidates
+from skqprobe._estimators.pipeline import make_probe_pipeline
+from skqprobe._estimators.policy import QProbePolicy
+from skqprobe._estimators.policy_cv import QProbePolicyCV
+from skqprobe._estimators.regressor import QProbeRegressor
+from skqprobe._utils.public import set_module
 
 __version__ = "0.1.0.dev0"
 
@@ -20,3 +21,5 @@ __all__ = [
     "make_probe_pipeline",
     "sample_candidates",
 ]
+
+set_module(globals())

@@ -18,7 +18,7 @@ from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe.losses import LOSSES, LogLoss, PairwiseHinge, PolicyGradient, SquaredError
 
 PROBES = [QProbeRegressor, QProbePolicy]
-CHOICE_LOSSES = [name for name, loss in LOSSES.items() if loss.needs_choice]
+CHOICE_LOSSES = [name for name, loss in LOSSES.items() if loss.shift_invariant]
 both = pytest.mark.parametrize("Probe", PROBES)
 
 
@@ -61,7 +61,7 @@ def test_embeddings_not_finite(sets, rows, Probe, value, word, dtype):
 def test_embeddings_not_finite_in_a_later_block(monkeypatch, sets):
     # The check reads X block by block; the place must be counted from the start of X.
     X, y = sets
-    monkeypatch.setattr("skqprobe._blocks.BLOCK_BYTES", 10 * 4 * 8)
+    monkeypatch.setattr("skqprobe._arrays.blocks.BLOCK_BYTES", 10 * 4 * 8)
     X = spoiled(X, (50, 3, 2), np.nan)
     with pytest.raises(ValueError, match=r"X\[50, 3, 2\]"):
         QProbePolicy().fit(X, y)

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from sklearn.base import clone
 
 from skqprobe import QProbePolicy, QProbeRegressor
-from skqprobe._candidates import check_layout
+from skqprobe._candidates.layout import check_layout
 from skqprobe.losses import LOSSES, get_loss
 
 CASES = [
@@ -37,8 +37,10 @@ def objective(probe, X, y, groups=None, coef=None):
     X, y = np.asarray(X, dtype=float), np.asarray(y, dtype=float)
     layout = check_layout(y.shape, groups)
     scores = X.reshape(-1, X.shape[-1]) @ coef + probe.intercept_
-    loss, rewards = get_loss(probe.loss), layout.to_rows(y)
-    values, _ = loss.value_and_gradient(layout.to_rows(scores), rewards, layout.offsets)
+    loss, rewards = get_loss(probe.loss), layout.to_prompt_order(y)
+    values, _ = loss.value_and_gradient(
+        layout.to_prompt_order(scores), rewards, layout.offsets
+    )
     values = values[loss.informative_prompts(rewards, layout.offsets)]
     return values.mean() + probe.alpha / 2 * (coef @ coef)
 
@@ -530,7 +532,7 @@ def test_random_state_determines_the_sets_of_n_candidates(sets, Probe, loss):
     np.testing.assert_array_equal(coef(0), coef(np.random.RandomState(0)))
     state = np.random.RandomState(0)
     one, other = coef(state), coef(state)  # goes on, as everywhere in scikit-learn
-    if get_loss(loss).needs_choice:
+    if get_loss(loss).shift_invariant:
         assert abs(coef(0) - coef(1)).max() > 1e-4
         assert abs(one - other).max() > 1e-4
     else:
@@ -613,7 +615,7 @@ def test_decision_and_prediction_follow_from_coefficients(sets, Probe, loss):
     if Probe is QProbePolicy:
         np.testing.assert_allclose(probe.decision_function(X), q)
         np.testing.assert_allclose(probe.predict_proba(X), softmax(q / 0.5, axis=1))
-        assert (probe.intercept_ == 0.0) == get_loss(loss).needs_choice
+        assert (probe.intercept_ == 0.0) == get_loss(loss).shift_invariant
     elif loss == "log_loss":
         np.testing.assert_allclose(probe.predict(X), 1 / (1 + np.exp(-q)))
     else:

@@ -93,7 +93,7 @@ def public_names():
     modules = [
         module.name
         for module in pkgutil.iter_modules(skqprobe.__path__, "skqprobe.")
-        if not module.name.startswith(("skqprobe._", "skqprobe.solvers"))
+        if not module.name.startswith(("skqprobe._", "skqprobe._solvers"))
     ]
     for module in ["skqprobe", *modules]:
         for name in importlib.import_module(module).__all__:

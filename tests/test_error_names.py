@@ -5,7 +5,7 @@ import pytest
 from sklearn.exceptions import DataConversionWarning
 
 from skqprobe import QProbePolicy, QProbeRegressor
-from skqprobe._candidates import list_to_array
+from skqprobe._candidates.validation import list_to_array
 from skqprobe.losses import LOSSES
 from skqprobe.metrics import base_reward
 

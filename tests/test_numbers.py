@@ -20,8 +20,8 @@ from skqprobe import (
     QProbeRegressor,
     sample_candidates,
 )
-from skqprobe._candidates import check_layout
-from skqprobe._choice import choice_probabilities
+from skqprobe._candidates.choice import choice_probabilities
+from skqprobe._candidates.layout import check_layout
 from skqprobe.losses import LOSSES, SoftmaxCrossEntropy, get_loss
 from skqprobe.metrics import (
     base_reward,
@@ -31,9 +31,9 @@ from skqprobe.metrics import (
     expected_reward_scorer,
     kl_upper_estimate,
     oracle_reward,
+    policy_report,
     prompt_bootstrap,
     recovery,
-    report,
     soft_best_of_k_reward,
     win_rate,
 )
@@ -43,7 +43,7 @@ HUGE, TINY = 2.0**100, 2.0**-100  # 1e30 and 1e-30, up to a factor; exact to mul
 
 PROBES = [(QProbePolicy, loss) for loss in LOSSES]
 PROBES += [(QProbeRegressor, loss) for loss in ("squared_error", "log_loss")]
-CHOICE = [loss for loss in LOSSES if get_loss(loss).needs_choice]
+CHOICE = [loss for loss in LOSSES if get_loss(loss).shift_invariant]
 PAIRWISE = ["pairwise_logistic", "pairwise_hinge"]
 
 # Of a fit without an end, such as one to data that can be separated, only the numbers
@@ -677,7 +677,9 @@ def test_report_scales_with_rewards(scored, scale):
     y, z = scored
     pytest.importorskip("pandas")
     settings = {"ks": (3, 6), "n_resamples": 99, "random_state": 0}
-    plain, scaled = (report(Fixed(z), None, r, **settings) for r in (y, y * scale))
+    plain, scaled = (
+        policy_report(Fixed(z), None, r, **settings) for r in (y, y * scale)
+    )
     unit = np.where(
         plain.index.get_level_values(1).isin(["base", "greedy", "sampled", "oracle"]),
         scale,

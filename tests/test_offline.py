@@ -97,7 +97,7 @@ def judge():
     X, y, groups = load_data()
     policy = QProbePolicy("log_loss", temperature=0.5).fit(X, y)
     scores, proba = policy.decision_function(X), policy.predict_proba(X)
-    metrics.report(policy, X, y, ks=[2, 6], n_draws=5, n_resamples=99)
+    metrics.policy_report(policy, X, y, ks=[2, 6], n_draws=5, n_resamples=99)
     metrics.prompt_bootstrap(metrics.win_rate, y, scores, k=2, n_resamples=99)
     metrics.expected_reward(y.ravel(), proba.ravel(), groups)
     metrics.effective_candidates(proba)

@@ -44,7 +44,7 @@ print("Reward of the candidate that agrees most with its siblings; no training")
 for name, X in embeddings.items():
     siblings = make_pipeline(
         PerCandidate(StandardScaler()),
-        SiblingFeatures(["mean"], embedding="drop", weight=1.0),
+        SiblingFeatures(["mean"], embedding="drop", variance_share=1.0),
     )
     agreement[name] = siblings.fit(X[train]).transform(X[test])[..., 0]
     print(f"{name:20} {estimate(agreement[name])}")
@@ -60,7 +60,7 @@ print(f"{'a random one':20} {y[test].mean():.3f}")
 steps = {
     "embedding": [],
     "with siblings": [SiblingFeatures()],
-    "siblings alone": [SiblingFeatures(embedding="drop", weight=1.0)],
+    "siblings alone": [SiblingFeatures(embedding="drop", variance_share=1.0)],
 }
 values = {
     (name, what): make_pipeline(

@@ -1,5 +1,6 @@
 """Embedders: from prompts and completions to arrays."""
 
+from skqprobe._utils.public import set_module
 from skqprobe.embedders._base import BaseEmbedder
 from skqprobe.embedders._cache import EmbeddingCache
 from skqprobe.embedders._hidden_state import HiddenStateEmbedder
@@ -19,3 +20,5 @@ __all__ = [
     "VectorizerEmbedder",
     "flatten_records",
 ]
+
+set_module(globals())

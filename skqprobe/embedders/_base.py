@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from skqprobe._estimator import BaseEstimator
-from skqprobe._files import file_state
-from skqprobe._progress import progress_bar
-from skqprobe._sklearn import Interval, StrOptions, _fit_context, wrap_output
+from skqprobe._backends.file_state import file_state
+from skqprobe._utils.estimator import BaseEstimator
+from skqprobe._utils.progress import progress_bar
+from skqprobe._utils.sklearn_compat import (
+    Interval,
+    StrOptions,
+    _fit_context,
+    wrap_output,
+)
 from skqprobe.embedders._cache import EmbeddingCache, text_keys
 from skqprobe.embedders._inputs import check_texts
 
@@ -116,7 +121,9 @@ class BaseEmbedder(
     }
 
     # Parameters that change no embedding of a given text, and so no key of the cache.
-    _incidental: frozenset[str] = frozenset({"join", "batch_size", "cache", "progress"})
+    inert_parameters: frozenset[str] = frozenset(
+        {"join", "batch_size", "cache", "progress"}
+    )
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -234,7 +241,7 @@ class BaseEmbedder(
         settings = {
             name: value
             for name, value in self.get_params(deep=False).items()
-            if name not in self._incidental
+            if name not in self.inert_parameters
         }
         if isinstance(settings.get("model"), (str, Path)):
             settings["model_files"] = file_state(settings["model"])

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from skqprobe._causal_lm import MODEL_CONSTRAINTS, load_causal_lm
-from skqprobe._sklearn import Interval, StrOptions
+from skqprobe._backends.causal_lm import MODEL_CONSTRAINTS, load_causal_lm
+from skqprobe._utils.sklearn_compat import Interval, StrOptions
 from skqprobe.embedders._base import BaseEmbedder
 
 
@@ -27,7 +27,7 @@ class CausalLMEmbedder(BaseEmbedder):
     }
 
     # A device rounds in its own way; that is all it changes.
-    _incidental = BaseEmbedder._incidental | {"device"}
+    inert_parameters = BaseEmbedder.inert_parameters | {"device"}
 
     def make_texts(self, X):
         """Make what is embedded: (form of the prompt, prompt, completion).

@@ -5,15 +5,15 @@ from numbers import Integral
 
 import numpy as np
 
-from skqprobe._openai import (
+from skqprobe._backends.openai_client import (
     CONSTRAINTS,
-    INCIDENTAL,
+    INERT,
     APIClient,
     APIError,
     find_base_url,
     run_concurrently,
 )
-from skqprobe._sklearn import Interval
+from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.embedders._base import BaseEmbedder
 
 
@@ -100,7 +100,7 @@ class OpenAIEmbedder(BaseEmbedder):
         "dimensions": [Interval(Integral, 1, None, closed="left"), None],
     }
 
-    _incidental = BaseEmbedder._incidental | INCIDENTAL
+    inert_parameters = BaseEmbedder.inert_parameters | INERT
 
     def __init__(
         self,

@@ -5,8 +5,8 @@ from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 
-from skqprobe._files import file_state
-from skqprobe._sklearn import Interval
+from skqprobe._backends.file_state import file_state
+from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.embedders._base import BaseEmbedder
 
 
@@ -90,7 +90,7 @@ class SentenceTransformerEmbedder(BaseEmbedder):
         "trust_remote_code": ["boolean"],
     }
 
-    _incidental = BaseEmbedder._incidental | {"device", "trust_remote_code"}
+    inert_parameters = BaseEmbedder.inert_parameters | {"device", "trust_remote_code"}
 
     def __init__(
         self,

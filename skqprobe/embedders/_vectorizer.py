@@ -7,7 +7,7 @@ from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from skqprobe._sklearn import HasMethods, _fit_context
+from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
 from skqprobe.embedders._base import BaseEmbedder, _Transform
 from skqprobe.embedders._inputs import check_texts
 

@@ -1,5 +1,6 @@
 """Generators: candidates from a live language model, and the best of them."""
 
+from skqprobe._utils.public import set_module
 from skqprobe.generators._base import BaseGenerator
 from skqprobe.generators._best_of_k import BestOfK, stack_embeddings
 from skqprobe.generators._collect import collect
@@ -14,3 +15,5 @@ __all__ = [
     "collect",
     "stack_embeddings",
 ]
+
+set_module(globals())

@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from numbers import Integral
 
-from skqprobe._estimator import BaseEstimator
-from skqprobe._progress import progress_bar
-from skqprobe._sklearn import StrOptions
+from skqprobe._utils.estimator import BaseEstimator
+from skqprobe._utils.progress import progress_bar
+from skqprobe._utils.sklearn_compat import StrOptions
 from skqprobe.embedders._inputs import check_prompt
 
 
@@ -26,7 +26,7 @@ class BaseGenerator(BaseEstimator, ABC):
     _parameter_constraints: dict = {"progress": ["boolean", StrOptions({"auto"})]}
 
     # Parameters that change no completion, so that `collect` may go on with others.
-    _incidental: frozenset[str] = frozenset({"progress"})
+    inert_parameters: frozenset[str] = frozenset({"progress"})
 
     @abstractmethod
     def sample(self, prompt, k):

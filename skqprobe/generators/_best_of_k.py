@@ -7,9 +7,9 @@ from sklearn.base import is_classifier
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from skqprobe._choice import sample_candidates
-from skqprobe._estimator import BaseEstimator
-from skqprobe._sklearn import HasMethods, Interval
+from skqprobe._candidates.sampling import sample_candidates
+from skqprobe._utils.estimator import BaseEstimator
+from skqprobe._utils.sklearn_compat import HasMethods, Interval
 from skqprobe.embedders._inputs import check_texts
 
 

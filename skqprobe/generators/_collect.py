@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skqprobe._progress import progress_bar
+from skqprobe._utils.progress import progress_bar
 from skqprobe.embedders._inputs import check_prompt
 from skqprobe.generators._base import BaseGenerator
 
@@ -155,7 +155,7 @@ def _check_arguments(prompts, generator, reward):
 
 def _settings(generator):
     """Collect what the completions depend on, as JSON has it."""
-    incidental = generator._incidental
+    incidental = generator.inert_parameters
     settings = {
         name: value
         for name, value in generator.get_params(deep=False).items()

@@ -7,14 +7,14 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from skqprobe._openai import (
+from skqprobe._backends.openai_client import (
     CONSTRAINTS,
-    INCIDENTAL,
+    INERT,
     APIClient,
     APIError,
     run_concurrently,
 )
-from skqprobe._sklearn import Interval
+from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.generators._base import BaseGenerator
 
 
@@ -98,7 +98,7 @@ class OpenAIGenerator(BaseGenerator):
         "log_likelihoods": ["boolean"],
     }
 
-    _incidental = BaseGenerator._incidental | INCIDENTAL
+    inert_parameters = BaseGenerator.inert_parameters | INERT
 
     def __init__(
         self,

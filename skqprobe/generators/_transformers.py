@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from skqprobe._causal_lm import MODEL_CONSTRAINTS, load_causal_lm
-from skqprobe._sklearn import Interval
+from skqprobe._backends.causal_lm import MODEL_CONSTRAINTS, load_causal_lm
+from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.embedders._inputs import check_prompt
 from skqprobe.generators._base import BaseGenerator
 
@@ -114,7 +114,7 @@ class TransformersGenerator(BaseGenerator):
     }
 
     # A device rounds in its own way; that is all it changes.
-    _incidental = BaseGenerator._incidental | {"device"}
+    inert_parameters = BaseGenerator.inert_parameters | {"device"}
 
     def __init__(
         self,

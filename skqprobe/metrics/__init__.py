@@ -1,12 +1,13 @@
 """Metrics: what a policy gains, at what distance from the base model, how surely."""
 
+from skqprobe._utils.public import set_module
 from skqprobe.metrics._bootstrap import Estimate, prompt_bootstrap
 from skqprobe.metrics._distance import (
     best_of_k_kl_bound,
     effective_candidates,
     kl_upper_estimate,
 )
-from skqprobe.metrics._report import report
+from skqprobe.metrics._report import policy_report
 from skqprobe.metrics._rewards import (
     base_reward,
     best_of_k_reward,
@@ -17,13 +18,16 @@ from skqprobe.metrics._rewards import (
     win_rate,
 )
 from skqprobe.metrics._scorers import (
+    CandidateScorer,
     best_of_k_scorer,
     candidate_values,
     expected_reward_scorer,
     recovery_scorer,
+    softmax_reward,
 )
 
 __all__ = [
+    "CandidateScorer",
     "Estimate",
     "base_reward",
     "best_of_k_kl_bound",
@@ -35,10 +39,13 @@ __all__ = [
     "expected_reward_scorer",
     "kl_upper_estimate",
     "oracle_reward",
+    "policy_report",
     "prompt_bootstrap",
     "recovery",
     "recovery_scorer",
-    "report",
     "soft_best_of_k_reward",
+    "softmax_reward",
     "win_rate",
 ]
+
+set_module(globals())

@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_array
 
-from skqprobe._candidates import NO_GROUPS
-from skqprobe._sizes import SMALLEST, check_size
+from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
+from skqprobe._candidates.validation import NO_GROUPS
 
 
 def prompt_mean(values, prompt_weight=None, scalar=False):
@@ -40,7 +40,7 @@ def prompt_mean(values, prompt_weight=None, scalar=False):
     return float(mean) if mean.ndim == 0 else mean
 
 
-def need_groups(layout, name):
+def check_has_groups(layout, name):
     """Raise for rows without groups, which leave nothing to choose."""
     if not layout.grouped:
         raise ValueError(NO_GROUPS.replace("X", name, 1))
@@ -59,7 +59,7 @@ def check_prompt_weight(prompt_weight, n_prompts):
             f"prompt_weight must have one weight of 0 or more for each of {n_prompts} "
             f"prompts; got shape {weight.shape}, the lowest {weight.min():.3g}."
         )
-    check_size(weight, "prompt_weight", SMALLEST)
+    check_magnitude(weight, "prompt_weight", SMALLEST)
     return weight
 
 

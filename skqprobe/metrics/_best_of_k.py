@@ -8,8 +8,8 @@ import numpy as np
 from scipy.special import entr
 from sklearn.utils import check_random_state
 
-from skqprobe._choice import check_temperature, choice_mass
-from skqprobe._segments import segment_mean
+from skqprobe._candidates.choice import check_temperature, choice_mass
+from skqprobe._candidates.segments import segment_mean
 
 DRAWS_AT_ONCE = 2**21
 """How many candidates are drawn at a time by Monte Carlo."""

@@ -7,9 +7,9 @@ import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap
 from sklearn.utils import check_random_state
 
-from skqprobe._array_api import to_host
-from skqprobe._candidates import check_scored
-from skqprobe._segments import spread
+from skqprobe._arrays.device import to_host
+from skqprobe._candidates.segments import repeat_per_prompt
+from skqprobe._candidates.validation import check_scored
 
 COUNTS_AT_ONCE = 2**22
 """How many weights of prompts are made at a time."""
@@ -121,7 +121,7 @@ def prompt_bootstrap(
         # The metric is called over and over: rows and labels in an order that is easy.
         arrays = tuple(_prompt_by_prompt(values, layout) for values in arrays)
         versus = None if versus is None else _prompt_by_prompt(versus, layout)
-        groups = spread(np.arange(layout.n_prompts), layout.offsets)
+        groups = repeat_per_prompt(np.arange(layout.n_prompts), layout.offsets)
 
     def statistic(prompt_weight):
         value = metric(*arrays, groups=groups, prompt_weight=prompt_weight, **options)
@@ -143,7 +143,7 @@ def prompt_bootstrap(
 def _prompt_by_prompt(values, layout):
     """Sort rows by prompt; what has another shape the metric will refuse."""
     values = np.asarray(to_host(values))
-    return layout.to_rows(values) if values.size == layout.n_rows else values
+    return layout.to_prompt_order(values) if values.size == layout.n_rows else values
 
 
 def bootstrap_weights(

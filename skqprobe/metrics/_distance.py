@@ -3,9 +3,9 @@
 import numpy as np
 from scipy.special import entr
 
-from skqprobe._choice import check_proba
-from skqprobe._segments import segment_sum
-from skqprobe.metrics._averages import need_groups, prompt_mean
+from skqprobe._candidates.segments import segment_sum
+from skqprobe._candidates.validation import check_proba
+from skqprobe.metrics._averages import check_has_groups, prompt_mean
 
 
 def kl_upper_estimate(proba, groups=None, *, prompt_weight=None):
@@ -108,5 +108,5 @@ def best_of_k_kl_bound(k):
 def _entropy(proba, groups):
     """Entropy of the choice by prompt, in nats, and the layout."""
     rows, layout = check_proba(proba, groups)
-    need_groups(layout, "proba")
+    check_has_groups(layout, "proba")
     return segment_sum(entr(rows), layout.offsets), layout

@@ -1,12 +1,12 @@
-"""report: what a policy gains, at what distance from the base model, in one table."""
+"""policy_report: rewards and distance from the base model in one table."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from skqprobe._candidates import check_scored, check_values
-from skqprobe._sizes import check_size
-from skqprobe.metrics._averages import check_ks, need_groups, prompt_mean
+from skqprobe._arrays.magnitude import check_magnitude
+from skqprobe._candidates.validation import check_scored, check_values
+from skqprobe.metrics._averages import check_has_groups, check_ks, prompt_mean
 from skqprobe.metrics._best_of_k import (
     base_of_k,
     best_of_k,
@@ -17,7 +17,7 @@ from skqprobe.metrics._bootstrap import bootstrap_weights
 from skqprobe.metrics._scorers import candidate_values, policy_temperature
 
 
-def report(
+def policy_report(
     policy,
     X,
     y,
@@ -74,18 +74,20 @@ def report(
     --------
     >>> from skqprobe import QProbePolicy
     >>> from skqprobe.datasets import load_two_words
-    >>> from skqprobe.metrics import report
+    >>> from skqprobe.metrics import policy_report
     >>> X, y = load_two_words(return_X_y=True)
     >>> policy = QProbePolicy("log_loss", temperature=0.5).fit(X[:120], y[:120])
-    >>> table = report(policy, X[120:], y[120:], ks=[1, 16], random_state=0)
+    >>> table = policy_report(policy, X[120:], y[120:], ks=[1, 16], random_state=0)
     >>> table.loc[16, "value"].loc[["base", "greedy", "oracle"]].round(1).tolist()
     [0.4, 0.8, 1.0]
     """
     rewards, layout = check_scored(y, groups, "y")
-    need_groups(layout, "y")
-    check_size(rewards, "y")
+    check_has_groups(layout, "y")
+    check_magnitude(rewards, "y")
     values = candidate_values(policy, X)
-    values = layout.to_rows(check_values(values, layout.shape, "the policy's values"))
+    values = layout.to_prompt_order(
+        check_values(values, layout.shape, "the policy's values")
+    )
     most = layout.sizes.max()
     ks, _ = check_ks(sorted({min(k, most) for k in ks}), layout, "skip")
     soft = soft_best_of_k(
@@ -135,7 +137,7 @@ def _table(index, estimate):
 
 @dataclass(frozen=True, repr=False)
 class Table:
-    """What `report` gives where pandas is not installed.
+    """What `policy_report` gives where pandas is not installed.
 
     Parameters
     ----------

@@ -2,13 +2,16 @@
 
 import numpy as np
 
-from skqprobe._candidates import check_scored, check_values
-from skqprobe._choice import check_sums_to_one
-from skqprobe._segments import segment_mean, segment_sum
-from skqprobe._sizes import SMALLEST, check_size
+from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
+from skqprobe._candidates.segments import segment_mean, segment_sum
+from skqprobe._candidates.validation import (
+    check_scored,
+    check_sums_to_one,
+    check_values,
+)
 from skqprobe.metrics._averages import (
+    check_has_groups,
     check_ks,
-    need_groups,
     prompt_mean,
     warn_if_undefined,
 )
@@ -77,7 +80,7 @@ def expected_reward(y, proba, groups=None, *, prompt_weight=None):
     0.625
     """
     rewards, layout = _check_rewards(y, groups)
-    proba = layout.to_rows(check_values(proba, layout.shape, "proba"))
+    proba = layout.to_prompt_order(check_values(proba, layout.shape, "proba"))
     check_sums_to_one(proba, layout)
     return prompt_mean(segment_sum(proba * rewards, layout.offsets), prompt_weight)
 
@@ -251,7 +254,7 @@ def soft_best_of_k_reward(
     reward = prompt_mean(soft.reward, prompt_weight, scalar)
     if not return_error:
         return reward
-    check_size(rewards, "y", SMALLEST)
+    check_magnitude(rewards, "y", SMALLEST)
     # The error of a weighted mean is sqrt(sum w^2 e^2) / sum w.
     kept = ~np.isnan(soft.error)
     weight = 1.0 if prompt_weight is None else np.asarray(prompt_weight, dtype=float)
@@ -363,13 +366,13 @@ def win_rate(y, scores, k, groups=None, *, too_few="raise", prompt_weight=None):
 def _check_rewards(y, groups):
     """Rewards prompt by prompt, and their layout; rows need groups."""
     rewards, layout = check_scored(y, groups, "y")
-    need_groups(layout, "y")
-    check_size(rewards, "y")
+    check_has_groups(layout, "y")
+    check_magnitude(rewards, "y")
     return rewards, layout
 
 
 def _check_scores(scores, layout):
-    return layout.to_rows(check_values(scores, layout.shape, "scores"))
+    return layout.to_prompt_order(check_values(scores, layout.shape, "scores"))
 
 
 def _plain(value):

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 
-from skqprobe._candidates import NO_GROUPS, check_scored
-from skqprobe._choice import choice_probabilities
+from skqprobe._candidates.choice import choice_probabilities
+from skqprobe._candidates.validation import NO_GROUPS, check_scored
 from skqprobe.metrics._rewards import best_of_k_reward, expected_reward, recovery
 
 
@@ -230,5 +230,5 @@ def softmax_reward(y, scores, temperature, groups=None, *, prompt_weight=None):
     reward : float or ndarray
     """
     scores, layout = check_scored(scores, groups, "scores")
-    proba = layout.from_rows(choice_probabilities(scores, layout, temperature))
+    proba = layout.to_user_order(choice_probabilities(scores, layout, temperature))
     return expected_reward(y, proba, groups, prompt_weight=prompt_weight)

@@ -1,5 +1,6 @@
 """Displays: pictures of what a policy gains, in scikit-learn's conventions."""
 
+from skqprobe._utils.public import set_module
 from skqprobe.plotting._prompt_difficulty import PromptDifficultyDisplay
 from skqprobe.plotting._q_values import QValueDisplay
 from skqprobe.plotting._reward_curve import RewardCurveDisplay
@@ -11,3 +12,5 @@ __all__ = [
     "RewardCurveDisplay",
     "RewardKLDisplay",
 ]
+
+set_module(globals())

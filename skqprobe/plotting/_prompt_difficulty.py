@@ -3,9 +3,9 @@
 import numpy as np
 from scipy.stats import spearmanr
 
-from skqprobe._candidates import check_scored, check_values
-from skqprobe._segments import segment_mean, spread
-from skqprobe.metrics._averages import need_groups
+from skqprobe._candidates.segments import repeat_per_prompt, segment_mean
+from skqprobe._candidates.validation import check_scored, check_values
+from skqprobe.metrics._averages import check_has_groups
 from skqprobe.plotting._display import Display
 
 
@@ -88,10 +88,10 @@ class PromptDifficultyDisplay(Display):
         display : PromptDifficultyDisplay
         """
         rewards, layout = check_scored(y, groups, "y")
-        need_groups(layout, "y")
-        scores = layout.to_rows(check_values(scores, layout.shape, "scores"))
+        check_has_groups(layout, "y")
+        scores = layout.to_prompt_order(check_values(scores, layout.shape, "scores"))
         value = segment_mean(scores, layout.offsets)
-        inside = (scores - spread(value, layout.offsets)).std() or 1.0
+        inside = (scores - repeat_per_prompt(value, layout.offsets)).std() or 1.0
         display = cls(
             reward=segment_mean(rewards, layout.offsets),
             value=(value - value.mean()) / inside,

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from skqprobe._candidates import check_scored, check_values
+from skqprobe._candidates.validation import check_scored, check_values
 from skqprobe.plotting._display import Display
 
 MOST_REWARDS = 5
@@ -75,7 +75,7 @@ class QValueDisplay(Display):
         display : QValueDisplay
         """
         rewards, layout = check_scored(y, groups, "y")
-        scores = layout.to_rows(check_values(scores, layout.shape, "scores"))
+        scores = layout.to_prompt_order(check_values(scores, layout.shape, "scores"))
         distinct = np.unique(rewards)
         if len(distinct) <= MOST_REWARDS:
             labels = [f"reward {reward:g}" for reward in distinct]

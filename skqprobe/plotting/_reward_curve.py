@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skqprobe._candidates import check_scored
+from skqprobe._candidates.validation import check_scored
 from skqprobe.metrics import (
     base_reward,
     best_of_k_reward,

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from skqprobe._candidates import check_scored, check_values
-from skqprobe._choice import choice_probabilities
-from skqprobe._segments import segment_mean, spread
+from skqprobe._candidates.choice import choice_probabilities
+from skqprobe._candidates.segments import repeat_per_prompt, segment_mean
+from skqprobe._candidates.validation import check_scored, check_values
 from skqprobe.metrics import expected_reward, kl_upper_estimate, prompt_bootstrap
-from skqprobe.metrics._averages import need_groups
+from skqprobe.metrics._averages import check_has_groups
 from skqprobe.metrics._scorers import policy_temperature
 from skqprobe.plotting._display import REFERENCE, Display
 
@@ -143,11 +143,11 @@ class RewardKLDisplay(Display):
         display : RewardKLDisplay
         """
         rewards, layout = check_scored(y, groups, "y")
-        need_groups(layout, "y")
-        rows = layout.to_rows(check_values(scores, layout.shape, "scores"))
+        check_has_groups(layout, "y")
+        rows = layout.to_prompt_order(check_values(scores, layout.shape, "scores"))
 
         def choose(rows, temperature):
-            return layout.from_rows(choice_probabilities(rows, layout, temperature))
+            return layout.to_user_order(choice_probabilities(rows, layout, temperature))
 
         grid = _grid(rows, layout) if temperatures is None else temperatures
         grid = np.array([np.inf, *np.sort(grid)[::-1], 0.0])
@@ -234,5 +234,7 @@ class RewardKLDisplay(Display):
 
 def _grid(scores, layout):
     """Temperatures, falling, around the scores' standard deviation inside prompts."""
-    centred = scores - spread(segment_mean(scores, layout.offsets), layout.offsets)
+    centred = scores - repeat_per_prompt(
+        segment_mean(scores, layout.offsets), layout.offsets
+    )
     return (centred.std() or 1.0) * np.logspace(2, -2, 30)

@@ -12,9 +12,9 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skqprobe._candidates import check_values, list_to_array
-from skqprobe._estimator import BaseEstimator
-from skqprobe._sklearn import HasMethods, _fit_context
+from skqprobe._candidates.validation import check_values, list_to_array
+from skqprobe._utils.estimator import BaseEstimator
+from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
 
 
 def _transformer_has(method):

@@ -9,13 +9,18 @@ from scipy.stats import rankdata
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skqprobe._blocks import row_blocks, take_rows
-from skqprobe._candidates import check_candidates, check_layout
-from skqprobe._choice import warn_without_groups
-from skqprobe._estimator import BaseEstimator
-from skqprobe._segments import segment_mean, spread
-from skqprobe._sizes import LARGEST, SMALLEST, check_size
-from skqprobe._sklearn import Interval, StrOptions, _fit_context, feature_names_in
+from skqprobe._arrays.blocks import row_blocks, take_rows
+from skqprobe._arrays.magnitude import LARGEST, SMALLEST, check_magnitude
+from skqprobe._candidates.layout import check_layout
+from skqprobe._candidates.segments import repeat_per_prompt, segment_mean
+from skqprobe._candidates.validation import check_candidates, warn_without_groups
+from skqprobe._utils.estimator import BaseEstimator
+from skqprobe._utils.sklearn_compat import (
+    Interval,
+    StrOptions,
+    _fit_context,
+    feature_names_in,
+)
 
 PAIRS_AT_ONCE = 2**21
 """How many distances between candidates are made at a time, from as many numbers."""
@@ -29,7 +34,7 @@ DENSITY_FLOOR = 0.01
 DUPLICATE = 0.01
 """Candidates nearer than this, in median distances, count as duplicates."""
 
-SINGLE_SIZES = 1e-15, 1e15
+SINGLE_MAGNITUDES = 1e-15, 1e15
 """How large the largest number of an X may be whose squares stay inside of float32."""
 
 NAMES = ("mean", "nearest", "share", "density", "duplicates", "rank")
@@ -57,7 +62,7 @@ class SiblingFeatures(
     Parameters
     ----------
     features : tuple of str, default=("mean", "nearest", "share", "density")
-        Which features to make, of each block:
+        Which features to make, of each view:
 
         - "mean": minus the mean distance to the siblings. Inside a set this is also the
           (squared) distance to the set's mean, but for its sign and a constant.
@@ -80,19 +85,19 @@ class SiblingFeatures(
     bandwidths : tuple of float, default=(0.1, 0.3)
         Of the kernel, ``exp(-distance / bandwidth)``, in units of the median distance
         between siblings in the training prompts.
-    weight : float, default=0.1
+    variance_share : float, default=0.1
         The total variance of the features in units of the embedding's; a penalty bears
         the less on them, the more they have. With ``embedding="drop"`` every feature
-        has the variance `weight`.
-    block_sizes : tuple of int, default=None
+        has the variance `variance_share`.
+    view_sizes : tuple of int, default=None
         Where several embeddings stand side by side: the number of columns of each, in
         order. Each gives features of its own. None takes all columns for one.
 
     Attributes
     ----------
-    scales_ : ndarray of shape (n_blocks,)
+    scales_ : ndarray of shape (n_views,)
         Median distance between siblings in the training prompts.
-    thresholds_ : ndarray of shape (n_blocks, n_quantiles)
+    thresholds_ : ndarray of shape (n_views, n_quantiles)
         Distances of `quantiles`, in units of `scales_`.
     feature_scales_ : ndarray of shape (n_sibling_features,)
         What the features are multiplied by.
@@ -122,7 +127,9 @@ class SiblingFeatures(
     >>> import numpy as np
     >>> from skqprobe.preprocessing import SiblingFeatures
     >>> X = np.array([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]])  # the third stands alone
-    >>> siblings = SiblingFeatures(["mean", "rank"], embedding="drop", weight=1.0)
+    >>> siblings = SiblingFeatures(
+    ...     ["mean", "rank"], embedding="drop", variance_share=1.0
+    ... )
     >>> siblings.fit_transform(X).round(1)
     array([[[ 0.6,  0. ],
             [ 0.8,  1.2],
@@ -142,8 +149,8 @@ class SiblingFeatures(
         "nearest": ["array-like"],
         "quantiles": ["array-like"],
         "bandwidths": ["array-like"],
-        "weight": [Interval(Real, 0, None, closed="neither")],
-        "block_sizes": ["array-like", None],
+        "variance_share": [Interval(Real, 0, None, closed="neither")],
+        "view_sizes": ["array-like", None],
     }
 
     def __init__(
@@ -155,8 +162,8 @@ class SiblingFeatures(
         nearest=(0.03, 0.1, 0.3),
         quantiles=(0.03, 0.1, 0.3),
         bandwidths=(0.1, 0.3),
-        weight=0.1,
-        block_sizes=None,
+        variance_share=0.1,
+        view_sizes=None,
     ):
         self.features = features
         self.embedding = embedding
@@ -164,8 +171,8 @@ class SiblingFeatures(
         self.nearest = nearest
         self.quantiles = quantiles
         self.bandwidths = bandwidths
-        self.weight = weight
-        self.block_sizes = block_sizes
+        self.variance_share = variance_share
+        self.view_sizes = view_sizes
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, groups=None):
@@ -256,9 +263,9 @@ class SiblingFeatures(
             for name in self.features
             for setting in settings.get(name, [None])
         ]
-        n_blocks = len(self.scales_)
-        if n_blocks > 1:
-            names = [f"block{i}_{name}" for i in range(n_blocks) for name in names]
+        n_views = len(self.scales_)
+        if n_views > 1:
+            names = [f"view{i}_{name}" for i in range(n_views) for name in names]
         return np.concatenate([kept, np.array(names, dtype=object)])
 
     def _fit(self, X, groups):
@@ -266,14 +273,14 @@ class SiblingFeatures(
         self._check_settings()
         fitted = copy.copy(self)  # nothing is set on self before the fit is done
         X, layout = fitted._check_input(X, groups, reset=True)
-        blocks = self._blocks(X.shape[1])
-        learned = [_learn_scale(self._sampled(X, layout, b)) for b in blocks]
+        views = self._views(X.shape[1])
+        learned = [_learn_scale(self._sampled(X, layout, view)) for view in views]
         fitted.scales_ = np.array([scale for scale, _ in learned])
         fitted.thresholds_ = np.array(
             [np.quantile(d, np.asarray(self.quantiles)) for _, d in learned]
         )
         features = fitted._features(X, layout)
-        variance = self.weight
+        variance = self.variance_share
         if self.embedding != "drop":
             variance *= _total_variance(X) / features.shape[1]
         deviation = features.std(axis=0)
@@ -301,28 +308,28 @@ class SiblingFeatures(
         X, shape = check_candidates(self, X, reset=reset)
         X = np.asarray(X)  # from a device, if it is there
         is_double = X.dtype == np.float64
-        low, high = (SMALLEST, LARGEST) if is_double else SINGLE_SIZES
-        check_size(X, "X", low, high, ", as StandardScaler does")
+        low, high = (SMALLEST, LARGEST) if is_double else SINGLE_MAGNITUDES
+        check_magnitude(X, "X", low, high, ", as StandardScaler does")
         layout = check_layout(shape, groups)
         warn_without_groups(layout, stacklevel=5)
         return X, layout
 
-    def _blocks(self, n_features):
+    def _views(self, n_features):
         """Columns of each embedding."""
-        if self.block_sizes is None:
+        if self.view_sizes is None:
             return [slice(0, n_features)]
-        ends = np.cumsum(self.block_sizes)
-        if min(self.block_sizes) < 1 or ends[-1] != n_features:
+        ends = np.cumsum(self.view_sizes)
+        if min(self.view_sizes) < 1 or ends[-1] != n_features:
             raise ValueError(
-                f"block_sizes must be numbers of columns that add up to those of X, "
-                f"{n_features}; got {self.block_sizes!r}."
+                f"view_sizes must be numbers of columns that add up to those of X, "
+                f"{n_features}; got {self.view_sizes!r}."
             )
         return [
             slice(end - size, end)
-            for size, end in zip(self.block_sizes, ends, strict=True)
+            for size, end in zip(self.view_sizes, ends, strict=True)
         ]
 
-    def _sets(self, X, layout, block):
+    def _sets(self, X, layout, view):
         """Yield rows (n_such_prompts, k) in X's order, and their distances, by size."""
         for _, rows in layout.by_size():
             k = rows.shape[1]
@@ -331,25 +338,25 @@ class SiblingFeatures(
             step = max(1, PAIRS_AT_ONCE // (k * max(k, X.shape[1])))
             for start in range(0, len(rows), step):
                 some = rows[start : start + step]
-                embeddings = take_rows(X, some)[..., block]
+                embeddings = take_rows(X, some)[..., view]
                 yield some, _distances(embeddings, self.metric)
 
-    def _sampled(self, X, layout, block):
+    def _sampled(self, X, layout, view):
         """Distances between siblings, of as many prompts as it takes."""
         n_pairs = (layout.sizes * (layout.sizes - 1)).sum()
         kept = np.zeros(layout.n_prompts, dtype=bool)
         kept[:: -(-max(n_pairs, 1) // SAMPLED_PAIRS)] = True
         layout = layout.keep(np.repeat(kept, layout.sizes))
-        return [_siblings(distances) for _, distances in self._sets(X, layout, block)]
+        return [_siblings(distances) for _, distances in self._sets(X, layout, view)]
 
     def _features(self, X, layout):
         """Features in the order of X's rows, not scaled: (n_rows, n_features)."""
         made = []
-        for block, scale, near in zip(
-            self._blocks(X.shape[1]), self.scales_, self.thresholds_, strict=True
+        for view, scale, near in zip(
+            self._views(X.shape[1]), self.scales_, self.thresholds_, strict=True
         ):
             values: Any = None
-            for rows, distances in self._sets(X, layout, block):
+            for rows, distances in self._sets(X, layout, view):
                 features = self._describe(_siblings(distances) / scale, near)
                 if values is None:
                     values = np.empty((len(X), features.shape[2]), features.dtype)
@@ -390,7 +397,7 @@ class SiblingFeatures(
             means = segment_mean(rows.astype(features.dtype), layout.offsets)
             centred = np.empty(X.shape, features.dtype)
             order = slice(None) if layout.order is None else layout.order
-            centred[order] = rows - spread(means, layout.offsets)
+            centred[order] = rows - repeat_per_prompt(means, layout.offsets)
             parts = [centred, features]
         out = np.concatenate(parts, axis=1, dtype=np.result_type(X, np.float32))
         return out.reshape(*layout.shape, out.shape[1])

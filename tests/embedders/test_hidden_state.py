@@ -31,7 +31,7 @@ CHAT = [{"role": "user", "content": "Name a colour."}]
 @pytest.fixture
 def own_models(monkeypatch):
     """Keep a test's models apart: SmolLM2 takes long to load, and two are kept."""
-    from skqprobe import _causal_lm
+    from skqprobe._backends import causal_lm as _causal_lm
 
     load = lru_cache(maxsize=2)(_causal_lm._load.__wrapped__)
     monkeypatch.setattr(_causal_lm, "_load", load)
@@ -54,7 +54,7 @@ def tiny_states(tiny):
 
 def plain_pass(embedder, prompt, completion):
     """States by hand: one text, no padding, no cache, the whole model."""
-    from skqprobe._causal_lm import load_causal_lm
+    from skqprobe._backends.causal_lm import load_causal_lm
 
     lm = load_causal_lm(embedder)
     prompt_ids = lm.tokenizer(prompt).input_ids

@@ -41,7 +41,7 @@ def embedder():
 
 def by_hand(embedder, prompt, completion):
     """Features by hand, in float64: one text, no padding, no cache."""
-    from skqprobe._causal_lm import load_causal_lm
+    from skqprobe._backends.causal_lm import load_causal_lm
 
     lm = load_causal_lm(embedder)
     n_before = len(lm.tokenizer(prompt).input_ids)

@@ -20,7 +20,7 @@ K = 3
 class Toy(BaseGenerator):
     """Completions that hang on the prompt alone; `asked` is shared by copies."""
 
-    _incidental = frozenset({"progress", "asked", "fail_on"})
+    inert_parameters = frozenset({"progress", "asked", "fail_on"})
 
     def __init__(self, temperature=1.0, fail_on=None, asked=None, progress="auto"):
         self.temperature = temperature

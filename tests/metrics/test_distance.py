@@ -4,11 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from skqprobe.metrics import (
-    best_of_k_kl_bound,
-    effective_candidates,
-    kl_upper_estimate,
-)
+from skqprobe.metrics import best_of_k_kl_bound, effective_candidates, kl_upper_estimate
 
 
 def test_both_are_means_over_prompts_of_functions_of_the_entropy(rng):

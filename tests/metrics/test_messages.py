@@ -9,9 +9,9 @@ from skqprobe.metrics import (
     candidate_values,
     expected_reward,
     expected_reward_scorer,
+    policy_report,
     prompt_bootstrap,
     recovery_scorer,
-    report,
 )
 from skqprobe.metrics._scorers import softmax_reward
 
@@ -32,9 +32,9 @@ CASES = [
     (lambda: best_of_k_reward(Y, Y, 3), r"^k=3 .* Give a k of at most 2\.$"),
     (lambda: expected_reward(Y, [[1.0], [1.0]]), "^proba has shape"),
     (lambda: softmax_reward(Y, [[[1.0]]], 1.0), "^scores must have shape"),
-    (lambda: report(Constant(Y), Y, Y.ravel()), "^y has rows but no groups"),
-    (lambda: report(Constant(Y), Y, 1e200 * Y), "^y has numbers of up to 1e"),
-    (lambda: report(Constant(Y[:, :1]), Y, Y), "^the policy's values has shape"),
+    (lambda: policy_report(Constant(Y), Y, Y.ravel()), "^y has rows but no groups"),
+    (lambda: policy_report(Constant(Y), Y, 1e200 * Y), "^y has numbers of up to 1e"),
+    (lambda: policy_report(Constant(Y[:, :1]), Y, Y), "^the policy's values has shape"),
     (
         lambda: best_of_k_reward(Y, Y, 1, prompt_weight=[1.0, np.nan]),
         "^Input prompt_weight contains NaN",

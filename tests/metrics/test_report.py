@@ -15,9 +15,9 @@ from skqprobe.metrics import (
     expected_reward,
     kl_upper_estimate,
     oracle_reward,
+    policy_report,
     prompt_bootstrap,
     recovery,
-    report,
     soft_best_of_k_reward,
 )
 from skqprobe.preprocessing import PerCandidate
@@ -30,7 +30,7 @@ FIGURES += ["effective candidates"]
 def test_figures_are_those_of_the_metrics(sets):
     X, y = sets
     policy = QProbePolicy("log_loss", temperature=0.5).fit(X, y)
-    table = report(policy, X, y, ks=[3, 6], random_state=0)
+    table = policy_report(policy, X, y, ks=[3, 6], random_state=0)
     assert table.index.names == ["k", "figure"]
     assert table.index.to_list() == [(k, figure) for k in (3, 6) for figure in FIGURES]
     Q, proba = policy.decision_function(X), policy.predict_proba(X)
@@ -73,15 +73,17 @@ def test_rows_agree_with_sets(sets):
     groups = np.repeat(np.arange(60), 6)
     kwargs = {"ks": [1, 6], "random_state": 0, "n_resamples": 200}
     pd.testing.assert_frame_equal(
-        report(policy, X, y, **kwargs),
-        report(policy, X.reshape(-1, 4), y.ravel(), groups, **kwargs),
+        policy_report(policy, X, y, **kwargs),
+        policy_report(policy, X.reshape(-1, 4), y.ravel(), groups, **kwargs),
     )
 
 
 def test_ragged_prompts_with_too_few_are_left_out(rows):
     X, y, groups = rows
     policy = QProbePolicy("log_loss").fit(X, y, groups)
-    table = report(policy, X, y, groups, ks=(1, 5), n_resamples=200, random_state=0)
+    table = policy_report(
+        policy, X, y, groups, ks=(1, 5), n_resamples=200, random_state=0
+    )
     labels, sizes = np.unique(groups, return_counts=True)
     kept = np.isin(groups, labels[sizes >= 5])
     assert table.loc[(5, "base"), "value"] == pytest.approx(
@@ -91,7 +93,7 @@ def test_ragged_prompts_with_too_few_are_left_out(rows):
 
 def test_ks_above_the_prompts_are_cut_down(sets):
     X, y = sets
-    table = report(QProbePolicy().fit(X, y), X, y, n_resamples=100)
+    table = policy_report(QProbePolicy().fit(X, y), X, y, n_resamples=100)
     assert table.index.unique("k").tolist() == [1, 6]
     assert np.isnan(table.loc[(1, "recovery"), "value"])
 
@@ -108,7 +110,7 @@ def test_ks_above_the_prompts_are_cut_down(sets):
 def test_the_temperature_is_found(sets, policy):
     X, y = sets
     policy.fit(X, y)
-    table = report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
+    table = policy_report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
     assert table.loc[(6, "effective candidates"), "value"] > 1.05
 
 
@@ -116,7 +118,7 @@ def test_any_regressor_chooses_greedily(sets):
     X, y = sets
     rows, groups = X.reshape(-1, 4), np.repeat(np.arange(60), 6)
     ridge = Ridge().fit(rows, y.ravel())
-    table = report(ridge, rows, y.ravel(), groups, ks=[6], n_resamples=100)
+    table = policy_report(ridge, rows, y.ravel(), groups, ks=[6], n_resamples=100)
     assert table.loc[(6, "sampled"), "value"] == table.loc[(6, "greedy"), "value"]
     assert table.loc[(6, "effective candidates"), "value"] == 1
 
@@ -124,7 +126,7 @@ def test_any_regressor_chooses_greedily(sets):
 def test_without_pandas_a_table_prints_the_same(sets, monkeypatch):
     X, y = sets
     policy = QProbePolicy().fit(X, y)
-    frame = report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
+    frame = policy_report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
 
     def no_pandas(name, *args, **kwargs):
         if name == "pandas":
@@ -133,7 +135,7 @@ def test_without_pandas_a_table_prints_the_same(sets, monkeypatch):
 
     original = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", no_pandas)
-    table = report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
+    table = policy_report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
     assert table.index == frame.index.to_list()
     for name, column in table.columns.items():
         np.testing.assert_array_equal(column, frame[name])
@@ -150,14 +152,14 @@ def test_bad_input_is_named(sets):
     X, y = sets
     policy = QProbePolicy().fit(X, y)
     with pytest.raises(ValueError, match="no groups"):
-        report(policy, X.reshape(-1, 4), y.ravel())
+        policy_report(policy, X.reshape(-1, 4), y.ravel())
     with pytest.raises(ValueError, match="k must be an integer"):
-        report(policy, X, y, ks=[0])
+        policy_report(policy, X, y, ks=[0])
 
 
 def test_nothing_is_to_gain_from_one_candidate():
     """Not even what rounding leaves between two ways to take a mean."""
     rng = np.random.default_rng(11)  # here the oracle's is 1e-16 above the base's
     X, y = rng.normal(size=(30, 7, 3)), rng.random((30, 7))
-    table = report(QProbePolicy().fit(X, y), X, y, ks=[1], n_resamples=100)
+    table = policy_report(QProbePolicy().fit(X, y), X, y, ks=[1], n_resamples=100)
     assert table.loc[(1, "recovery")].isna().all()

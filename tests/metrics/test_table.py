@@ -1,4 +1,4 @@
-"""What `report` gives where pandas is not installed, to the letter."""
+"""What `policy_report` gives where pandas is not installed, to the letter."""
 
 import numpy as np
 

@@ -40,7 +40,7 @@ def by_hand(sets, metric, scale, limits, made):
 def test_features_are_those_made_by_hand(rng, metric):
     X = rng.normal(size=(7, 6, 4))
     X[2, 1] = X[2, 4]  # duplicates
-    siblings = SiblingFeatures(ALL, embedding="drop", metric=metric, weight=1.0)
+    siblings = SiblingFeatures(ALL, embedding="drop", metric=metric, variance_share=1.0)
     got = siblings.fit_transform(X)
     pairs = [cdist(E, E, metric)[~np.eye(6, dtype=bool)] for E in X]
     scale = np.median(pairs)
@@ -111,7 +111,9 @@ def test_features_mean_the_same_at_another_k(rng):
 @pytest.mark.parametrize("embedding", ["keep", "center", "drop"])
 def test_what_is_kept_of_the_embedding(rng, embedding):
     X = rng.normal(size=(8, 4, 3)) * [1, 10, 100]
-    siblings = SiblingFeatures(("mean", "density"), embedding=embedding, weight=2.0)
+    siblings = SiblingFeatures(
+        ("mean", "density"), embedding=embedding, variance_share=2.0
+    )
     out = siblings.fit_transform(X)
     d = 0 if embedding == "drop" else 3
     kept, features = out[..., :d], out[..., d:]
@@ -127,12 +129,12 @@ def test_what_is_kept_of_the_embedding(rng, embedding):
 
 def test_blocks_have_features_of_their_own(rng):
     A, B = rng.normal(size=(10, 5, 3)), rng.normal(size=(10, 5, 2))
-    both = SiblingFeatures(("mean",), embedding="drop", block_sizes=(3, 2))
+    both = SiblingFeatures(("mean",), embedding="drop", view_sizes=(3, 2))
     got = both.fit_transform(np.concatenate([A, B], axis=2))
     one = SiblingFeatures(("mean",), embedding="drop")
     expected = [one.fit_transform(A), one.fit_transform(B)]
     np.testing.assert_allclose(got, np.concatenate(expected, axis=2))
-    names = ["block0_sibling_mean", "block1_sibling_mean"]
+    names = ["view0_sibling_mean", "view1_sibling_mean"]
     assert both.get_feature_names_out().tolist() == names
 
 
@@ -182,7 +184,7 @@ def test_in_pipelines_and_searches_of_both_layouts(sets):
     X, y = sets
     X_rows, y_rows = X.reshape(-1, 4), y.ravel()
     groups = np.repeat(np.arange(60), 6)
-    grid = {"siblingfeatures__weight": [0.1, 1]}
+    grid = {"siblingfeatures__variance_share": [0.1, 1]}
     folds = list(GroupKFold(3).split(X, groups=np.arange(60)))
     of_sets = GridSearchCV(make(PerCandidate(StandardScaler())), grid, cv=folds)
     of_sets.fit(X, y)
@@ -248,11 +250,11 @@ def test_clone_and_pickle(rng):
         ({"nearest": (0, 0.1)}, "nearest must be numbers above 0 and at most 1"),
         ({"quantiles": (1.5,)}, "quantiles must be numbers above 0 and at most 1"),
         ({"bandwidths": (-1,)}, "bandwidths must be numbers above 0; got"),
-        ({"block_sizes": (2, 2)}, "block_sizes must be .* add up .* 3"),
-        ({"block_sizes": (0, 3)}, "block_sizes must be"),
+        ({"view_sizes": (2, 2)}, "view_sizes must be .* add up .* 3"),
+        ({"view_sizes": (0, 3)}, "view_sizes must be"),
         ({"embedding": "lose"}, "'embedding' parameter"),
         ({"metric": "angle"}, "'metric' parameter"),
-        ({"weight": 0}, "'weight' parameter"),
+        ({"variance_share": 0}, "'variance_share' parameter"),
     ],
 )
 def test_bad_parameters_are_named(rng, parameters, message):

@@ -1,0 +1,1 @@
+"""Arrays: blocks of X, arrays on devices, limits of magnitude."""

@@ -1,0 +1,1 @@
+"""Backends that embedders and generators share."""

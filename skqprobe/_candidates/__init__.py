@@ -1,0 +1,1 @@
+"""Candidates of prompts: layouts, labels, validation, sums inside prompts, choice."""

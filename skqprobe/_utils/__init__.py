@@ -1,0 +1,1 @@
+"""Utilities: scikit-learn compatibility, callbacks, optional imports, progress bars."""

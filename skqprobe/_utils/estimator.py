@@ -1,0 +1,38 @@
+"""BaseEstimator: scikit-learn's, but knowing which skqprobe it was saved by."""
+
+import warnings
+
+from sklearn import base
+
+from skqprobe._utils.sklearn_compat import parse_version
+
+
+class BaseEstimator(base.BaseEstimator):
+    """Base class of everything that is saved and loaded.
+
+    The saved state has the version of skqprobe beside the attributes. What an older
+    version saved is loaded without a word, what a newer one saved with a warning.
+    """
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_skqprobe_version": _this_version()}
+
+    def __setstate__(self, state):
+        attributes = dict(state)
+        saved_by = attributes.pop("_skqprobe_version", None)
+        this = _this_version()
+        if saved_by is not None and parse_version(saved_by) > parse_version(this):
+            warnings.warn(
+                f"This {type(self).__name__} was saved by skqprobe {saved_by}, and is "
+                f"loaded by skqprobe {this}, which is older and may not understand "
+                f"it. Install skqprobe {saved_by} or later, or fit again.",
+                UserWarning,
+                stacklevel=2,
+            )
+        super().__setstate__(attributes)
+
+
+def _this_version():
+    import skqprobe  # which imports this module first
+
+    return skqprobe.__version__

@@ -1,0 +1,60 @@
+"""Imports that scikit-learn keeps private or has only in recent versions."""
+
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._set_output import _wrap_data_with_container
+from sklearn.utils.fixes import parse_version
+from sklearn.utils.validation import _check_feature_names_in as feature_names_in
+
+try:  # scikit-learn 1.9 and later
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # pragma: no cover  (run with the oldest scikit-learn supported)
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in where scikit-learn has no callbacks."""
+
+    def with_callbacks(method):
+        """Stand in where scikit-learn has no callbacks."""
+        return method
+
+
+try:  # scikit-learn 1.9 and later
+    from sklearn.utils._array_api import (
+        _max_precision_float_dtype as max_precision_float_dtype,
+    )
+    from sklearn.utils._array_api import (
+        check_same_namespace,
+        get_namespace_and_device,
+        move_to,
+    )
+
+    ARRAY_API_SUPPORT = True
+except ImportError:  # pragma: no cover  (run with the oldest scikit-learn supported)
+    ARRAY_API_SUPPORT = False
+    get_namespace_and_device = max_precision_float_dtype = move_to = None
+
+    def check_same_namespace(X, estimator, *, attribute, method):
+        """Stand in where scikit-learn does not check."""
+
+
+__all__ = [
+    "ARRAY_API_SUPPORT",
+    "CallbackSupportMixin",
+    "HasMethods",
+    "Interval",
+    "StrOptions",
+    "_fit_context",
+    "check_same_namespace",
+    "feature_names_in",
+    "get_namespace_and_device",
+    "max_precision_float_dtype",
+    "move_to",
+    "parse_version",
+    "with_callbacks",
+    "wrap_output",
+]
+
+
+def wrap_output(values, X, transformer):
+    """Give a transformer's output the container that `set_output` asks for."""
+    return _wrap_data_with_container("transform", values, X, transformer)

@@ -1,0 +1,36 @@
+"""Losses: value and gradient on the scores of candidates.
+
+A loss sees scores, rewards and weights of candidates in prompt order, and the offsets
+where each prompt begins. It returns one value per prompt and, per candidate, the
+derivative of its prompt's value with respect to its score. Embeddings, coefficients,
+penalties and layouts are not known to it.
+
+To define another loss, subclass :class:`BaseLoss`, implement `value_and_gradient`, and
+pass an instance: ``QProbePolicy(loss=MyLoss())``.
+"""
+
+from skqprobe._utils.public import set_module
+from skqprobe.losses._base import BaseLoss
+from skqprobe.losses._listwise import (
+    ContrastivePolicyGradient,
+    PolicyGradient,
+    SoftmaxCrossEntropy,
+)
+from skqprobe.losses._pairwise import PairwiseHinge, PairwiseLogistic
+from skqprobe.losses._pointwise import LogLoss, SquaredError
+from skqprobe.losses._registry import LOSSES, get_loss
+
+__all__ = [
+    "LOSSES",
+    "BaseLoss",
+    "ContrastivePolicyGradient",
+    "LogLoss",
+    "PairwiseHinge",
+    "PairwiseLogistic",
+    "PolicyGradient",
+    "SoftmaxCrossEntropy",
+    "SquaredError",
+    "get_loss",
+]
+
+set_module(globals())

@@ -1,0 +1,422 @@
+"""X as a tensor: of torch on any device there is, and of array-api-strict.
+
+The latter has nothing but the standard, and a device that numpy cannot read.
+"""
+
+import json
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from skqprobe import (
+    QProbePolicy,
+    QProbePolicyCV,
+    QProbeRegressor,
+    sample_candidates,
+)
+from skqprobe._arrays import blocks, device
+from skqprobe._objectives import linear
+from skqprobe._solvers import preconditioner
+from skqprobe._utils.sklearn_compat import ARRAY_API_SUPPORT
+from skqprobe.io import to_json
+from skqprobe.losses import LOSSES
+from skqprobe.metrics import best_of_k_reward, expected_reward, prompt_bootstrap
+from skqprobe.preprocessing import SiblingFeatures
+
+if not ARRAY_API_SUPPORT:
+    pytest.skip("array API input needs scikit-learn 1.9", allow_module_level=True)
+
+PLACES = ["array_api_strict", "torch cpu", "torch cuda"]
+
+
+class Place:
+    """A library of arrays, and one of its devices."""
+
+    def __init__(self, name):
+        library, _, device = name.partition(" ")
+        self.xp = pytest.importorskip(library)
+        if device == "cuda" and not self.xp.cuda.is_available():
+            pytest.skip("torch has no CUDA device")
+        self.device = device if device else self.xp.Device("device1")
+
+    def put(self, array):
+        return self.xp.asarray(array, device=self.device)
+
+    def get(self, array):
+        """Bring an array back, and see that it was there."""
+        assert type(array) is type(self.put(np.zeros(1)))
+        assert array.device == self.put(np.zeros(1)).device
+        return np.asarray(device.to_host(array))
+
+
+@pytest.fixture
+def dispatch(monkeypatch):
+    # Nothing here hands such arrays to scipy, which would have to know when imported.
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
+    with config_context(array_api_dispatch=True):
+        yield
+
+
+@pytest.fixture(params=PLACES)
+def place(request, dispatch):
+    return Place(request.param)
+
+
+@pytest.fixture
+def torch_cpu(dispatch):
+    return Place("torch cpu")
+
+
+@pytest.fixture(params=["sets", "rows"])
+def data(request):
+    """X, y and groups in either layout."""
+    values = request.getfixturevalue(request.param)
+    return values if len(values) == 3 else (*values, None)
+
+
+def tolerance(dtype):
+    return {"rtol": 1e-3, "atol": 1e-3} if dtype == "float32" else {"rtol": 1e-7}
+
+
+# The same answers as numpy's, in the same place as X
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_policy(place, data, loss, dtype):
+    X, y, groups = data
+    X = X.astype(dtype)
+    arguments = () if groups is None else (groups,)
+    policy = QProbePolicy(loss, alpha=0.01, temperature=0.5, random_state=0)
+    expected = policy.fit(X, y, groups)
+    answers = {
+        "decision_function": expected.decision_function(X),
+        "predict_proba": expected.predict_proba(X, *arguments),
+        "predict": expected.predict(X, *arguments),
+        "sample": expected.sample(X, *arguments),
+    }
+    coef, intercept = expected.coef_, expected.intercept_
+    score = expected.score(X, y, *arguments)
+
+    X, y = place.put(X), place.put(y)
+    policy.fit(X, y, groups)
+    close = tolerance(dtype)
+    assert place.get(policy.coef_).dtype == dtype
+    assert_allclose(place.get(policy.coef_), coef, **close)
+    assert policy.intercept_ == pytest.approx(intercept, rel=1e-3)
+    for method, answer in answers.items():
+        given = () if method == "decision_function" else arguments
+        found = place.get(getattr(policy, method)(X, *given))
+        assert found.dtype == answer.dtype
+        assert_allclose(found, answer, **close)
+    assert policy.score(X, y, *arguments) == pytest.approx(score, rel=1e-3)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
+def test_regressor(place, data, loss):
+    X, y, groups = data
+    expected = QProbeRegressor(loss).fit(X, y, groups)
+    model = QProbeRegressor(loss).fit(place.put(X), place.put(y), groups)
+    assert_allclose(place.get(model.coef_), expected.coef_)
+    assert_allclose(place.get(model.predict(place.put(X))), expected.predict(X))
+    score = model.score(place.put(X), place.put(y), groups)
+    assert score == pytest.approx(expected.score(X, y, groups))
+
+
+def test_weights_groups_and_n_candidates(place, rows, rng):
+    X, y, groups = rows
+    groups = np.unique(groups, return_inverse=True)[1]
+    weight = rng.integers(0, 3, size=len(y)).astype(float)
+    policy = QProbePolicy(n_candidates=4, random_state=0)
+    coef = policy.fit(X, y, groups, sample_weight=weight).coef_
+    score = policy.score(X, y, groups, sample_weight=weight)
+    arrays = [place.put(array) for array in (X, y, groups)]
+    policy.fit(*arrays, sample_weight=place.put(weight))
+    assert_allclose(place.get(policy.coef_), coef)
+    found = policy.score(*arrays, sample_weight=place.put(weight))
+    assert found == pytest.approx(score)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
+def test_weights_in_closed_form(place, data, loss, rng):
+    X, y, groups = data
+    weight = rng.integers(0, 3, size=y.shape)
+    policy = QProbePolicy(loss, alpha=0.01)
+    coef = policy.fit(X, y, groups, sample_weight=weight).coef_
+    policy.fit(place.put(X), y, groups, sample_weight=weight)
+    assert_allclose(place.get(policy.coef_), coef)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.1])
+@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
+def test_more_features_than_rows(place, loss, alpha, rng):
+    X, y = rng.normal(size=(10, 4, 60)), rng.normal(size=(10, 4))
+    policy = QProbePolicy(loss, alpha=alpha)
+    coef = policy.fit(X, y).coef_
+    policy.fit(place.put(X), place.put(y))
+    assert_allclose(place.get(policy.coef_), coef, atol=1e-10)
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "pairwise_logistic", "squared_error"])
+def test_many_blocks(place, data, loss, monkeypatch):
+    X, y, groups = data
+    policy = QProbePolicy(loss, alpha=0.01)
+    coef = policy.fit(X, y, groups).coef_
+    values = policy.decision_function(X)
+    monkeypatch.setattr(blocks, "DEVICE_BLOCK_BYTES", 20 * X.shape[-1] * X.itemsize)
+    monkeypatch.setattr(linear, "PRODUCT_ROWS", 1)
+    policy.fit(place.put(X), y, groups)
+    assert_allclose(place.get(policy.coef_), coef, rtol=1e-6)
+    found = place.get(policy.decision_function(place.put(X)))
+    assert_allclose(found, values, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "policy_gradient"])
+def test_sampled_moments(place, loss, data, monkeypatch):
+    monkeypatch.setattr(preconditioner, "FULL_COST", 0)
+    X, y, groups = data
+    policy = QProbePolicy(loss, alpha=0.01, tol=1e-6)
+    coef = policy.fit(X, y, groups).coef_
+    policy.fit(place.put(X), y, groups)
+    assert_allclose(place.get(policy.coef_), coef, rtol=1e-5)
+
+
+def test_warm_start(place, sets):
+    X, y = (place.put(array) for array in sets)
+    policy = QProbePolicy(warm_start=True).fit(X, y)
+    cold = policy.n_iter_
+    assert policy.fit(X, y).n_iter_ < cold
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
+def test_half_precision(torch_cpu, sets, dtype, loss):
+    X, y = sets
+    X = torch_cpu.put(X).to(getattr(torch_cpu.xp, dtype))
+    expected = QProbePolicy(loss).fit(X.float().numpy(), y)
+    policy = QProbePolicy(loss).fit(X, y)
+    assert_allclose(torch_cpu.get(policy.coef_), expected.coef_, rtol=1e-4)
+    found = torch_cpu.get(policy.decision_function(X))
+    assert found.dtype == np.float32
+    assert_allclose(
+        found, expected.decision_function(X.float().numpy()), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_policy_cv(place, data):
+    X, y, groups = data
+    policy = QProbePolicyCV(
+        ["log_loss", "policy_gradient", "squared_error"],
+        alphas=(0.1, 0.01),
+        temperatures=(0, 0.5),
+        cv=3,
+    )
+    expected = policy.fit(X, y, groups).cv_results_["mean_test_score"]
+    coef = policy.coef_
+    policy.fit(place.put(X), place.put(y), groups)
+    assert_allclose(policy.cv_results_["mean_test_score"], expected)
+    assert_allclose(place.get(policy.coef_), coef)
+    policy.set_params(scoring=lambda policy, X, y: 0.0)
+    with pytest.raises(ValueError, match="scoring=None, or convert X to numpy"):
+        policy.fit(place.put(X), place.put(y), groups)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_hidden_layers(torch_cpu, sets):
+    X, y = sets
+    settings = {"hidden_layer_sizes": (3,), "max_iter": 5, "random_state": 0}
+    expected = QProbePolicy("log_loss", **settings).fit(X, y)
+    policy = QProbePolicy("log_loss", **settings).fit(torch_cpu.put(X), y)
+    assert isinstance(policy.coefs_[0], np.ndarray)
+    assert_array_equal(policy.coefs_[0], expected.coefs_[0])
+    found = torch_cpu.get(policy.decision_function(torch_cpu.put(X)))
+    assert_allclose(found, expected.decision_function(X))
+
+
+def test_search(torch_cpu, sets):
+    # Not with array-api-strict, which numpy's indices cannot index.
+    X, y = sets
+    search = GridSearchCV(QProbePolicy("log_loss"), {"alpha": [0.1, 10]}, cv=3)
+    scores = search.fit(X, y).cv_results_["mean_test_score"]
+    search.fit(torch_cpu.put(X), torch_cpu.put(y))
+    assert_allclose(search.cv_results_["mean_test_score"], scores)
+    torch_cpu.get(search.predict(torch_cpu.put(X)))
+
+
+def test_pipeline(torch_cpu, rows):
+    # scikit-learn's scaler warns of a division with array-api-strict.
+    X, y, _ = rows
+    pipeline = make_pipeline(StandardScaler(), QProbeRegressor())
+    expected = pipeline.fit(X, y).predict(X)
+    X, y = torch_cpu.put(X), torch_cpu.put(y)
+    assert_allclose(torch_cpu.get(pipeline.fit(X, y).predict(X)), expected)
+
+
+# X stays where it is
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize(
+    "loss, shape",
+    [
+        *((loss, (60, 6, 50)) for loss in LOSSES),
+        ("squared_error", (10, 5, 200)),
+        ("contrastive_policy_gradient", (10, 5, 200)),
+    ],
+)
+def test_nothing_of_the_size_of_x_comes_to_the_host(
+    torch_cpu, loss, shape, dtype, rng, monkeypatch
+):
+    X = rng.normal(size=shape)
+    y = (X[..., 0] > 0).astype(float)
+    X = torch_cpu.put(X.astype(dtype))
+    policy = QProbePolicy(loss, alpha=0.1)
+
+    def watch(name):
+        method = getattr(torch_cpu.xp.Tensor, name)
+
+        def watched(self, *args, **kwargs):
+            sizes.append(self.numel())
+            return method(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch_cpu.xp.Tensor, name, watched)
+
+    sizes: list[int] = []
+    for name in ("__array__", "__dlpack__", "cpu", "numpy", "tolist"):
+        watch(name)
+    policy.fit(X, y)
+    policy.predict(X)
+    policy.sample(X)
+    policy.score(X, y)
+    assert 0 < max(sizes) <= X.numel() / 4
+
+
+# Errors
+
+
+def test_not_finite(place, sets):
+    X, y = sets
+    X[3, 1, 2] = np.nan
+    with pytest.raises(ValueError, match=r"The first is X\[3, 1, 2\]"):
+        QProbePolicy().fit(place.put(X), y)
+    policy = QProbePolicy().fit(place.put(np.nan_to_num(X)), y)
+    with pytest.raises(ValueError, match=r"The first is X\[3, 1, 2\]"):
+        policy.predict(place.put(X))
+
+
+@pytest.mark.parametrize("method", ["decision_function", "predict", "sample"])
+def test_another_place_than_in_fit(place, sets, method):
+    X, y = sets
+    policy = QProbePolicy().fit(place.put(X), y)
+    with pytest.raises(
+        ValueError, match=rf"QProbePolicy.{method}\(\) must use the same"
+    ):
+        getattr(policy, method)(X)
+    with pytest.raises(ValueError, match="move_estimator_to"):
+        getattr(QProbePolicy().fit(X, y), method)(place.put(X))
+
+
+def test_moved_to_numpy(place, sets):
+    from sklearn.utils._array_api import move_estimator_to
+
+    X, y = sets
+    policy = QProbePolicy().fit(place.put(X), y)
+    moved = move_estimator_to(policy, np, "cpu")
+    assert_array_equal(moved.predict(X), place.get(policy.predict(place.put(X))))
+
+
+def test_older_scikit_learn(torch_cpu, sets, monkeypatch):
+    monkeypatch.setattr(device, "ARRAY_API_SUPPORT", False)
+    X, y = sets
+    with pytest.raises(ImportError, match=r"scikit-learn 1\.9 or later"):
+        QProbePolicy().fit(torch_cpu.put(X), y)
+    assert isinstance(QProbePolicy().fit(X, y).coef_, np.ndarray)
+
+
+def test_switched_off(sets):
+    torch = pytest.importorskip("torch")
+    X, y = (torch.asarray(array) for array in sets)
+    policy = QProbePolicy().fit(X, y)
+    assert isinstance(policy.coef_, np.ndarray)
+    assert_array_equal(policy.predict(X), policy.predict(sets[0]))
+    assert isinstance(policy.predict(X), np.ndarray)
+
+
+# What goes with a probe
+
+
+def test_metrics(place, sets):
+    X, y = sets
+    Q = X[..., 0]
+    expected = prompt_bootstrap(best_of_k_reward, y, Q, k=[2, 4], random_state=0)
+    arrays = place.put(y), place.put(Q)
+    found = prompt_bootstrap(best_of_k_reward, *arrays, k=[2, 4], random_state=0)
+    assert_array_equal(found.value, expected.value)
+    assert_array_equal(found.low, expected.low)
+    proba = np.full(y.shape, 1 / 6)
+    reward = expected_reward(place.put(y), place.put(proba))
+    assert isinstance(reward, float)
+    assert reward == expected_reward(y, proba)
+
+
+def test_sample_candidates(place, sets):
+    proba = QProbePolicy(temperature=0.5).fit(*sets).predict_proba(sets[0])
+    expected = sample_candidates(proba, size=3, random_state=0)
+    found = sample_candidates(place.put(proba), size=3, random_state=0)
+    assert_array_equal(place.get(found), expected)
+
+
+def test_export_of_a_probe_on_a_device(place, sets):
+    X, y = sets
+    policy = QProbePolicy().fit(place.put(X), y)
+    written = json.loads(to_json(policy))
+    assert_array_equal(written["coef"], place.get(policy.coef_))
+
+
+def test_sibling_features_come_to_the_host(place, sets):
+    features = SiblingFeatures(embedding="drop")
+    expected = features.fit_transform(sets[0])
+    assert_allclose(features.fit_transform(place.put(sets[0])), expected)
+
+
+def scikit_learn_checks():
+    for estimator in (
+        QProbeRegressor(),
+        QProbeRegressor(solver="lbfgs"),
+        *(QProbePolicy(loss) for loss in LOSSES if loss != "log_loss"),
+        QProbePolicyCV(["squared_error", "policy_gradient"], cv=2),
+    ):
+        for _, check in estimator_checks_generator(estimator):
+            if "array_api" in check.func.__name__:
+                yield pytest.param(estimator, check, id=check_id(estimator, check))
+
+
+def check_id(estimator, check: partial):
+    words = [repr(estimator), check.func.__name__, *map(str, check.keywords.values())]
+    return " ".join(words)
+
+
+@pytest.mark.filterwarnings("ignore")  # rows without groups
+@pytest.mark.parametrize("estimator, check", list(scikit_learn_checks()))
+def test_scikit_learn_checks(estimator, check, monkeypatch):
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
+    check(estimator)
+
+
+def test_the_guide(torch_cpu, sets):
+    text = (Path(__file__).parents[2] / "docs/guide/array_api.md").read_text()
+    X, y = sets
+    names = {"embeddings": X.astype(np.float32), "rewards": y}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    assert isinstance(names["chosen"], torch_cpu.xp.Tensor)
+    assert isinstance(names["policy"].coef_, np.ndarray)

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import rosen, rosen_der
+
+from skqprobe._solvers import batched_lbfgs
+from skqprobe._solvers.batched_lbfgs import minimize_batched_lbfgs
+
+
+class Functions:
+    """Rosenbrock's valleys around other centres, and a count of what is asked."""
+
+    def __init__(self, centers):
+        self.centers = np.asarray(centers, dtype=float)
+        self.asked = []
+
+    def __call__(self, points, which):
+        self.asked.append(which.copy())
+        points = points - self.centers[which]
+        return (
+            np.array([rosen(point) for point in points]),
+            np.array([rosen_der(point) for point in points]),
+        )
+
+
+def minimize(functions, start, **options):
+    options = {"tol": 1e-8, "ftol": 0.0, "max_iter": 500, "precision": 1e-16} | options
+    return minimize_batched_lbfgs(functions, np.asarray(start, float), None, **options)
+
+
+CENTERS = [[0, 0, 0], [1, -1, 2], [0.3, 0.1, 0]]
+START = [[1.0, 1, 1], [0, 3, 0], [-1.2, 1, 1]]
+
+
+def test_finds_every_minimum():
+    ends = minimize(Functions(CENTERS), START)
+    assert_allclose(ends.point, np.array(CENTERS) + 1, atol=1e-6)
+    assert_allclose(ends.gradient, 0, atol=1e-8)
+    assert ends.converged.all()
+    assert ends.n_iter[0] == 0  # it starts there
+    assert (ends.n_iter[1:] > 5).all()
+
+
+def test_each_goes_its_own_way():
+    together = minimize(Functions(CENTERS), START)
+    for number in range(3):
+        alone = minimize(Functions(CENTERS[number : number + 1]), [START[number]])
+        assert_array_equal(alone.point[0], together.point[number])
+        assert alone.n_iter[0] == together.n_iter[number]
+
+
+def test_who_is_at_the_end_is_asked_no_more():
+    functions = Functions(CENTERS)
+    ends = minimize(functions, START)
+    counts = np.bincount(np.concatenate(functions.asked))
+    assert counts[0] == 1
+    # A step is tried a little more than once.
+    assert (counts[1:] <= 2 * ends.n_iter[1:] + 2).all()
+
+
+def test_the_start_may_be_known():
+    functions = Functions(CENTERS)
+    expected = minimize(functions, START)
+    known = functions(np.array(START), np.arange(3))
+    functions.asked.clear()
+    options = {"tol": 1e-8, "ftol": 0, "max_iter": 500, "precision": 1e-16}
+    ends = minimize_batched_lbfgs(functions, np.array(START), known, **options)
+    assert_array_equal(ends.point, expected.point)
+    assert len(functions.asked[0]) == 2  # the first is at its end
+
+
+def test_max_iter():
+    ends = minimize(Functions(CENTERS), START, max_iter=3)
+    assert_array_equal(ends.n_iter, [0, 3, 3])
+    assert_array_equal(ends.converged, [True, False, False])
+
+
+def test_little_gain_is_an_end():
+    ends = minimize(Functions(CENTERS), START, tol=0.0, ftol=1e-3)
+    assert ends.converged.all()
+    # The valley is flat where the third arrives in it.
+    assert ends.n_iter[2] < minimize(Functions(CENTERS), START).n_iter[2] / 2
+
+
+def test_callback_sees_values_fall_and_may_stop():
+    seen = []
+
+    def on_iteration(points, values):
+        seen.append(values.copy())
+        return len(seen) == 4
+
+    ends = minimize(Functions(CENTERS), START, on_iteration=on_iteration)
+    assert len(seen) == 4
+    assert (np.diff(seen, axis=0) <= 0).all()
+    assert ends.converged.all()  # the user wanted no more
+
+
+def test_kinks():
+    # |x - 1| + 2 |y + 2| has no gradient at its minimum.
+    def corner(points, which):
+        apart = points - [1.0, -2.0]
+        return abs(apart) @ [1.0, 2.0], np.sign(apart) * [1.0, 2.0]
+
+    ends = minimize(corner, [[3.3, 4.7]], ftol=1e-12)
+    assert_allclose(ends.point, [[1, -2]], atol=1e-4)
+
+
+def test_a_step_into_the_undefined_is_too_far():
+    def barrier(points, which):  # x - log(x), a minimum at 1, undefined at x <= 0
+        with np.errstate(all="ignore"):
+            return (points - np.log(points))[:, 0], 1 - 1 / points
+
+    ends = minimize(barrier, [[30.0]])
+    assert_allclose(ends.point, [[1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("n_failures", [1, 2])
+def test_forgets_its_memory_where_no_step_leads_down(n_failures, monkeypatch):
+    """A function that misleads the line search for a while, and then does not."""
+    monkeypatch.setattr(batched_lbfgs, "MAX_TRIALS", 15)
+    valley = Functions([[0, 0, 0]])
+    accepted, failed = [], []
+
+    def misleading(points, which):
+        values, gradients = valley(points, which)
+        if len(accepted) >= 3 and len(failed) < 15 * n_failures:
+            failed.append(1)
+            values = values + 1e6
+        return values, gradients
+
+    ends = minimize(
+        misleading,
+        [[-1.2, 1, 1]],
+        on_iteration=lambda points, values: accepted.append(1),
+    )
+    assert ends.converged.all()
+    recovers = n_failures == 1  # without memory, there is nothing to forget
+    assert (np.linalg.norm(ends.gradient) < 1e-8) == recovers
