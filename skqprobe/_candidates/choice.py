@@ -59,30 +59,32 @@ def choice_mass(scores, best, temperature):
         return np.exp(half_behind / temperature * 2)
 
 
-def choice_reward(
-    scores, rewards, layout, temperature, prompt_weight, candidate_weight=None
-):
-    """Compute the expected reward of the choice, the mean over prompts.
+def choice_reward(scores, rewards, layout, temperature, candidate_weight=None):
+    """Compute the expected reward of the choice by softmax of the scores, per prompt.
 
     Parameters
     ----------
     scores, rewards : ndarray of shape (n_rows,)
-        Probe values and rewards, prompt by prompt.
-    layout, temperature
-        See `choice_probabilities`.
-    prompt_weight : ndarray of shape (n_prompts,)
-        Weights of the prompts in the mean.
+        Scores and rewards in prompt order.
+    layout : Layout
+        Layout of the candidates.
+    temperature : float
+        Temperature in [0, inf).
     candidate_weight : ndarray of shape (n_rows,), default=None
-        How many copies there are of each row.
+        Number of copies of each candidate.
 
     Returns
     -------
-    reward : float
+    reward : ndarray of shape (n_prompts,)
     """
     scores = scores.astype(np.float64)
     proba = choice_probabilities(scores, layout, temperature, candidate_weight)
-    reward = segment_sum(proba * rewards, layout.offsets)
-    return float(np.average(reward, weights=prompt_weight))
+    return expected_rewards(proba, rewards, layout)
+
+
+def expected_rewards(proba, rewards, layout):
+    """Compute the expected reward of a choice by its probabilities, per prompt."""
+    return segment_sum(proba * rewards, layout.offsets)
 
 
 def check_temperature(temperature):

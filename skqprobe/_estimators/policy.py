@@ -12,6 +12,7 @@ from skqprobe._candidates.validation import check_values, warn_without_groups
 from skqprobe._estimators._base import BaseQProbe, weighted_layout
 from skqprobe._utils.sklearn_compat import StrOptions
 from skqprobe.losses import LOSSES, BaseLoss
+from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
 
 
 class QProbePolicy(BaseQProbe):
@@ -247,16 +248,16 @@ class QProbePolicy(BaseQProbe):
         warn_without_groups(layout)
         if not layout.grouped:
             return float("nan")
-        return choice_reward(
+        values = choice_reward(
             layout.to_prompt_order(scores),
             layout.to_prompt_order(rewards),
             layout,
             self.temperature,
-            prompt_weight,
             None
             if candidate_weight is None
             else layout.to_prompt_order(candidate_weight),
         )
+        return weighted_mean(mean_terms(values), prompt_weight)
 
     @property
     def classes_(self):

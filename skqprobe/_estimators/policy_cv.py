@@ -27,6 +27,7 @@ from skqprobe._solvers import (
 )
 from skqprobe._utils.sklearn_compat import Interval, _fit_context
 from skqprobe.losses import LOSSES, BaseLoss, get_loss
+from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
 
 DEFAULT_LOSSES = ("pairwise_logistic", "log_loss")
 """On the data of docs/guide/choosing.md, one of the two is near the best; the latter
@@ -416,14 +417,14 @@ class _HeldOut:
                 "sample_weight is zero for all prompts that a fold of cv is scored on. "
                 "Leave these prompts out of X, or use another cv."
             )
-        return choice_reward(
+        rewards = choice_reward(
             values[self.rows],
             self.rewards,
             self.layout,
             temperature,
-            self.prompt_weight,
             self.candidate_weight,
         )
+        return weighted_mean(mean_terms(rewards), self.prompt_weight)
 
     def call(self, scoring, policy):
         """Score by a function of the user's own."""

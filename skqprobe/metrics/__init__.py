@@ -1,4 +1,4 @@
-"""Metrics: what a policy gains, at what distance from the base model, how surely."""
+"""Metrics: rewards of policies and distances from the base model, with intervals."""
 
 from skqprobe._utils.public import set_module
 from skqprobe.metrics._bootstrap import Estimate, prompt_bootstrap
@@ -15,16 +15,16 @@ from skqprobe.metrics._rewards import (
     oracle_reward,
     recovery,
     soft_best_of_k_reward,
+    softmax_reward,
     win_rate,
 )
 from skqprobe.metrics._scorers import (
     CandidateScorer,
     best_of_k_scorer,
-    candidate_values,
     expected_reward_scorer,
     recovery_scorer,
-    softmax_reward,
 )
+from skqprobe.metrics._values import candidate_values
 
 __all__ = [
     "CandidateScorer",

@@ -1,41 +1,42 @@
-"""Certainty: intervals by the bootstrap over prompts."""
+"""Confidence intervals by a bootstrap over prompts."""
 
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_random_state
 
-from skqprobe._arrays.device import to_host
-from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._candidates.validation import check_scored
+from skqprobe._utils.warn import warn_user
+from skqprobe.metrics._per_prompt import PromptTerms, mean_terms, weighted_mean
 
 COUNTS_AT_ONCE = 2**22
-"""How many weights of prompts are made at a time."""
+"""Number of prompt weights made at one time."""
 
-LEAST_AT_ONCE = 8
-"""How many resamples are made at a time, at least: a metric reads all rows for them."""
+MIN_AT_ONCE = 8
+"""Minimum number of resamples made at one time: a reduction reads all terms."""
 
-MOST_FOR_BCA = 10_000
-"""For how many prompts an interval is accelerated, at most: that takes the square of
-their number, and matters the less the more there are."""
+MAX_PROMPTS_FOR_BCA = 10_000
+"""Maximum number of prompts for an accelerated interval. Its cost is quadratic in the
+number of prompts, and its correction vanishes as that grows."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its bootstrap interval.
+    """A metric and its bootstrap interval.
 
     Parameters
     ----------
     value : float or ndarray
-        The figure, on the prompts there are.
+        Value of the metric on the prompts.
     low, high : float or ndarray
         Ends of the confidence interval.
     standard_error : float or ndarray
-        Standard deviation of the figure over resamples.
+        Standard deviation of the metric over resamples.
     confidence_level : float
-        Of the interval, in (0, 1).
+        Level of the interval, in (0, 1).
     """
 
     value: float | np.ndarray
@@ -60,44 +61,61 @@ def prompt_bootstrap(
     random_state=None,
     **options,
 ):
-    """Compute a metric with a bootstrap interval, or the difference of two policies.
+    """Compute a metric, or its difference for two policies, with a bootstrap interval.
 
-    Prompts are resampled, never candidates: those of a prompt go together. The interval
-    is scipy's, bias-corrected and accelerated; of more than 10,000 prompts, for which
-    that would be slow and correct next to nothing, the percentiles of the resamples.
+    Prompts are resampled, with all their candidates. What is resampled are the terms of
+    the metric per prompt, so that the metric itself is called once. The interval is the
+    bias-corrected and accelerated one of :func:`scipy.stats.bootstrap`. For more than
+    10,000 prompts it is the percentile interval, which is much faster and hardly
+    differs.
 
     Parameters
     ----------
     metric : callable
-        A metric of this module, or any function with `groups` and `prompt_weight` that
-        takes weights of shape (n_weightings, n_prompts), as they all do.
+        Metric of :mod:`skqprobe.metrics`, or any function that is called as
+        ``metric(*arrays, groups=groups, average=None, **options)`` and returns one
+        value per prompt, of shape (n_prompts,) or (n_prompts, n_k); the estimate is
+        their mean. NaN leaves a prompt out. For a ratio of means, it has an attribute
+        `terms`, a function of the same arguments without `average`, which returns
+        numerator and denominator per prompt, both 0 for a prompt that is left out.
     *arrays : array-like of shape (n_prompts, k) or (n_rows,)
-        What the metric takes: `y` and `scores`, or `y` and `proba`, or `proba`.
+        Arrays that the metric takes: `y` and `scores`, or `y` and `proba`, or `proba`.
     versus : array-like of shape (n_prompts, k) or (n_rows,), default=None
-        The scores (or probabilities) of another policy. The figure is then the metric
-        with the last of `arrays`, less the metric with `versus` in its place, on the
+        Scores (or probabilities) of another policy. The estimate is then the metric
+        with the last of `arrays`, minus the metric with `versus` in its place, on the
         same prompts in every resample.
     groups : array-like of shape (n_rows,), default=None
-        For rows: labels of the prompts, any hashable values in any order.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
     n_resamples : int, default=9999
-        How many times to resample the prompts.
+        Number of resamples of the prompts.
     confidence_level : float, default=0.95
-        Of the interval, in (0, 1).
+        Level of the interval, in (0, 1).
     random_state : int, RandomState instance or None, default=None
-        Determines the resamples.
+        Seed or generator of the resamples.
     **options : dict
-        Further arguments of the metric, such as ``k=10``.
+        Other arguments of the metric, such as ``k=10``.
 
     Returns
     -------
     estimate : Estimate
-        With `value`, `low`, `high` and `standard_error`: floats, or arrays of shape
-        (n_k,) for a list of k.
+        Attributes `value`, `low`, `high` and `standard_error` are floats, or arrays of
+        shape (n_k,) for a list of k.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two prompts.
+
+    Warns
+    -----
+    UndefinedMetricWarning
+        If the metric is undefined on all prompts, or in some of the resamples. The
+        interval then consists of quantiles of the resamples in which it is defined.
 
     Notes
     -----
-    The interval says how the figure would vary over other prompts, for scores as they
-    are. The prompts must not have been used to train or choose the policy.
+    The interval measures the variation over prompts, for given scores. The prompts must
+    not have been used to train or choose the policy.
 
     Examples
     --------
@@ -117,47 +135,55 @@ def prompt_bootstrap(
     if not arrays:
         raise ValueError("Give the arrays that the metric takes, such as y and scores.")
     layout = check_scored(arrays[0], groups, "the first array")[1]
-    if groups is not None and len(layout.shape) == 1:
-        # The metric is called over and over: rows and labels in an order that is easy.
-        arrays = tuple(_prompt_by_prompt(values, layout) for values in arrays)
-        versus = None if versus is None else _prompt_by_prompt(versus, layout)
-        groups = repeat_per_prompt(np.arange(layout.n_prompts), layout.offsets)
-
-    def statistic(prompt_weight):
-        value = metric(*arrays, groups=groups, prompt_weight=prompt_weight, **options)
-        if versus is not None:
-            value = value - metric(
-                *arrays[:-1],
-                versus,
-                groups=groups,
-                prompt_weight=prompt_weight,
-                **options,
-            )
-        return np.asarray(value)
-
-    return bootstrap_weights(
-        statistic, layout.n_prompts, n_resamples, confidence_level, random_state
+    terms = [_metric_terms(metric, arrays, groups, layout, options)]
+    if versus is not None:
+        arrays = (*arrays[:-1], versus)
+        terms.append(_metric_terms(metric, arrays, groups, layout, options))
+    estimate = bootstrap_terms(
+        *terms,
+        n_resamples=n_resamples,
+        confidence_level=confidence_level,
+        random_state=random_state,
     )
+    if np.isnan(estimate.value).any():
+        warn_user(
+            f"{_name(metric)} is undefined and set to NaN, since no prompt informs it.",
+            UndefinedMetricWarning,
+        )
+    return estimate
 
 
-def _prompt_by_prompt(values, layout):
-    """Sort rows by prompt; what has another shape the metric will refuse."""
-    values = np.asarray(to_host(values))
-    return layout.to_prompt_order(values) if values.size == layout.n_rows else values
+def _metric_terms(metric, arrays, groups, layout, options):
+    """Call a metric for its terms per prompt."""
+    if hasattr(metric, "terms"):
+        terms = PromptTerms(*metric.terms(*arrays, groups=groups, **options))
+    else:
+        values = metric(*arrays, groups=groups, average=None, **options)
+        terms = mean_terms(np.asarray(values, dtype=np.float64))
+    shape = np.shape(terms.numerator)
+    if shape[:1] != (layout.n_prompts,):
+        raise ValueError(
+            f"With average=None, metric must return one value for each of "
+            f"{layout.n_prompts} prompts; {_name(metric)} returned shape {shape}."
+        )
+    return terms
 
 
-def bootstrap_weights(
-    statistic, n_prompts, n_resamples=9999, confidence_level=0.95, random_state=None
+def _name(metric):
+    return getattr(metric, "__name__", repr(metric))
+
+
+def bootstrap_terms(
+    terms, versus=None, *, n_resamples=9999, confidence_level=0.95, random_state=None
 ):
-    """Bootstrap a statistic of weights: a resample counts how often each prompt is in.
+    """Bootstrap a metric, or the difference of two, from their terms per prompt.
 
     Parameters
     ----------
-    statistic : callable
-        Maps weights of shape (n_weightings, n_prompts) to values of shape
-        (n_weightings,) or (n_weightings, n_k).
-    n_prompts : int
-        Number of prompts, 2 or more.
+    terms : PromptTerms
+        Terms of the metric.
+    versus : PromptTerms, default=None
+        Terms of a metric to subtract.
     n_resamples, confidence_level, random_state
         See `prompt_bootstrap`.
 
@@ -165,43 +191,64 @@ def bootstrap_weights(
     -------
     estimate : Estimate
     """
+    n_prompts = len(terms.numerator)
     if n_prompts < 2:
         raise ValueError("An interval over prompts needs at least two prompts.")
 
-    def of_resamples(index):
-        # scipy hands over numbers of prompts on the last axis, resamples on the first.
-        if index.ndim == 1:
-            return of_resamples(index[None])[..., 0]
-        shifted = index + n_prompts * np.arange(len(index))[:, None]
-        counts = np.bincount(shifted.ravel(), minlength=n_prompts * len(index))
-        return np.moveaxis(statistic(counts.reshape(len(index), n_prompts)), 0, -1)
+    def weighted(weight):
+        value = weighted_mean(terms, weight)
+        return value if versus is None else value - weighted_mean(versus, weight)
 
-    value = of_resamples(np.arange(n_prompts))
-    # In units of its own size: scipy takes squares and cubes.
+    value = weighted(np.ones(n_prompts))
+    # In units of its own magnitude: scipy computes squares and cubes.
     unit = np.ldexp(1.0, np.frexp(np.nan_to_num(value))[1])
 
-    def in_units(index, axis=-1):
-        return of_resamples(index) / (unit if index.ndim == 1 else unit[..., None])
+    def statistic(index, axis=-1):
+        # scipy passes indices of prompts on the last axis, resamples on the first.
+        if index.ndim == 1:
+            return value / unit
+        shifted = index + n_prompts * np.arange(len(index))[:, None]
+        counts = np.bincount(shifted.ravel(), minlength=n_prompts * len(index))
+        values = weighted(counts.reshape(len(index), n_prompts))
+        return np.moveaxis(values / unit, 0, -1)
 
     with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)
         result = bootstrap(
             (np.arange(n_prompts),),
-            in_units,
+            statistic,
             n_resamples=n_resamples,
-            batch=max(LEAST_AT_ONCE, COUNTS_AT_ONCE // n_prompts),
+            batch=max(MIN_AT_ONCE, COUNTS_AT_ONCE // n_prompts),
             vectorized=True,
-            method="BCa" if n_prompts <= MOST_FOR_BCA else "percentile",
+            method="BCa" if n_prompts <= MAX_PROMPTS_FOR_BCA else "percentile",
             confidence_level=confidence_level,
             random_state=check_random_state(random_state),
         )
+    resampled = result.bootstrap_distribution
+    _warn_if_undefined(value, resampled, terms)
     low, high = result.confidence_interval
-    # Where all resamples agree there is nothing to correct, and scipy gives NaN.
+    # scipy returns NaN if all resamples agree, or if some are undefined.
     tails = [(1 - confidence_level) / 2, (1 + confidence_level) / 2]
-    percentiles = np.quantile(result.bootstrap_distribution, tails, axis=-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # all of them undefined
+        percentiles = np.nanquantile(resampled, tails, axis=-1)
+        error = unit * np.nanstd(resampled, axis=-1, ddof=1)
     low = unit * np.where(np.isnan(low), percentiles[0], low)
     high = unit * np.where(np.isnan(high), percentiles[1], high)
-    error = unit * result.standard_error
     if np.ndim(value) == 0:
         value, low, high, error = map(float, (value, low, high, error))
     return Estimate(value, low, high, error, confidence_level)
+
+
+def _warn_if_undefined(value, resampled, terms):
+    """Warn if a metric that is defined on all prompts is undefined in resamples."""
+    share = np.where(np.isnan(value), 0, np.isnan(resampled).mean(axis=-1))
+    if share.any():
+        column = share.argmax()
+        n_informative = np.count_nonzero(terms.denominator, axis=0).flat[column]
+        warn_user(
+            f"A metric rests on {n_informative} of {len(terms.denominator)} prompts, "
+            f"and is undefined in {share.flat[column]:.2%} of the resamples. Its "
+            "interval consists of quantiles of the others. Use more prompts.",
+            UndefinedMetricWarning,
+        )

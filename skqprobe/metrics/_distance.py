@@ -1,35 +1,37 @@
-"""How far a choice among candidates moves from the base model, in nats."""
+"""Distances of a choice among candidates from the base model."""
 
 import numpy as np
 from scipy.special import entr
 
 from skqprobe._candidates.segments import segment_sum
 from skqprobe._candidates.validation import check_proba
-from skqprobe.metrics._averages import check_has_groups, prompt_mean
+from skqprobe.metrics._per_prompt import check_has_groups, mean_terms, reduce_terms
 
 
-def kl_upper_estimate(proba, groups=None, *, prompt_weight=None):
-    """Estimate the KL divergence of a policy from the base model, from above.
+def kl_upper_estimate(proba, groups=None, *, average="mean", prompt_weight=None):
+    """Estimate an upper bound of the KL divergence of a policy from the base model.
 
-    ``log k - H(proba)``, the divergence of the choice from a random one. Choosing from
-    the candidates of the base model cannot lead further from it, in expectation, and
-    the estimate needs no likelihoods. For the best of k without ties it is log k; see
-    `best_of_k_kl_bound` for a tighter bound there.
+    ``log k - H(proba)`` is the divergence of the choice from a random choice. In
+    expectation, a choice among samples of the base model is at most as far from the
+    base model. The estimate needs no likelihoods. For the best of k without ties it is
+    log k; `best_of_k_kl_bound` is tighter there.
 
     Parameters
     ----------
     proba : array-like of shape (n_prompts, k) or (n_rows,)
-        Choice probabilities, as `predict_proba` gives them.
+        Choice probabilities, as returned by `predict_proba`.
     groups : array-like of shape (n_rows,), default=None
-        For rows: labels of the prompts, any hashable values in any order.
-    prompt_weight : array-like of shape (n_prompts,) or (n_weightings, n_prompts), \
-            default=None
-        Weights of the prompts, in the order of their first appearance.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
+    average : {"mean"} or None, default="mean"
+        If None, return one value per prompt, in order of first appearance. Otherwise
+        return their mean.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
 
     Returns
     -------
-    kl : float, or ndarray of shape (n_weightings,)
-        Mean over prompts, in nats, 0 or more.
+    kl : float, or ndarray of shape (n_prompts,)
+        Divergence in nats, in [0, log k].
 
     Examples
     --------
@@ -38,29 +40,31 @@ def kl_upper_estimate(proba, groups=None, *, prompt_weight=None):
     >>> print(f"{kl:.4f}")
     0.3466
     """
-    entropy, layout = _entropy(proba, groups)
-    return prompt_mean(np.maximum(np.log(layout.sizes) - entropy, 0), prompt_weight)
+    proba, layout = _check_proba(proba, groups)
+    return reduce_terms(mean_terms(choice_kl(proba, layout)), average, prompt_weight)
 
 
-def effective_candidates(proba, groups=None, *, prompt_weight=None):
-    """Compute among how many candidates a policy really chooses.
+def effective_candidates(proba, groups=None, *, average="mean", prompt_weight=None):
+    """Compute the effective number of candidates among which a policy chooses.
 
-    ``exp(H(proba))``: 1 for a sure choice, k for a random one.
+    ``exp(H(proba))`` is 1 for a certain choice and k for a random one.
 
     Parameters
     ----------
     proba : array-like of shape (n_prompts, k) or (n_rows,)
-        Choice probabilities, as `predict_proba` gives them.
+        Choice probabilities, as returned by `predict_proba`.
     groups : array-like of shape (n_rows,), default=None
-        For rows: labels of the prompts, any hashable values in any order.
-    prompt_weight : array-like of shape (n_prompts,) or (n_weightings, n_prompts), \
-            default=None
-        Weights of the prompts, in the order of their first appearance.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
+    average : {"mean"} or None, default="mean"
+        If None, return one value per prompt, in order of first appearance. Otherwise
+        return their mean.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
 
     Returns
     -------
-    n_effective : float, or ndarray of shape (n_weightings,)
-        Mean over prompts, from 1 to k.
+    n_effective : float, or ndarray of shape (n_prompts,)
+        Effective number of candidates, in [1, k].
 
     Examples
     --------
@@ -68,24 +72,29 @@ def effective_candidates(proba, groups=None, *, prompt_weight=None):
     >>> effective_candidates([[0.5, 0.5, 0, 0], [1, 0, 0, 0]])
     1.5
     """
-    entropy, _ = _entropy(proba, groups)
-    return prompt_mean(np.exp(entropy), prompt_weight)
+    values = np.exp(choice_entropy(*_check_proba(proba, groups)))
+    return reduce_terms(mean_terms(values), average, prompt_weight)
 
 
 def best_of_k_kl_bound(k):
     """Compute an upper bound of the KL divergence of best-of-k from the base model.
 
-    ``log k - (k - 1) / k`` [1]_, whatever the scores are.
+    The bound is ``log k - (k - 1) / k`` for any scores [1]_.
 
     Parameters
     ----------
     k : int or array-like of int
-        From how many candidates the best is taken, 1 or more.
+        Number of candidates from which the best is chosen, 1 or more.
 
     Returns
     -------
     bound : float or ndarray
-        In nats.
+        Bound in nats.
+
+    Raises
+    ------
+    ValueError
+        If k is less than 1.
 
     References
     ----------
@@ -105,8 +114,17 @@ def best_of_k_kl_bound(k):
     return float(bound) if bound.ndim == 0 else bound
 
 
-def _entropy(proba, groups):
-    """Entropy of the choice by prompt, in nats, and the layout."""
-    rows, layout = check_proba(proba, groups)
+def choice_entropy(proba, layout):
+    """Compute the entropy of the choice in nats, per prompt."""
+    return segment_sum(entr(proba), layout.offsets)
+
+
+def choice_kl(proba, layout):
+    """Compute log k minus the entropy of the choice, per prompt."""
+    return np.maximum(np.log(layout.sizes) - choice_entropy(proba, layout), 0)
+
+
+def _check_proba(proba, groups):
+    proba, layout = check_proba(proba, groups)
     check_has_groups(layout, "proba")
-    return segment_sum(entr(rows), layout.offsets), layout
+    return proba, layout

@@ -1,77 +1,85 @@
-"""Rewards of policies, averaged over prompts; exact where an exact form exists."""
+"""Rewards of choices, per prompt or averaged over prompts."""
 
 import numpy as np
 
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
-from skqprobe._candidates.segments import segment_mean, segment_sum
-from skqprobe._candidates.validation import (
-    check_scored,
-    check_sums_to_one,
-    check_values,
-)
-from skqprobe.metrics._averages import (
-    check_has_groups,
-    check_ks,
-    prompt_mean,
-    warn_if_undefined,
-)
+from skqprobe._candidates.choice import choice_reward, expected_rewards
+from skqprobe._candidates.segments import segment_mean
+from skqprobe._candidates.validation import check_sums_to_one
 from skqprobe.metrics._best_of_k import (
     average_ties,
     base_of_k,
     best_of_k,
     order_by_score,
-    share_of_gain,
-    soft_best_of_k,
 )
+from skqprobe.metrics._per_prompt import (
+    check_ks,
+    check_prompt_weight,
+    check_rewards,
+    check_scores,
+    first_column,
+    gain_terms,
+    mean_terms,
+    reduce_terms,
+    warn_if_undefined,
+)
+from skqprobe.metrics._soft_best_of_k import soft_best_of_k
 
 
-def base_reward(y, groups=None, *, prompt_weight=None):
-    """Compute the reward of the base model: that of a candidate taken at random.
+def base_reward(y, groups=None, *, average="mean", prompt_weight=None):
+    """Compute the reward of the base model: that of a random candidate.
 
     Parameters
     ----------
     y : array-like of shape (n_prompts, k) or (n_rows,)
         Rewards.
     groups : array-like of shape (n_rows,), default=None
-        For rows: labels of the prompts, any hashable values in any order.
-    prompt_weight : array-like of shape (n_prompts,) or (n_weightings, n_prompts), \
-            default=None
-        Weights of the prompts, in the order of their first appearance.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
+    average : {"mean"} or None, default="mean"
+        If None, return one value per prompt, in order of first appearance. Otherwise
+        return their mean.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
 
     Returns
     -------
-    reward : float, or ndarray of shape (n_weightings,)
-        Mean over prompts of their candidates' mean reward.
+    reward : float, or ndarray of shape (n_prompts,)
+        Mean reward of the candidates of a prompt.
 
     Examples
     --------
     >>> from skqprobe.metrics import base_reward
     >>> base_reward([[1, 0, 0, 0], [1, 1, 0, 0]])
     0.375
+    >>> base_reward([[1, 0, 0, 0], [1, 1, 0, 0]], average=None)
+    array([0.25, 0.5 ])
     """
-    rewards, layout = _check_rewards(y, groups)
-    return prompt_mean(segment_mean(rewards, layout.offsets), prompt_weight)
+    rewards, layout = check_rewards(y, groups)
+    values = segment_mean(rewards, layout.offsets)
+    return reduce_terms(mean_terms(values), average, prompt_weight)
 
 
-def expected_reward(y, proba, groups=None, *, prompt_weight=None):
-    """Compute the reward that a policy earns with its choice probabilities.
+def expected_reward(y, proba, groups=None, *, average="mean", prompt_weight=None):
+    """Compute the expected reward of a policy from its choice probabilities.
 
     Parameters
     ----------
     y : array-like of shape (n_prompts, k) or (n_rows,)
         Rewards.
     proba : array-like of shape (n_prompts, k) or (n_rows,)
-        Choice probabilities, as `predict_proba` gives them.
+        Choice probabilities, as returned by `predict_proba`.
     groups : array-like of shape (n_rows,), default=None
-        For rows: labels of the prompts, any hashable values in any order.
-    prompt_weight : array-like of shape (n_prompts,) or (n_weightings, n_prompts), \
-            default=None
-        Weights of the prompts, in the order of their first appearance.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
+    average : {"mean"} or None, default="mean"
+        If None, return one value per prompt, in order of first appearance. Otherwise
+        return their mean.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
 
     Returns
     -------
-    reward : float, or ndarray of shape (n_weightings,)
-        Mean over prompts of ``sum(proba * y)``.
+    reward : float, or ndarray of shape (n_prompts,)
+        ``sum(proba * y)`` of a prompt.
 
     Examples
     --------
@@ -79,41 +87,91 @@ def expected_reward(y, proba, groups=None, *, prompt_weight=None):
     >>> expected_reward([[1, 0], [0, 1]], [[0.75, 0.25], [0.5, 0.5]])
     0.625
     """
-    rewards, layout = _check_rewards(y, groups)
-    proba = layout.to_prompt_order(check_values(proba, layout.shape, "proba"))
+    rewards, layout = check_rewards(y, groups)
+    proba = check_scores(proba, layout, "proba")
     check_sums_to_one(proba, layout)
-    return prompt_mean(segment_sum(proba * rewards, layout.offsets), prompt_weight)
+    values = expected_rewards(proba, rewards, layout)
+    return reduce_terms(mean_terms(values), average, prompt_weight)
 
 
-def best_of_k_reward(y, scores, k, groups=None, *, too_few="raise", prompt_weight=None):
-    """Compute the reward of the best of k candidates by score, exactly.
+def softmax_reward(
+    y, scores, temperature, groups=None, *, average="mean", prompt_weight=None
+):
+    """Compute the expected reward of a choice by softmax among all candidates.
 
-    The expectation is over which k of a prompt's m scored candidates are drawn. The
-    candidate of rank i, counted from the lowest score, is the best of
-    ``C(i - 1, k - 1) / C(m, k)`` of all sets. Candidates of equal score are as likely
-    to be chosen as each other.
+    Parameters
+    ----------
+    y : array-like of shape (n_prompts, k) or (n_rows,)
+        Rewards.
+    scores : array-like of shape (n_prompts, k) or (n_rows,)
+        Scores of the candidates, such as the values of a probe.
+    temperature : float
+        Temperature of the choice, in [0, inf), in units of the scores. At 0 the best
+        candidate is chosen, and candidates of equal score share the probability.
+    groups : array-like of shape (n_rows,), default=None
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
+    average : {"mean"} or None, default="mean"
+        If None, return one value per prompt, in order of first appearance. Otherwise
+        return their mean.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
+
+    Returns
+    -------
+    reward : float, or ndarray of shape (n_prompts,)
+        ``sum(softmax(scores / temperature) * y)`` of a prompt.
+
+    See Also
+    --------
+    soft_best_of_k_reward : The same among k of the candidates.
+
+    Examples
+    --------
+    >>> from skqprobe.metrics import softmax_reward
+    >>> y, scores = [[1, 0], [0, 1]], [[2.0, 1.0], [2.0, 1.0]]
+    >>> softmax_reward(y, scores, temperature=0, average=None)
+    array([1., 0.])
+    """
+    rewards, layout = check_rewards(y, groups)
+    scores = check_scores(scores, layout)
+    values = choice_reward(scores, rewards, layout, temperature)
+    return reduce_terms(mean_terms(values), average, prompt_weight)
+
+
+def best_of_k_reward(
+    y, scores, k, groups=None, *, too_few="raise", average="mean", prompt_weight=None
+):
+    """Compute the expected reward of the best of k candidates by score, exactly.
+
+    The expectation is over which k of the m scored candidates of a prompt are drawn.
+    The candidate of rank i, counted from the lowest score, is the best of
+    ``C(i - 1, k - 1) / C(m, k)`` of all sets. Candidates of equal score are equally
+    likely to be chosen.
 
     Parameters
     ----------
     y : array-like of shape (n_prompts, m) or (n_rows,)
-        Rewards; any real numbers.
+        Rewards.
     scores : array-like of shape (n_prompts, m) or (n_rows,)
-        Scores, such as the values of a probe; only their order in a prompt matters.
+        Scores of the candidates, such as the values of a probe. Only their order inside
+        a prompt matters.
     k : int or array-like of int, of shape (n_k,)
-        From how many candidates the best is taken, 1 or more.
+        Number of candidates from which the best is chosen, 1 or more.
     groups : array-like of shape (n_rows,), default=None
-        For rows: labels of the prompts, any hashable values in any order.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
     too_few : {"raise", "skip"}, default="raise"
-        What to do where a prompt has fewer than k candidates: raise an error, or leave
-        the prompt out of the mean for that k.
-    prompt_weight : array-like of shape (n_prompts,) or (n_weightings, n_prompts), \
-            default=None
-        Weights of the prompts, in the order of their first appearance.
+        Whether to raise an error if a prompt has fewer than k candidates, or to leave
+        out such prompts for that k.
+    average : {"mean"} or None, default="mean"
+        If None, return one value per prompt, in order of first appearance. Otherwise
+        return their mean.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
 
     Returns
     -------
-    reward : float, or ndarray of shape (n_k,), (n_weightings,) or (n_weightings, n_k)
-        Mean over prompts.
+    reward : float, or ndarray of shape (n_k,), (n_prompts,) or (n_prompts, n_k)
+        NaN for a prompt that is left out.
 
     Raises
     ------
@@ -122,8 +180,8 @@ def best_of_k_reward(y, scores, k, groups=None, *, too_few="raise", prompt_weigh
 
     See Also
     --------
-    soft_best_of_k_reward : At a temperature above 0.
-    oracle_reward : With the rewards for scores.
+    soft_best_of_k_reward : Choice at a temperature above 0.
+    oracle_reward : Choice by the rewards themselves.
 
     Examples
     --------
@@ -132,38 +190,45 @@ def best_of_k_reward(y, scores, k, groups=None, *, too_few="raise", prompt_weigh
     >>> scores = [[0.9, 0.1, 0.5, 0.3], [0.2, 0.4, 0.6, 0.3]]
     >>> best_of_k_reward(y, scores, k=[1, 2, 4])
     array([0.375     , 0.58333333, 1.        ])
+    >>> best_of_k_reward(y, scores, k=2, average=None)
+    array([0.5       , 0.66666667])
     """
-    rewards, layout = _check_rewards(y, groups)
-    scores = _check_scores(scores, layout)
+    rewards, layout = check_rewards(y, groups)
+    scores = check_scores(scores, layout)
     ks, scalar = check_ks(k, layout, too_few)
-    return prompt_mean(best_of_k(rewards, scores, ks, layout), prompt_weight, scalar)
+    terms = mean_terms(best_of_k(rewards, scores, ks, layout))
+    return reduce_terms(first_column(terms, scalar), average, prompt_weight)
 
 
-def oracle_reward(y, k, groups=None, *, too_few="raise", prompt_weight=None):
-    """Compute the reward of the truly best of k candidates, exactly.
+def oracle_reward(
+    y, k, groups=None, *, too_few="raise", average="mean", prompt_weight=None
+):
+    """Compute the expected reward of the best of k candidates by reward, exactly.
 
-    What no choice among k candidates can exceed. For rewards 0 and 1 this is pass@k, by
-    its usual unbiased estimator [1]_.
+    It is the upper bound of every choice among k candidates. For rewards 0 and 1 it is
+    pass@k, by the usual unbiased estimator [1]_.
 
     Parameters
     ----------
     y : array-like of shape (n_prompts, m) or (n_rows,)
         Rewards.
     k : int or array-like of int, of shape (n_k,)
-        From how many candidates the best is taken, 1 or more.
+        Number of candidates from which the best is chosen, 1 or more.
     groups : array-like of shape (n_rows,), default=None
-        For rows: labels of the prompts, any hashable values in any order.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
     too_few : {"raise", "skip"}, default="raise"
-        What to do where a prompt has fewer than k candidates: raise an error, or leave
-        the prompt out of the mean for that k.
-    prompt_weight : array-like of shape (n_prompts,) or (n_weightings, n_prompts), \
-            default=None
-        Weights of the prompts, in the order of their first appearance.
+        Whether to raise an error if a prompt has fewer than k candidates, or to leave
+        out such prompts for that k.
+    average : {"mean"} or None, default="mean"
+        If None, return one value per prompt, in order of first appearance. Otherwise
+        return their mean.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
 
     Returns
     -------
-    reward : float, or ndarray of shape (n_k,), (n_weightings,) or (n_weightings, n_k)
-        Mean over prompts.
+    reward : float, or ndarray of shape (n_k,), (n_prompts,) or (n_prompts, n_k)
+        NaN for a prompt that is left out.
 
     References
     ----------
@@ -177,7 +242,13 @@ def oracle_reward(y, k, groups=None, *, too_few="raise", prompt_weight=None):
     0.6667
     """
     return best_of_k_reward(
-        y, y, k, groups, too_few=too_few, prompt_weight=prompt_weight
+        y,
+        y,
+        k,
+        groups,
+        too_few=too_few,
+        average=average,
+        prompt_weight=prompt_weight,
     )
 
 
@@ -192,48 +263,53 @@ def soft_best_of_k_reward(
     random_state=None,
     return_error=False,
     too_few="raise",
+    average="mean",
     prompt_weight=None,
 ):
-    """Compute the reward of choosing among k candidates by softmax.
+    """Compute the expected reward of a choice by softmax among k candidates.
 
-    The expectation is over which k of a prompt's m scored candidates are drawn, and
-    over the choice, with probability ``softmax(scores / temperature)`` among the k. It
-    is exact where k is 1, the temperature 0, or where there are at most `n_draws` sets
-    of k, as for k = m; else it is a mean over `n_draws` random sets a prompt.
+    The expectation is over which k of the m scored candidates of a prompt are drawn,
+    and over the choice with probability ``softmax(scores / temperature)`` among the k.
+    It is exact if k is 1, if the temperature is 0, or if there are at most `n_draws`
+    sets of k candidates, as for k = m. Otherwise it is the mean over `n_draws` random
+    sets per prompt.
 
     Parameters
     ----------
     y : array-like of shape (n_prompts, m) or (n_rows,)
         Rewards.
     scores : array-like of shape (n_prompts, m) or (n_rows,)
-        Scores, such as the values of a probe.
+        Scores of the candidates, such as the values of a probe.
     k : int or array-like of int, of shape (n_k,)
-        Among how many candidates the choice is, 1 or more.
+        Number of candidates among which one is chosen, 1 or more.
     temperature : float
-        Temperature of the choice, 0 or more, in units of the scores.
+        Temperature of the choice, in [0, inf), in units of the scores. At 0 the best
+        candidate is chosen, and candidates of equal score share the probability.
     groups : array-like of shape (n_rows,), default=None
-        For rows: labels of the prompts, any hashable values in any order.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
     n_draws : int, default=200
-        How many sets of k candidates to draw for each prompt.
+        Number of sets of k candidates to draw per prompt, 2 or more.
     random_state : int, RandomState instance or None, default=None
-        Determines the draws.
+        Seed or generator of the draws.
     return_error : bool, default=False
-        Whether to give the standard error of the Monte Carlo mean as well. It says
-        nothing of the uncertainty over prompts, for which see `prompt_bootstrap`.
+        Whether to return the standard error of the Monte Carlo mean, too. It does not
+        measure the uncertainty over prompts, for which see `prompt_bootstrap`.
     too_few : {"raise", "skip"}, default="raise"
-        What to do where a prompt has fewer than k candidates: raise an error, or leave
-        the prompt out of the mean for that k.
-    prompt_weight : array-like of shape (n_prompts,) or (n_weightings, n_prompts), \
-            default=None
-        Weights of the prompts, in the order of their first appearance.
+        Whether to raise an error if a prompt has fewer than k candidates, or to leave
+        out such prompts for that k.
+    average : {"mean"} or None, default="mean"
+        If None, return one value per prompt, in order of first appearance. Otherwise
+        return their mean.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
 
     Returns
     -------
-    reward : float, or ndarray of shape (n_k,), (n_weightings,) or (n_weightings, n_k)
-        Mean over prompts.
-    error : like `reward`
-        Standard error by the draws, 0 where the reward is exact. Only if
-        `return_error`.
+    reward : float, or ndarray of shape (n_k,), (n_prompts,) or (n_prompts, n_k)
+        NaN for a prompt that is left out.
+    error : float or ndarray, of the shape of `reward`
+        Standard error from the draws, 0 where the reward is exact. Only if
+        `return_error` is True.
 
     Examples
     --------
@@ -245,53 +321,69 @@ def soft_best_of_k_reward(
     >>> print(f"{soft_best_of_k_reward(y, scores, 2, 0.1):.4f}")
     0.5702
     """
-    rewards, layout = _check_rewards(y, groups)
-    scores = _check_scores(scores, layout)
+    rewards, layout = check_rewards(y, groups)
+    scores = check_scores(scores, layout)
     ks, scalar = check_ks(k, layout, too_few)
     soft = soft_best_of_k(
         rewards, scores, ks, temperature, layout, n_draws, random_state
     )
-    reward = prompt_mean(soft.reward, prompt_weight, scalar)
+    terms = first_column(mean_terms(soft.reward), scalar)
+    reward = reduce_terms(terms, average, prompt_weight)
     if not return_error:
         return reward
+    error = soft.error[:, 0] if scalar else soft.error
+    if average is None:
+        return reward, error
     check_magnitude(rewards, "y", SMALLEST)
     # The error of a weighted mean is sqrt(sum w^2 e^2) / sum w.
-    kept = ~np.isnan(soft.error)
-    weight = 1.0 if prompt_weight is None else np.asarray(prompt_weight, dtype=float)
-    weight = np.broadcast_to(weight, (*np.shape(weight)[:-1], layout.n_prompts))
-    error = np.sqrt(weight**2 @ np.where(kept, soft.error, 0) ** 2) / (weight @ kept)
-    return reward, _plain(error[..., 0]) if scalar else error
+    weight = np.ones(layout.n_prompts)
+    if prompt_weight is not None:
+        weight = check_prompt_weight(prompt_weight, layout.n_prompts)
+    squares = weight**2 @ np.nan_to_num(error) ** 2
+    error = np.sqrt(squares) / (weight @ terms.denominator)
+    return reward, float(error) if scalar else error
 
 
-def recovery(y, scores, k, groups=None, *, too_few="raise", prompt_weight=None):
-    """Compute which share of the possible gain the choice among k candidates takes.
+def recovery(
+    y, scores, k, groups=None, *, too_few="raise", average="mean", prompt_weight=None
+):
+    """Compute the share of the possible gain that a choice among k candidates attains.
 
     ``(chosen - base) / (oracle - base)``, with the rewards of `best_of_k_reward`,
-    `base_reward` and `oracle_reward`, each a mean over prompts: 0 for a random choice,
-    1 for a perfect one, negative for one worse than random.
+    `base_reward` and `oracle_reward`. It is 0 for a random choice, 1 for a perfect one,
+    and negative for one that is worse than random.
 
     Parameters
     ----------
     y : array-like of shape (n_prompts, m) or (n_rows,)
         Rewards.
     scores : array-like of shape (n_prompts, m) or (n_rows,)
-        Scores, such as the values of a probe; only their order in a prompt matters.
+        Scores of the candidates, such as the values of a probe. Only their order inside
+        a prompt matters.
     k : int or array-like of int, of shape (n_k,)
-        From how many candidates the best is taken. NaN for 1, where nothing is to gain.
+        Number of candidates from which the best is chosen, 1 or more. For 1 there is no
+        possible gain.
     groups : array-like of shape (n_rows,), default=None
-        For rows: labels of the prompts, any hashable values in any order.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
     too_few : {"raise", "skip"}, default="raise"
-        What to do where a prompt has fewer than k candidates: raise an error, or leave
-        the prompt out of all three means for that k.
-    prompt_weight : array-like of shape (n_prompts,) or (n_weightings, n_prompts), \
-            default=None
-        Weights of the prompts, in the order of their first appearance.
+        Whether to raise an error if a prompt has fewer than k candidates, or to leave
+        out such prompts for that k.
+    average : {"mean"} or None, default="mean"
+        If None, return the share per prompt, in order of first appearance. Otherwise
+        return the ratio of the two means over prompts, which is not the mean of the
+        ratios.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
 
     Returns
     -------
-    recovery : float, or ndarray of shape (n_k,), (n_weightings,) or \
-            (n_weightings, n_k)
-        NaN, with an UndefinedMetricWarning, where the oracle gains nothing.
+    recovery : float, or ndarray of shape (n_k,), (n_prompts,) or (n_prompts, n_k)
+        At most 1. NaN for a prompt without a possible gain.
+
+    Warns
+    -----
+    UndefinedMetricWarning
+        If no prompt has a possible gain, so that the ratio is NaN.
 
     Examples
     --------
@@ -301,47 +393,60 @@ def recovery(y, scores, k, groups=None, *, too_few="raise", prompt_weight=None):
     >>> print(f"{recovery(y, scores, k=2):.3f}")
     0.714
     """
-    rewards, layout = _check_rewards(y, groups)
-    scores = _check_scores(scores, layout)
+    terms = recovery_terms(y, scores, k, groups, too_few=too_few)
+    share = reduce_terms(terms, average, prompt_weight)
+    if average is not None:
+        warn_if_undefined(share, "recovery", "the oracle gains nothing over the base")
+    return share
+
+
+def recovery_terms(y, scores, k, groups=None, *, too_few="raise"):
+    """Compute gain and possible gain per prompt, for `recovery` and its bootstrap."""
+    rewards, layout = check_rewards(y, groups)
+    scores = check_scores(scores, layout)
     ks, scalar = check_ks(k, layout, too_few)
     chosen = best_of_k(rewards, scores, ks, layout)
     oracle = best_of_k(rewards, rewards, ks, layout)
-    base = base_of_k(rewards, ks, layout)
-    share = share_of_gain(
-        *(prompt_mean(values, prompt_weight) for values in (chosen, base, oracle))
-    )
-    warn_if_undefined(share, "recovery", "the oracle gains nothing over the base")
-    return _plain(share[..., 0]) if scalar else share
+    terms = gain_terms(chosen, base_of_k(rewards, ks, layout), oracle)
+    return first_column(terms, scalar)
 
 
-def win_rate(y, scores, k, groups=None, *, too_few="raise", prompt_weight=None):
+# `prompt_bootstrap` resamples the terms of a ratio, not the ratios of the prompts.
+recovery.terms = recovery_terms  # type: ignore[attr-defined]
+
+
+def win_rate(
+    y, scores, k, groups=None, *, too_few="raise", average="mean", prompt_weight=None
+):
     """Compute how often the best of k candidates by score beats a base sample.
 
-    The base sample is one of the prompt's m candidates, at random; equal rewards count
-    one half. A random choice has 0.5.
+    The base sample is a random one of the m candidates of the prompt. Equal rewards
+    count one half, so that a random choice has a win rate of 0.5.
 
     Parameters
     ----------
     y : array-like of shape (n_prompts, m) or (n_rows,)
-        Rewards; only their order in a prompt matters.
+        Rewards. Only their order inside a prompt matters.
     scores : array-like of shape (n_prompts, m) or (n_rows,)
-        Scores, such as the values of a probe; only their order in a prompt matters.
+        Scores of the candidates, such as the values of a probe. Only their order inside
+        a prompt matters.
     k : int or array-like of int, of shape (n_k,)
-        From how many candidates the best is taken, 1 or more.
+        Number of candidates from which the best is chosen, 1 or more.
     groups : array-like of shape (n_rows,), default=None
-        For rows: labels of the prompts, any hashable values in any order.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
     too_few : {"raise", "skip"}, default="raise"
-        What to do where a prompt has fewer than k candidates: raise an error, or leave
-        the prompt out of the mean for that k.
-    prompt_weight : array-like of shape (n_prompts,) or (n_weightings, n_prompts), \
-            default=None
-        Weights of the prompts, in the order of their first appearance.
+        Whether to raise an error if a prompt has fewer than k candidates, or to leave
+        out such prompts for that k.
+    average : {"mean"} or None, default="mean"
+        If None, return one value per prompt, in order of first appearance. Otherwise
+        return their mean.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
 
     Returns
     -------
-    win_rate : float, or ndarray of shape (n_k,), (n_weightings,) or \
-            (n_weightings, n_k)
-        In [0, 1], a mean over prompts.
+    win_rate : float, or ndarray of shape (n_k,), (n_prompts,) or (n_prompts, n_k)
+        In [0, 1]. NaN for a prompt that is left out.
 
     Examples
     --------
@@ -351,29 +456,14 @@ def win_rate(y, scores, k, groups=None, *, too_few="raise", prompt_weight=None):
     >>> win_rate(y, scores, k=4)
     0.8125
     """
-    rewards, layout = _check_rewards(y, groups)
-    scores = _check_scores(scores, layout)
+    rewards, layout = check_rewards(y, groups)
+    scores = check_scores(scores, layout)
     ks, scalar = check_ks(k, layout, too_few)
-    # The share of the prompt's candidates that each beats: its mean rank, less a half.
+    # A candidate beats a share of its prompt's candidates: its mean rank, less a half.
     order = order_by_score(rewards, layout)
     rank = np.arange(layout.n_rows) - np.repeat(layout.offsets[:-1], layout.sizes)
     beaten = np.empty(layout.n_rows)
     beaten[order] = average_ties(rank + 0.5, rewards[order], layout)
     beaten /= np.repeat(layout.sizes, layout.sizes)
-    return prompt_mean(best_of_k(beaten, scores, ks, layout), prompt_weight, scalar)
-
-
-def _check_rewards(y, groups):
-    """Rewards prompt by prompt, and their layout; rows need groups."""
-    rewards, layout = check_scored(y, groups, "y")
-    check_has_groups(layout, "y")
-    check_magnitude(rewards, "y")
-    return rewards, layout
-
-
-def _check_scores(scores, layout):
-    return layout.to_prompt_order(check_values(scores, layout.shape, "scores"))
-
-
-def _plain(value):
-    return float(value) if np.ndim(value) == 0 else value
+    terms = mean_terms(best_of_k(beaten, scores, ks, layout))
+    return reduce_terms(first_column(terms, scalar), average, prompt_weight)

@@ -1,86 +1,30 @@
-"""Scorers: the metrics, as scikit-learn's searches and cross-validation call them."""
+"""Scorers: metrics with the signature that scikit-learn's searches call."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
 
-from skqprobe._candidates.choice import choice_probabilities
-from skqprobe._candidates.validation import NO_GROUPS, check_scored
-from skqprobe.metrics._rewards import best_of_k_reward, expected_reward, recovery
-
-
-def candidate_values(estimator, X):
-    """Compute one value a candidate, with any fitted estimator.
-
-    Parameters
-    ----------
-    estimator : estimator
-        A probe; or any classifier, regressor or ranker of scikit-learn's kind, or a
-        pipeline that ends in one.
-    X : array-like
-        What the estimator takes.
-
-    Returns
-    -------
-    values : ndarray of shape (n_prompts, k) or (n_rows,)
-        `decision_function`, where there is one with one value a candidate; else, of a
-        classifier, the expected label by `predict_proba`; else `predict`.
-
-    Examples
-    --------
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from skqprobe.metrics import candidate_values
-    >>> X, y = [[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1]
-    >>> candidate_values(LogisticRegression().fit(X, y), X).round(1)
-    array([-1.4, -0.5,  0.5,  1.4])
-    """
-    has_classes = hasattr(estimator, "classes_")
-    if hasattr(estimator, "decision_function"):
-        values = np.asarray(estimator.decision_function(X))
-        if not has_classes or values.ndim == 1:  # else one a class
-            return values
-    if has_classes and hasattr(estimator, "predict_proba"):
-        return np.asarray(estimator.predict_proba(X)) @ estimator.classes_
-    return np.asarray(estimator.predict(X))
-
-
-def policy_temperature(policy):
-    """Find the temperature of a policy, or of the last step of a search or pipeline.
-
-    Parameters
-    ----------
-    policy : estimator
-        A fitted estimator.
-
-    Returns
-    -------
-    temperature : float
-        0 where there is none.
-    """
-    if hasattr(policy, "best_estimator_"):
-        return policy_temperature(policy.best_estimator_)
-    if isinstance(policy, Pipeline):
-        return policy_temperature(policy.steps[-1][1])
-    return getattr(policy, "temperature", 0.0)
+from skqprobe._candidates.validation import NO_GROUPS
+from skqprobe._utils.warn import warn_user
+from skqprobe.metrics._rewards import best_of_k_reward, recovery, softmax_reward
+from skqprobe.metrics._values import candidate_values
 
 
 @dataclass(frozen=True)
 class CandidateScorer:
-    """Scorer of one value a candidate, by a metric; made by the functions below.
+    """Scorer of the values of candidates by a metric.
 
-    It asks for `groups` by itself, so that they reach it in a search or
-    cross-validation given ``sklearn.set_config(enable_metadata_routing=True)`` alone.
+    It requests `groups`, so that they reach it in a search or cross-validation after
+    ``sklearn.set_config(enable_metadata_routing=True)``.
 
     Parameters
     ----------
     metric : callable
         Called as ``metric(y, values, groups=groups, **options)``; higher is better.
     options : dict
-        What else the metric takes.
+        Other arguments of the metric.
     """
 
     metric: Callable
@@ -92,13 +36,15 @@ class CandidateScorer:
         Parameters
         ----------
         estimator : estimator
-            A probe, or any classifier, regressor or ranker; see `candidate_values`.
+            Fitted probe, or any classifier, regressor or ranker; see
+            `candidate_values`.
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            What the estimator takes.
+            Input of the estimator.
         y : array-like of shape (n_prompts, k) or (n_rows,)
             Rewards.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
 
         Returns
         -------
@@ -106,7 +52,7 @@ class CandidateScorer:
             NaN, with a warning, for rows without groups.
         """
         if np.ndim(y) == 1 and groups is None:
-            warnings.warn(NO_GROUPS, UserWarning, stacklevel=2)
+            warn_user(NO_GROUPS)
             return float("nan")
         values = candidate_values(estimator, X)
         return self.metric(y, values, groups=groups, **self.options)
@@ -124,21 +70,19 @@ class CandidateScorer:
 
 
 def best_of_k_scorer(k):
-    """Make a scorer: the reward of the best of k candidates, by their values.
+    """Make a scorer for the reward of the best of k candidates by value.
 
     Parameters
     ----------
     k : int
-        From how many candidates the best is taken; see `best_of_k_reward`.
+        Number of candidates from which the best is chosen; see `best_of_k_reward`.
 
     Returns
     -------
     scorer : CandidateScorer
-        For `scoring` of ``GridSearchCV``, ``cross_validate`` and the like, alone or in
-        a dict of several. It serves both layouts, and probes as well as scikit-learn's
-        own classifiers and regressors: the value of a candidate is its
-        `decision_function` where there is one, else, of a classifier, the expected
-        label by `predict_proba`, else `predict`.
+        For the parameter `scoring` of ``GridSearchCV``, ``cross_validate`` and so on,
+        alone or in a dict. It takes both layouts, and scores scikit-learn's classifiers
+        and regressors, too: see `candidate_values`.
 
     Examples
     --------
@@ -180,55 +124,34 @@ def best_of_k_scorer(k):
 
 
 def recovery_scorer(k):
-    """Make a scorer: the share of the possible gain that the best of k takes.
+    """Make a scorer for the share of the possible gain that the best of k attains.
 
     Parameters
     ----------
     k : int
-        From how many candidates the best is taken; see `recovery`.
+        Number of candidates from which the best is chosen; see `recovery`.
 
     Returns
     -------
     scorer : CandidateScorer
-        Used as that of `best_of_k_scorer`.
+        See `best_of_k_scorer`.
     """
     return CandidateScorer(recovery, {"k": k})
 
 
 def expected_reward_scorer(temperature=0.0):
-    """Make a scorer: the reward of a choice by softmax among all candidates.
+    """Make a scorer for the reward of a choice by softmax among all candidates.
 
     Parameters
     ----------
     temperature : float, default=0.0
-        Temperature of the choice, 0 or more, in units of the candidates' values; at 0
-        the best is chosen, and equal best ones share. The estimator's own temperature
-        is not read.
+        Temperature of the choice, in [0, inf), in units of the values. At 0 the best
+        candidate is chosen, and candidates of equal value share the probability. The
+        temperature of the estimator is ignored.
 
     Returns
     -------
     scorer : CandidateScorer
-        Used as that of `best_of_k_scorer`.
+        See `best_of_k_scorer`.
     """
     return CandidateScorer(softmax_reward, {"temperature": temperature})
-
-
-def softmax_reward(y, scores, temperature, groups=None, *, prompt_weight=None):
-    """Compute the reward of a choice among all candidates by softmax of the scores.
-
-    Parameters
-    ----------
-    y, scores : array-like of shape (n_prompts, k) or (n_rows,)
-        Rewards, and values of the candidates.
-    temperature : float
-        0 or more.
-    groups, prompt_weight
-        See `expected_reward`.
-
-    Returns
-    -------
-    reward : float or ndarray
-    """
-    scores, layout = check_scored(scores, groups, "scores")
-    proba = layout.to_user_order(choice_probabilities(scores, layout, temperature))
-    return expected_reward(y, proba, groups, prompt_weight=prompt_weight)

@@ -2,6 +2,7 @@
 
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._utils.optional import import_optional
 from skqprobe.metrics import candidate_values
 
 REFERENCE = {"color": "0.4", "linewidth": 1.2}
@@ -53,13 +54,9 @@ class Display:
 
     def _get_axes(self, ax):
         """Set `ax_` and `figure_`, and return the axes."""
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError:
-            raise ImportError(
-                f"{type(self).__name__} needs matplotlib: pip install skqprobe[plot]."
-            ) from None
+        name = type(self).__name__
+        pyplot = import_optional("matplotlib.pyplot", needed_by=name, extra="plot")
         if ax is None:
-            ax = plt.subplots(constrained_layout=True)[1]
+            ax = pyplot.subplots(constrained_layout=True)[1]
         self.ax_, self.figure_ = ax, ax.figure
         return ax

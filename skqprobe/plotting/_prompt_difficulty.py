@@ -4,8 +4,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from skqprobe._candidates.segments import repeat_per_prompt, segment_mean
-from skqprobe._candidates.validation import check_scored, check_values
-from skqprobe.metrics._averages import check_has_groups
+from skqprobe.metrics._per_prompt import check_rewards, check_scores
 from skqprobe.plotting._display import Display
 
 
@@ -87,9 +86,8 @@ class PromptDifficultyDisplay(Display):
         -------
         display : PromptDifficultyDisplay
         """
-        rewards, layout = check_scored(y, groups, "y")
-        check_has_groups(layout, "y")
-        scores = layout.to_prompt_order(check_values(scores, layout.shape, "scores"))
+        rewards, layout = check_rewards(y, groups)
+        scores = check_scores(scores, layout)
         value = segment_mean(scores, layout.offsets)
         inside = (scores - repeat_per_prompt(value, layout.offsets)).std() or 1.0
         display = cls(

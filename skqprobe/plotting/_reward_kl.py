@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from skqprobe._candidates.choice import choice_probabilities
+from skqprobe._candidates.choice import choice_probabilities, expected_rewards
 from skqprobe._candidates.segments import repeat_per_prompt, segment_mean
-from skqprobe._candidates.validation import check_scored, check_values
-from skqprobe.metrics import expected_reward, kl_upper_estimate, prompt_bootstrap
-from skqprobe.metrics._averages import check_has_groups
-from skqprobe.metrics._scorers import policy_temperature
+from skqprobe.metrics._bootstrap import bootstrap_terms
+from skqprobe.metrics._distance import choice_kl
+from skqprobe.metrics._per_prompt import check_rewards, check_scores, mean_terms
+from skqprobe.metrics._values import policy_temperature
 from skqprobe.plotting._display import REFERENCE, Display
 
 
@@ -142,37 +142,32 @@ class RewardKLDisplay(Display):
         -------
         display : RewardKLDisplay
         """
-        rewards, layout = check_scored(y, groups, "y")
-        check_has_groups(layout, "y")
-        rows = layout.to_prompt_order(check_values(scores, layout.shape, "scores"))
-
-        def choose(rows, temperature):
-            return layout.to_user_order(choice_probabilities(rows, layout, temperature))
-
-        grid = _grid(rows, layout) if temperatures is None else temperatures
+        rewards, layout = check_rewards(y, groups)
+        scores = check_scores(scores, layout)
+        grid = _grid(scores, layout) if temperatures is None else temperatures
         grid = np.array([np.inf, *np.sort(grid)[::-1], 0.0])
-        options = {
-            "groups": groups,
-            "n_resamples": n_resamples,
-            "confidence_level": confidence_level,
-            "random_state": random_state,
-        }
-        chosen = [choose(rows, t) for t in grid]
-        estimates = [prompt_bootstrap(expected_reward, y, q, **options) for q in chosen]
-        best = [choose(rewards, t) for t in [np.inf, *_grid(rewards, layout), 0.0]]
+        kl, values = _frontier(scores, rewards, layout, grid)
+        # One bootstrap, so that all temperatures have the same resamples.
+        estimate = bootstrap_terms(
+            mean_terms(values),
+            n_resamples=n_resamples,
+            confidence_level=confidence_level,
+            random_state=random_state,
+        )
+        best_grid = [np.inf, *_grid(rewards, layout), 0.0]
+        oracle_kl, best = _frontier(rewards, rewards, layout, best_grid)
         point = None
         if temperature is not None:
-            proba = choose(rows, temperature)
-            kl = kl_upper_estimate(proba, groups)
-            point = (temperature, kl, expected_reward(y, proba, groups))
+            [point_kl], reward = _frontier(scores, rewards, layout, [temperature])
+            point = (temperature, point_kl, reward.mean())
         display = cls(
             temperatures=grid,
-            kl=np.array([kl_upper_estimate(q, groups) for q in chosen]),
-            reward=np.array([estimate.value for estimate in estimates]),
-            low=np.array([estimate.low for estimate in estimates]),
-            high=np.array([estimate.high for estimate in estimates]),
-            oracle_kl=np.array([kl_upper_estimate(q, groups) for q in best]),
-            oracle_reward=np.array([expected_reward(y, q, groups) for q in best]),
+            kl=kl,
+            reward=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            oracle_kl=oracle_kl,
+            oracle_reward=best.mean(axis=0),
             point=point,
             name=name,
             confidence_level=confidence_level,
@@ -230,6 +225,16 @@ class RewardKLDisplay(Display):
         ax.set_ylabel(f"Expected reward ({self.confidence_level:.0%} interval)")
         ax.legend()
         return self
+
+
+def _frontier(scores, rewards, layout, temperatures):
+    """Divergence of the choice at each temperature, and its reward per prompt."""
+    kl, values = [], []
+    for temperature in temperatures:
+        proba = choice_probabilities(scores, layout, temperature)
+        kl.append(choice_kl(proba, layout).mean())
+        values.append(expected_rewards(proba, rewards, layout))
+    return np.array(kl), np.column_stack(values)
 
 
 def _grid(scores, layout):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from scipy.stats import bootstrap
+from sklearn.exceptions import UndefinedMetricWarning
 
 from skqprobe.metrics import (
     Estimate,
@@ -109,7 +110,7 @@ def test_scattered_rows_with_any_labels_agree_with_sets(scored, rng, as_labels):
 
 def test_of_very_many_prompts_percentiles_are_taken(scored, monkeypatch):
     y, scores, _ = scored
-    monkeypatch.setattr("skqprobe.metrics._bootstrap.MOST_FOR_BCA", 79)
+    monkeypatch.setattr("skqprobe.metrics._bootstrap.MAX_PROMPTS_FOR_BCA", 79)
     monkeypatch.setattr("skqprobe.metrics._bootstrap.COUNTS_AT_ONCE", 10)
     got = prompt_bootstrap(best_of_k_reward, y, scores, k=6, random_state=0)
     by_prompt = np.take_along_axis(y, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
@@ -187,3 +188,35 @@ def test_bad_input_is_named():
         prompt_bootstrap(base_reward, [1.0, 0.0])
     with pytest.raises(ValueError, match="k=4 is more"):
         prompt_bootstrap(best_of_k_reward, np.eye(3), np.eye(3), k=4)
+
+
+def test_a_ratio_that_few_prompts_inform(rng):
+    """The interval is that of the resamples in which it is defined, with a warning."""
+    y = np.zeros((20, 4))
+    y[:2, 0] = 1  # (18 / 20)**20 = 12% of the resamples have neither prompt
+    scores = rng.normal(size=(20, 4))
+    with pytest.warns(UndefinedMetricWarning, match=r"on 2 of 20 .* in 1\d\.\d+% of"):
+        estimate = prompt_bootstrap(recovery, y, scores, k=4, random_state=0)
+    shares = recovery(y, scores, 4, average=None)[:2]
+    assert np.isfinite([estimate.low, estimate.high, estimate.standard_error]).all()
+    # Each resample is a weighted mean of the two shares.
+    assert estimate.low == pytest.approx(min(shares))
+    assert estimate.high == pytest.approx(max(shares))
+
+
+def test_a_ratio_that_no_prompt_informs():
+    with pytest.warns(UndefinedMetricWarning, match="recovery is undefined"):
+        estimate = prompt_bootstrap(recovery, np.ones((3, 2)), np.ones((3, 2)), k=2)
+    assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
+
+
+def test_a_metric_of_the_user():
+    y = np.arange(12.0).reshape(4, 3)
+
+    def spread(y, groups=None, average=None):
+        return np.ptp(y, axis=1)
+
+    estimate = prompt_bootstrap(spread, y, n_resamples=99)
+    assert (estimate.value, estimate.low, estimate.high) == (2, 2, 2)
+    with pytest.raises(ValueError, match=r"each of 4 prompts; <lambda> .* \(12,\)"):
+        prompt_bootstrap(lambda y, **options: y.ravel(), y)

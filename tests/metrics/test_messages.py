@@ -12,8 +12,8 @@ from skqprobe.metrics import (
     policy_report,
     prompt_bootstrap,
     recovery_scorer,
+    softmax_reward,
 )
-from skqprobe.metrics._scorers import softmax_reward
 
 Y = np.array([[0.0, 1.0], [1.0, 0.0]])
 
@@ -31,10 +31,13 @@ class Constant:
 CASES = [
     (lambda: best_of_k_reward(Y, Y, 3), r"^k=3 .* Give a k of at most 2\.$"),
     (lambda: expected_reward(Y, [[1.0], [1.0]]), "^proba has shape"),
-    (lambda: softmax_reward(Y, [[[1.0]]], 1.0), "^scores must have shape"),
+    (lambda: softmax_reward(Y, [[[1.0]]], 1.0), "^scores has shape"),
     (lambda: policy_report(Constant(Y), Y, Y.ravel()), "^y has rows but no groups"),
     (lambda: policy_report(Constant(Y), Y, 1e200 * Y), "^y has numbers of up to 1e"),
-    (lambda: policy_report(Constant(Y[:, :1]), Y, Y), "^the policy's values has shape"),
+    (
+        lambda: policy_report(Constant(Y[:, :1]), Y, Y),
+        "^the output of policy has shape",
+    ),
     (
         lambda: best_of_k_reward(Y, Y, 1, prompt_weight=[1.0, np.nan]),
         "^Input prompt_weight contains NaN",
@@ -48,7 +51,7 @@ CASES = [
         "^prompt_weight has numbers .* too large",
     ),
     (
-        lambda: prompt_bootstrap(softmax_reward, Y[:1], Y[:1]),
+        lambda: prompt_bootstrap(best_of_k_reward, Y[:1], Y[:1], k=1),
         r"^An interval over prompts needs at least two prompts\.$",
     ),
     (

@@ -1,4 +1,4 @@
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -123,29 +123,12 @@ def test_any_regressor_chooses_greedily(sets):
     assert table.loc[(6, "effective candidates"), "value"] == 1
 
 
-def test_without_pandas_a_table_prints_the_same(sets, monkeypatch):
+def test_says_how_to_install_pandas(sets, monkeypatch):
     X, y = sets
     policy = QProbePolicy().fit(X, y)
-    frame = policy_report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
-
-    def no_pandas(name, *args, **kwargs):
-        if name == "pandas":
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    original = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", no_pandas)
-    table = policy_report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
-    assert table.index == frame.index.to_list()
-    for name, column in table.columns.items():
-        np.testing.assert_array_equal(column, frame[name])
-    lines = repr(table).splitlines()
-    assert lines[0].split() == ["k", "figure", "value", "low", "high"]
-    assert len(lines) == 8
-    assert f"{frame.loc[(6, 'oracle'), 'value']:.3f}" in lines[4]
-    html = table._repr_html_()
-    assert html.count("<tr>") == 8 and html.count("<th>") == 5
-    assert html.startswith("<table>") and html.endswith("</table>")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r'pip install "skqprobe\[frame\]"'):
+        policy_report(policy, X, y)
 
 
 def test_bad_input_is_named(sets):

@@ -220,17 +220,17 @@ class TestRagged:
             oracle_reward(self.y, 4, self.groups, too_few="skip")
 
 
-def test_weights_count_prompts_and_many_weightings_come_at_once(rng):
+def test_weights_count_prompts(rng):
     y, scores = rng.normal(size=(2, 4, 5))
     weight = np.array([[1, 1, 1, 1], [0, 2, 1, 0], [3, 0, 0, 0]])
     repeated = [np.arange(4), [1, 1, 2], [0, 0, 0]]
     for metric in (best_of_k_reward, recovery, win_rate):
-        got = metric(y, scores, [2, 5], prompt_weight=weight)
-        expected = [metric(y[rows], scores[rows], [2, 5]) for rows in repeated]
-        np.testing.assert_allclose(got, expected, atol=1e-12)
-        np.testing.assert_allclose(
-            metric(y, scores, 2, prompt_weight=weight[1]), got[1, 0]
-        )
+        for rows, one in zip(repeated, weight, strict=True):
+            got = metric(y, scores, [2, 5], prompt_weight=one)
+            expected = metric(y[rows], scores[rows], [2, 5])
+            np.testing.assert_allclose(got, expected, atol=1e-12)
+            one_k = metric(y, scores, 2, prompt_weight=one)
+            assert one_k == pytest.approx(got[0])
     for rows, one in zip(repeated, weight, strict=True):
         expected = base_reward(y[rows])
         assert base_reward(y, prompt_weight=one) == pytest.approx(expected)
@@ -271,7 +271,7 @@ def test_soft_best_of_k_names_its_own_bad_input():
 
 def test_large_problems_are_drawn_in_parts(rng, monkeypatch):
     y, scores = rng.normal(size=(2, 30, 10))
-    monkeypatch.setattr("skqprobe.metrics._best_of_k.DRAWS_AT_ONCE", 7 * 100 * 10)
+    monkeypatch.setattr("skqprobe.metrics._soft_best_of_k.DRAWS_AT_ONCE", 7 * 100 * 10)
     whole, error = soft_best_of_k_reward(
         y, scores, 3, 0.5, n_draws=100, random_state=0, return_error=True
     )

@@ -1,6 +1,6 @@
 """`prompt_weight` and `too_few` mean the same in every metric, errors included."""
 
-import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from skqprobe.metrics import (
     prompt_bootstrap,
     recovery,
     soft_best_of_k_reward,
+    softmax_reward,
 )
-from skqprobe.metrics._scorers import softmax_reward
 
 WEIGHTS = np.array([[1, 1, 1, 1], [0, 2, 1, 0], [3, 0, 0, 1]])
 COPIES = [np.repeat(np.arange(4), weight) for weight in WEIGHTS]
@@ -45,27 +45,38 @@ def row_sums(scores):
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_a_weight_is_that_many_copies_of_a_prompt(problem, metric):
     y, scores = problem
-    expected = [metric(y[rows], scores[rows]) for rows in COPIES]
-    np.testing.assert_allclose(metric(y, scores, prompt_weight=WEIGHTS), expected)
-    np.testing.assert_allclose(metric(y, scores, prompt_weight=WEIGHTS[1]), expected[1])
+    for weight, rows in zip(WEIGHTS, COPIES, strict=True):
+        expected = metric(y[rows], scores[rows])
+        np.testing.assert_allclose(metric(y, scores, prompt_weight=weight), expected)
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_values_per_prompt(problem, metric):
+    """`average=None` gives the metric of each prompt alone, of which the mean is."""
+    y, scores = problem
+    values = metric(y, scores, average=None)
+    alone = [metric(y[i : i + 1], scores[i : i + 1]) for i in range(4)]
+    np.testing.assert_allclose(values, alone)
+    np.testing.assert_allclose(values.mean(axis=0), metric(y, scores))
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_unknown_average(problem, metric):
+    with pytest.raises(ValueError, match="average must be 'mean' or None; got 'macro'"):
+        metric(*problem, average="macro")
 
 
 def test_the_error_of_a_weighted_mean_of_draws(problem):
     y, scores = problem
     drawn = {"n_draws": 5, "random_state": 0, "return_error": True}  # of 10 sets
-    of_one = [
-        soft_best_of_k_reward(
-            y, scores, [2, 5], 0.5, **drawn, prompt_weight=np.eye(4)[prompt]
-        )[1]
-        for prompt in range(4)
-    ]
-    _, got = soft_best_of_k_reward(
-        y, scores, [2, 5], 0.5, **drawn, prompt_weight=WEIGHTS
-    )
-    share = WEIGHTS / WEIGHTS.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(got, np.sqrt(share**2 @ np.square(of_one)))
-    _, plain = soft_best_of_k_reward(y, scores, [2, 5], 0.5, **drawn)
-    np.testing.assert_allclose(plain, got[0])
+    metric = partial(soft_best_of_k_reward, y, scores, [2, 5], 0.5, **drawn)
+    _, of_one = metric(average=None)
+    for weight in WEIGHTS:
+        _, got = metric(prompt_weight=weight)
+        share = weight / weight.sum()
+        np.testing.assert_allclose(got, np.sqrt(share**2 @ np.square(of_one)))
+    _, plain = metric()
+    np.testing.assert_allclose(plain, metric(prompt_weight=WEIGHTS[0])[1])
     assert plain[0] > 0 == plain[1]
 
 
@@ -91,20 +102,21 @@ def test_the_oracle_leaves_out_prompts_with_too_few():
     assert oracle_reward(y, 2, groups, too_few="skip") == 7
 
 
-def test_a_weighting_that_leaves_no_prompt_gives_nan_quietly():
+def test_weights_that_leave_no_prompt_give_nan():
     y, groups = [1.0, 5.0, 7.0], ["a", "b", "b"]
-    means = oracle_reward(
-        y, 2, groups, too_few="skip", prompt_weight=[[1.0, 0.0], [1.0, 1.0]]
-    )
-    np.testing.assert_array_equal(means, [np.nan, 7])
+    metric = partial(oracle_reward, y, 2, groups, too_few="skip")
+    assert np.isnan(metric(prompt_weight=[1.0, 0.0]))
+    assert metric(prompt_weight=[1.0, 1.0]) == 7
+    np.testing.assert_array_equal(metric(average=None), [np.nan, 7])
 
 
-def test_one_weighting_of_many_may_have_nothing_to_gain():
-    y = np.array([[0.0, 1.0], [1.0, 1.0]])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # resamples of a bootstrap would warn each
-        share = recovery(y, y, 2, prompt_weight=[[1, 1], [0, 1]])
-    np.testing.assert_array_equal(share, [1, np.nan])
+def test_recovery_per_prompt():
+    """Its mean is a ratio of means, and not the mean of the ratios."""
+    y = np.array([[0.0, 1.0, 0.5], [1.0, 1.0, 1.0], [0.0, 0.0, 4.0]])
+    scores = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 2.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_allclose(recovery(y, scores, 3, average=None), [0, np.nan, 1])
+    gains = np.array([0, 4 - 4 / 3]), np.array([0.5, 4 - 4 / 3])
+    assert recovery(y, scores, 3) == pytest.approx(gains[0].sum() / gains[1].sum())
 
 
 @pytest.mark.parametrize("level", [1e-9, 1, 1e9])

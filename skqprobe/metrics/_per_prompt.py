@@ -1,0 +1,182 @@
+"""The core of all metrics: terms per prompt, and their reduction over prompts.
+
+Every metric is a ratio of two weighted sums over prompts. For a mean, the denominator
+is 1 for each prompt where the metric is defined, and 0 elsewhere.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.utils import check_array
+
+from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
+from skqprobe._candidates.validation import NO_GROUPS, check_scored, check_values
+from skqprobe._utils.warn import warn_user
+
+
+class PromptTerms(NamedTuple):
+    """Terms of a metric, whose value is ``sum(numerator) / sum(denominator)``.
+
+    Parameters
+    ----------
+    numerator, denominator : ndarray of shape (n_prompts,) or (n_prompts, n_columns)
+        Both are 0 for prompts where the metric is undefined. Columns are separate
+        metrics, such as one for each number of candidates.
+    """
+
+    numerator: np.ndarray
+    denominator: np.ndarray
+
+
+def mean_terms(values):
+    """Make the terms of a mean over the prompts whose values are not NaN.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_prompts,) or (n_prompts, n_columns)
+        Values per prompt.
+
+    Returns
+    -------
+    terms : PromptTerms
+    """
+    defined = ~np.isnan(values)
+    return PromptTerms(np.where(defined, values, 0), defined.astype(np.float64))
+
+
+def gain_terms(chosen, base, oracle):
+    """Make the terms of ``(chosen - base) / (oracle - base)``, a ratio of means.
+
+    Parameters
+    ----------
+    chosen, base, oracle : ndarray of shape (n_prompts, n_columns)
+        Rewards per prompt; NaN where a prompt is left out.
+
+    Returns
+    -------
+    terms : PromptTerms
+    """
+    possible = oracle - base
+    # Where all rewards of a prompt are equal, or k is 1, only rounding is left.
+    informative = possible > 1e-12 * abs(base)
+    return PromptTerms(
+        np.where(informative, chosen - base, 0), np.where(informative, possible, 0)
+    )
+
+
+def reduce_terms(terms, average="mean", prompt_weight=None):
+    """Reduce terms to the value of a metric.
+
+    Parameters
+    ----------
+    terms : PromptTerms
+        Terms of the metric.
+    average : {"mean"} or None, default="mean"
+        If None, return one value per prompt, in order of first appearance. Otherwise
+        return their mean.
+    prompt_weight : array-like of shape (n_prompts,), default=None
+        Non-negative weights of the prompts, in order of first appearance.
+
+    Returns
+    -------
+    value : float, or ndarray of shape (n_columns,), (n_prompts,) or \
+            (n_prompts, n_columns)
+        NaN where the metric is undefined.
+    """
+    if average is None:
+        return _divide(*terms)
+    if average != "mean":
+        raise ValueError(f"average must be 'mean' or None; got {average!r}.")
+    if prompt_weight is not None:
+        prompt_weight = check_prompt_weight(prompt_weight, len(terms.numerator))
+    return weighted_mean(terms, prompt_weight)
+
+
+def weighted_mean(terms, weight=None):
+    """Reduce terms with weights of shape (n_prompts,) or (n_weightings, n_prompts)."""
+    if weight is None:
+        weight = np.ones(len(terms.numerator))
+    return _divide(weight @ terms.numerator, weight @ terms.denominator)
+
+
+def _divide(numerator, denominator):
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = numerator / denominator
+    return float(ratio) if np.ndim(ratio) == 0 else ratio
+
+
+def first_column(terms, scalar):
+    """Drop the axis of columns if `scalar`."""
+    return PromptTerms(*(part[:, 0] for part in terms)) if scalar else terms
+
+
+def check_rewards(y, groups):
+    """Validate rewards; return them in prompt order, and their layout."""
+    rewards, layout = check_scored(y, groups, "y")
+    check_has_groups(layout, "y")
+    check_magnitude(rewards, "y")
+    return rewards, layout
+
+
+def check_scores(scores, layout, name="scores"):
+    """Validate scores of the candidates of a layout; return them in prompt order."""
+    return layout.to_prompt_order(check_values(scores, layout.shape, name))
+
+
+def check_has_groups(layout, name):
+    """Raise for rows without groups, which leave nothing to choose."""
+    if not layout.grouped:
+        raise ValueError(NO_GROUPS.replace("X", name, 1))
+
+
+def check_prompt_weight(prompt_weight, n_prompts):
+    """Validate weights of prompts, of shape (n_prompts,)."""
+    weight = check_array(
+        prompt_weight,
+        ensure_2d=False,
+        dtype=np.float64,
+        input_name="prompt_weight",
+    )
+    if weight.shape != (n_prompts,) or (weight < 0).any():
+        raise ValueError(
+            f"prompt_weight must have one weight of 0 or more for each of {n_prompts} "
+            f"prompts; got shape {weight.shape}, the lowest {weight.min():.3g}."
+        )
+    check_magnitude(weight, "prompt_weight", SMALLEST)
+    return weight
+
+
+def check_ks(k, layout, too_few):
+    """Validate numbers of candidates.
+
+    Returns
+    -------
+    ks : ndarray of int, of shape (n_k,)
+    scalar : bool
+        Whether `k` was one number.
+    """
+    ks = np.asarray(k)
+    if ks.ndim > 1 or ks.size == 0 or ks.dtype.kind not in "iu" or (ks < 1).any():
+        raise ValueError(f"k must be an integer of 1 or more, or a list; got {k!r}.")
+    if too_few not in ("raise", "skip"):
+        raise ValueError(f"too_few must be 'raise' or 'skip'; got {too_few!r}.")
+    fewest, most = layout.sizes.min(), layout.sizes.max()
+    if ks.max() > most or (ks.max() > fewest and too_few == "raise"):
+        hint = ""
+        if ks.max() <= most:
+            hint = ", or too_few='skip' to leave out the prompts that have fewer"
+        raise ValueError(
+            f"k={ks.max()} is more than a prompt has: the prompts have {fewest} to "
+            f"{most} candidates. Give a k of at most {fewest}{hint}."
+        )
+    return np.atleast_1d(ks), ks.ndim == 0
+
+
+def warn_if_undefined(value, name, reason):
+    """Warn where the mean of a metric is NaN."""
+    if np.isnan(value).any():
+        warn_user(
+            f"{name} is undefined and set to NaN where {reason}.",
+            UndefinedMetricWarning,
+        )
