@@ -672,7 +672,7 @@ def rows_as(weight, y):
 def warnings_of_fits():
     """Let pass what fits to such small data warn of."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No prompt has anything to learn")
+        warnings.filterwarnings("ignore", message="No prompt is informative")
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
 

@@ -294,7 +294,7 @@ def test_cross_validation_that_fails_after_its_folds(monkeypatch, where):
         settings = {"scoring": Scoring(fails_at=6)}  # 2 penalties, 3 folds
     else:
         settings = {}
-        monkeypatch.setattr("skqprobe._estimators.policy_cv.minimize_lbfgs", no_memory)
+        monkeypatch.setattr("skqprobe._estimators._fit.minimize_lbfgs", no_memory)
     probe.set_params(**settings)
     with pytest.raises((RuntimeError, MemoryError)):
         probe.fit(*data())

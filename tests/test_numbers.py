@@ -232,7 +232,7 @@ def test_values_that_overflow_are_an_error(sets, dtype, hidden):
 def test_one_candidate(sets, Probe, loss, dtype):
     X, y = sets[0][:, :1].astype(dtype), sets[1][:, :1]
     if loss in CHOICE:
-        with pytest.warns(UserWarning, match="No prompt has anything to learn from"):
+        with pytest.warns(UserWarning, match="No prompt is informative"):
             probe = fit(loss, X, y, Probe=Probe)
         assert not probe.coef_.any()
     else:
@@ -323,7 +323,7 @@ def test_all_rewards_equal(sets, Probe, loss, reward):
     if loss == "log_loss" and reward > 1:
         pytest.skip("log_loss takes rewards in [0, 1]")
     if loss in PAIRWISE:
-        with pytest.warns(UserWarning, match="No prompt has anything to learn from"):
+        with pytest.warns(UserWarning, match="No prompt is informative"):
             probe = fit(loss, X, y, Probe=Probe)
     else:
         probe = fit(loss, X, y, Probe=Probe)
@@ -339,7 +339,7 @@ def test_rewards_equal_inside_of_every_prompt(sets, rng, loss):
     X = sets[0]
     y = np.repeat(rng.random((len(X), 1)), X.shape[1], axis=1)
     if loss in PAIRWISE:
-        with pytest.warns(UserWarning, match="No prompt has anything to learn from"):
+        with pytest.warns(UserWarning, match="No prompt is informative"):
             policy = fit(loss, X, y)
     else:
         policy = fit(loss, X, y)
@@ -873,7 +873,7 @@ def test_finite_or_an_error_that_names_the_cause(data, probe, dtype):
     probe = Probe([loss] if Probe is QProbePolicyCV else loss, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", "No prompt has anything to learn from")
+        warnings.filterwarnings("ignore", "No prompt is informative")
         try:
             probe.fit(X, y, sample_weight=weight)
             values = values_of(probe, X)

@@ -137,6 +137,24 @@ def test_callbacks_in_a_search(callback, Probe, sets, capsys):
     assert sum(len(run) == 3 for run in runs) == 6
 
 
+@pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
+def test_callbacks_of_a_policy_cv(callback, loss, sets, capsys):
+    """One task per loss, and the refit with its iterations."""
+    pytest.importorskip("rich")
+    monitor = callback.ScoringMonitor(scoring={"score": check_scoring(QProbePolicy())})
+    policy = QProbePolicyCV([loss, "pairwise_logistic"], alphas=[1e-2, 1e-3], cv=3)
+    policy.set_callbacks(monitor, callback.ProgressBar()).fit(*sets)
+    log = monitor.get_logs().data
+    steps = [entry["score"] for entry in log if entry["task_name"] == "iteration"]
+    assert len(steps) == policy.n_iter_
+    # Ends of the refit, which is a subtask, and of the fit.
+    whole = [entry["score"] for entry in log if entry["task_name"] in ("fit", "refit")]
+    assert whole == [steps[-1]] * 2 == [pytest.approx(policy.score(*sets))] * 2
+    printed = capsys.readouterr().out
+    assert "QProbePolicyCV - fit" in printed and "refit" in printed
+    assert clone(policy).fit(*sets).coef_ == pytest.approx(policy.coef_, abs=0)
+
+
 def test_a_callback_can_stop_the_fit(callback, sets):
     class Stopper:
         def setup(self, estimator, context): ...

@@ -56,7 +56,9 @@ class Layout:
         return self.offsets[-1]
 
     def to_prompt_order(self, values):
-        """Bring the user's values (in the leading shape) prompt by prompt."""
+        """Reorder values from user order, in the leading shape; None stays None."""
+        if values is None:
+            return None
         values = values.reshape(-1)
         return values if self.order is None else values[self.order]
 

@@ -1,6 +1,5 @@
 """Validation of X, and of values and weights of candidates, in either layout."""
 
-import warnings
 from numbers import Real
 
 import numpy as np
@@ -12,6 +11,7 @@ from skqprobe._arrays.device import DeviceArray, float_dtypes, namespace, to_hos
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import segment_sum
+from skqprobe._utils.warn import warn_user
 
 NO_GROUPS = (
     "X has rows but no groups were given, so every row is a prompt of its own and "
@@ -250,7 +250,7 @@ def check_sums_to_one(proba, layout):
         )
 
 
-def warn_without_groups(layout, stacklevel=3):
+def warn_without_groups(layout):
     """Warn that rows without groups leave nothing to choose."""
     if not layout.grouped and layout.n_rows > 1:
-        warnings.warn(NO_GROUPS, UserWarning, stacklevel=stacklevel)
+        warn_user(NO_GROUPS)

@@ -9,7 +9,8 @@ from skqprobe._candidates.choice import (
 )
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.validation import check_values, warn_without_groups
-from skqprobe._estimators._base import BaseQProbe, weighted_layout
+from skqprobe._estimators._base import BaseQProbe
+from skqprobe._estimators._fit import weighted_layout
 from skqprobe._utils.sklearn_compat import StrOptions
 from skqprobe.losses import LOSSES, BaseLoss
 from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
@@ -253,9 +254,7 @@ class QProbePolicy(BaseQProbe):
             layout.to_prompt_order(rewards),
             layout,
             self.temperature,
-            None
-            if candidate_weight is None
-            else layout.to_prompt_order(candidate_weight),
+            layout.to_prompt_order(candidate_weight),
         )
         return weighted_mean(mean_terms(values), prompt_weight)
 

@@ -1,12 +1,11 @@
 """Networks with hidden layers: Adam on minibatches of whole prompts, on torch."""
 
-import warnings
-
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe._arrays.magnitude import check_magnitude
+from skqprobe._utils.warn import warn_user
 
 LEARNING_RATE = 1e-3
 """Adam's usual one; features and scores are brought to a scale that it fits."""
@@ -106,11 +105,10 @@ def minimize_adam(objective, theta, *, tol, max_iter, random_state, on_iteration
         stopped = on_iteration is not None and on_iteration(theta, value)
         if stopped or n_stale == PATIENCE:
             return theta, n_iter
-    warnings.warn(
+    warn_user(
         f"The network did not converge: max_iter={max_iter} epochs were over while the "
         "held-out loss still made progress. Increase max_iter, or alpha, or tol.",
         ConvergenceWarning,
-        stacklevel=6,
     )
     return theta, max_iter
 

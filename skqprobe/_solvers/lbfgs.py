@@ -1,6 +1,5 @@
 """L-BFGS on well-conditioned versions of objectives: of one, or of a whole grid."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from skqprobe._solvers.preconditioner import (
     model_fold_hessians,
     model_hessian,
 )
+from skqprobe._utils.warn import warn_user
 
 NEAR = 0.1
 """How long the gradient is, against that at zero, near enough to the minimum to measure
@@ -73,12 +73,11 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     )
     n_iter = int(ends.n_iter[0])
     if not ends.converged[0]:
-        warnings.warn(
+        warn_user(
             f"L-BFGS did not converge after {n_iter} iterations (max_iter={max_iter}): "
             f"the gradient is {np.linalg.norm(ends.gradient[0]):.1e} times as long as "
             f"at zero, tol={tol:g}. Increase max_iter, or alpha, or tol.",
             ConvergenceWarning,
-            stacklevel=6,
         )
     return thetas[0], max(n_iter, 1)
 

@@ -24,7 +24,7 @@ def average_ties(values, scores, layout):
 
 
 def best_of_k(rewards, scores, ks, layout):
-    """Compute the reward of best-of-k, (n_prompts, n_k); NaN with too few candidates."""
+    """Compute the reward of best-of-k, (n_prompts, n_k); NaN for too few."""
     order = order_by_score(scores, layout)
     ordered = average_ties(rewards[order], scores[order], layout)
     reward = np.empty((layout.n_prompts, len(ks)))
@@ -34,7 +34,7 @@ def best_of_k(rewards, scores, ks, layout):
 
 
 def base_of_k(rewards, ks, layout):
-    """Mean reward of a prompt, (n_prompts, n_k); NaN for prompts with too few."""
+    """Compute mean rewards, (n_prompts, n_k); NaN for prompts with too few."""
     mean = segment_mean(rewards, layout.offsets)[:, None]
     return np.where(layout.sizes[:, None] >= ks, mean, np.nan)
 

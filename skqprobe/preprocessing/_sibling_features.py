@@ -311,7 +311,7 @@ class SiblingFeatures(
         low, high = (SMALLEST, LARGEST) if is_double else SINGLE_MAGNITUDES
         check_magnitude(X, "X", low, high, ", as StandardScaler does")
         layout = check_layout(shape, groups)
-        warn_without_groups(layout, stacklevel=5)
+        warn_without_groups(layout)
         return X, layout
 
     def _views(self, n_features):

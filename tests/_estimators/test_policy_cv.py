@@ -1,5 +1,6 @@
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from sklearn.model_selection import (
     GroupKFold,
     KFold,
     ShuffleSplit,
+    cross_val_score,
 )
 
 from skqprobe import QProbePolicy, QProbePolicyCV, sample_candidates
@@ -204,7 +206,7 @@ def test_scoring_of_rows(rows):
 def test_of_equals_the_first_is_taken(sets):
     X, y = sets
     # Whatever is chosen has the same reward.
-    with pytest.warns(UserWarning, match="anything to learn"):
+    with pytest.warns(UserWarning, match="No prompt is informative"):
         policy = policy_cv(["policy_gradient", "pairwise_hinge"]).fit(X, 0 * y)
     assert policy.best_params_ == {
         "alpha": 1.0,
@@ -303,7 +305,7 @@ def test_bad_rewards(sets):
 @pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
 def test_folds_must_not_part_a_prompt(rows):
     X, y, groups = rows
-    with pytest.raises(ValueError, match="cv parts the candidates of a prompt"):
+    with pytest.raises(ValueError, match="cv splits the candidates of a prompt"):
         policy_cv(["squared_error"], cv=KFold(3)).fit(X, y, groups)
 
 
@@ -320,3 +322,35 @@ def test_groups_of_sets_are_for_the_splitter(sets):
     policy = policy_cv(["squared_error"], cv=Spy(4)).fit(X, y, families)
     assert_array_equal(seen[0], families)
     assert policy.n_splits_ == 4
+
+
+# Fewer rows in a fold than features
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
+@pytest.mark.parametrize(("dtype", "atol"), [("f8", 1e-6), ("f4", 1e-3)])
+@pytest.mark.parametrize("n_features", [50, 75, 300])  # at 75, all rows are 80
+def test_folds_in_the_span_of_their_rows(loss, dtype, atol, n_features, rng):
+    """Scores and coefficients are those of a loop of single fits, at any penalty."""
+    X = rng.normal(loc=5, size=(20, 4, n_features)) * rng.lognormal(
+        sigma=3, size=n_features
+    )
+    X, y = X.astype(dtype), rng.normal(size=(20, 4))
+    alphas = [1e3, 1.0, 1e-3, 1e-8, 0.0] if dtype == "f8" else [1e3, 1.0, 1e-3]
+    policy = QProbePolicyCV([loss], alphas=alphas, cv=4, temperatures=[0.5]).fit(X, y)
+    for i, alpha in enumerate(alphas):
+        single = QProbePolicy(loss, alpha=alpha, temperature=0.5)
+        scores = cross_val_score(single, X, y, cv=4)
+        found = [policy.cv_results_[f"split{fold}_test_score"][i] for fold in range(4)]
+        np.testing.assert_allclose(found, scores, atol=atol)
+    best = QProbePolicy(loss, alpha=policy.alpha_).fit(X, y)
+    np.testing.assert_allclose(policy.coef_, best.coef_, rtol=1e-9)
+
+
+def test_a_search_in_few_rows_makes_no_square_matrix_of_features(rng):
+    """At d = 20,000 that would take 3 GiB."""
+    X, y = rng.normal(size=(20, 4, 20_000)).astype("f4"), rng.normal(size=(20, 4))
+    tracemalloc.start()
+    QProbePolicyCV(["squared_error"], alphas=[1.0, 0.1], cv=3).fit(X, y)
+    assert tracemalloc.get_traced_memory()[1] < 20 * X.nbytes
+    tracemalloc.stop()

@@ -5,7 +5,7 @@ from scipy.optimize import check_grad
 
 from skqprobe._arrays import blocks
 from skqprobe._candidates.layout import check_layout
-from skqprobe._estimators._base import weighted_layout
+from skqprobe._estimators._fit import weighted_layout
 from skqprobe._objectives import linear
 from skqprobe._objectives.grid import GridObjective, restrict
 from skqprobe._objectives.linear import LinearObjective
@@ -13,8 +13,8 @@ from skqprobe._solvers import (
     minimize_lbfgs,
     minimize_lbfgs_grid,
     preconditioner,
-    solve_closed_form,
-    solve_closed_form_grid,
+    solve_ridge,
+    solve_ridge_grid,
 )
 from skqprobe._solvers.preconditioner import model_fold_hessians, model_hessian
 from skqprobe.losses import LOSSES
@@ -131,9 +131,9 @@ def test_closed_form_is_that_of_every_fold(loss, block_bytes, grid_of, monkeypat
     monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(linear, "PRODUCT_ROWS", 1)
     grid = grid_of(loss)
-    thetas = solve_closed_form_grid(grid)
+    thetas = solve_ridge_grid(grid)
     for number, theta in enumerate(thetas):
-        expected = solve_closed_form(single(grid, number))
+        expected = solve_ridge(single(grid, number))
         assert_allclose(theta, expected, rtol=1e-8, atol=1e-10)
 
 
@@ -155,7 +155,7 @@ def test_a_fold_of_no_weight_stays_at_zero(grid_of):
         grid.objective, grid.in_fold & [[True], [False], [True]], ALPHAS
     )
     for thetas in (
-        solve_closed_form_grid(grid),
+        solve_ridge_grid(grid),
         minimize_lbfgs_grid(grid, tol=1e-4, max_iter=100)[0],
     ):
         assert not thetas[2:4].any()

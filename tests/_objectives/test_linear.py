@@ -7,7 +7,7 @@ from skqprobe._arrays.blocks import compute_dtype
 from skqprobe._candidates.layout import check_layout
 from skqprobe._objectives import linear
 from skqprobe._objectives.linear import LinearObjective, linear_scores
-from skqprobe._solvers import solve_closed_form
+from skqprobe._solvers import solve_ridge
 from skqprobe.losses import LOSSES
 
 LEAST_SQUARES = [name for name in LOSSES if hasattr(LOSSES[name], "least_squares")]
@@ -197,9 +197,7 @@ def test_blocks_change_nothing(loss, block_bytes, data, rng, monkeypatch):
         monkeypatch.setattr(linear, "PRODUCT_ROWS", 1)
         assert len(list(whole.least_squares_rows())) == 1
         assert len(list(blocked.least_squares_rows())) > 1
-        assert_allclose(
-            solve_closed_form(blocked), solve_closed_form(whole), atol=1e-13
-        )
+        assert_allclose(solve_ridge(blocked), solve_ridge(whole), atol=1e-13)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -289,7 +289,7 @@ def test_scores_come_in_blocks(monkeypatch, rng):
 
 def test_nothing_to_learn_from(sets):
     X, y = sets
-    with pytest.warns(UserWarning, match="No prompt has anything to learn from"):
+    with pytest.warns(UserWarning, match="No prompt is informative"):
         policy = short(QProbePolicy, "policy_gradient").fit(X[:, :1], y[:, :1])
     assert not any(part.any() for part in parameters(policy))
     assert_allclose(policy.predict_proba(X), 1 / 6)

@@ -6,7 +6,7 @@ from sklearn.linear_model import Ridge
 from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe._candidates.layout import check_layout
 from skqprobe._objectives.linear import LinearObjective
-from skqprobe._solvers import minimize_lbfgs, solve_closed_form
+from skqprobe._solvers import minimize_lbfgs, solve_ridge
 from skqprobe.losses import LOSSES, ContrastivePolicyGradient
 
 WITH_CLOSED_FORM = ["squared_error", "contrastive_policy_gradient"]
@@ -48,7 +48,7 @@ def centred_in_prompts(values, groups, weight):
 @pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
 def test_is_a_stationary_point(loss, fit_intercept, alpha, data):
     objective = make_objective(*data, loss, alpha=alpha, fit_intercept=fit_intercept)
-    theta = solve_closed_form(objective)
+    theta = solve_ridge(objective)
     assert theta.shape == (objective.n_parameters,)
     _, at_zero = objective.value_and_gradient(np.zeros_like(theta))
     _, gradient = objective.value_and_gradient(theta)
@@ -61,7 +61,7 @@ def test_equals_lbfgs(loss, fit_intercept, data):
     objective = make_objective(*data, loss, fit_intercept=fit_intercept)
     start = np.zeros(objective.n_parameters)
     expected, _ = minimize_lbfgs(objective, start, tol=1e-10, max_iter=1000)
-    assert_allclose(solve_closed_form(objective), expected, atol=1e-7)
+    assert_allclose(solve_ridge(objective), expected, atol=1e-7)
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 0.1, 10])
@@ -142,7 +142,7 @@ def test_contrastive_policy_gradient_on_ragged_prompts(weighted, rows, rng):
 @pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
 def test_without_penalty(loss, data):
     X, y = data
-    theta = solve_closed_form(make_objective(X, y, loss, alpha=0))
+    theta = solve_ridge(make_objective(X, y, loss, alpha=0))
     if loss == "squared_error":
         design = np.column_stack([X.reshape(y.size, -1), np.ones(y.size)])
         target = y.ravel()
@@ -161,7 +161,7 @@ def test_constant_and_duplicated_columns(loss, alpha, data):
     X, y = data
     constant = np.full((*y.shape, 1), 0.1)  # not a sum of powers of two
     degenerate = np.concatenate([X, X[..., :2], constant, 0 * constant], axis=-1)
-    theta = solve_closed_form(make_objective(degenerate, y, loss, alpha=alpha))
+    theta = solve_ridge(make_objective(degenerate, y, loss, alpha=alpha))
     assert np.isfinite(theta).all()
     d = X.shape[-1]
     if alpha > 0:
@@ -172,7 +172,7 @@ def test_constant_and_duplicated_columns(loss, alpha, data):
     # The scores are those of twice the first two columns under sqrt(2) of the norm.
     same = X.copy()
     same[..., :2] *= np.sqrt(2)
-    expected = solve_closed_form(make_objective(same, y, loss, alpha=alpha))
+    expected = solve_ridge(make_objective(same, y, loss, alpha=alpha))
     scores, expected_scores = degenerate @ theta[: d + 4], same @ expected[:d]
     if loss == "squared_error":
         scores, expected_scores = scores + theta[-1], expected_scores + expected[-1]
@@ -187,8 +187,8 @@ def test_many_scales_without_penalty(loss, rng):
     X = rng.normal(size=(30, 4, 7))
     y = X[..., 0] + rng.normal(size=(30, 4))
     scale = 10.0 ** np.linspace(-6, 6, 7)
-    theta = solve_closed_form(make_objective(X, y, loss, alpha=0))
-    scaled = solve_closed_form(make_objective(X * scale, y, loss, alpha=0))
+    theta = solve_ridge(make_objective(X, y, loss, alpha=0))
+    scaled = solve_ridge(make_objective(X * scale, y, loss, alpha=0))
     assert_allclose(scaled[:7] * scale, theta[:7], rtol=1e-9)
 
 
@@ -196,8 +196,8 @@ def test_many_scales_without_penalty(loss, rng):
 def test_columns_far_from_zero(loss, rng):
     X = rng.normal(size=(30, 4, 7))
     y = X[..., 0] + rng.normal(size=(30, 4))
-    theta = solve_closed_form(make_objective(X, y, loss))
-    shifted = solve_closed_form(make_objective(X + 1e3, y, loss))
+    theta = solve_ridge(make_objective(X, y, loss))
+    shifted = solve_ridge(make_objective(X + 1e3, y, loss))
     assert_allclose(shifted[:7], theta[:7], rtol=1e-8)
 
 
@@ -206,8 +206,8 @@ def test_columns_far_from_zero(loss, rng):
 def test_low_precision(loss, dtype, data):
     X, y = data
     X = X.astype(dtype)
-    theta = solve_closed_form(make_objective(X, y, loss))
-    expected = solve_closed_form(make_objective(X.astype(np.float64), y, loss))
+    theta = solve_ridge(make_objective(X, y, loss))
+    expected = solve_ridge(make_objective(X.astype(np.float64), y, loss))
     assert_allclose(theta, expected, atol=1e-4 * abs(expected).max())
 
 
@@ -222,8 +222,8 @@ def test_dependent_columns_in_low_precision(loss, dtype, alpha, rng):
     y = X[..., 0] + rng.normal(size=(100, 6))
     X = X.astype(dtype)
     exact = make_objective(X.astype(np.float64), y, loss, alpha=alpha)
-    best, _ = exact.value_and_gradient(solve_closed_form(exact))
-    theta = solve_closed_form(make_objective(X, y, loss, alpha=alpha))
+    best, _ = exact.value_and_gradient(solve_ridge(exact))
+    theta = solve_ridge(make_objective(X, y, loss, alpha=alpha))
     assert exact.value_and_gradient(theta)[0] == pytest.approx(best, rel=1e-4)
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from skqprobe._solvers import ridge_grid
-from skqprobe._solvers.ridge_grid import solve_ridge_grid
+from skqprobe._solvers import ridge
+from skqprobe._solvers.ridge import solve_systems
 
 ALPHAS = np.logspace(3, -6, 20)
 
@@ -45,15 +45,15 @@ def relative_error(coefs, expected):
 @pytest.fixture
 def factored(monkeypatch):
     """What is factored: with all folds, and each by itself at last."""
-    counts = {"_factor": 0, "solve_normal_equations": 0}
+    counts = {"_factor": 0, "solve_system": 0}
     for name in counts:
-        original = getattr(ridge_grid, name)
+        original = getattr(ridge, name)
 
         def count(*args, name=name, original=original):
             counts[name] += 1
             return original(*args)
 
-        monkeypatch.setattr(ridge_grid, name, count)
+        monkeypatch.setattr(ridge, name, count)
     return counts
 
 
@@ -62,7 +62,7 @@ def test_equals_solving_each(order, equations, rng):
     alphas = {"falling": ALPHAS, "rising": ALPHAS[::-1]}.get(
         order, rng.permutation(ALPHAS)
     )
-    coefs = solve_ridge_grid(*equations, alphas)
+    coefs = solve_systems(*equations, alphas)
     assert relative_error(coefs, each(*equations, alphas)) < 1e-6
 
 
@@ -70,7 +70,7 @@ def test_reads_the_lower_triangles_and_changes_nothing(equations):
     grams, moments = equations
     lower = [np.asfortranarray(np.tril(gram)) for gram in grams]
     before = moments.copy()
-    coefs = solve_ridge_grid(lower, moments, ALPHAS)
+    coefs = solve_systems(lower, moments, ALPHAS)
     for gram, triangle in zip(grams, lower, strict=True):
         assert_allclose(triangle, np.tril(gram), rtol=0)
     assert_allclose(moments, before, rtol=0)
@@ -78,14 +78,14 @@ def test_reads_the_lower_triangles_and_changes_nothing(equations):
 
 
 def test_takes_one_factorisation_a_decade(rng, factored):
-    solve_ridge_grid(*normal_equations(rng, 1800, 200), ALPHAS)
-    assert factored == {"_factor": 10, "solve_normal_equations": 0}
+    solve_systems(*normal_equations(rng, 1800, 200), ALPHAS)
+    assert factored == {"_factor": 10, "solve_system": 0}
 
 
 def test_more_features_than_rows(rng, factored):
     equations = normal_equations(rng, 60, 90)
     alphas = np.logspace(2, -4, 13)
-    coefs = solve_ridge_grid(*equations, alphas)
+    coefs = solve_systems(*equations, alphas)
     assert factored["_factor"] > 7  # not with the factors of the mean alone
     assert relative_error(coefs, each(*equations, alphas)) < 1e-4
 
@@ -94,19 +94,19 @@ def test_more_features_than_rows(rng, factored):
 def test_what_does_not_get_there_is_solved_for_by_itself(
     max_steps, equations, factored, monkeypatch
 ):
-    monkeypatch.setattr(ridge_grid, "MAX_STEPS", max_steps)
+    monkeypatch.setattr(ridge, "MAX_STEPS", max_steps)
     alphas = ALPHAS[::4] * 1.1
-    coefs = solve_ridge_grid(*equations, alphas)
+    coefs = solve_systems(*equations, alphas)
     assert relative_error(coefs, each(*equations, alphas)) < 1e-6
     if max_steps == 0:
-        assert factored["solve_normal_equations"] == 3 * len(alphas)
+        assert factored["solve_system"] == 3 * len(alphas)
 
 
 def test_factors_in_float32_where_that_can_be():
     gram = np.array([[1.0, 0.0], [1 - 1e-9, 1.0]], order="F")
-    assert ridge_grid._factor(gram, 1e-2).dtype == np.float32
-    assert ridge_grid._factor(gram, 1e-10).dtype == np.float64
-    assert_allclose(ridge_grid._factor(gram, -1.0), np.eye(2))
+    assert ridge._factor(gram, 1e-2).dtype == np.float32
+    assert ridge._factor(gram, 1e-10).dtype == np.float64
+    assert_allclose(ridge._factor(gram, -1.0), np.eye(2))
 
 
 def test_mean_that_float32_cannot_factor(rng):
@@ -115,7 +115,7 @@ def test_mean_that_float32_cannot_factor(rng):
     mixed[:, 1] += (1 - 1e-5) / 1e-5 * mixed[:, 0]  # two columns that are nearly one
     grams = [np.asfortranarray(mixed.T @ gram @ mixed) for gram in grams]
     moments = moments @ mixed
-    coefs = solve_ridge_grid(grams, moments, np.array([1e-3, 1e-4]))
+    coefs = solve_systems(grams, moments, np.array([1e-3, 1e-4]))
     assert relative_error(coefs, each(grams, moments, [1e-3, 1e-4])) < 1e-6
 
 
@@ -123,19 +123,19 @@ def test_singular_matrix_with_next_to_no_penalty(rng):
     X = rng.normal(size=(20, 5)) @ rng.normal(size=(5, 8))
     y = X @ rng.normal(size=8)
     gram = np.asfortranarray(X.T @ X)
-    coefs = solve_ridge_grid([gram, gram], np.tile(X.T @ y, (2, 1)), np.array([1e-30]))
+    coefs = solve_systems([gram, gram], np.tile(X.T @ y, (2, 1)), np.array([1e-30]))
     assert_allclose(coefs[:, 0] @ X.T, [y, y], rtol=1e-6, atol=1e-6)
 
 
 def test_equal_penalties_and_none(equations):
     alphas = np.array([0.1, 0.0, 0.1, 0.0])
-    coefs = solve_ridge_grid(*equations, alphas)
+    coefs = solve_systems(*equations, alphas)
     assert_allclose(coefs[:, [0, 1]], coefs[:, [2, 3]])
     assert relative_error(coefs, each(*equations, alphas)) < 1e-6
 
 
 def test_no_penalty_alone(equations):
-    coefs = solve_ridge_grid(*equations, np.zeros(1))
+    coefs = solve_systems(*equations, np.zeros(1))
     assert relative_error(coefs, each(*equations, [0])) < 1e-6
 
 
@@ -143,7 +143,7 @@ def test_no_penalty_on_a_singular_matrix_gives_the_shortest_solution(rng):
     X = rng.normal(size=(5, 8))
     y = rng.normal(size=5)
     gram, moments = np.asfortranarray(X.T @ X), (X.T @ y)[None]
-    coefs = solve_ridge_grid([gram], moments, np.array([1.0, 0.0, 1e-3]))
+    coefs = solve_systems([gram], moments, np.array([1.0, 0.0, 1e-3]))
     assert_allclose(X @ coefs[0, 1], y)
     expected = each([gram], moments, [1.0, 1e-3])
     assert relative_error(coefs[:, [0, 2]], expected) < 1e-6
@@ -152,14 +152,14 @@ def test_no_penalty_on_a_singular_matrix_gives_the_shortest_solution(rng):
 @pytest.mark.parametrize("unit", [1e-140, 1e-45, 1e45, 1e140])
 def test_size_of_the_rewards_does_not_matter(unit, equations):
     grams, moments = equations
-    coefs = solve_ridge_grid(grams, moments * unit, ALPHAS)
+    coefs = solve_systems(grams, moments * unit, ALPHAS)
     assert relative_error(coefs / unit, each(grams, moments, ALPHAS)) < 1e-6
 
 
 def test_nothing_to_explain(equations):
     grams, moments = equations
     moments = moments * np.array([0, 1, 1])[:, None]
-    coefs = solve_ridge_grid(grams, moments, ALPHAS)
+    coefs = solve_systems(grams, moments, ALPHAS)
     assert not coefs[0].any()
     expected = each(grams[1:], moments[1:], ALPHAS)
     assert relative_error(coefs[1:], expected) < 1e-6
@@ -171,7 +171,7 @@ def test_column_of_zeros_and_penalties_worlds_apart(rng):
         gram[2], gram[:, 2] = 0, 0
     moments[:, 2] = 0
     alphas = np.array([1e-30, 1e12])
-    coefs = solve_ridge_grid(grams, moments, alphas)
+    coefs = solve_systems(grams, moments, alphas)
     assert not coefs[..., 2].any()
     others = [0, 1, 3, 4]
     grams = [gram[np.ix_(others, others)] for gram in grams]

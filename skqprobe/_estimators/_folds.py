@@ -1,0 +1,167 @@
+"""Folds of whole prompts for the cross-validation of policies."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import check_cv
+
+from skqprobe._candidates.choice import choice_reward
+from skqprobe._candidates.layout import Layout
+from skqprobe._candidates.segments import repeat_per_prompt, segment_sum
+from skqprobe._estimators._fit import TrainingData, weighted_layout
+from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A fold of cross-validation.
+
+    Parameters
+    ----------
+    train : ndarray of bool, of shape (n_prompts,)
+        Prompts to train on, among those of positive weight.
+    test : HeldOut
+        Prompts to score on.
+    """
+
+    train: np.ndarray
+    test: "HeldOut"
+
+
+def make_folds(data, groups, sample_weight, cv, X):
+    """Split the prompts of training data.
+
+    Parameters
+    ----------
+    data : TrainingData
+        Training data.
+    groups, sample_weight, X : array-like
+        Arguments of `fit`.
+    cv : int, splitter, iterable or None
+        Number of folds, or how to split the first axis of X.
+
+    Returns
+    -------
+    folds : list of Fold
+    """
+    layout, prompt_weight, candidate_weight = weighted_layout(
+        data.layout, sample_weight
+    )
+
+    def prompts_of(rows):
+        return layout.to_prompt_order(rows)[layout.offsets[:-1]]
+
+    folds = []
+    for train, test in _row_splits(data, groups, cv, X):
+        rows = layout.to_prompt_order(test)
+        kept = layout.keep(rows)
+        held_out = HeldOut(
+            data,
+            groups,
+            test,
+            np.flatnonzero(rows),
+            kept,
+            prompt_weight[prompts_of(test)],
+            kept.to_prompt_order(candidate_weight),
+        )
+        folds.append(Fold(prompts_of(train), held_out))
+    return folds
+
+
+def _row_splits(data, groups, cv, X):
+    """Yield masks of rows to train and to score on, in user order, of shape (n_rows,).
+
+    An int splits the prompts, anything else the first axis of X.
+    """
+    layout = data.layout
+    by_prompt = cv is None or isinstance(cv, Integral)
+    n = layout.n_prompts if by_prompt else layout.shape[0]
+    arguments = (np.zeros(n),) if by_prompt else (X, data.rewards, groups)
+    for split in check_cv(cv).split(*arguments):
+        masks = []
+        for indices in split:
+            mask = np.zeros(n, dtype=bool)
+            mask[indices] = True
+            if by_prompt or len(layout.shape) == 2:
+                mask = layout.to_user_order(repeat_per_prompt(mask, layout.offsets))
+            _check_whole_prompts(mask, layout)
+            masks.append(mask.reshape(-1))
+        yield masks
+
+
+def _check_whole_prompts(mask, layout):
+    inside = segment_sum(layout.to_prompt_order(mask).astype(int), layout.offsets)
+    if (inside % layout.sizes).any():
+        raise ValueError(
+            "cv splits the candidates of a prompt between training and scoring. Use an "
+            "int, or a splitter that respects groups, such as GroupKFold."
+        )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Prompts on which a fold is scored.
+
+    Parameters
+    ----------
+    data : TrainingData
+        All training data.
+    groups : array-like or None
+        Prompt labels of all rows.
+    mask : ndarray of bool, of shape (n_rows,)
+        Held-out rows, in user order.
+    rows : ndarray of int
+        The same, in prompt order and without rows of weight 0.
+    layout : Layout
+        Layout of `rows`.
+    prompt_weight : ndarray of shape (layout.n_prompts,)
+        Weights of the prompts.
+    candidate_weight : ndarray of shape (layout.n_rows,) or None
+        Weights of the candidates.
+    """
+
+    data: TrainingData
+    groups: Any
+    mask: np.ndarray
+    rows: np.ndarray
+    layout: Layout
+    prompt_weight: np.ndarray
+    candidate_weight: np.ndarray | None
+
+    @cached_property
+    def rewards(self):
+        """Rewards of the held-out candidates, in prompt order."""
+        return self.layout.to_prompt_order(self.data.rewards)
+
+    def reward(self, scores, temperature):
+        """Compute the expected reward of the choice from scores of all rows."""
+        if not self.layout.grouped:
+            return np.nan
+        if not self.prompt_weight.any():
+            raise ValueError(
+                "sample_weight is zero for all prompts that a fold of cv is scored on. "
+                "Leave these prompts out of X, or use another cv."
+            )
+        rewards = choice_reward(
+            scores[self.rows],
+            self.rewards,
+            self.layout,
+            temperature,
+            self.candidate_weight,
+        )
+        return weighted_mean(mean_terms(rewards), self.prompt_weight)
+
+    def score(self, scoring, policy):
+        """Score a policy by a function of the user, in the layout of the user."""
+        X, y = self.data.X[self.mask], self.data.rewards
+        if y.ndim == 2:
+            X = X.reshape(-1, y.shape[1], X.shape[1])
+            return scoring(policy, X, y[self.mask.reshape(y.shape)[:, 0]])
+        if self.groups is None:
+            return scoring(policy, X, y[self.mask])
+        pairs = zip(self.groups, self.mask, strict=True)
+        groups = [label for label, is_held_out in pairs if is_held_out]
+        return scoring(policy, X, y[self.mask], groups=groups)

@@ -1,0 +1,390 @@
+"""Ridge: exact minimisation of objectives that are penalised least squares.
+
+A fold with at least as many rows as features is solved by its normal equations. Any
+other fold is solved in the span of its rows, which gives the minimum-norm solution if
+there is no penalty. The same rule holds for a single fit and for a grid of folds and
+penalties.
+"""
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
+from scipy.linalg.blas import dgemm, dsymm, dsyr, dsyrk
+
+from skqprobe._arrays.device import DeviceArray, concatenate
+
+PRECISION = 1e-9
+"""Reduction of the residual by conjugate gradients, in the preconditioner's norm."""
+
+MAX_STEPS = 40
+"""Maximum number of conjugate gradient steps with the factors of all folds, before a
+fold gets factors of its own."""
+
+
+def solve_ridge(objective):
+    """Minimise an objective that is a penalised least-squares problem.
+
+    Parameters
+    ----------
+    objective : LinearObjective
+        Objective of a loss that has a method `least_squares`.
+
+    Returns
+    -------
+    theta : ndarray of shape (n_parameters,)
+        The minimum; without a penalty, the one of minimum norm.
+    """
+    everything = np.ones((1, objective.layout.n_prompts), dtype=bool)
+    parts = [([0], objective, 1.0)]
+    return _solve_folds(objective, everything, parts, [objective.alpha])[0, 0]
+
+
+def solve_ridge_grid(grid):
+    """Minimise all objectives of a grid whose loss is a least-squares problem.
+
+    Parameters
+    ----------
+    grid : GridObjective
+        Grid of a loss that has a method `least_squares`.
+
+    Returns
+    -------
+    thetas : ndarray of shape (n_objectives, n_parameters)
+        The minima.
+    """
+    thetas = _solve_folds(grid.objective, grid.in_fold, grid.parts(), grid.alphas)
+    return thetas.reshape(grid.n_objectives, -1)
+
+
+def _solve_folds(objective, in_fold, parts, alphas):
+    """Parameters of all folds and penalties, (n_folds, n_alphas, n_parameters)."""
+    alphas, d = np.asarray(alphas, dtype=np.float64), objective.n_features
+    # Subtracted before products are summed, for precision.
+    center = np.zeros(d)
+    if objective.has_intercept:
+        center = objective.least_squares_means[0]
+    thetas = np.empty((len(in_fold), len(alphas), objective.n_parameters))
+    is_primal = in_fold @ objective.layout.sizes >= d
+    for folds, solve in [(is_primal, _solve_primal), (~is_primal, _solve_dual)]:
+        numbers = np.flatnonzero(folds)
+        if len(numbers):
+            thetas[numbers] = solve(objective, in_fold, parts, numbers, alphas, center)
+    return thetas
+
+
+def _with_intercept(objective, coefs, x_means, t_means):
+    """Append the intercept ``t_mean - x_mean @ coef`` to coefficients, if there is one.
+
+    Shapes are (n_folds, n_alphas, d), (n_folds, d) and (n_folds,).
+    """
+    if not objective.has_intercept:
+        return coefs
+    intercepts = np.asarray(t_means)[:, None] - np.einsum("fad,fd->fa", coefs, x_means)
+    return np.concatenate([coefs, intercepts[..., None]], axis=2)
+
+
+# --- at least as many rows as features -----------------------------------------------
+
+
+def _solve_primal(objective, in_fold, parts, numbers, alphas, center):
+    """Solve folds by their normal equations.
+
+    The equations of a fold are sums over its prompts. Prompts that are in the same
+    folds are summed once, so that X is read once for all folds and penalties.
+    """
+    d, has_intercept = objective.n_features, objective.has_intercept
+    sums = {number: NormalSums(d) for number in numbers}
+    for folds, part, share in parts:
+        if share > 0:
+            total = NormalSums(d).add_objective(part, share, center)
+            for fold in sums.keys() & set(folds):
+                sums[fold].add(total)
+    equations = [sums[number].equations(has_intercept) for number in numbers]
+    grams, moments, x_means, t_means = zip(*equations, strict=True)
+    coefs = solve_systems(grams, np.array(moments), alphas)
+    return _with_intercept(objective, coefs, np.array(x_means) + center, t_means)
+
+
+class NormalSums:
+    """Sums over prompts that make up the normal equations of least squares."""
+
+    def __init__(self, d):
+        # Sums of v x x', (v x t, v x) and (v t, v), and the weight of the prompts.
+        self.gram = np.zeros((d, d), order="F")
+        self.sides, self.ends, self.weight = np.zeros((2, d)), np.zeros(2), 0.0
+
+    def add_objective(self, objective, share, center):
+        """Add the prompts of an objective, whose weights sum to `share`.
+
+        Parameters
+        ----------
+        objective : LinearObjective
+            Objective of a loss that has a method `least_squares`.
+        share : float
+            Sum of the weights of the prompts.
+        center : ndarray of shape (d,)
+            Vector to subtract from each row of X, for precision.
+        """
+        for X, t, v in objective.least_squares_rows():
+            root = np.sqrt(share * v)
+            X = (X - center.astype(X.dtype)) * root[:, None]  # float64 from here on
+            sides = np.stack([t * root, root])
+            self.gram, products = add_products(self.gram, X, sides)
+            self.sides += products
+            self.ends += sides @ root
+        self.weight += share
+        return self
+
+    def add(self, other):
+        """Add the sums of other prompts."""
+        self.gram += np.asarray(other.gram)  # which may be on a device
+        self.sides += other.sides
+        self.ends += other.ends
+        self.weight += other.weight
+
+    def equations(self, has_intercept):
+        """Make the normal equations, in the memory of the sums.
+
+        Returns
+        -------
+        gram : ndarray of shape (d, d)
+            Matrix in Fortran order, of which only the lower triangle is valid.
+        moment : ndarray of shape (d,)
+            Right-hand side.
+        x_mean : ndarray of shape (d,)
+        t_mean : float
+            Means that an intercept absorbs; x_mean is relative to `center`.
+        """
+        gram, (moment, x_sum), (t_sum, v_sum) = self.gram, self.sides, self.ends
+        x_mean, t_mean = x_sum / (v_sum or 1), t_sum / (v_sum or 1)
+        if has_intercept:
+            gram = dsyr(-v_sum, x_mean, a=gram, lower=True, overwrite_a=True)
+            moment = moment - t_mean * x_sum
+            # A column that does not vary leaves only rounding.
+            constant = gram.diagonal() <= 1e-12 * v_sum * x_mean**2
+            gram[constant], gram[:, constant], moment[constant] = 0, 0, 0
+        gram /= self.weight or 1
+        return gram, moment / (self.weight or 1), x_mean, t_mean
+
+
+def add_products(gram, X, sides):
+    """Add X' X to the lower triangle of `gram`, and compute ``sides @ X``.
+
+    In place and with half the operations of a full product. For X on a device, the sum
+    moves to the device.
+    """
+    if isinstance(X, DeviceArray):
+        return gram + X.T @ X, sides @ X
+    # Only scipy's BLAS: the threads of numpy's busy-wait for its next call, and slow
+    # down those of scipy's.
+    products = dgemm(1.0, X.T, sides.T).T
+    return dsyrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True), products
+
+
+# --- fewer rows than features ---------------------------------------------------------
+
+
+def _solve_dual(objective, in_fold, parts, numbers, alphas, center):
+    """Solve folds in the span of their rows.
+
+    With K the Gram matrix of the centred rows of a fold and V their weights, solve
+    (V^(1/2) K V^(1/2) + alpha/2) u = V^(1/2) t; then coef = X' V^(1/2) u.
+    """
+    blocks, *targets = zip(*objective.least_squares_rows(), strict=True)
+    X = concatenate([block - center.astype(block.dtype) for block in blocks])
+    X = X.astype(np.float64)
+    t, v = map(np.concatenate, targets)
+    gram = np.asarray(X @ X.T)
+    duals = np.zeros((len(numbers), len(alphas), len(t)))
+    means = np.zeros((len(numbers), len(t)))  # X's mean is `means @ X`
+    t_means = np.zeros(len(numbers))
+    for i, number in enumerate(numbers):
+        inside = np.repeat(in_fold[number], objective.layout.sizes)
+        weight = v[inside] / (objective.prompt_weight[in_fold[number]].sum() or 1)
+        K, target, root = gram[np.ix_(inside, inside)], t[inside], np.sqrt(weight)
+        share = weight / (weight.sum() or 1)
+        if objective.has_intercept:
+            K_mean = K @ share
+            K = K - K_mean - K_mean[:, None] + share @ K_mean
+            t_means[i] = share @ target
+            target = target - t_means[i]
+            means[i, inside] = share
+        K = root * K * root[:, None]
+        for j, alpha in enumerate(alphas):
+            dual = root * solve_system(K.copy(order="F"), root * target, alpha)
+            if objective.has_intercept:
+                dual -= share * dual.sum()  # centres the rows in duals @ X
+            duals[i, j, inside] = dual
+    coefs = (duals.reshape(-1, len(t)) @ X).reshape(*duals.shape[:2], -1)
+    return _with_intercept(objective, coefs, means @ X + center, t_means)
+
+
+# --- symmetric systems ----------------------------------------------------------------
+
+
+def solve_system(gram, moment, alpha):
+    """Solve (gram + alpha/2) coef = moment.
+
+    Only the lower triangle of `gram` is read, and it is overwritten.
+    """
+    diagonal = np.einsum("ii->i", gram)  # a view
+    diagonal += alpha / 2
+    # With a unit diagonal, columns of very different scales cost no digits.
+    scale = np.sqrt(diagonal)
+    scale[scale == 0] = 1
+    gram /= scale
+    gram /= scale[:, None]
+    if alpha > 0:
+        try:
+            factor = cho_factor(gram, lower=True, check_finite=False)
+            return cho_solve(factor, moment / scale, check_finite=False) / scale
+        except LinAlgError:
+            pass  # singular to working precision
+    full = np.tril(gram) + np.tril(gram, -1).T
+    return lstsq(full, moment / scale, lapack_driver="gelsy", cond=1e-13)[0] / scale
+
+
+def solve_systems(grams, moments, alphas):
+    """Solve (gram + alpha/2) coef = moment for all folds and penalties.
+
+    A factorisation costs d**3 / 3 operations, a solution with it 2 d**2. Folds that
+    share most of their prompts have similar matrices, and so have penalties of similar
+    magnitude. The factors of the mean matrix with one penalty per decade are the
+    preconditioner of conjugate gradients [1]_ for all folds and all penalties of that
+    decade. All run together, so that a step reads each matrix once, whatever the number
+    of penalties. A fold that does not converge gets factors of its own matrix, and
+    finally those of its matrix with its exact penalty.
+
+    Parameters
+    ----------
+    grams : list of ndarray of shape (d, d)
+        Symmetric and positive semi-definite matrices in Fortran order, of which only
+        the lower triangle is read.
+    moments : ndarray of shape (n_folds, d)
+        Right-hand sides.
+    alphas : ndarray of shape (n_alphas,)
+        Penalties in [0, inf).
+
+    Returns
+    -------
+    coefs : ndarray of shape (n_folds, n_alphas, d)
+        Solutions.
+
+    References
+    ----------
+    .. [1] Hestenes and Stiefel, "Methods of conjugate gradients for solving linear
+       systems", Journal of Research of the National Bureau of Standards 49, 1952.
+    """
+    alphas = np.asarray(alphas)
+    if len(grams) == len(alphas) == 1:
+        return solve_system(grams[0].copy(order="K"), moments[0], alphas[0])[None, None]
+    coefs = np.zeros((len(grams), len(alphas), grams[0].shape[0]))
+    positive = np.flatnonzero(alphas)
+    remains = np.ones((len(grams), len(alphas)), dtype=bool)
+    if len(positive):
+        found, solved = _solve_together(grams, moments, alphas[positive])
+        coefs[:, positive], remains[:, positive] = found, ~solved
+    for fold in np.flatnonzero(remains.any(axis=1)):
+        gram, moment, own = grams[fold], moments[fold], alphas[remains[fold]]
+        if len(grams) > 1:
+            coefs[fold, remains[fold]] = solve_systems([gram], moment[None], own)[0]
+        else:
+            coefs[fold, remains[fold]] = [
+                solve_system(gram.copy(order="K"), moment, alpha) for alpha in own
+            ]
+    return coefs
+
+
+def _solve_together(grams, moments, alphas):
+    """Run conjugate gradients with factors of the mean matrix, for positive penalties.
+
+    Returns
+    -------
+    coefs : ndarray of shape (n_folds, n_alphas, d)
+    solved : ndarray of bool, of shape (n_folds, n_alphas)
+        Whether a solution has the required precision.
+    """
+    precondition = _MeanPreconditioner(sum(grams) / len(grams), alphas)
+    unit = abs(moments / precondition.scale).max(axis=1)[:, None, None]
+    unit[unit == 0] = 1
+    residual = np.repeat(moments[:, None] / unit, len(alphas), axis=1)
+    coefs = np.zeros_like(residual)
+    active = np.arange(len(alphas))
+    direction = precondition(residual, active)
+    squares = _dots(residual, direction)
+    required = PRECISION**2 * squares
+    for _ in range(MAX_STEPS):
+        active = np.flatnonzero((squares > required).any(axis=0))
+        if len(active) == 0:
+            break
+        ahead = direction[:, active]
+        image = _multiply(grams, ahead) + alphas[active, None] / 2 * ahead
+        length = _ratio(squares[:, active], _dots(ahead, image))[..., None]
+        coefs[:, active] += length * ahead
+        residual[:, active] -= length * image
+        step = precondition(residual, active)
+        new = _dots(residual[:, active], step)
+        turn = _ratio(new, squares[:, active])[..., None]
+        direction[:, active] = step + turn * ahead
+        squares[:, active] = new
+    # Rounding can make a square negative, which is no solution.
+    return coefs * unit, abs(squares) <= required
+
+
+class _MeanPreconditioner:
+    """Solves systems with the mean matrix and one penalty per decade.
+
+    In float32 where possible, which takes half the time and memory.
+    """
+
+    def __init__(self, gram, alphas):
+        # With a unit diagonal, columns of very different scales cost no digits.
+        diagonal = gram.diagonal() + alphas.min() / 2
+        self.scale = np.sqrt(diagonal)
+        gram /= self.scale
+        gram /= self.scale[:, None]
+        decades = np.round(np.log10(alphas))
+        self.near = [decades == decade for decade in np.unique(decades)]
+        middles = [np.exp(np.log(alphas[near]).mean()) for near in self.near]
+        # Above this shift, a column has no share in any solution.
+        shifts = np.minimum(np.array(middles)[:, None] / 2 / diagonal, 1e30)
+        self.factors = [_factor(gram, shift) for shift in shifts]
+
+    def __call__(self, residuals, active):
+        """Solve for residuals of shape (n_folds, n_alphas, d), for some penalties."""
+        steps = np.empty((len(residuals), len(active), len(self.scale)))
+        for near, factor in zip(self.near, self.factors, strict=True):
+            chosen = near[active]
+            if chosen.any():
+                step = residuals[:, active[chosen]] / self.scale
+                columns = step.reshape(-1, len(self.scale)).T.astype(factor.dtype)
+                columns = cho_solve((factor, True), columns, check_finite=False)
+                steps[:, chosen] = columns.T.reshape(step.shape) / self.scale
+        return steps
+
+
+def _factor(gram, shift):
+    """Factor gram + diag(shift), in float32 if possible; the identity if singular."""
+    for dtype in (np.float32, np.float64):
+        matrix = gram.astype(dtype, order="F")
+        np.einsum("ii->i", matrix)[:] += shift
+        try:
+            return cho_factor(matrix, True, overwrite_a=True, check_finite=False)[0]
+        except LinAlgError:
+            pass  # singular to working precision
+    return np.eye(len(gram))
+
+
+def _multiply(grams, vectors):
+    """Multiply the matrix of each fold with its vectors, (n_folds, n, d)."""
+    pairs = zip(grams, vectors, strict=True)
+    return np.stack([dsymm(1.0, gram, rows.T, lower=True).T for gram, rows in pairs])
+
+
+def _dots(left, right):
+    """Scalar products of vectors along the last axis."""
+    return np.einsum("ijk,ijk->ij", left, right)
+
+
+def _ratio(above, below):
+    """Divide; 0 where the divisor is not positive."""
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
