@@ -245,8 +245,8 @@ def test_clone_and_pickle(rng):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"features": ("mean", "best")}, "features must be some of mean, nearest"),
-        ({"features": ()}, "features must be some of"),
+        ({"features": ("mean", "best")}, "features must be one or more of mean, nearest"),
+        ({"features": ()}, "features must be one or more of"),
         ({"nearest": (0, 0.1)}, "nearest must be numbers above 0 and at most 1"),
         ({"quantiles": (1.5,)}, "quantiles must be numbers above 0 and at most 1"),
         ({"bandwidths": (-1,)}, "bandwidths must be numbers above 0; got"),
