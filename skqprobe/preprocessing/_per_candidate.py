@@ -137,7 +137,7 @@ class PerCandidate(
         return _restore_sets(rows, shape)
 
     def _training_rows(self, X, y, params):
-        """Return X, y and metadata with one entry per row, and the shape of the sets."""
+        """Return X, y and metadata per row, and the leading shape of the sets."""
         rows, shape = _flatten_sets(X)
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).transformer.fit
