@@ -49,7 +49,8 @@ def test_own_loss_is_minimised(sets, rng):
 
 
 def test_solver_uses_the_gradient_of_an_own_loss(sets):
-    assert_array_equal(QProbePolicy(loss=ZeroGradientSquaredError()).fit(*sets).coef_, 0)
+    policy = QProbePolicy(loss=ZeroGradientSquaredError()).fit(*sets)
+    assert_array_equal(policy.coef_, 0)
 
 
 def test_own_loss_is_copied(sets):
