@@ -86,12 +86,14 @@ class PerCandidate(
     def fit(self, X, y=None, **params):
         """Fit the transformer.
 
+        For sets, the transformer gets rewards and metadata with one value per row.
+
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Rewards. The transformer gets them with one value per row.
+            Rewards.
         **params : dict
             Metadata for `fit` of the transformer, such as `sample_weight`, with one
             value per prompt or per candidate.
@@ -111,12 +113,14 @@ class PerCandidate(
     def fit_transform(self, X, y=None, **params):
         """Fit the transformer and transform each candidate.
 
+        For sets, the transformer gets rewards and metadata with one value per row.
+
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Rewards. The transformer gets them with one value per row.
+            Rewards.
         **params : dict
             Metadata for `fit` of the transformer, such as `sample_weight`, with one
             value per prompt or per candidate.

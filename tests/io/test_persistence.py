@@ -229,7 +229,7 @@ def test_api_keys_are_not_saved(way, Client, monkeypatch):
 
 
 class Unstable(BaseEmbedder):
-    """Embedder that fails for the last text."""
+    """Embedder that fails for "x", the shortest text, which comes last."""
 
     def __init__(self, join=" ", batch_size=1, dtype="float32", cache=None):
         self.join = join
