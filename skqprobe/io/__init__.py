@@ -1,4 +1,4 @@
-"""Saving: what skops may load, and linear probes for use without this package.
+"""Saving and exporting: types that skops can trust, and files of linear probes.
 
 Read more in :doc:`/guide/persistence`.
 """
@@ -18,20 +18,20 @@ MODULES = (
     "skqprobe.losses",
     "skqprobe.preprocessing",
 )
-"""Where the classes are that can be saved."""
+"""Modules of the classes that can be saved."""
 
 
 def trusted_types():
-    """List everything of this package that a file may hold, as skops names it.
+    """List the types of this package that a file may contain, as skops names them.
 
-    These are the estimators, transformers, losses, embedders and generators, and what
-    the scorers of `skqprobe.metrics` consist of. scikit-learn's own estimators need not
-    be listed, and what you wrote yourself is yours to add.
+    The list has the estimators, transformers, losses, embedders and generators, and the
+    parts of the scorers of `skqprobe.metrics`. skops trusts scikit-learn's own
+    estimators already. Add the names of your own classes and functions.
 
     Returns
     -------
     names : list of str
-        For `trusted` of ``skops.io.load``.
+        Names for the parameter `trusted` of ``skops.io.load``.
 
     Examples
     --------
@@ -42,9 +42,9 @@ def trusted_types():
     modules = [import_module(name) for name in MODULES]
     public = [getattr(module, name) for module in modules for name in module.__all__]
     scorers = [best_of_k_scorer(1), recovery_scorer(1), expected_reward_scorer()]
-    types = [thing for thing in public if isinstance(thing, type)]
+    types = [member for member in public if isinstance(member, type)]
     types += [part for scorer in scorers for part in (type(scorer), scorer.metric)]
-    return sorted({f"{thing.__module__}.{thing.__qualname__}" for thing in types})
+    return sorted({f"{part.__module__}.{part.__qualname__}" for part in types})
 
 
 set_module(globals())

@@ -1,4 +1,4 @@
-"""Linear probes in files that anything reads: JSON and safetensors."""
+"""Export of linear probes as JSON and safetensors."""
 
 import json
 
@@ -15,40 +15,43 @@ from skqprobe._estimators.regressor import QProbeRegressor
 from skqprobe.preprocessing import PerCandidate
 
 FORMAT_VERSION = 1
-"""To be raised by a change that a reader of the old format would get wrong."""
+"""Version of the format. Increase it if older readers would misread a new file."""
 
 
 def to_json(probe, *, metadata=None):
-    """Write a linear probe as JSON, to be served without this package.
+    """Export a linear probe as JSON, to serve it without this package.
 
-    Numbers are written so that they are read back to the last bit.
-    :doc:`/guide/persistence` has a reader of a few lines, and says what each key holds.
+    Numbers are written without loss: a reader gets the same bits.
+    :doc:`/guide/persistence` describes each key and has a reader of a few lines.
 
     Parameters
     ----------
     probe : QProbePolicy, QProbePolicyCV, QProbeRegressor or Pipeline
-        A fitted linear probe; or a fitted pipeline of any number of StandardScaler, as
-        they are or in `PerCandidate`, and a linear probe: scaling is then made part of
-        the coefficients and the intercept, in float64.
+        Fitted linear probe, or fitted pipeline of any number of StandardScaler and a
+        linear probe. The scalers may be wrapped in `PerCandidate`. For a pipeline, the
+        coefficients and the intercept include the scaling, in float64.
     metadata : dict, default=None
-        What else is to be known, such as the model of the embeddings; of what JSON has.
+        Further information, such as the model of the embeddings, in types that JSON
+        supports.
 
     Returns
     -------
     text : str
+        JSON object.
 
     Raises
     ------
     NotFittedError
-        If the probe is not fitted.
+        If `probe` is not fitted.
     TypeError
-        If it is no probe, or pipeline of one.
+        If `probe` is neither a probe nor a supported pipeline.
     ValueError
-        If it is not linear, or a number or the metadata cannot be written as JSON.
+        If `probe` is not linear, or if JSON does not support one of its numbers or
+        `metadata`.
 
     See Also
     --------
-    to_safetensors : The same, in binary.
+    to_safetensors : Export the same information in a binary format.
 
     Examples
     --------
@@ -67,30 +70,42 @@ def to_json(probe, *, metadata=None):
 
 
 def to_safetensors(probe, *, metadata=None):
-    """Write a linear probe as safetensors, to be served without this package.
+    """Export a linear probe as safetensors, to serve it without this package.
 
     The tensors are "coef", of shape (n_features,), and "intercept", of shape () and
-    float64. The metadata have one key, "probe", with all else that `to_json` writes, in
-    JSON.
+    dtype float64. The metadata of the file have one key, "probe": a JSON object with
+    the other values that `to_json` writes.
 
     Parameters
     ----------
     probe : QProbePolicy, QProbePolicyCV, QProbeRegressor or Pipeline
-        What `to_json` takes.
+        Fitted linear probe, or fitted pipeline of any number of StandardScaler and a
+        linear probe. The scalers may be wrapped in `PerCandidate`. For a pipeline, the
+        coefficients and the intercept include the scaling, in float64.
     metadata : dict, default=None
-        What else is to be known, such as the model of the embeddings; of what JSON has.
+        Further information, such as the model of the embeddings, in types that JSON
+        supports.
 
     Returns
     -------
     content : bytes
-        The content of a file.
+        Content of a safetensors file.
 
     Raises
     ------
     ImportError
         If safetensors is not installed.
-    NotFittedError, TypeError, ValueError
-        As by `to_json`.
+    NotFittedError
+        If `probe` is not fitted.
+    TypeError
+        If `probe` is neither a probe nor a supported pipeline.
+    ValueError
+        If `probe` is not linear, or if JSON does not support one of its numbers or
+        `metadata`.
+
+    See Also
+    --------
+    to_json : Export the same information as text.
 
     Examples
     --------
@@ -107,7 +122,7 @@ def to_safetensors(probe, *, metadata=None):
         from safetensors.numpy import save
     except ImportError:
         raise ImportError(
-            'to_safetensors needs safetensors: pip install "skqprobe[io]"; or use '
+            'to_safetensors needs safetensors: pip install "skqprobe[io]". Or use '
             "to_json."
         ) from None
     tensors = {"coef": np.ascontiguousarray(coef), "intercept": np.array(intercept)}
@@ -115,14 +130,15 @@ def to_safetensors(probe, *, metadata=None):
 
 
 def _describe(model, metadata):
-    """Collect everything about a probe but its numbers, and these."""
-    probe, scalers = _split(model)
-    coef, intercept = _fold(scalers, probe)
+    """Return a description of a probe in JSON's types, its coef and its intercept."""
+    probe, scalers = _split_pipeline(model)
+    coef, intercept = _absorb_scaling(scalers, probe)
     check_temperature(probe.temperature)
     if not np.isfinite([*coef, intercept, probe.temperature]).all():
         raise ValueError(
-            "The coefficients, intercept and temperature of a probe must be finite, or "
-            f"JSON has no numbers for them; the temperature is {probe.temperature!r}."
+            "JSON supports only finite numbers, but the coefficients, intercept or "
+            "temperature of the probe are not finite; temperature is "
+            f"{probe.temperature!r}."
         )
     is_probability = isinstance(probe, QProbeRegressor) and probe.loss == "log_loss"
     names = getattr(model, "feature_names_in_", None)
@@ -142,8 +158,8 @@ def _describe(model, metadata):
     return description, coef, float(intercept)
 
 
-def _split(model):
-    """Take a model apart: its linear probe and the scalers before it, all fitted."""
+def _split_pipeline(model):
+    """Return the linear probe of a model and the fitted scalers before it."""
     steps = [s for _, s in model.steps] if isinstance(model, Pipeline) else [model]
     before = [step for step in steps[:-1] if step not in (None, "passthrough")]
     probe = steps[-1]
@@ -155,22 +171,22 @@ def _split(model):
         raise TypeError(
             "probe must be a QProbePolicy, QProbePolicyCV or QProbeRegressor, or a "
             "Pipeline of StandardScaler, or PerCandidate(StandardScaler()), and one "
-            f"of these; got {[probe, *unknown][-1]!r}. Of a search give its "
-            "best_estimator_; of another pipeline its last step, and see to it that "
-            "the other steps are done where the probe is served."
+            f"of these; got {[probe, *unknown][-1]!r}. For a search, pass its "
+            "best_estimator_. For another pipeline, pass its last step, and apply the "
+            "other steps where the probe is served."
         )
     for step in [*before, probe]:
         check_is_fitted(step)
     if hasattr(probe, "coefs_"):
         raise ValueError(
-            f"probe has hidden layers, {probe.hidden_layer_sizes}, and only linear "
-            "probes are exported. Save it with skops, joblib or pickle."
+            f"probe has hidden layers, {probe.hidden_layer_sizes}, but only linear "
+            "probes can be exported. Save it with skops, joblib or pickle."
         )
     return probe, [getattr(step, "transformer_", step) for step in before]
 
 
-def _fold(scalers, probe):
-    """Compute coefficients and intercept for features that are not scaled."""
+def _absorb_scaling(scalers, probe):
+    """Compute the coefficients and intercept for features before scaling."""
     coef, intercept = np.asarray(to_host(probe.coef_)), probe.intercept_
     for scaler in reversed(scalers):
         coef = coef.astype(np.float64)
@@ -182,6 +198,7 @@ def _fold(scalers, probe):
 
 
 def _check_metadata(metadata):
+    """Validate metadata, and replace None by an empty dict."""
     if metadata is None:
         return {}
     if not isinstance(metadata, dict):
@@ -190,7 +207,7 @@ def _check_metadata(metadata):
         json.dumps(metadata, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            "metadata must be made of what JSON has: dict, list, str, finite numbers, "
-            f"True, False and None. The cause: {error}"
+            "metadata must consist of types that JSON supports: dict, list, str, "
+            f"finite numbers, True, False and None. The cause: {error}"
         ) from error
     return metadata

@@ -1,9 +1,9 @@
 """Losses: value and gradient on the scores of candidates.
 
-A loss sees scores, rewards and weights of candidates in prompt order, and the offsets
-where each prompt begins. It returns one value per prompt and, per candidate, the
-derivative of its prompt's value with respect to its score. Embeddings, coefficients,
-penalties and layouts are not known to it.
+A loss reads the scores, rewards and weights of candidates in prompt order, and the
+offsets where each prompt begins. It returns one value per prompt, and for each
+candidate the derivative of the value of its prompt with respect to its score. A loss
+does not depend on embeddings, coefficients, penalties or layouts.
 
 To define another loss, subclass :class:`BaseLoss`, implement `value_and_gradient`, and
 pass an instance: ``QProbePolicy(loss=MyLoss())``.

@@ -1,34 +1,31 @@
-"""BaseLoss: the protocol of a loss, and helpers that losses share."""
+"""BaseLoss: the protocol of a loss."""
 
 from abc import ABC, abstractmethod
-from numbers import Real
 
 import numpy as np
 
-from skqprobe._candidates.segments import (
-    repeat_per_prompt,
-    segment_sum,
-)
 from skqprobe._utils.estimator import BaseEstimator
 
 
 class BaseLoss(ABC, BaseEstimator):
     """Base class of all losses.
 
-    A subclass implements :meth:`value_and_gradient`. Settings are arguments of its
-    ``__init__``, stored under their own names, so that ``clone`` and ``get_params``
-    keep them and a search reaches them as ``loss__name``.
+    A subclass implements :meth:`value_and_gradient`. Its settings are arguments of
+    ``__init__`` and are stored under the same names. `clone` and `get_params` then keep
+    them, and a search reaches them as ``loss__name``.
+
+    All arrays are in prompt order: the candidates of a prompt are contiguous.
 
     Attributes
     ----------
     shift_invariant : bool
-        True for a loss that reads only differences of scores inside a prompt. Such a
-        loss cannot see an intercept, and learns nothing where every prompt has a
-        single candidate.
+        Whether adding a constant to all scores of a prompt leaves the loss unchanged. A
+        probe with such a loss has no intercept, and it learns nothing if every prompt
+        has a single candidate.
 
     Examples
     --------
-    The squared error of the softmax choice, as a loss of one's own:
+    Define a loss that is the squared regret of the softmax policy:
 
     >>> import numpy as np
     >>> from skqprobe import QProbePolicy
@@ -54,94 +51,77 @@ class BaseLoss(ABC, BaseEstimator):
 
     @abstractmethod
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
-        """Evaluate the loss.
-
-        Parameters
-        ----------
-        scores : ndarray of shape (n_rows,), float64
-            Probe values, prompt by prompt.
-        rewards : ndarray of shape (n_rows,), float64
-            Rewards, prompt by prompt.
-        offsets : ndarray of shape (n_prompts + 1,), int
-            Prompt p has the rows ``offsets[p]`` to ``offsets[p + 1] - 1``, at least
-            one.
-        weight : ndarray of shape (n_rows,), float64, default=None
-            Positive; row i counts as ``weight[i]`` copies of itself in its prompt.
-
-        Returns
-        -------
-        value : ndarray of shape (n_prompts,)
-            The loss of each prompt.
-        gradient : ndarray of shape (n_rows,)
-            Derivative of the loss of a row's prompt with respect to the row's score.
-        """
-
-    def check_rewards(self, rewards):
-        """Raise a ValueError if the loss is not defined for these rewards.
-
-        Parameters
-        ----------
-        rewards : ndarray of shape (n_rows,)
-            Rewards of the training data.
-        """
-
-    def informative_prompts(self, rewards, offsets):
-        """Tell which prompts the loss is defined for; the others are left out.
-
-        Parameters
-        ----------
-        rewards : ndarray of shape (n_rows,)
-            Rewards, prompt by prompt.
-        offsets : ndarray of shape (n_prompts + 1,)
-            Where each prompt begins.
-
-        Returns
-        -------
-        informative : ndarray of bool, of shape (n_prompts,)
-        """
-        return np.ones(len(offsets) - 1, dtype=bool)
-
-    def inverse_link(self, scores):
-        """Map a score to the expected reward that it stands for.
+        """Compute the value of each prompt and the gradient.
 
         Parameters
         ----------
         scores : ndarray of shape (n_rows,)
-            Probe values.
+            Scores of the candidates, such as the values of a probe. float64.
+        rewards : ndarray of shape (n_rows,)
+            Rewards of the candidates. float64.
+        offsets : ndarray of shape (n_prompts + 1,)
+            Position where each prompt begins. Prompt p has the rows ``offsets[p]`` to
+            ``offsets[p + 1] - 1``, at least one.
+        weight : ndarray of shape (n_rows,), default=None
+            Positive number of copies of each candidate in its prompt. float64.
+
+        Returns
+        -------
+        value : ndarray of shape (n_prompts,)
+            Loss of each prompt.
+        gradient : ndarray of shape (n_rows,)
+            Derivative of the loss of a candidate's prompt with respect to the
+            candidate's score.
+        """
+
+    def check_rewards(self, rewards):
+        """Check that the loss is defined for these rewards.
+
+        By default, all rewards are valid.
+
+        Parameters
+        ----------
+        rewards : ndarray of shape (n_rows,)
+            Rewards of the candidates.
+
+        Raises
+        ------
+        ValueError
+            If the loss is not defined for a reward.
+        """
+
+    def informative_prompts(self, rewards, offsets):
+        """Find the prompts for which the loss is defined.
+
+        A fit leaves out the other prompts. By default, all prompts are informative.
+
+        Parameters
+        ----------
+        rewards : ndarray of shape (n_rows,)
+            Rewards of the candidates.
+        offsets : ndarray of shape (n_prompts + 1,)
+            Position where each prompt begins.
+
+        Returns
+        -------
+        informative : ndarray of shape (n_prompts,)
+            Whether the loss is defined for each prompt.
+        """
+        return np.ones(len(offsets) - 1, dtype=bool)
+
+    def inverse_link(self, scores):
+        """Map scores to expected rewards.
+
+        By default, the score is the expected reward.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_rows,)
+            Scores of the candidates, such as the values of a probe.
 
         Returns
         -------
         expected : ndarray of shape (n_rows,)
-            The scores themselves, unless a subclass says otherwise.
+            Expected reward of each candidate.
         """
         return scores
-
-
-def _share(offsets, weight):
-    """Share of each row in its prompt: weights that sum to 1 inside a prompt."""
-    if weight is None:
-        return repeat_per_prompt(1 / np.diff(offsets), offsets)
-    return weight / repeat_per_prompt(segment_sum(weight, offsets), offsets)
-
-
-def _softplus(z):
-    """``log(1 + exp(z))`` and its derivative, the logistic function.
-
-    The same as ``np.logaddexp(0, z)`` and ``scipy.special.expit(z)``, at a small part
-    of their time: numpy computes exp and log1p on whole vector registers.
-    """
-    small = np.exp(-np.abs(z))  # at most 1: no overflow
-    slope = np.where(z >= 0, 1.0, small)
-    slope /= 1 + small
-    value = np.log1p(small, out=small)
-    value += np.maximum(z, 0)
-    return value, slope
-
-
-def _check_positive(loss, name):
-    value = getattr(loss, name)
-    if not (isinstance(value, Real) and 0 < float(value) < np.inf):
-        raise ValueError(
-            f"{name} of {type(loss).__name__} must be a finite number above 0; got "
-            f"{value!r}."
-        )

@@ -1,4 +1,4 @@
-"""Losses of all candidates of a prompt at once."""
+"""Listwise losses: a function of all candidates of a prompt together."""
 
 import numpy as np
 
@@ -8,20 +8,26 @@ from skqprobe._candidates.segments import (
     segment_mean,
     segment_sum,
 )
-from skqprobe.losses._base import BaseLoss, _check_positive
+from skqprobe.losses._base import BaseLoss
+from skqprobe.losses._functions import check_positive_setting
 
 
 class PolicyGradient(BaseLoss):
-    """L_PG of the paper: ``- sum_i q_i r_i`` with ``q = softmax(z)``.
+    """Minus the expected reward of the softmax policy: ``-sum_i q_i r_i``.
 
-    Minus the expected reward of the candidate that the softmax policy chooses. Not
-    convex in the scores.
+    Here ``q = softmax(z)``. This is L_PG of the paper [1]_. Not convex in the scores.
+    The derivative with respect to ``z_j`` is ``-q_j (r_j - sum_i q_i r_i)``.
+
+    References
+    ----------
+    .. [1] Li et al., "Q-Probe: A Lightweight Approach to Reward Maximization for
+       Language Models", 2024, arXiv 2402.14688v1, section 5.1, equation 5.
     """
 
     shift_invariant = True
 
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
-        """Evaluate the loss; see :class:`BaseLoss`."""
+        """Compute value and gradient; see :class:`BaseLoss`."""
         q = np.exp(segment_log_softmax(scores, offsets, weight))
         if weight is not None:
             q *= weight
@@ -30,16 +36,17 @@ class PolicyGradient(BaseLoss):
 
 
 class SoftmaxCrossEntropy(BaseLoss):
-    """InfoNCA: ``- sum_i t_i log q_i`` with ``t = softmax(r / a)``.
+    """Cross-entropy of softmax policy and rewards: ``-sum_i t_i log q_i``.
 
-    Listwise cross-entropy between the softmax of the scores and that of the rewards
-    [1]_. Convex in the scores.
+    Here ``q = softmax(z)``, ``t = softmax(r / a)``, and a is `target_temperature`. This
+    is the loss InfoNCA [1]_. Convex in the scores.
 
     Parameters
     ----------
     target_temperature : float, default=0.1
-        The a of the formula, above 0 and in units of the reward: small values put all
-        mass of the target on the best rewards, large ones spread it evenly.
+        Temperature a of the target, in (0, inf), in the unit of the reward. A low
+        temperature concentrates the target on the best rewards. A high temperature
+        spreads it evenly.
 
     References
     ----------
@@ -53,8 +60,8 @@ class SoftmaxCrossEntropy(BaseLoss):
         self.target_temperature = target_temperature
 
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
-        """Evaluate the loss; see :class:`BaseLoss`."""
-        _check_positive(self, "target_temperature")
+        """Compute value and gradient; see :class:`BaseLoss`."""
+        check_positive_setting(self, "target_temperature")
         log_target = segment_log_softmax(
             rewards / self.target_temperature, offsets, weight
         )
@@ -67,17 +74,22 @@ class SoftmaxCrossEntropy(BaseLoss):
 
 
 class ContrastivePolicyGradient(BaseLoss):
-    """CoPG: the sum over pairs of ``1/2 ((r_i - r_j) - b (z_i - z_j))**2``.
+    """Squared error of differences, summed over pairs.
 
-    Equal to ``k/2 sum_i ((r_i - mean r) - b (z_i - mean z))**2`` [1]_: on a fixed
-    candidate set, ridge regression of the prompt-centred rewards on the prompt-centred
-    embeddings. As a sum over pairs it grows with k**2, so that in ragged data prompts
-    with many candidates weigh more.
+    The loss CoPG [1]_ is the sum over pairs of
+    ``1/2 ((r_i - r_j) - b (z_i - z_j))**2``. It equals
+    ``k/2 sum_i ((r_i - mean r) - b (z_i - mean z))**2``. On a fixed candidate set, this
+    is the ridge regression of the prompt-centred rewards on the prompt-centred
+    embeddings. Convex in the scores.
+
+    As a sum over pairs, the loss grows with k**2. In ragged data, prompts with many
+    candidates therefore have a larger influence.
 
     Parameters
     ----------
     b : float, default=1.0
-        What a difference in score is worth in reward; above 0.
+        Difference in reward that corresponds to a difference of 1 in score, in
+        (0, inf).
 
     References
     ----------
@@ -91,18 +103,18 @@ class ContrastivePolicyGradient(BaseLoss):
         self.b = b
 
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
-        """Evaluate the loss; see :class:`BaseLoss`."""
+        """Compute value and gradient; see :class:`BaseLoss`."""
         v, target = self.least_squares(rewards, offsets, weight)
         error = scores - target
         error = error - repeat_per_prompt(segment_mean(error, offsets, weight), offsets)
         return segment_sum(v * error**2, offsets), 2 * v * error
 
     def least_squares(self, rewards, offsets, weight=None):
-        """Give v and t for which the loss is ``sum_i v_i (z_i - t_i)**2``.
+        """Return v and t for which the loss is ``sum_i v_i (z_i - t_i)**2``.
 
-        Both z and t are centred inside each prompt first.
+        The loss is shift-invariant: z and t are centred within each prompt first.
         """
-        _check_positive(self, "b")
+        check_positive_setting(self, "b")
         weight = np.ones(len(rewards)) if weight is None else weight
         copies = repeat_per_prompt(segment_sum(weight, offsets), offsets)
         return self.b**2 * copies * weight / 2, rewards / self.b

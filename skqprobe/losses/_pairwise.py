@@ -1,13 +1,14 @@
-"""Losses of pairs of candidates of a prompt."""
+"""Pairwise losses: a mean over pairs of candidates of a prompt."""
 
 from abc import abstractmethod
 
 import numpy as np
 
-from skqprobe.losses._base import BaseLoss, _check_positive, _softplus
+from skqprobe.losses._base import BaseLoss
+from skqprobe.losses._functions import check_positive_setting, softplus
 
 PAIRS_AT_ONCE = 2**15
-"""How many pairs a pairwise loss takes at a time: few enough to stay in cache."""
+"""Number of pairs that a pairwise loss computes at a time, few enough for the cache."""
 
 
 class _PairwiseLoss(BaseLoss):
@@ -17,21 +18,20 @@ class _PairwiseLoss(BaseLoss):
 
     @abstractmethod
     def _pair_loss(self, margin):
-        """Value and derivative for margins ``z_i - z_j`` of the better over the worse.
+        """Compute value and derivative for margins ``z_i - z_j``.
 
-        `margin` may be overwritten.
+        The implementation may overwrite `margin`.
         """
 
     def informative_prompts(self, rewards, offsets):
-        """Tell which prompts have two candidates of different rewards."""
+        """Find the prompts with two different rewards; see :class:`BaseLoss`."""
         lowest = np.minimum.reduceat(rewards, offsets[:-1])
         return lowest < np.maximum.reduceat(rewards, offsets[:-1])
 
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
-        """Evaluate the loss; see :class:`BaseLoss`.
+        """Compute value and gradient; see :class:`BaseLoss`.
 
-        Prompts of equal size are taken together, as many at a time as PAIRS_AT_ONCE
-        allows. A prompt without any pair has value and gradient 0.
+        A prompt without any pair has value and gradient 0.
         """
         value = np.zeros(len(offsets) - 1)
         gradient = np.zeros_like(scores)
@@ -50,11 +50,11 @@ class _PairwiseLoss(BaseLoss):
         return value, gradient
 
     def _mean_over_pairs(self, z, r, w):
-        """Values and gradients of prompts of one size, from arrays (n_prompts, k)."""
+        """Compute values and gradients of prompts of one size from (n_prompts, k)."""
         value, gradient = np.zeros(len(z)), np.zeros_like(z)
         n_pairs = np.zeros(len(z))
         if w is not None:
-            w = w / w.max(axis=1, keepdims=True)  # or products may leave float64
+            w = w / w.max(axis=1, keepdims=True)  # keeps products in range
         step = max(1, PAIRS_AT_ONCE // z.size)
         for first in range(0, z.shape[1], step):
             better = slice(first, first + step)
@@ -72,36 +72,47 @@ class _PairwiseLoss(BaseLoss):
 
 
 class PairwiseLogistic(_PairwiseLoss):
-    """Preference L_CE of the paper (Bradley-Terry).
+    """Logistic loss of pairs: the mean of ``-log sigmoid(z_i - z_j)``.
 
-    The mean over pairs with ``r_i > r_j`` of ``-log sigmoid(z_i - z_j)``. Costs O(k**2)
-    a prompt.
+    The mean is over the pairs with ``r_i > r_j`` (Bradley-Terry). This is the
+    preference loss of the paper [1]_. Convex in the scores. It costs O(k**2) per
+    prompt.
+
+    References
+    ----------
+    .. [1] Li et al., "Q-Probe: A Lightweight Approach to Reward Maximization for
+       Language Models", 2024, arXiv 2402.14688v1, section 5.2, equations 6 and 7.
     """
 
     def _pair_loss(self, margin):
-        value, slope = _softplus(np.negative(margin, out=margin))
+        value, slope = softplus(np.negative(margin, out=margin))
         return value, np.negative(slope, out=slope)
 
 
 class PairwiseHinge(_PairwiseLoss):
-    """Preference loss "clip" of the code that the paper's authors published.
+    """Hinge loss of pairs: the mean of ``max(0, margin - (z_i - z_j))``.
 
-    The mean over pairs with ``r_i > r_j`` of ``max(0, margin - (z_i - z_j))``. Costs
-    O(k**2) a prompt.
+    The mean is over the pairs with ``r_i > r_j``. This is the preference loss "clip" of
+    the code that the authors of the paper published [1]_. Convex in the scores. It
+    costs O(k**2) per prompt.
 
     Parameters
     ----------
     margin : float, default=0.1
-        By how much the better candidate should lead; above 0. The default is that of
-        the authors' code.
+        Difference in score by which the better candidate should lead, in (0, inf). The
+        default is that of the authors' code.
+
+    References
+    ----------
+    .. [1] https://github.com/likenneth/q_probe
     """
 
     def __init__(self, margin=0.1):
         self.margin = margin
 
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
-        """Evaluate the loss; see :class:`BaseLoss`."""
-        _check_positive(self, "margin")
+        """Compute value and gradient; see :class:`BaseLoss`."""
+        check_positive_setting(self, "margin")
         return super().value_and_gradient(scores, rewards, offsets, weight)
 
     def _pair_loss(self, margin):

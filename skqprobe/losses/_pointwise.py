@@ -1,40 +1,55 @@
-"""Losses of single candidates: squared error and log loss."""
+"""Pointwise losses: a sum over the candidates of a prompt."""
 
 from scipy.special import expit
 
 from skqprobe._candidates.segments import segment_sum
-from skqprobe.losses._base import BaseLoss, _share, _softplus
+from skqprobe.losses._base import BaseLoss
+from skqprobe.losses._functions import candidate_share, softplus
 
 
 class SquaredError(BaseLoss):
-    """L_Q of the paper: ``mean_i (z_i - r_i)**2``."""
+    """Squared error of the score: ``mean_i (z_i - r_i)**2``.
+
+    This is L_Q of the paper [1]_. Convex in the scores.
+
+    References
+    ----------
+    .. [1] Li et al., "Q-Probe: A Lightweight Approach to Reward Maximization for
+       Language Models", 2024, arXiv 2402.14688v1, section 5.1, equation 2.
+    """
 
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
-        """Evaluate the loss; see :class:`BaseLoss`."""
+        """Compute value and gradient; see :class:`BaseLoss`."""
         error = scores - rewards
-        share = _share(offsets, weight)
+        share = candidate_share(offsets, weight)
         return segment_sum(share * error**2, offsets), 2 * share * error
 
     def least_squares(self, rewards, offsets, weight=None):
-        """Give v and t for which the loss is ``sum_i v_i (z_i - t_i)**2``.
-
-        For a loss that needs a choice, z and t are centred inside each prompt first.
-        """
-        return _share(offsets, weight), rewards
+        """Return v and t for which the loss is ``sum_i v_i (z_i - t_i)**2``."""
+        return candidate_share(offsets, weight), rewards
 
 
 class LogLoss(BaseLoss):
-    """L_CE of the paper: ``mean_i BCE(sigmoid(z_i), r_i)`` for rewards in [0, 1]."""
+    """Binary cross-entropy: ``mean_i -r_i log p_i - (1 - r_i) log(1 - p_i)``.
+
+    Here ``p_i = sigmoid(z_i)`` and the rewards are in [0, 1]. This is L_CE of the paper
+    [1]_. Convex in the scores.
+
+    References
+    ----------
+    .. [1] Li et al., "Q-Probe: A Lightweight Approach to Reward Maximization for
+       Language Models", 2024, arXiv 2402.14688v1, section 5.1, equation 3.
+    """
 
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
-        """Evaluate the loss; see :class:`BaseLoss`."""
-        share = _share(offsets, weight)
-        softplus, slope = _softplus(scores)
-        value = softplus - rewards * scores
+        """Compute value and gradient; see :class:`BaseLoss`."""
+        share = candidate_share(offsets, weight)
+        value, slope = softplus(scores)
+        value = value - rewards * scores
         return segment_sum(share * value, offsets), share * (slope - rewards)
 
     def check_rewards(self, rewards):
-        """Raise unless all rewards lie in [0, 1]."""
+        """Check that all rewards lie in [0, 1]; see :class:`BaseLoss`."""
         if rewards.min() < 0 or rewards.max() > 1:
             raise ValueError(
                 "y must lie in [0, 1] for loss='log_loss'; got values from "
@@ -44,5 +59,5 @@ class LogLoss(BaseLoss):
             )
 
     def inverse_link(self, scores):
-        """Map a score to a probability."""
+        """Map scores to probabilities; see :class:`BaseLoss`."""
         return expit(scores)

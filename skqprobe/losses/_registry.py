@@ -17,20 +17,21 @@ LOSSES = {
     "softmax_cross_entropy": SoftmaxCrossEntropy,
     "contrastive_policy_gradient": ContrastivePolicyGradient,
 }
-"""The losses by name."""
+"""Loss classes by name."""
 
 
 def get_loss(loss):
-    """Return the loss of that name, with its default settings, or the loss itself.
+    """Return a loss object for a name or a loss object.
 
     Parameters
     ----------
-    loss : str or object with a method `value_and_gradient`
-        A key of :data:`LOSSES`, or a loss object.
+    loss : str or BaseLoss
+        Key of :data:`LOSSES`, or a loss object.
 
     Returns
     -------
     loss : BaseLoss
+        Loss of that name with its default settings, or the loss object itself.
 
     Examples
     --------

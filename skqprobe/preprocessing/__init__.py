@@ -1,4 +1,4 @@
-"""Transformers over candidate sets."""
+"""Transformers of candidate sets."""
 
 from skqprobe._utils.public import set_module
 from skqprobe.preprocessing._per_candidate import PerCandidate

@@ -1,4 +1,4 @@
-"""PerCandidate: any row transformer, on candidate sets."""
+"""PerCandidate: apply a row transformer to candidate sets."""
 
 import numpy as np
 from sklearn import get_config
@@ -18,7 +18,7 @@ from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
 
 
 def _transformer_has(method):
-    """Check that the (fitted) transformer has a method."""
+    """Return a check that the transformer has a method."""
 
     def check(self):
         getattr(getattr(self, "transformer_", self.transformer), method)
@@ -27,7 +27,7 @@ def _transformer_has(method):
     return check
 
 
-# set_output is forwarded to the transformer: sets have no data frame to come in.
+# Data frames cannot hold sets, so set_output is only forwarded to the transformer.
 class PerCandidate(
     MetaEstimatorMixin,
     TransformerMixin,
@@ -36,25 +36,29 @@ class PerCandidate(
 ):
     """Apply a row transformer to each candidate of candidate sets.
 
-    Sets, of shape (n_prompts, k, n_features), are handed to the transformer as
-    ``n_prompts * k`` rows, and its output is given their shape again. Rows, of shape
-    (n_rows, n_features), are handed on as they are, so that one pipeline serves both
-    layouts.
+    Sets of shape (n_prompts, k, n_features) are passed to the transformer as
+    ``n_prompts * k`` rows, and the output is reshaped to sets. Rows of shape (n_rows,
+    n_features) are passed unchanged, so that one pipeline supports both layouts.
 
     Parameters
     ----------
     transformer : transformer
-        Any scikit-learn transformer of rows whose output has a row for each row of its
-        input, such as ``StandardScaler()`` or ``PCA()``.
+        Transformer that returns one row per input row, such as ``StandardScaler()`` or
+        ``PCA()``.
 
     Attributes
     ----------
     transformer_ : transformer
-        The fitted clone of `transformer`.
+        Fitted clone of `transformer`.
     n_features_in_ : int
-        Number of features, the last axis of X; there if `transformer_` has it.
+        Number of features, the size of the last axis of X. Defined only if
+        `transformer_` has this attribute.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the features; there if `transformer_` has it.
+        Names of the features. Defined only if `transformer_` has this attribute.
+
+    See Also
+    --------
+    SiblingFeatures : Append features that compare each candidate with its siblings.
 
     Examples
     --------
@@ -82,15 +86,17 @@ class PerCandidate(
     def fit(self, X, y=None, **params):
         """Fit the transformer.
 
+        For sets, the transformer gets rewards and metadata with one value per row.
+
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Rewards, for transformers that use them.
+            Rewards.
         **params : dict
-            Metadata for the transformer's `fit`, such as `sample_weight`, with one
-            value a prompt or a candidate.
+            Metadata for `fit` of the transformer, such as `sample_weight`, with one
+            value per prompt or per candidate.
 
         Returns
         -------
@@ -105,22 +111,25 @@ class PerCandidate(
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit_transform(self, X, y=None, **params):
-        """Fit the transformer and transform X with it.
+        """Fit the transformer and transform each candidate.
+
+        For sets, the transformer gets rewards and metadata with one value per row.
 
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Rewards, for transformers that use them.
+            Rewards.
         **params : dict
-            Metadata for the transformer's `fit`, such as `sample_weight`, with one
-            value a prompt or a candidate.
+            Metadata for `fit` of the transformer, such as `sample_weight`, with one
+            value per prompt or per candidate.
 
         Returns
         -------
-        X_new : ndarray of shape (n_prompts, k, n_features_out), or, for rows, what the
-            transformer gives
+        X_new : ndarray of shape (n_prompts, k, n_features_out), or output of the \
+                transformer for rows
+            Transformed embeddings.
         """
         rows, y, params, shape = self._training_rows(X, y, params)
         transformer = clone(self.transformer)
@@ -129,17 +138,17 @@ class PerCandidate(
         else:
             rows = transformer.fit(rows, y, **params).transform(rows)
         self.transformer_ = transformer
-        return _from_rows(rows, shape)
+        return _restore_sets(rows, shape)
 
     def _training_rows(self, X, y, params):
-        """X, y and metadata by row for the transformer's fit, and the sets' shape."""
-        rows, shape = _to_rows(X)
+        """Return X, y and metadata per row, and the leading shape of the sets."""
+        rows, shape = _flatten_sets(X)
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).transformer.fit
         if shape is not None:
             y = None if y is None else check_values(y, shape, "y").reshape(-1)
             params = {
-                name: _metadata_to_rows(value, shape) for name, value in params.items()
+                name: _repeat_per_row(value, shape) for name, value in params.items()
             }
         return rows, y, params, shape
 
@@ -149,12 +158,13 @@ class PerCandidate(
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
 
         Returns
         -------
-        X_new : ndarray of shape (n_prompts, k, n_features_out), or, for rows, what the
-            transformer gives
+        X_new : ndarray of shape (n_prompts, k, n_features_out), or output of the \
+                transformer for rows
+            Transformed embeddings.
         """
         return self._apply("transform", X)
 
@@ -166,48 +176,53 @@ class PerCandidate(
         ----------
         X : array-like of shape (n_prompts, k, n_features_out) or \
                 (n_rows, n_features_out)
-            Transformed sets or rows.
+            Transformed embeddings, as sets or rows.
 
         Returns
         -------
-        X_original : ndarray of shape (n_prompts, k, n_features), or, for rows, what the
-            transformer gives
+        X_original : ndarray of shape (n_prompts, k, n_features), or output of the \
+                transformer for rows
+            Embeddings before the transformation.
         """
         return self._apply("inverse_transform", X)
 
     def _apply(self, method, X):
         check_is_fitted(self)
-        rows, shape = _to_rows(X)
-        return _from_rows(getattr(self.transformer_, method)(rows), shape)
+        rows, shape = _flatten_sets(X)
+        return _restore_sets(getattr(self.transformer_, method)(rows), shape)
 
     @available_if(_transformer_has("get_feature_names_out"))
     def get_feature_names_out(self, input_features=None):
-        """Get the names of the transformer's output features.
+        """Get the names of the output features of the transformer.
 
         Parameters
         ----------
         input_features : array-like of str, default=None
-            Names of the input features.
+            Names of the input features. If None, use the names from `fit`.
 
         Returns
         -------
         feature_names_out : ndarray of str
+            Names of the columns of the output.
         """
         check_is_fitted(self)
         return self.transformer_.get_feature_names_out(input_features)
 
     @available_if(_transformer_has("set_output"))
     def set_output(self, *, transform=None):
-        """Set the transformer's output container, for rows; sets stay arrays.
+        """Set the output container of the transformer for rows.
+
+        The output for sets is always an array.
 
         Parameters
         ----------
         transform : {"default", "pandas", "polars"}, default=None
-            The container; None leaves it as it is.
+            Container of the output. If None, keep the present one.
 
         Returns
         -------
         self : object
+            Transformer.
         """
         self.transformer.set_output(transform=transform)
         if hasattr(self, "transformer_"):
@@ -230,7 +245,7 @@ class PerCandidate(
         Returns
         -------
         routing : MetadataRouter
-            Everything goes to the transformer's `fit`.
+            Router that passes all metadata to `fit` of the transformer.
         """
         return MetadataRouter(owner=type(self).__name__).add(
             transformer=self.transformer,
@@ -254,8 +269,8 @@ class PerCandidate(
         return tags
 
 
-def _to_rows(X):
-    """Rows of sets and the sets' leading shape; rows as they are and None."""
+def _flatten_sets(X):
+    """Return the rows and the leading shape of sets, or rows unchanged and None."""
     sets = X if hasattr(X, "shape") else list_to_array(X)
     if len(sets.shape) == 3:
         n_prompts, k, d = sets.shape
@@ -263,22 +278,22 @@ def _to_rows(X):
     return X, None
 
 
-def _from_rows(rows, shape):
-    """Give the rows of sets their leading shape again."""
+def _restore_sets(rows, shape):
+    """Reshape rows to sets of the leading shape, if there is one."""
     if shape is None:
         return rows
     rows = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
     n_prompts, k = shape
     if len(rows) != n_prompts * k:
         raise ValueError(
-            f"The transformer gave {len(rows)} rows for {n_prompts * k} candidates; "
-            "PerCandidate needs one that gives a row for each."
+            f"The transformer returned {len(rows)} rows for {n_prompts * k} "
+            "candidates; use one that returns one row per candidate."
         )
     return rows.reshape(n_prompts, k, rows.shape[1])
 
 
-def _metadata_to_rows(value, shape):
-    """One value a candidate, from values by prompt or by candidate."""
+def _repeat_per_row(value, shape):
+    """Convert metadata per prompt or per candidate to one value per row."""
     size = np.shape(value)
     if size[:2] == shape:
         return np.reshape(value, (-1, *size[2:]))

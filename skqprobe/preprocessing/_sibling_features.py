@@ -1,11 +1,9 @@
-"""SiblingFeatures: what a candidate looks like among the others of its prompt."""
+"""SiblingFeatures: features that compare each candidate with its siblings."""
 
 import copy
 from numbers import Real
-from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -21,99 +19,103 @@ from skqprobe._utils.sklearn_compat import (
     _fit_context,
     feature_names_in,
 )
+from skqprobe.preprocessing._sibling_geometry import (
+    FEATURES,
+    learn_scale,
+    pairwise_distances,
+    sibling_distances,
+    sibling_features,
+)
 
 PAIRS_AT_ONCE = 2**21
-"""How many distances between candidates are made at a time, from as many numbers."""
+"""Largest number of distances, and of embedding entries, that are read at a time."""
 
 SAMPLED_PAIRS = 2**20
-"""From how many distances of the training prompts scales are learned, at most."""
-
-DENSITY_FLOOR = 0.01
-"""Added to a kernel density before the logarithm, which would else tend to -inf."""
-
-DUPLICATE = 0.01
-"""Candidates nearer than this, in median distances, count as duplicates."""
+"""Largest number of distances from which the scales are learned."""
 
 SINGLE_MAGNITUDES = 1e-15, 1e15
-"""How large the largest number of an X may be whose squares stay inside of float32."""
-
-NAMES = ("mean", "nearest", "share", "density", "duplicates", "rank")
+"""Magnitudes between which squares stay in the range of float32."""
 
 
-# There is no data frame for sets to come in.
+# Data frames cannot hold sets, so set_output is not supported.
 class SiblingFeatures(
     TransformerMixin,
     BaseEstimator,
     auto_wrap_output_keys=None,  # type: ignore[call-arg]
 ):
-    """Append to each candidate what it looks like among the others of its prompt.
+    """Append features that compare each candidate with its siblings.
 
-    A probe sees one candidate at a time. How much a candidate agrees with its siblings
-    often says more of its reward than its own embedding: right answers tend to be
-    alike, wrong ones are each wrong in their own way [1]_ [2]_. The probe learns from
-    rewards which way it is, and how much it matters.
+    The siblings of a candidate are the other candidates of its prompt. A probe reads
+    one candidate at a time. Agreement with the siblings often predicts the reward
+    better than the embedding of the candidate: correct answers tend to be alike, and
+    wrong answers differ from each other [1]_ [2]_. The probe learns the sign and the
+    size of this effect from the rewards.
 
-    Everything is read from the candidates at hand. All features are set up not to be
-    thrown by another number of candidates k than in training: they are means over
-    siblings, or shares of them, never sums, counts or extremes; and the mean of each
-    feature over the set is taken off, which takes with it what k changes for all
-    candidates alike. A candidate that is alone has zeros.
+    The features are computed from the embeddings of the prompt's candidates. They
+    remain valid for a number of candidates k that differs from training: each feature
+    is a mean over siblings or a share of them, not a sum, count or extreme. The mean of
+    each feature over the prompt is subtracted, which also removes any effect of k that
+    is the same for all candidates. All features of a candidate without siblings are 0.
 
     Parameters
     ----------
     features : tuple of str, default=("mean", "nearest", "share", "density")
-        Which features to make, of each view:
+        Features to compute for each view:
 
-        - "mean": minus the mean distance to the siblings. Inside a set this is also the
-          (squared) distance to the set's mean, but for its sign and a constant.
-        - "nearest": minus the mean distance to the nearest siblings, for each share of
-          them in `nearest`.
-        - "share": which share of the siblings is near, for each of `quantiles`.
+        - "mean": minus the mean distance to the siblings. Up to sign, scale and a
+          constant per prompt, this is the squared distance to the mean embedding of the
+          prompt.
+        - "nearest": minus the mean distance to the nearest siblings, for each share in
+          `nearest`.
+        - "share": share of the siblings that are near, for each of `quantiles`.
         - "density": logarithm of a kernel density, for each of `bandwidths`.
-        - "duplicates": which share of the siblings is all but the same.
-        - "rank": rank in the set, from -0.5 to 0.5, by "mean".
+        - "duplicates": share of the siblings that are almost equal to the candidate.
+        - "rank": rank within the prompt by "mean", from -0.5 to 0.5.
     embedding : {"keep", "center", "drop"}, default="keep"
-        What to give before the features: the embedding, the embedding less its mean
-        over the set, or nothing.
+        Columns before the features: the embedding, the embedding minus its mean over
+        the prompt, or none.
     metric : {"cosine", "sqeuclidean"}, default="cosine"
-        The distance: 1 - cosine, or the squared Euclidean distance.
+        Distance between embeddings: 1 - cosine, or the squared Euclidean distance.
     nearest : tuple of float, default=(0.03, 0.1, 0.3)
-        Shares of the siblings, in (0, 1]; of at least one sibling.
+        Shares of the siblings that count as nearest, in (0, 1], but at least one
+        sibling.
     quantiles : tuple of float, default=(0.03, 0.1, 0.3)
-        What is near: the distance that this share of all distances between siblings is
-        below, in the training prompts; in (0, 1).
+        Quantiles of the distances between siblings in the training prompts, in (0, 1].
+        Each is a distance up to which a sibling counts as near.
     bandwidths : tuple of float, default=(0.1, 0.3)
-        Of the kernel, ``exp(-distance / bandwidth)``, in units of the median distance
-        between siblings in the training prompts.
+        Bandwidths of the kernel ``exp(-distance / bandwidth)``, in (0, inf), in units
+        of the median distance between siblings in the training prompts.
     variance_share : float, default=0.1
-        The total variance of the features in units of the embedding's; a penalty bears
-        the less on them, the more they have. With ``embedding="drop"`` every feature
-        has the variance `variance_share`.
+        Total variance of the features, in (0, inf), in units of the total variance of
+        the embedding. A penalty affects features with a larger variance less. With
+        ``embedding="drop"``, each feature has the variance `variance_share`.
     view_sizes : tuple of int, default=None
-        Where several embeddings stand side by side: the number of columns of each, in
-        order. Each gives features of its own. None takes all columns for one.
+        Numbers of columns of the views, in order, if X concatenates several embeddings.
+        Features are computed for each view. If None, all columns are one view.
 
     Attributes
     ----------
     scales_ : ndarray of shape (n_views,)
         Median distance between siblings in the training prompts.
     thresholds_ : ndarray of shape (n_views, n_quantiles)
-        Distances of `quantiles`, in units of `scales_`.
+        Distances that correspond to `quantiles`, in units of `scales_`.
     feature_scales_ : ndarray of shape (n_sibling_features,)
-        What the features are multiplied by.
+        Factors by which the features are multiplied.
     n_features_in_ : int
         Number of columns of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, if X was a data frame with string column names.
+        Names of the columns of X. Defined only if X was a data frame with string column
+        names.
 
     See Also
     --------
-    PerCandidate : Transformers of single candidates; scale the columns with it first.
+    PerCandidate : Apply a transformer to single candidates. Scale the columns with it
+        first.
 
     Notes
     -----
-    Distances cost O(k^2 d) for a prompt, in blocked matrix products. For rows, `groups`
-    go to `fit` and `transform`, in a pipeline by metadata routing.
+    Distances cost O(k^2 d) per prompt, in blocked matrix products. For rows, pass
+    `groups` to `fit` and `transform`. A pipeline passes them by metadata routing.
 
     References
     ----------
@@ -124,9 +126,11 @@ class SiblingFeatures(
 
     Examples
     --------
+    The first two candidates agree, and the third differs:
+
     >>> import numpy as np
     >>> from skqprobe.preprocessing import SiblingFeatures
-    >>> X = np.array([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]])  # the third stands alone
+    >>> X = np.array([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]])
     >>> siblings = SiblingFeatures(
     ...     ["mean", "rank"], embedding="drop", variance_share=1.0
     ... )
@@ -176,16 +180,17 @@ class SiblingFeatures(
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, groups=None):
-        """Learn the scale of distances, and of the features.
+        """Learn the scale of the distances and of the features.
 
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings: sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         y : object, default=None
             Ignored.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
 
         Returns
         -------
@@ -202,16 +207,18 @@ class SiblingFeatures(
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings: sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         y : object, default=None
             Ignored.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
 
         Returns
         -------
         X_new : ndarray of shape (n_prompts, k, n_features_out) or \
                 (n_rows, n_features_out)
+            Embeddings and features, in float64 for a float64 X, otherwise in float32.
         """
         return self._append(*self._fit(X, groups))
 
@@ -221,19 +228,20 @@ class SiblingFeatures(
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings: sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
 
         Returns
         -------
         X_new : ndarray of shape (n_prompts, k, n_features_out) or \
                 (n_rows, n_features_out)
-            float32 if X was float16 or float32.
+            Embeddings and features, in float64 for a float64 X, otherwise in float32.
         """
         check_is_fitted(self, "feature_scales_")
         X, layout = self._check_input(X, groups, reset=False)
-        features = self._features(X, layout)
+        features = self._compute_features(X, layout)
         features *= self.feature_scales_
         return self._append(X, layout, features)
 
@@ -243,11 +251,12 @@ class SiblingFeatures(
         Parameters
         ----------
         input_features : array-like of str, default=None
-            Names of the columns of X; None takes those of `fit`, or x0, x1, ...
+            Names of the columns of X. If None, use the names from `fit`, or x0, x1, ...
 
         Returns
         -------
         feature_names_out : ndarray of str
+            Names of the columns of the output.
         """
         check_is_fitted(self, "feature_scales_")
         kept = feature_names_in(self, input_features)
@@ -269,17 +278,17 @@ class SiblingFeatures(
         return np.concatenate([kept, np.array(names, dtype=object)])
 
     def _fit(self, X, groups):
-        """Learn all scales; give X, its layout and its scaled features."""
+        """Learn all scales. Return X, its layout and its scaled features."""
         self._check_settings()
-        fitted = copy.copy(self)  # nothing is set on self before the fit is done
+        fitted = copy.copy(self)  # leaves self unchanged if the fit fails
         X, layout = fitted._check_input(X, groups, reset=True)
-        views = self._views(X.shape[1])
-        learned = [_learn_scale(self._sampled(X, layout, view)) for view in views]
+        learned = [
+            learn_scale(self._sample_distances(X, layout, view), self.quantiles)
+            for view in self._views(X.shape[1])
+        ]
         fitted.scales_ = np.array([scale for scale, _ in learned])
-        fitted.thresholds_ = np.array(
-            [np.quantile(d, np.asarray(self.quantiles)) for _, d in learned]
-        )
-        features = fitted._features(X, layout)
+        fitted.thresholds_ = np.array([thresholds for _, thresholds in learned])
+        features = fitted._compute_features(X, layout)
         variance = self.variance_share
         if self.embedding != "drop":
             variance *= _total_variance(X) / features.shape[1]
@@ -290,10 +299,11 @@ class SiblingFeatures(
         return X, layout, features
 
     def _check_settings(self):
-        unknown = [name for name in self.features if name not in NAMES]
+        unknown = [name for name in self.features if name not in FEATURES]
         if unknown or len(self.features) == 0:
             raise ValueError(
-                f"features must be some of {', '.join(NAMES)}; got {self.features!r}."
+                f"features must be one or more of {', '.join(FEATURES)}; got "
+                f"{self.features!r}."
             )
         for name, limit in [("nearest", 1), ("quantiles", 1), ("bandwidths", np.inf)]:
             values = np.asarray(getattr(self, name), dtype=float)
@@ -306,7 +316,7 @@ class SiblingFeatures(
 
     def _check_input(self, X, groups, reset):
         X, shape = check_candidates(self, X, reset=reset)
-        X = np.asarray(X)  # from a device, if it is there
+        X = np.asarray(X)  # copies X from a device
         is_double = X.dtype == np.float64
         low, high = (SMALLEST, LARGEST) if is_double else SINGLE_MAGNITUDES
         check_magnitude(X, "X", low, high, ", as StandardScaler does")
@@ -315,22 +325,22 @@ class SiblingFeatures(
         return X, layout
 
     def _views(self, n_features):
-        """Columns of each embedding."""
+        """Return the columns of each view as slices."""
         if self.view_sizes is None:
             return [slice(0, n_features)]
         ends = np.cumsum(self.view_sizes)
         if min(self.view_sizes) < 1 or ends[-1] != n_features:
             raise ValueError(
-                f"view_sizes must be numbers of columns that add up to those of X, "
-                f"{n_features}; got {self.view_sizes!r}."
+                "view_sizes must be positive and add up to the number of columns of "
+                f"X, {n_features}; got {self.view_sizes!r}."
             )
         return [
             slice(end - size, end)
             for size, end in zip(self.view_sizes, ends, strict=True)
         ]
 
-    def _sets(self, X, layout, view):
-        """Yield rows (n_such_prompts, k) in X's order, and their distances, by size."""
+    def _distances(self, X, layout, view):
+        """Yield row positions (n, k) and sibling distances (n, k, k - 1), by size."""
         for _, rows in layout.by_size():
             k = rows.shape[1]
             if layout.order is not None:
@@ -339,66 +349,51 @@ class SiblingFeatures(
             for start in range(0, len(rows), step):
                 some = rows[start : start + step]
                 embeddings = take_rows(X, some)[..., view]
-                yield some, _distances(embeddings, self.metric)
+                distances = pairwise_distances(embeddings, self.metric)
+                yield some, sibling_distances(distances)
 
-    def _sampled(self, X, layout, view):
-        """Distances between siblings, of as many prompts as it takes."""
+    def _sample_distances(self, X, layout, view):
+        """Compute the distances in evenly spaced prompts, about SAMPLED_PAIRS."""
         n_pairs = (layout.sizes * (layout.sizes - 1)).sum()
         kept = np.zeros(layout.n_prompts, dtype=bool)
         kept[:: -(-max(n_pairs, 1) // SAMPLED_PAIRS)] = True
         layout = layout.keep(np.repeat(kept, layout.sizes))
-        return [_siblings(distances) for _, distances in self._sets(X, layout, view)]
+        return [distances for _, distances in self._distances(X, layout, view)]
 
-    def _features(self, X, layout):
-        """Features in the order of X's rows, not scaled: (n_rows, n_features)."""
-        made = []
-        for view, scale, near in zip(
-            self._views(X.shape[1]), self.scales_, self.thresholds_, strict=True
-        ):
-            values: Any = None
-            for rows, distances in self._sets(X, layout, view):
-                features = self._describe(_siblings(distances) / scale, near)
-                if values is None:
-                    values = np.empty((len(X), features.shape[2]), features.dtype)
-                values[rows] = features
-            made.append(values)
-        return np.concatenate(made, axis=1)
+    def _compute_features(self, X, layout):
+        """Compute features of shape (n_rows, n_features) in user order, unscaled."""
+        views = self._views(X.shape[1])
+        return np.concatenate(
+            [
+                self._view_features(X, layout, *view)
+                for view in zip(views, self.scales_, self.thresholds_, strict=True)
+            ],
+            axis=1,
+        )
 
-    def _describe(self, siblings, near):
-        """Features of sets: (n_prompts, k, n_features), of mean 0 in each."""
-        n_prompts, k, n_siblings = siblings.shape
-        make = {
-            "mean": lambda: [-siblings.mean(axis=2)],
-            "nearest": lambda: [
-                -siblings[..., : max(1, round(share * n_siblings))].mean(axis=2)
-                for share in self.nearest
-            ],
-            "share": lambda: [(siblings <= limit).mean(axis=2) for limit in near],
-            "density": lambda: [
-                np.log(np.exp(-siblings / width).mean(axis=2) + DENSITY_FLOOR)
-                for width in self.bandwidths
-            ],
-            "duplicates": lambda: [(siblings <= DUPLICATE).mean(axis=2)],
-            "rank": lambda: [rankdata(-siblings.mean(axis=2), axis=1) / k],
-        }
-        if n_siblings == 0:
-            siblings = np.zeros((n_prompts, k, 1), siblings.dtype)
-        columns = [column for name in self.features for column in make[name]()]
-        features = np.stack(columns, axis=2).astype(siblings.dtype)
-        return features - features.mean(axis=1, keepdims=True)
+    def _view_features(self, X, layout, view, scale, thresholds):
+        """Compute the features of one view in user order, unscaled."""
+        values = None
+        for rows, distances in self._distances(X, layout, view):
+            features = sibling_features(
+                distances / scale,
+                self.features,
+                nearest=self.nearest,
+                thresholds=thresholds,
+                bandwidths=self.bandwidths,
+            )
+            if values is None:
+                values = np.empty((len(X), features.shape[2]), features.dtype)
+            values[rows] = features
+        return values
 
     def _append(self, X, layout, features):
-        """Put the features behind the embedding, in the layout of X."""
+        """Append the features to the embedding, in the layout of X."""
         parts = [features]
         if self.embedding == "keep":
             parts = [X, features]
         elif self.embedding == "center":
-            rows = X if layout.order is None else take_rows(X, layout.order)
-            means = segment_mean(rows.astype(features.dtype), layout.offsets)
-            centred = np.empty(X.shape, features.dtype)
-            order = slice(None) if layout.order is None else layout.order
-            centred[order] = rows - repeat_per_prompt(means, layout.offsets)
-            parts = [centred, features]
+            parts = [_centre(X, layout, features.dtype), features]
         out = np.concatenate(parts, axis=1, dtype=np.result_type(X, np.float32))
         return out.reshape(*layout.shape, out.shape[1])
 
@@ -409,37 +404,17 @@ class SiblingFeatures(
         return tags
 
 
-def _distances(E, metric):
-    """Distances inside sets: (n_prompts, k, k), from (n_prompts, k, d)."""
-    E = E.astype(np.result_type(E, np.float32), copy=False)
-    if metric == "cosine":
-        # Squares in float64: of float32 they would vanish for norms below 1e-22.
-        length = np.sqrt(np.einsum("ijk,ijk->ij", E, E, dtype=np.float64))[..., None]
-        E = E / np.where(length, length, 1).astype(E.dtype)
-        distances = 1 - E @ E.transpose(0, 2, 1)
-    else:
-        squares = (E**2).sum(axis=2)
-        products = E @ E.transpose(0, 2, 1)
-        distances = squares[:, :, None] + squares[:, None] - 2 * products
-    return np.maximum(distances, 0)
-
-
-def _siblings(distances):
-    """Distances to the siblings, the nearest first: (n_prompts, k, k - 1)."""
-    k = distances.shape[1]
-    distances[:, np.arange(k), np.arange(k)] = -1  # itself comes first, and is left out
-    return np.sort(distances, axis=2)[:, :, 1:]
-
-
 def _total_variance(X):
-    """Sum of the variances of the columns, in float64; np.var would copy X."""
+    """Sum the variances of the columns in float64, without the copy of np.var."""
     mean = X.mean(axis=0, dtype=np.float64)
     return sum(((X[rows] - mean) ** 2).sum() for rows in row_blocks(X)) / len(X)
 
 
-def _learn_scale(sampled):
-    """Median distance, and the distances in units of it."""
-    distances = np.concatenate([some.ravel() for some in sampled])
-    scale = np.median(distances) if len(distances) else 1.0
-    scale = float(scale) or 1.0
-    return scale, distances / scale if len(distances) else np.zeros(1)
+def _centre(X, layout, dtype):
+    """Subtract the mean embedding of each prompt, in user order."""
+    rows = X if layout.order is None else take_rows(X, layout.order)
+    means = segment_mean(rows.astype(dtype), layout.offsets)
+    centred = np.empty(X.shape, dtype)
+    order = slice(None) if layout.order is None else layout.order
+    centred[order] = rows - repeat_per_prompt(means, layout.offsets)
+    return centred

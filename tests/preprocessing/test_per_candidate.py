@@ -24,23 +24,25 @@ from sklearn.utils import get_tags
 from skqprobe import QProbePolicy
 from skqprobe.preprocessing import PerCandidate
 
-TRANSFORMERS = [
-    StandardScaler(),
-    MinMaxScaler(),
-    Normalizer(),
-    PCA(2, svd_solver="full"),
-    PolynomialFeatures(2),  # gives more features
-    VarianceThreshold(),
-    SelectKBest(f_regression, k=2),  # needs y
-    KBinsDiscretizer(3, encode="ordinal", strategy="uniform"),
-    make_pipeline(StandardScaler(), PCA(2, svd_solver="full")),
-    PerCandidate(StandardScaler()),
-]
-every = pytest.mark.parametrize("transformer", TRANSFORMERS, ids=str)
+TRANSFORMERS = {
+    "StandardScaler": StandardScaler(),
+    "MinMaxScaler": MinMaxScaler(),
+    "Normalizer": Normalizer(),
+    "PCA": PCA(2, svd_solver="full"),
+    "PolynomialFeatures": PolynomialFeatures(2),  # returns more features
+    "VarianceThreshold": VarianceThreshold(),
+    "SelectKBest": SelectKBest(f_regression, k=2),  # needs y
+    "KBinsDiscretizer": KBinsDiscretizer(3, encode="ordinal", strategy="uniform"),
+    "Pipeline": make_pipeline(StandardScaler(), PCA(2, svd_solver="full")),
+    "PerCandidate": PerCandidate(StandardScaler()),
+}
+every_transformer = pytest.mark.parametrize(
+    "transformer", TRANSFORMERS.values(), ids=TRANSFORMERS.keys()
+)
 
 
 class Scaler(BaseEstimator):
-    """No more than PerCandidate asks for; it has no fit_transform."""
+    """Transformer with the methods that PerCandidate needs, without fit_transform."""
 
     def __init__(self, rows=slice(None)):
         self.rows = rows
@@ -53,8 +55,8 @@ class Scaler(BaseEstimator):
         return (X / self.scale_)[self.rows]
 
 
-@every
-def test_sets_are_transformed_as_their_rows(sets, transformer):
+@every_transformer
+def test_sets_are_transformed_like_their_rows(sets, transformer):
     X, y = sets
     expected = clone(transformer).fit(X.reshape(-1, 4), y.ravel())
     expected = expected.transform(X.reshape(-1, 4))
@@ -67,14 +69,14 @@ def test_sets_are_transformed_as_their_rows(sets, transformer):
         assert isinstance(result, np.ndarray)
         assert result.shape == (60, 6, expected.shape[1])
         np.testing.assert_allclose(result.reshape(360, -1), expected, atol=1e-12)
-    # The argument itself stays unfitted, as in every meta-estimator.
+    # The argument stays unfitted.
     assert per_candidate.transformer is transformer
     assert per_candidate.transformer_ is not transformer
     assert per_candidate.n_features_in_ == 4
 
 
-@every
-def test_rows_are_handed_on(rows, transformer):
+@every_transformer
+def test_rows_are_passed_unchanged(rows, transformer):
     X, y, _ = rows
     expected = clone(transformer).fit(X, y).transform(X)
     result = PerCandidate(transformer).fit(X, y).transform(X)
@@ -84,13 +86,13 @@ def test_rows_are_handed_on(rows, transformer):
     )
 
 
-def test_one_fit_serves_both_layouts(sets):
+def test_one_fit_supports_both_layouts(sets):
     X, _ = sets
     scaler = PerCandidate(StandardScaler())
     by_sets = scaler.fit(X).transform(X)
     by_rows = scaler.transform(X.reshape(-1, 4))
     np.testing.assert_array_equal(by_rows.reshape(X.shape), by_sets)
-    # Other numbers of candidates and prompts are as good.
+    # The numbers of candidates and prompts may differ from the fit.
     np.testing.assert_array_equal(scaler.transform(X[:7, :2]), by_sets[:7, :2])
 
 
@@ -116,7 +118,7 @@ def test_input_is_not_changed(sets, order):
     np.testing.assert_array_equal(X, before)
 
 
-# Sparse output, strings
+# Sparse output and strings
 
 
 def test_sparse_output_of_sets_becomes_dense(sets):
@@ -126,13 +128,13 @@ def test_sparse_output_of_sets_becomes_dense(sets):
     expected = bins.transform(X.reshape(-1, 4)).toarray().reshape(60, 6, 12)
     result = PerCandidate(bins).fit_transform(X)
     np.testing.assert_array_equal(result, expected)
-    # Which is what a policy takes.
+    # A policy accepts this output.
     make_pipeline(PerCandidate(bins), QProbePolicy()).fit(X, y).predict(X)
-    # Rows stay what the transformer makes of them.
+    # The output for rows stays sparse.
     assert sp.issparse(PerCandidate(bins).fit_transform(X[:, 0]))
 
 
-def test_sparse_rows_are_handed_on(rows):
+def test_sparse_rows_are_passed_unchanged(rows):
     X = sp.csr_array(rows[0])
     result = PerCandidate(StandardScaler(with_mean=False)).fit_transform(X)
     assert sp.issparse(result)
@@ -157,7 +159,7 @@ def test_frames_of_rows(rows, frame):
     names = ["first", "second", "third", "fourth"]
     data = module.DataFrame(dict(zip(names, X.T, strict=True)))
     if not hasattr(StandardScaler().fit(data), "feature_names_in_"):
-        pytest.skip(f"this scikit-learn does not see the names in {frame}'s frames")
+        pytest.skip(f"this scikit-learn does not read column names of {frame}")
     scaler = PerCandidate(StandardScaler()).set_output(transform=frame)
     for result in (scaler.fit_transform(data), scaler.fit(data).transform(data)):
         assert isinstance(result, module.DataFrame)
@@ -165,10 +167,10 @@ def test_frames_of_rows(rows, frame):
         np.testing.assert_allclose(result.to_numpy().mean(axis=0), 0, atol=1e-12)
     assert scaler.feature_names_in_.tolist() == names
     assert scaler.get_feature_names_out().tolist() == names
-    # clone keeps it; sets have no frame to come in and stay arrays.
+    # clone keeps the container. The output for sets is always an array.
     assert isinstance(clone(scaler).fit_transform(data), module.DataFrame)
     assert isinstance(scaler.fit_transform(X[None]), np.ndarray)
-    # It can be set after fit, and set back.
+    # The container can be changed after fit.
     scaler.fit(data).set_output(transform="default")
     assert isinstance(scaler.transform(data), np.ndarray)
     scaler.set_output(transform=frame)
@@ -191,7 +193,7 @@ def test_global_output_of_frames(sets):
 
 def test_supervised_transformer(sets):
     X, y = sets
-    informative = X[..., [2, 0]].copy()  # rewards lean on feature 0
+    informative = X[..., [2, 0]].copy()  # the rewards depend on feature 0
     selector = PerCandidate(SelectKBest(f_regression, k=1))
     np.testing.assert_array_equal(
         selector.fit_transform(informative, y), informative[..., 1:]
@@ -214,7 +216,7 @@ def test_tags_are_those_of_the_transformer():
     assert not get_tags(PerCandidate(PCA())).input_tags.allow_nan
     assert tags.input_tags.three_d_array
     assert tags.input_tags.two_d_array
-    # Those of the transformer itself are not touched.
+    # The tags of the transformer are unchanged.
     assert not get_tags(StandardScaler()).input_tags.three_d_array
 
 
@@ -264,12 +266,12 @@ def test_feature_names_out(sets):
     assert scaler.get_feature_names_out(list("abcd")).tolist() == list("abcd")
     assert not hasattr(scaler, "feature_names_in_")
     assert not hasattr(PerCandidate(Scaler()).fit(X), "get_feature_names_out")
-    # In a pipeline, whose names go through every step.
+    # A pipeline passes names through every step.
     steps = make_pipeline(PerCandidate(StandardScaler()), PerCandidate(PCA(1))).fit(X)
     assert steps.get_feature_names_out(list("abcd")).tolist() == ["pca0"]
 
 
-def test_inverse_transform_is_there_if_the_transformer_has_it(sets):
+def test_inverse_transform_exists_if_the_transformer_has_it(sets):
     X, _ = sets
     scaler = PerCandidate(StandardScaler()).fit(X)
     np.testing.assert_allclose(scaler.inverse_transform(scaler.transform(X)), X)
@@ -277,7 +279,7 @@ def test_inverse_transform_is_there_if_the_transformer_has_it(sets):
     np.testing.assert_allclose(scaler.inverse_transform(scaler.transform(flat)), flat)
     assert not hasattr(PerCandidate(Normalizer()), "inverse_transform")
     assert not hasattr(PerCandidate(Normalizer()).fit(X), "inverse_transform")
-    # It follows a change of the transformer.
+    # The method follows a change of the transformer.
     changed = PerCandidate(Normalizer()).set_params(transformer=PCA())
     assert hasattr(changed, "inverse_transform")
     with pytest.raises(AttributeError, match="inverse_transform"):
@@ -317,11 +319,8 @@ def test_bad_embeddings(sets):
             scaler.fit(empty)
     with pytest.raises(ValueError, match="infinity"):
         PerCandidate(PCA()).fit(np.full_like(X, np.inf))
-
-
-def test_sets_without_features(sets):
     with pytest.raises(ValueError, match=r"0 feature\(s\)"):
-        PerCandidate(StandardScaler()).fit(sets[0][..., :0])
+        scaler.fit(X[..., :0])
 
 
 def test_ragged_list():
@@ -334,12 +333,12 @@ def test_ragged_list():
     "rows", [slice(1, None), slice(None, None, 2), slice(0, 60)], ids=str
 )
 def test_transformer_that_drops_rows(sets, rows):
-    # Also where what is left happens to fill the sets, with other rows' features.
-    with pytest.raises(ValueError, match="row"):
+    # The remaining rows may still fill sets, with the features of other candidates.
+    with pytest.raises(ValueError, match="one row per candidate"):
         PerCandidate(Scaler(rows)).fit_transform(sets[0])
 
 
-def test_failed_fit_leaves_it_as_it_was(sets):
+def test_failed_fit_changes_nothing(sets):
     X, _ = sets
     scaler = PerCandidate(StandardScaler()).fit(X)
     before = scaler.transformer_, copy.deepcopy(vars(scaler.transformer_))
@@ -355,7 +354,7 @@ def test_failed_fit_leaves_it_as_it_was(sets):
 
 
 def weights(rng, kind):
-    """Weights in the shape that is handed over, and those of the rows."""
+    """Weights of prompts or candidates, and the same weights per row."""
     if kind == "prompts":
         weight = rng.uniform(0, 2, size=60)
         return weight, np.repeat(weight, 6)
@@ -382,7 +381,7 @@ def test_weights_reach_the_transformer(sets, rng, kind, container):
     np.testing.assert_allclose(result, scaler.transform(X), atol=1e-12)
 
 
-def test_weights_of_rows_are_handed_on(rows, rng):
+def test_weights_of_rows_are_passed_unchanged(rows, rng):
     X, _, _ = rows
     weight = rng.uniform(0, 2, size=len(X))
     expected = StandardScaler().fit(X, sample_weight=weight)
@@ -390,7 +389,7 @@ def test_weights_of_rows_are_handed_on(rows, rng):
     np.testing.assert_array_equal(scaler.transformer_.mean_, expected.mean_)
 
 
-def test_no_weights_are_handed_on_as_none(sets):
+def test_weights_of_none_are_passed_unchanged(sets):
     X, _ = sets
     scaler = PerCandidate(StandardScaler()).fit(X, sample_weight=None)
     np.testing.assert_allclose(scaler.transformer_.mean_, X.mean(axis=(0, 1)))
@@ -411,21 +410,23 @@ def test_metadata_routing(sets, rng, kind):
     expected = StandardScaler().fit(X.reshape(-1, 4), sample_weight=of_rows)
     plain = StandardScaler().fit(X.reshape(-1, 4))
     with config_context(enable_metadata_routing=True):
-        # Without metadata nothing has to be requested.
+        # Without metadata, no request is needed.
         scaler = PerCandidate(StandardScaler()).fit(X)
         np.testing.assert_allclose(scaler.transformer_.mean_, plain.mean_)
-        asking = PerCandidate(StandardScaler().set_fit_request(sample_weight=True))
+        requesting = PerCandidate(StandardScaler().set_fit_request(sample_weight=True))
         for scaler in (
-            clone(asking).fit(X, sample_weight=weight),
-            # In a pipeline, which calls fit_transform.
-            make_pipeline(asking, QProbePolicy()).fit(X, y, sample_weight=weight)[0],
-            PerCandidate(make_pipeline(asking.transformer, PCA(1)))
+            clone(requesting).fit(X, sample_weight=weight),
+            # A pipeline calls fit_transform.
+            make_pipeline(requesting, QProbePolicy()).fit(X, y, sample_weight=weight)[
+                0
+            ],
+            PerCandidate(make_pipeline(requesting.transformer, PCA(1)))
             .fit(X, sample_weight=weight)
             .transformer_[0],
         ):
             fitted = getattr(scaler, "transformer_", scaler)
             np.testing.assert_allclose(fitted.mean_, expected.mean_)
-        # The policy asks for weights by default, the scaler only when told to.
+        # The policy requests weights by default, and the scaler does not.
         declining = PerCandidate(StandardScaler().set_fit_request(sample_weight=False))
         pipeline = make_pipeline(declining, QProbePolicy())
         pipeline.fit(X, y, sample_weight=weight)

@@ -17,18 +17,20 @@ from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 ALL = ("mean", "nearest", "share", "density", "duplicates", "rank")
 
 
-def by_hand(sets, metric, scale, limits, made):
-    """Features of each candidate by loops, less their means over the set."""
+def features_by_loops(sets, metric, scale, limits, siblings):
+    """Features of each candidate minus their means over the set."""
     features = []
     for E in sets:
         D = cdist(E, E, metric) / scale
         rows = []
         for i in range(len(E)):
             others = np.sort(np.delete(D[i], i))
-            m = [max(1, round(share * len(others))) for share in made.nearest]
+            m = [max(1, round(share * len(others))) for share in siblings.nearest]
             row = [-others.mean()] + [-others[:n].mean() for n in m]
             row += [(others <= limit).mean() for limit in limits]
-            row += [np.log(np.exp(-others / h).mean() + 0.01) for h in made.bandwidths]
+            row += [
+                np.log(np.exp(-others / h).mean() + 0.01) for h in siblings.bandwidths
+            ]
             rows.append([*row, (others <= 0.01).mean()])
         rows = np.array(rows)
         rows = np.column_stack([rows, rankdata(rows[:, 0]) / len(E)])
@@ -37,7 +39,7 @@ def by_hand(sets, metric, scale, limits, made):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
-def test_features_are_those_made_by_hand(rng, metric):
+def test_features_match_loops(rng, metric):
     X = rng.normal(size=(7, 6, 4))
     X[2, 1] = X[2, 4]  # duplicates
     siblings = SiblingFeatures(ALL, embedding="drop", metric=metric, variance_share=1.0)
@@ -47,7 +49,7 @@ def test_features_are_those_made_by_hand(rng, metric):
     limits = np.quantile(np.array(pairs) / scale, siblings.quantiles)
     np.testing.assert_allclose(siblings.scales_, scale)
     np.testing.assert_allclose(siblings.thresholds_, [limits])
-    expected = np.stack(by_hand(X, metric, scale, limits, siblings))
+    expected = np.stack(features_by_loops(X, metric, scale, limits, siblings))
     expected /= expected.std(axis=(0, 1))
     np.testing.assert_allclose(got, expected, atol=1e-6)
     np.testing.assert_allclose(siblings.transform(X), got)
@@ -66,7 +68,7 @@ def test_rows_agree_with_sets_in_any_order(rng):
     np.testing.assert_allclose(got, expected, atol=1e-12)
 
 
-def test_ragged_prompts_are_taken_one_by_one(rows):
+def test_ragged_prompts_are_independent(rows):
     X, _, groups = rows
     siblings = SiblingFeatures(ALL).fit(X, groups=groups)
     got = siblings.transform(X, groups=groups)
@@ -77,7 +79,7 @@ def test_ragged_prompts_are_taken_one_by_one(rows):
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_any_number_of_candidates_makes_sense(rng, k):
+def test_few_candidates(rng, k):
     siblings = SiblingFeatures(ALL).fit(rng.normal(size=(20, 6, 3)))
     X = rng.normal(size=(4, k, 3))
     features = siblings.transform(X)[..., 3:]
@@ -89,27 +91,27 @@ def test_any_number_of_candidates_makes_sense(rng, k):
     assert alone.shape == siblings.transform(X).shape and np.isfinite(alone).all()
 
 
-def test_features_mean_the_same_at_another_k(rng):
-    """Candidates of one prompt, among many and among few of the same siblings."""
+def test_features_are_on_the_same_scale_for_another_k(rng):
+    """Compare features of the same candidates among few and many siblings."""
     centres = rng.normal(size=(50, 1, 8))
-    loose = rng.uniform(0.2, 2, size=(50, 100, 1))  # some nearer to the centre
-    X = centres + loose * rng.normal(size=(50, 100, 8))
+    spread = rng.uniform(0.2, 2, size=(50, 100, 1))
+    X = centres + spread * rng.normal(size=(50, 100, 8))
     siblings = SiblingFeatures(ALL, embedding="drop").fit(X)
     many = siblings.transform(X)[:, :12]
     few = siblings.transform(X[:, :12])
     few_of_many = many - many.mean(axis=1, keepdims=True)
     for column, name in enumerate(siblings.get_feature_names_out()):
         if name == "sibling_duplicates":
-            continue  # there are none
+            continue  # the data have no duplicates
         a, b = few_of_many[..., column].ravel(), few[..., column].ravel()
         slope = (a @ b) / (a @ a)
-        # Noisier with few, but on the same scale: neither shrunk nor blown up.
+        # Features are noisier with few siblings, but on the same scale.
         assert 0.7 < slope < 1.35, (name, slope)
         assert np.corrcoef(a, b)[0, 1] > 0.6, name
 
 
 @pytest.mark.parametrize("embedding", ["keep", "center", "drop"])
-def test_what_is_kept_of_the_embedding(rng, embedding):
+def test_columns_before_the_features(rng, embedding):
     X = rng.normal(size=(8, 4, 3)) * [1, 10, 100]
     siblings = SiblingFeatures(
         ("mean", "density"), embedding=embedding, variance_share=2.0
@@ -122,12 +124,12 @@ def test_what_is_kept_of_the_embedding(rng, embedding):
     elif embedding == "center":
         np.testing.assert_allclose(kept, X - X.mean(axis=1, keepdims=True))
     total = features.reshape(-1, 3).var(axis=0)
-    np.testing.assert_allclose(total, total[0])  # each has the same share
+    np.testing.assert_allclose(total, total[0])  # equal shares
     expected = 2.0 * (3 if embedding == "drop" else X.reshape(-1, 3).var(axis=0).sum())
     assert total.sum() == pytest.approx(expected)
 
 
-def test_blocks_have_features_of_their_own(rng):
+def test_each_view_has_its_own_features(rng):
     A, B = rng.normal(size=(10, 5, 3)), rng.normal(size=(10, 5, 2))
     both = SiblingFeatures(("mean",), embedding="drop", view_sizes=(3, 2))
     got = both.fit_transform(np.concatenate([A, B], axis=2))
@@ -138,7 +140,7 @@ def test_blocks_have_features_of_their_own(rng):
     assert both.get_feature_names_out().tolist() == names
 
 
-def test_names(rng):
+def test_feature_names(rng):
     pd = pytest.importorskip("pandas")
     X = pd.DataFrame(rng.normal(size=(12, 2)), columns=["a", "b"])
     groups = np.repeat([1, 2, 3], 4)
@@ -150,7 +152,7 @@ def test_names(rng):
     assert siblings.transform(X, groups=groups).shape == (12, 5)
 
 
-def test_large_problems_are_made_in_parts(rng, monkeypatch):
+def test_large_problems_are_split_into_blocks(rng, monkeypatch):
     X = rng.normal(size=(30, 6, 3))
     whole = SiblingFeatures(ALL).fit_transform(X)
     module = "skqprobe.preprocessing._sibling_features."
@@ -170,17 +172,11 @@ def test_dtype(rng, dtype):
     np.testing.assert_array_equal(out[..., :3], X)
 
 
-def test_duplicates_everywhere_are_no_harm():
-    X = np.ones((4, 5, 3))
-    out = SiblingFeatures(ALL).fit_transform(X)
-    np.testing.assert_array_equal(out[..., 3:], 0)
+def make(scaler):
+    return make_pipeline(scaler, SiblingFeatures(), QProbePolicy("log_loss"))
 
 
-def make(scaler, **probe):
-    return make_pipeline(scaler, SiblingFeatures(), QProbePolicy("log_loss", **probe))
-
-
-def test_in_pipelines_and_searches_of_both_layouts(sets):
+def test_pipelines_and_searches_in_both_layouts(sets):
     X, y = sets
     X_rows, y_rows = X.reshape(-1, 4), y.ravel()
     groups = np.repeat(np.arange(60), 6)
@@ -192,7 +188,7 @@ def test_in_pipelines_and_searches_of_both_layouts(sets):
         tuple(np.flatnonzero(np.isin(groups, side)) for side in fold) for fold in folds
     ]
     with config_context(enable_metadata_routing=True):
-        # check_scoring: what a search over a pipeline needs before scikit-learn 1.8
+        # Before scikit-learn 1.8, a search over a pipeline needs check_scoring.
         from sklearn.metrics import check_scoring
 
         of_rows = GridSearchCV(
@@ -213,8 +209,8 @@ def test_in_pipelines_and_searches_of_both_layouts(sets):
         assert agree.mean() > 0.95
 
 
-def test_finds_what_no_single_candidate_shows(rng):
-    """Right candidates agree on a point that is another one in every prompt."""
+def test_agreement_predicts_the_reward(rng):
+    """Correct candidates agree on a point that differs between prompts."""
     centres = rng.normal(size=(200, 1, 8))
     y = rng.integers(0, 2, size=(200, 10)).astype(float)
     X = centres + np.where(y, 0.3, 1.5)[..., None] * rng.normal(size=(200, 10, 8))
@@ -225,11 +221,13 @@ def test_finds_what_no_single_candidate_shows(rng):
     assert aware.score(X[100:], y[100:]) > 0.95
 
 
-def test_rows_without_groups_warn_and_have_zeros(rng):
+@pytest.mark.parametrize("method", ["transform", "fit_transform"])
+def test_rows_without_groups_warn_and_have_zeros(rng, method):
     X = rng.normal(size=(10, 3))
     siblings = SiblingFeatures().fit(rng.normal(size=(5, 4, 3)))
-    with pytest.warns(UserWarning, match="no groups were given"):
-        out = siblings.transform(X)
+    with pytest.warns(UserWarning, match="no groups were given") as caught:
+        out = getattr(siblings, method)(X)
+    assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_array_equal(out[:, :3], X)
     np.testing.assert_array_equal(out[:, 3:], 0)
 
@@ -245,8 +243,11 @@ def test_clone_and_pickle(rng):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"features": ("mean", "best")}, "features must be some of mean, nearest"),
-        ({"features": ()}, "features must be some of"),
+        (
+            {"features": ("mean", "best")},
+            "features must be one or more of mean, nearest",
+        ),
+        ({"features": ()}, "features must be one or more of"),
         ({"nearest": (0, 0.1)}, "nearest must be numbers above 0 and at most 1"),
         ({"quantiles": (1.5,)}, "quantiles must be numbers above 0 and at most 1"),
         ({"bandwidths": (-1,)}, "bandwidths must be numbers above 0; got"),
@@ -265,7 +266,7 @@ def test_bad_parameters_are_named(rng, parameters, message):
         siblings.transform(rng.normal(size=(5, 4, 3)))
 
 
-def test_another_number_of_features_is_refused(rng):
+def test_another_number_of_features_raises(rng):
     siblings = SiblingFeatures().fit(rng.normal(size=(5, 4, 3)))
     with pytest.raises(ValueError, match="expecting 3 features"):
         siblings.transform(rng.normal(size=(5, 4, 2)))

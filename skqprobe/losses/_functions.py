@@ -1,0 +1,38 @@
+"""Functions that several losses share."""
+
+from numbers import Real
+
+import numpy as np
+
+from skqprobe._candidates.segments import repeat_per_prompt, segment_sum
+
+
+def candidate_share(offsets, weight):
+    """Compute the share of each candidate in the weight of its prompt."""
+    if weight is None:
+        return repeat_per_prompt(1 / np.diff(offsets), offsets)
+    return weight / repeat_per_prompt(segment_sum(weight, offsets), offsets)
+
+
+def softplus(z):
+    """Compute ``log(1 + exp(z))`` and its derivative, the logistic function.
+
+    The results equal ``np.logaddexp(0, z)`` and ``scipy.special.expit(z)``, which are
+    much slower: numpy vectorises exp and log1p.
+    """
+    small = np.exp(-np.abs(z))  # at most 1: no overflow
+    slope = np.where(z >= 0, 1.0, small)
+    slope /= 1 + small
+    value = np.log1p(small, out=small)
+    value += np.maximum(z, 0)
+    return value, slope
+
+
+def check_positive_setting(loss, name):
+    """Raise a ValueError unless a setting of a loss is a finite number above 0."""
+    value = getattr(loss, name)
+    if not (isinstance(value, Real) and 0 < float(value) < np.inf):
+        raise ValueError(
+            f"{name} of {type(loss).__name__} must be a finite number above 0; got "
+            f"{value!r}."
+        )

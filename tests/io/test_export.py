@@ -1,0 +1,243 @@
+"""Exports of linear probes, in this version and from the files of releases."""
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+import skqprobe
+from skqprobe import (
+    QProbePolicy,
+    QProbePolicyCV,
+    QProbeRegressor,
+    make_probe_pipeline,
+)
+from skqprobe.io import to_json, to_safetensors
+from skqprobe.losses import PairwiseHinge, SoftmaxCrossEntropy
+from skqprobe.preprocessing import PerCandidate
+
+FOLDERS = sorted((Path(__file__).parents[1] / "fixtures").glob("[0-9]*"))
+LINKS = {
+    "regressor": "identity",
+    "log_loss regressor": "sigmoid",
+    "policy": "identity",
+    "loss object": "identity",
+    "cross-validation": "identity",
+}
+
+
+@cache
+def make_probes():
+    """Make fitted probes by name, and X."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(loc=1, size=(20, 3, 4))
+    y = (X[..., 0] + rng.normal(size=(20, 3)) > 1).astype(float)
+    losses = [SoftmaxCrossEntropy(0.5), "squared_error"]
+    probes = {
+        "regressor": QProbeRegressor().fit(X, y),
+        "log_loss regressor": QProbeRegressor("log_loss").fit(X.astype("f4"), y),
+        "policy": QProbePolicy(temperature=0.5).fit(X.astype("f4"), y),
+        "loss object": QProbePolicy(PairwiseHinge(margin=0.5)).fit(X, y),
+        "cross-validation": QProbePolicyCV(losses, alphas=[1.0, 0.1], cv=2).fit(X, y),
+    }
+    return probes, X
+
+
+@pytest.fixture(params=LINKS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def probe(name):
+    return make_probes()[0][name]
+
+
+@pytest.fixture
+def policy():
+    return make_probes()[0]["policy"]
+
+
+def score(read, X):
+    """Compute Q as docs/guide/persistence.md does."""
+    return X @ np.array(read["coef"], dtype=read["dtype"]) + read["intercept"]
+
+
+def read_safetensors(content):
+    from safetensors.numpy import load
+
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    return {**json.loads(metadata["probe"]), **load(content)}
+
+
+@pytest.mark.parametrize("form", ["json", "safetensors"])
+def test_export_is_exact(name, probe, form):
+    if form == "json":
+        read = json.loads(to_json(probe))
+    else:
+        pytest.importorskip("safetensors")
+        read = read_safetensors(to_safetensors(probe))
+    coef = np.array(read["coef"], dtype=read["dtype"])
+    np.testing.assert_array_equal(coef, probe.coef_, strict=True)
+    assert float(read["intercept"]) == probe.intercept_
+    assert read["temperature"] == probe.temperature
+    assert read["n_features"] == 4
+    assert read["feature_names"] is None
+    assert read["loss"] == str(probe.loss)
+    assert read["estimator"] == type(probe).__name__
+    assert read["inverse_link"] == LINKS[name]
+    assert read["skqprobe_version"] == skqprobe.__version__
+    assert read["format_version"] == 1
+
+
+@pytest.mark.parametrize("name", ["regressor", "log_loss regressor"])
+def test_inverse_link_gives_the_expected_reward(probe):
+    _, X = make_probes()
+    read = json.loads(to_json(probe))
+    reward = score(read, X)
+    if read["inverse_link"] == "sigmoid":
+        reward = 1 / (1 + np.exp(-reward))
+    np.testing.assert_allclose(reward, probe.predict(X), rtol=1e-6)
+
+
+def test_both_forms_agree(policy):
+    pytest.importorskip("safetensors")
+    metadata = {"model": "Qwen", "layer": 18, "trained on": ["a", None]}
+    from_json = json.loads(to_json(policy, metadata=metadata))
+    from_safetensors = read_safetensors(to_safetensors(policy, metadata=metadata))
+    assert from_safetensors["coef"].shape == (4,)
+    assert from_safetensors["intercept"].shape == ()
+    for key in ["coef", "intercept"]:
+        from_safetensors[key] = from_safetensors[key].tolist()
+    assert from_safetensors == from_json
+    assert from_json["metadata"] == metadata
+
+
+def test_feature_names(sets):
+    pandas = pytest.importorskip("pandas")
+    X, y = sets
+    frame = pandas.DataFrame(X[:, 0], columns=["a", "b", "c", "d"])
+    for model in [
+        QProbeRegressor(),
+        make_pipeline(StandardScaler(), QProbeRegressor()),
+    ]:
+        read = json.loads(to_json(model.fit(frame, y[:, 0])))
+        assert read["feature_names"] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        pytest.param([PerCandidate(StandardScaler())], id="scaler"),
+        pytest.param(
+            [PerCandidate(StandardScaler(with_mean=False)), "passthrough"], id="std"
+        ),
+        pytest.param(
+            [
+                PerCandidate(StandardScaler(with_std=False)),
+                PerCandidate(StandardScaler()),
+            ],
+            id="two scalers",
+        ),
+        pytest.param(["passthrough"], id="passthrough"),
+    ],
+)
+def test_export_includes_scaling(sets, steps, dtype):
+    X, y = sets
+    X = (X * [1, 10, 0.1, 1] + [0, 100, 3, -1]).astype(dtype)
+    model = make_pipeline(*steps, QProbePolicy("log_loss")).fit(X, y)
+    read = json.loads(to_json(model))
+    np.testing.assert_allclose(
+        score(read, X),
+        model.decision_function(X),
+        atol=1e-4 if dtype == "float32" else 1e-12,
+    )
+    assert read["dtype"] == ("float64" if steps != ["passthrough"] else dtype)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_exports_of_old_releases(folder):
+    with np.load(folder / "answers.npz") as expected:
+        X, Q = expected["X"], expected["policy, decision_function"]
+    read = json.loads((folder / "policy.json").read_text())
+    np.testing.assert_allclose(score(read, X), Q, rtol=1e-5, atol=1e-6)
+    pytest.importorskip("safetensors")
+    read = read_safetensors((folder / "policy.safetensors").read_bytes())
+    np.testing.assert_allclose(score(read, X), Q, rtol=1e-5, atol=1e-6)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "model",
+    [QProbePolicy(), make_pipeline(StandardScaler(), QProbePolicy())],
+    ids=["probe", "pipeline"],
+)
+def test_not_fitted(model):
+    with pytest.raises(NotFittedError):
+        to_json(model)
+
+
+def test_hidden_layers_raise():
+    policy = QProbePolicy(hidden_layer_sizes=(3,))
+    policy.coefs_, policy.intercepts_ = [], []
+    policy.n_features_in_ = 4
+    with pytest.raises(ValueError, match=r"hidden layers, \(3,\)"):
+        to_json(policy)
+
+
+def test_other_models_raise(sets):
+    X, y = sets
+    policy = QProbePolicy("log_loss").fit(X, y)
+    for model in [
+        PCA().fit(X[0]),
+        make_probe_pipeline().fit(X, y),
+        make_pipeline(PerCandidate(MinMaxScaler()), policy).fit(X, y),
+        GridSearchCV(policy, {"alpha": [1.0]}, cv=2).fit(X, y),
+        "policy",
+        None,
+    ]:
+        with pytest.raises(TypeError, match="probe must be a QProbePolicy, "):
+            to_json(model)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "message"),
+    [(np.inf, "temperature is inf"), (-1, "temperature must be")],
+)
+def test_bad_temperature(sets, temperature, message):
+    policy = QProbePolicy("log_loss").fit(*sets).set_params(temperature=temperature)
+    with pytest.raises(ValueError, match=message):
+        to_json(policy)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ("a text", "metadata must be a dict; got 'a text'"),
+        ({"a": np.float32(1)}, "float32 is not JSON serializable"),
+        ({"a": {1, 2}}, "set is not JSON serializable"),
+        ({"a": float("nan")}, "metadata must consist of types that JSON supports"),
+        ({("a", "b"): 1}, "keys must be str"),
+    ],
+)
+def test_bad_metadata(policy, metadata, message):
+    with pytest.raises(ValueError, match=message):
+        to_json(policy, metadata=metadata)
+
+
+def test_without_safetensors(policy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ImportError, match=r'pip install "skqprobe\[io\]"'):
+        to_safetensors(policy)
