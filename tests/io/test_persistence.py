@@ -1,6 +1,6 @@
 """Saving and loading of estimators, in this version and from the files of releases.
 
-``python tests/io/test_persistence.py`` writes the files of this version to
+``python tests/io/test_persistence.py`` makes the files of this version in the folder
 tests/fixtures; see README.md there.
 """
 
