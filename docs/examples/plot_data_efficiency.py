@@ -2,19 +2,19 @@
 Reward by number of training prompts
 ====================================
 
-Rewards are expensive: someone has to run the tests or read the completions. This example
-measures the reward of the chosen completion on new prompts as a function of the number
-of training prompts.
+Rewards are expensive: someone has to run the tests or read the completions. This
+example measures the reward of the chosen completion on new prompts as a function of the
+number of training prompts.
 """
 
 # %%
 # Repeated splits
 # ---------------
 # With few training prompts, the result depends strongly on which prompts they are. The
-# 240 prompts are therefore split into three folds, twice. In each split, a subset of two
-# folds is used for training and the third fold for evaluation. Every prompt is held out
-# twice, from probes that were trained on different prompts. Its reward is the mean over
-# these probes.
+# 240 prompts are therefore split into three folds, twice. In each split, a subset of
+# two folds is used for training and the third fold for evaluation. Every prompt is held
+# out twice, from probes that were trained on different prompts. Its reward is the mean
+# over these probes.
 #
 # The example compares two policies: the default policy without tuning, and a regression
 # with a penalty that is tuned by cross-validation on the training prompts.
@@ -50,9 +50,9 @@ for seed, (train, test) in enumerate(splits.split(X)):
 # %%
 # Two kinds of uncertainty
 # ------------------------
-# The interval is a bootstrap over the 240 prompts, with fixed probes. Single splits vary
-# much more. They show the result of training only once, and include the variation of the
-# training prompts and of the 80 test prompts.
+# The interval is a bootstrap over the 240 prompts, with fixed probes. Single splits
+# vary much more. They show the result of training only once, and include the variation
+# of the training prompts and of the 80 test prompts.
 
 estimates = {}
 for name in policies:
@@ -69,11 +69,11 @@ for name in policies:
 # %%
 # The learning curve
 # ------------------
-# A handful of prompts with 16 rewards each gives a large part of the possible gain. From
-# a few dozen prompts on, each doubling adds little. At every number of prompts, each
-# policy lies within the interval of the other. The reward of this data set depends mostly
-# on the completion alone, which makes it easy to learn. Other data sets need more
-# prompts, see :doc:`/guide/choosing`.
+# A handful of prompts with 16 rewards each gives a large part of the possible gain.
+# From a few dozen prompts on, each doubling adds little. At every number of prompts,
+# each policy lies within the interval of the other. The reward of this data set depends
+# mostly on the completion alone, which makes it easy to learn. Other data sets need
+# more prompts, see :doc:`/guide/choosing`.
 
 plt.rc("font", size=13)
 fig, ax = plt.subplots(figsize=(8, 4.2), layout="constrained")

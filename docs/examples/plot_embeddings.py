@@ -4,8 +4,8 @@ Comparison of embeddings
 
 The quality of a probe is limited by its features. The shipped data set has two
 embeddings: the hidden state of the language model that wrote the completions, and a
-sentence embedding by another model. Embeddings can also be concatenated, with each other
-and with single features such as the likelihood.
+sentence embedding by another model. Embeddings can also be concatenated, with each
+other and with single features such as the likelihood.
 """
 
 # %%
@@ -69,7 +69,9 @@ def estimate(name, **versus):
 
 
 rewards = {name: estimate(name) for name in values}
-print(f"{'features (number)':32} reward                 less that of the hidden state")
+print(
+    f"{'features (number)':32} reward                 difference from the hidden state"
+)
 for name, reward in rewards.items():
     gain = estimate(name, versus=values[REFERENCE])
     print(f"{name:32} {reward}   {gain}")
@@ -78,9 +80,9 @@ for name, reward in rewards.items():
 # Interpretation
 # --------------
 # The hidden state gives a higher reward than the sentence embedding, which represents
-# the topic of a text, and a much higher reward than the likelihood. The concatenation of
-# both embeddings has the highest mean. The paired interval of its gain over the hidden
-# state contains 0, so these prompts do not show a difference.
+# the topic of a text, and a much higher reward than the likelihood. The concatenation
+# of both embeddings has a higher mean than each of them. The paired interval of its
+# gain over the hidden state contains 0, so these prompts do not show a difference.
 
 plt.rc("font", size=13)
 fig, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")

@@ -11,8 +11,8 @@ settings.
 # %%
 # Sets
 # ----
-# The first axis of X indexes the prompts. In scikit-learn's terms a prompt is a sample, so
-# any splitter keeps its candidates together and a search needs no further arguments.
+# The first axis of X indexes the prompts. In scikit-learn's terms a prompt is a sample,
+# so any splitter keeps its candidates together and a search needs no further arguments.
 
 from time import perf_counter
 
@@ -51,10 +51,11 @@ of_sets = timed("sets", GridSearchCV(QProbePolicy(), grid, cv=cv).fit, X_train, 
 # %%
 # Rows with groups
 # ----------------
-# Rows with one prompt label per row support prompts with different numbers of candidates.
-# Metadata routing passes the labels to ``fit`` and ``score``; the policy requests them by
-# default. The splitter must keep the candidates of a prompt together, as GroupKFold does.
-# Here the fold of each row is given, so that the folds are the same as above.
+# Rows with one prompt label per row support prompts with different numbers of
+# candidates. Metadata routing passes the labels to ``fit`` and ``score``; the policy
+# requests them by default. The splitter must keep the candidates of a prompt together,
+# as GroupKFold does. Here the fold of each row is given, so that the folds are the same
+# as above.
 
 rows, rewards = X_train.reshape(-1, X.shape[2]), y_train.ravel()
 groups = np.repeat(np.arange(n_train), y.shape[1])
@@ -113,7 +114,7 @@ proba = at_once.predict_proba(X_test)
 reward = prompt_bootstrap(expected_reward, y_test, proba, random_state=0)
 print(f"best score in cross-validation {at_once.best_score_:.3f}")
 print(f"reward on held-out prompts     {reward}")
-print(f"base model there               {base_reward(y_test):.3f}")
+print(f"base reward on these prompts   {base_reward(y_test):.3f}")
 
 # %%
 # Scores and times

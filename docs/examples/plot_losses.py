@@ -6,16 +6,16 @@ A probe can learn from rewards in several ways. It can predict the rewards
 (``squared_error``, ``log_loss``), maximize the expected reward of its choice
 (``policy_gradient``), order pairs (``pairwise_logistic``, ``pairwise_hinge``), or match
 a distribution over the candidates (``softmax_cross_entropy``,
-``contrastive_policy_gradient``). This example trains one policy per loss on the same 120
-prompts and evaluates all of them on 120 other prompts.
+``contrastive_policy_gradient``). This example trains one policy per loss on the same
+120 prompts and evaluates all of them on 120 other prompts.
 """
 
 # %%
 # One policy per loss
 # -------------------
-# The strength of the penalty matters more than the loss. It is tuned separately for each
-# loss, by cross-validation on the training prompts. The contrastive loss is a sum over
-# the pairs of a prompt, not a mean, so its penalties are larger in proportion.
+# The strength of the penalty matters more than the loss. It is tuned separately for
+# each loss, by cross-validation on the training prompts. The contrastive loss is a sum
+# over the pairs of a prompt, not a mean, so its penalties are larger in proportion.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -50,8 +50,9 @@ for loss in LOSSES:
 # Rewards and paired differences
 # ------------------------------
 # The interval of a reward estimates its variation over prompts. Most of this variation
-# comes from the prompts, which are the same for all losses. A paired difference uses the
-# same prompts in every resample, so its interval is more informative about the losses.
+# comes from the prompts, which are the same for all losses. A paired difference uses
+# the same prompts in every resample, so its interval is more informative about the
+# losses.
 
 REFERENCE = "pairwise_logistic"  # the default of QProbePolicy
 
@@ -66,18 +67,18 @@ base, oracle = base_reward(y_test), oracle_reward(y_test, k)
 rewards = {loss: estimate(loss) for loss in values}
 gains = {loss: estimate(loss, versus=values[REFERENCE]) for loss in values}
 
-print(f"{'':28} reward of the best of {k}  less that of {REFERENCE}")
-print(f"{'base (a random one)':28} {base:.3f}")
+print(f"{'':28} reward of the best of {k}  difference from {REFERENCE}")
+print(f"{'base (random candidate)':28} {base:.3f}")
 for loss in values:
     print(f"{loss:28} {rewards[loss]}    {gains[loss]}")
 print(f"{'oracle':28} {oracle:.3f}")
 
 # %%
-# All losses reach most of the possible gain. If an interval on the right contains 0, 120
-# prompts do not show a difference. ``policy_gradient``, the best loss of the paper, has
-# the lowest reward; the difference is close to the smallest that 120 prompts can show.
-# :doc:`/guide/choosing` compares the losses on more data sets: no loss is best on all of
-# them.
+# All losses reach most of the possible gain. If an interval on the right contains 0,
+# 120 prompts do not show a difference. ``policy_gradient``, the best loss of the paper,
+# has the lowest reward; the difference is close to the smallest that 120 prompts can
+# show. :doc:`/guide/choosing` compares the losses on more data sets: no loss is best on
+# all of them.
 
 plt.rc("font", size=13)
 fig, (left, right) = plt.subplots(
