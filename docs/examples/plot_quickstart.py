@@ -110,7 +110,7 @@ chosen = search.predict_proba(X_test)
 gain = estimate(expected_reward, chosen, versus=np.full_like(chosen, 1 / 16))
 after = expected_reward(y_test, chosen)
 print(
-    f"\nBefore {after - gain.value:.3f}, after {after:.3f}: a gain of {gain} a prompt"
+    f"\nBefore {after - gain.value:.3f}, after {after:.3f}: a gain of {gain} per prompt"
 )
 
 # %%

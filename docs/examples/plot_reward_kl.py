@@ -92,6 +92,8 @@ for (loss, policy), color in zip(policies.items(), ["C0", "C1"], strict=True):
     )
     ax.plot(best_of_k_kl_bound(ks), hard[loss], "x", color=color, markersize=8)
 ax.plot([], [], "x", color="0.4", label="best of k = 1, 2, 4, 8, 16")
-ax.set(xlabel="upper bound of KL from the base model (nats)", ylabel="expected reward")
+ax.set(
+    xlabel="upper estimate of KL from the base model (nats)", ylabel="expected reward"
+)
 ax.legend(loc="lower right", fontsize="small")
 plt.show()
