@@ -49,7 +49,7 @@ rewards = data.target[:60, :8]
 # %%
 # The embedders
 # -------------
-# Word counts, sentence embeddings, hidden states and likelihoods.
+# Tf-idf features, sentence embeddings, hidden states and likelihoods.
 
 words = make_pipeline(
     TfidfVectorizer(ngram_range=(1, 2), max_features=5000),

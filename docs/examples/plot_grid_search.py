@@ -104,7 +104,7 @@ apart = max(
     for params, score in scores["sets"].items()
     for name in scores
 )
-print(f"largest difference between the scores of a setting: {apart:.3f}")
+print(f"largest difference in the score of a setting: {apart:.3f}")
 
 # %%
 # The score of the best setting is optimistically biased, because it is the maximum over

@@ -66,7 +66,7 @@ for p, r in zip(mean, right_ones, strict=True):
 
 
 def answered_first(values):
-    """Return the reward of the best candidate per prompt, sorted by its value."""
+    """Return the rewards of the best candidates, in descending order of value."""
     best = values.argmax(axis=1)
     order = np.argsort(-values.max(axis=1), kind="stable")
     return y_test[np.arange(len(y_test)), best][order]

@@ -4,8 +4,8 @@ Preferences instead of rewards
 
 Comparing two answers is easier for people than grading each answer. A pair of a chosen
 and a rejected completion is a candidate set of two with rewards 1 and 0, and a pairwise
-loss learns from it. This example measures the loss in reward if only comparisons are
-available.
+loss learns from it. This example measures the decrease in reward if only comparisons
+are available.
 """
 
 # %%

@@ -43,8 +43,8 @@ X_test, y_test = data.data[test].astype(np.float32), data.target[test]
 # %%
 # The search
 # ----------
-# A grid search tunes the loss, the strength of the penalty and the temperature of the
-# whole pipeline, by cross-validation on the training prompts. The score is the expected
+# A grid search over the pipeline tunes the loss, the strength of the penalty and the
+# temperature, by cross-validation on the training prompts. The score is the expected
 # reward of the choice.
 
 LOSSES = [

@@ -3,8 +3,8 @@ Reward by distance from the base model
 ======================================
 
 A choice among the samples of a model moves the policy away from the model. The lower
-the temperature, the larger the distance. The temperature moves a policy along its
-frontier of reward and distance, from the base model to the best of k.
+the temperature, the larger the distance. Changing the temperature moves a policy along
+its frontier of reward and distance, from the base model to the best of k.
 """
 
 # %%
@@ -74,8 +74,9 @@ for loss, policy in policies.items():
 # same distance. The oracle chooses by the rewards themselves; no policy lies above it.
 #
 # The last cross and the end of the line are the same choice, the best of 16. The gap
-# between them is the amount by which the entropy overestimates the distance. Therefore
-# compare lines with lines and crosses with crosses, but not a cross with a line.
+# between them is the amount by which the estimate from the entropy is too large.
+# Therefore compare lines with lines and crosses with crosses, but not a cross with a
+# line.
 
 plt.rc("font", size=13)
 fig, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")

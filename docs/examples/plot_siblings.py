@@ -85,12 +85,12 @@ for (name, what), scores in values.items():
 # siblings than candidates with reward 0, and the candidate with the highest agreement
 # is far better than a random one.
 #
-# Right: these prompts do not show a gain of the probe. The embedding of a completion
-# already contains the information of the agreement. Added to the hidden state, the
-# features tend to reduce the reward. Added to the sentence embedding, the interval of
-# the gain contains 0. Alone, they reduce the reward in both cases. The result differs
-# if single candidates are hard to judge: on programs, agreement carries more
-# information than the embedding, see :doc:`/guide/siblings`.
+# Right: sibling features give the probe no measurable gain here. The embedding of a
+# completion already contains the information of the agreement. Added to the hidden
+# state, the features tend to reduce the reward. Added to the sentence embedding, the
+# interval of the gain contains 0. Alone, they reduce the reward in both cases. The
+# result differs if single candidates are hard to judge: on programs, agreement carries
+# more information than the embedding, see :doc:`/guide/siblings`.
 
 plt.rc("font", size=13)
 fig, (left, right) = plt.subplots(

@@ -52,7 +52,7 @@ for loss, alpha in [("log_loss", 0.01), ("policy_gradient", 0.01)]:
 # Reward and diversity
 # --------------------
 # A low temperature changes little. In an intermediate range, the policy chooses among
-# several candidates, and these prompts do not show a loss of reward. At higher
+# several candidates, and these prompts do not show a decrease in reward. At higher
 # temperatures, the reward decreases to that of the base model.
 
 print("temperature / spread, reward, effective candidates")

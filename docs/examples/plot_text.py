@@ -41,10 +41,10 @@ print(records[0]["prompt"] + records[0]["completions"][7])
 # %%
 # Three embedders
 # ---------------
-# Two vectorizers count the words and the character n-grams of the completions. They are
-# fitted on the training texts. The third embedder is a function that computes six
-# hand-crafted features. It receives prompt and completion as one text, so it can
-# compare the two.
+# Two vectorizers compute tf-idf features of the words and of the character n-grams of
+# the completions. They are fitted on the training texts. The third embedder is a
+# function that computes six hand-crafted features. It receives prompt and completion as
+# one text, so it can compare the two.
 
 END = re.compile(r"[.!?]")
 
