@@ -97,5 +97,5 @@ for x, label in [(base, "base"), (oracle, "oracle")]:
     left.text(x, 6.4, label, color="0.4", ha="center", va="bottom")
 left.set_ylim(-0.4, 6.35)
 right.axvline(0, color="0.4", linestyle="--", linewidth=1)
-right.set_xlabel("difference from pairwise_logistic")
+right.set_xlabel("paired difference from\npairwise_logistic")
 plt.show()

@@ -99,9 +99,11 @@ for (name, rewards), line in zip(earned.items(), ["-", "--"], strict=True):
         (np.cumsum(rewards) / counts)[9:],
         line,
         linewidth=2,
-        label=f"by {name}",
+        label=name,
     )
-ax.axhline(base_reward(y_test), color="0.4", linestyle=":", label="base, all prompts")
+ax.axhline(
+    base_reward(y_test), color="0.4", linestyle=":", label="base model, all prompts"
+)
 ax.set(xlabel="share of prompts answered", ylabel="reward of the answers")
 ax.set(xlim=(0, 1), ylim=(0.3, 1.02))
 ax.legend(loc="center left", fontsize="small")

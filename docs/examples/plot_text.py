@@ -76,7 +76,7 @@ embedders = {
     "letters (tf-idf)": VectorizerEmbedder(
         vectorizer(analyzer="char", ngram_range=(1, 3)), join=completion_alone
     ),
-    "six measures": VectorizerEmbedder(measure, join=lambda p, c: p + c),
+    "six features": VectorizerEmbedder(measure, join=lambda p, c: p + c),
 }
 
 # %%
@@ -96,7 +96,7 @@ for name, embedder in embedders.items():
     values[name] = pipeline.decision_function(records[test])
 pipeline = make_pipeline(*probe()).fit(data.data[train], y[train])
 values["hidden state of the model"] = pipeline.decision_function(data.data[test])
-values["its likelihood, no training"] = data.log_likelihood[test]
+values["likelihood, no training"] = data.log_likelihood[test]
 
 estimates = {
     name: prompt_bootstrap(best_of_k_reward, y[test], scores, k=16, random_state=0)
