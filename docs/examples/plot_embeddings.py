@@ -1,19 +1,18 @@
 """
-Which embedding?
-================
+Comparison of embeddings
+========================
 
-A probe is no better than the numbers it reads. The shipped completions come with two
-embeddings: the hidden state of the language model that wrote them, and a sentence
-embedding by another model. One can also put embeddings side by side, and add single
-numbers such as the likelihood.
+The quality of a probe is limited by its features. The shipped data set has two
+embeddings: the hidden state of the language model that wrote the completions, and a
+sentence embedding by another model. Embeddings can also be concatenated, with each
+other and with single features such as the likelihood.
 """
 
 # %%
-# Columns side by side
-# --------------------
-# In candidate sets the last axis holds the features; joining embeddings is a
-# concatenation along it. Scaled columns are a must then: two embeddings have different
-# units.
+# Concatenated features
+# ---------------------
+# In candidate sets, the last axis holds the features, so embeddings are concatenated
+# along it. The columns must then be scaled, because embeddings have different units.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,9 +47,9 @@ inputs = {
 }
 
 # %%
-# One probe for each
-# ------------------
-# The same 120 prompts train each, and choose its penalty; the others are chosen for.
+# One probe per embedding
+# -----------------------
+# All probes are trained and tuned on the same 120 prompts, and evaluated on the others.
 
 values = {}
 for name, X in inputs.items():
@@ -70,18 +69,20 @@ def estimate(name, **versus):
 
 
 rewards = {name: estimate(name) for name in values}
-print(f"{'features (number)':32} reward                 less that of the hidden state")
+print(
+    f"{'features (number)':32} reward                 difference from the hidden state"
+)
 for name, reward in rewards.items():
     gain = estimate(name, versus=values[REFERENCE])
     print(f"{name:32} {reward}   {gain}")
 
 # %%
-# What one sees
-# -------------
-# The model's own state is ahead of the sentence embedding, which was made for what a
-# text is about, and far ahead of the likelihood. Both together are ahead of either in
-# the mean; the paired interval of that gain holds 0, so that these prompts do not prove
-# it.
+# Interpretation
+# --------------
+# The hidden state gives a higher reward than the sentence embedding, which represents
+# the topic of a text, and a much higher reward than the likelihood. The concatenation
+# of both embeddings has a higher mean than each of them. The paired interval of its
+# gain over the hidden state contains 0, so these prompts do not show a difference.
 
 plt.rc("font", size=13)
 fig, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
@@ -94,6 +95,6 @@ for x, label in [
 ]:
     ax.axvline(x, color="0.4", linestyle="--", linewidth=1)
     ax.text(x + 0.005, 0.35, label, color="0.4")
-ax.set(xlabel="reward of the chosen one (95% interval)", xlim=(0.3, 1.05))
+ax.set(xlabel="reward (95% interval)", xlim=(0.3, 1.05))
 ax.grid(axis="x", alpha=0.3)
 plt.show()

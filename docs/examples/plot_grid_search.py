@@ -1,17 +1,18 @@
 """
-A grid search, three ways
-=========================
+Grid search with sets, rows and QProbePolicyCV
+==============================================
 
-The same search over loss, penalty and temperature: with candidate sets, with rows and
-groups, and by :class:`~skqprobe.QProbePolicyCV`, which shares the work. With the same
-folds all three find the same.
+This example runs the same search over loss, penalty and temperature in three ways: on
+candidate sets, on rows with groups, and with :class:`~skqprobe.QProbePolicyCV`, which
+shares computations between the settings. With the same folds, all three find the same
+settings.
 """
 
 # %%
 # Sets
 # ----
-# The first axis of X counts prompts. To scikit-learn a prompt is a sample, so that any
-# splitter keeps its candidates together, and a search needs nothing special.
+# The first axis of X indexes the prompts. In scikit-learn's terms a prompt is a sample,
+# so any splitter keeps its candidates together and a search needs no further arguments.
 
 from time import perf_counter
 
@@ -50,10 +51,11 @@ of_sets = timed("sets", GridSearchCV(QProbePolicy(), grid, cv=cv).fit, X_train, 
 # %%
 # Rows with groups
 # ----------------
-# Prompts with different numbers of candidates are rows, with a label a row. Metadata
-# routing takes the labels to ``fit`` and ``score``; the policy asks for them by itself.
-# A splitter must keep a prompt together: GroupKFold does, and here, so that the folds
-# are those of above, the fold of each row is given.
+# Rows with one prompt label per row support prompts with different numbers of
+# candidates. Metadata routing passes the labels to ``fit`` and ``score``; the policy
+# requests them by default. The splitter must keep the candidates of a prompt together,
+# as GroupKFold does. Here the fold of each row is given, so that the folds are the same
+# as above.
 
 rows, rewards = X_train.reshape(-1, X.shape[2]), y_train.ravel()
 groups = np.repeat(np.arange(n_train), y.shape[1])
@@ -72,11 +74,11 @@ with sklearn.config_context(enable_metadata_routing=True):
     )
 
 # %%
-# All at once
-# -----------
-# QProbePolicyCV fits all folds and penalties in lockstep, each read of X serving them
-# all, and needs no fit for a temperature. What it finds may differ in the last digits:
-# now and then rounding turns the choice in a prompt with two near best candidates.
+# QProbePolicyCV
+# --------------
+# QProbePolicyCV fits all folds and penalties together, with shared passes over X, and
+# evaluates temperatures without a new fit. Its scores may differ in the last digits,
+# because rounding can change the choice for a prompt with two nearly equal candidates.
 
 at_once = timed(
     "QProbePolicyCV",
@@ -102,23 +104,24 @@ apart = max(
     for params, score in scores["sets"].items()
     for name in scores
 )
-print(f"largest difference between two ways in a setting's score: {apart:.3f}")
+print(f"largest difference in the score of a setting: {apart:.3f}")
 
 # %%
-# The score of the best setting is the best of many, and flatters. What the policy earns
-# shows on prompts that took no part.
+# The score of the best setting is optimistically biased, because it is the maximum over
+# many settings. Held-out prompts give an unbiased estimate of the reward.
 
 proba = at_once.predict_proba(X_test)
 reward = prompt_bootstrap(expected_reward, y_test, proba, random_state=0)
 print(f"best score in cross-validation {at_once.best_score_:.3f}")
 print(f"reward on held-out prompts     {reward}")
-print(f"base model there               {base_reward(y_test):.3f}")
+print(f"base reward on these prompts   {base_reward(y_test):.3f}")
 
 # %%
-# Same scores, other times
-# ------------------------
-# Left: the scores at temperature 0, one marker inside the other. Right: the time of
-# each on the machine that built this page; ``benchmarks/speed.py`` measures with care.
+# Scores and times
+# ----------------
+# Left: the scores at temperature 0, with nested markers. Right: the time of each search
+# on the machine that built this page. ``benchmarks/speed.py`` measures times more
+# carefully.
 
 plt.rc("font", size=13)
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
@@ -135,11 +138,11 @@ for name, marker in markers.items():
 for loss, line in zip(losses, ["-", "--"], strict=True):
     of_loss = [scores["sets"][loss, alpha, 0.0] for alpha in alphas]
     left.plot(alphas, of_loss, line, color="0.4", linewidth=1, label=loss, zorder=0)
-left.set(xscale="log", xlabel="alpha", ylabel="reward in cross-validation")
+left.set(xscale="log", xlabel="alpha", ylabel="cross-validated reward")
 left.margins(x=0.12, y=0.15)
 left.legend(fontsize="x-small")
 
 right.barh(list(seconds), list(seconds.values()), color="C0", height=0.5)
 right.invert_yaxis()
-right.set_xlabel("seconds")
+right.set_xlabel("time (s)")
 plt.show()

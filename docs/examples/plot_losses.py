@@ -1,21 +1,21 @@
 """
-Seven losses, compared on the same prompts
-==========================================
+Comparison of the seven losses
+==============================
 
-A probe can learn from rewards in several ways: predict them
-(``squared_error``, ``log_loss``), raise the expected reward of its choice
+A probe can learn from rewards in several ways. It can predict the rewards
+(``squared_error``, ``log_loss``), maximize the expected reward of its choice
 (``policy_gradient``), order pairs (``pairwise_logistic``, ``pairwise_hinge``), or match
 a distribution over the candidates (``softmax_cross_entropy``,
-``contrastive_policy_gradient``). Here each one trains on the same 120 prompts and
-chooses on 120 others.
+``contrastive_policy_gradient``). This example trains one policy per loss on the same
+120 prompts and evaluates all of them on 120 other prompts.
 """
 
 # %%
-# One policy a loss
-# -----------------
-# The strength of the penalty matters more than the loss, so each loss gets its own, by
-# cross-validation over the training prompts alone. The contrastive loss is a sum over
-# the pairs of a prompt, not a mean: its penalties are larger in proportion.
+# One policy per loss
+# -------------------
+# The strength of the penalty matters more than the loss. It is tuned separately for
+# each loss, by cross-validation on the training prompts. The contrastive loss is a sum
+# over the pairs of a prompt, not a mean, so its penalties are larger in proportion.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -47,11 +47,12 @@ for loss in LOSSES:
     values[loss] = policy.fit(X_train, y_train).decision_function(X_test)
 
 # %%
-# Reward, and difference in reward
-# --------------------------------
-# The interval of a reward says how it would vary over other prompts. Most of that
-# variation is in the prompts, which are the same for all losses: the interval of a
-# paired difference, on the same prompts in every resample, says more about the losses.
+# Rewards and paired differences
+# ------------------------------
+# The interval of a reward estimates its variation over prompts. Most of this variation
+# comes from the prompts, which are the same for all losses. A paired difference uses
+# the same prompts in every resample, so its interval is more informative about the
+# losses.
 
 REFERENCE = "pairwise_logistic"  # the default of QProbePolicy
 
@@ -66,17 +67,18 @@ base, oracle = base_reward(y_test), oracle_reward(y_test, k)
 rewards = {loss: estimate(loss) for loss in values}
 gains = {loss: estimate(loss, versus=values[REFERENCE]) for loss in values}
 
-print(f"{'':28} reward of the best of {k}  less that of {REFERENCE}")
-print(f"{'base (a random one)':28} {base:.3f}")
+print(f"{'':28} reward of the best of {k}  difference from {REFERENCE}")
+print(f"{'base (random candidate)':28} {base:.3f}")
 for loss in values:
     print(f"{loss:28} {rewards[loss]}    {gains[loss]}")
 print(f"{'oracle':28} {oracle:.3f}")
 
 # %%
-# All losses find most of what there is to gain, and an interval at the right that holds
-# 0 is a difference that 120 prompts cannot tell from none. The lowest is
-# ``policy_gradient``, the best loss of the paper, by about as much as so many prompts
-# can show. More data sets are in :doc:`/guide/choosing`: no loss is best on all.
+# All losses reach most of the possible gain. If an interval on the right contains 0,
+# 120 prompts do not show a difference. ``policy_gradient``, the best loss of the paper,
+# has the lowest reward; the difference is close to the smallest that 120 prompts can
+# show. :doc:`/guide/choosing` compares the losses on more data sets: no loss is best on
+# all of them.
 
 plt.rc("font", size=13)
 fig, (left, right) = plt.subplots(
@@ -95,5 +97,5 @@ for x, label in [(base, "base"), (oracle, "oracle")]:
     left.text(x, 6.4, label, color="0.4", ha="center", va="bottom")
 left.set_ylim(-0.4, 6.35)
 right.axvline(0, color="0.4", linestyle="--", linewidth=1)
-right.set_xlabel("paired difference")
+right.set_xlabel("paired difference from\npairwise_logistic")
 plt.show()

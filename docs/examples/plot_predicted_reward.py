@@ -1,19 +1,19 @@
 """
-When none of the candidates is good
-===================================
+Abstention based on predicted rewards
+=====================================
 
-The best of k bad answers is a bad answer. A probe that predicts the reward can say so:
-a low predicted reward of the best candidate is a reason to sample more, to ask a larger
-model, or to say nothing.
+If all k candidates are bad, the best one is bad, too. A probe that predicts the reward
+detects this case. If the predicted reward of the best candidate is low, an application
+can draw more samples, use a larger model, or return no answer.
 """
 
 # %%
 # A reward model
 # --------------
 # :class:`~skqprobe.QProbeRegressor` with ``log_loss`` predicts the probability of a
-# reward of 1. A policy trained on comparisons inside a prompt chooses as well, but the
-# level of its values is free: nothing told it how good the best candidate of a prompt
-# is compared with that of another.
+# reward of 1. A policy trained on comparisons inside a prompt chooses equally well, but
+# the level of its values is arbitrary: its training does not compare candidates of
+# different prompts.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,10 +35,11 @@ policy = QProbePolicyCV(["pairwise_logistic"], cv=3).fit(X_train, y_train)
 predicted = regressor.predict(X_test)
 
 # %%
-# Are the predictions right?
-# --------------------------
-# Left: the predicted rewards of right and of wrong candidates of held-out prompts.
-# Right: of the candidates that were given a certain probability, how many are right?
+# Calibration
+# -----------
+# Left: distribution of the predicted rewards of candidates with reward 0 and 1 on
+# held-out prompts. Right: calibration curve, the mean reward as a function of the
+# predicted reward.
 
 plt.rc("font", size=13)
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
@@ -53,19 +54,19 @@ right.plot([0, 1], [0, 1], color="0.6", linewidth=1)
 right.plot(mean, right_ones, "o-")
 right.set(xlabel="predicted reward", ylabel="mean reward", aspect="equal")
 plt.show()
-print("predicted, mean reward, by eighths of the candidates")
+print("predicted reward, mean reward, in eight bins of equal size")
 for p, r in zip(mean, right_ones, strict=True):
     print(f"{p:.2f}  {r:.2f}")
 
 # %%
-# Answering only when sure
-# ------------------------
-# Sort the held-out prompts by the value of their best candidate, and answer the first
-# ones alone: which reward do the answers earn?
+# Selective answers
+# -----------------
+# Sort the held-out prompts by the value of their best candidate, answer only the first
+# prompts of this order, and compute the mean reward of these answers.
 
 
 def answered_first(values):
-    """Reward of the best candidate, prompts with the highest values first."""
+    """Return the rewards of the best candidates, in descending order of value."""
     best = values.argmax(axis=1)
     order = np.argsort(-values.max(axis=1), kind="stable")
     return y_test[np.arange(len(y_test)), best][order]
@@ -75,7 +76,7 @@ earned = {
     "predicted reward": answered_first(predicted),
     "pairwise policy": answered_first(policy.decision_function(X_test)),
 }
-print("share of the prompts answered, reward of the answers")
+print("share of prompts answered, reward of the answers")
 for name, rewards in earned.items():
     print(name)
     for share in [0.25, 0.5, 0.75, 1]:
@@ -83,11 +84,12 @@ for name, rewards in earned.items():
         print(f"{share:6.2f}  {prompt_bootstrap(base_reward, first, random_state=0)}")
 
 # %%
-# The less is answered, the better the answers, by either value. That the policy's
-# values do at least as well as the predicted reward is not what one would expect: as
-# the reward of these data is about the completion alone, what tells two candidates of a
-# prompt apart tells prompts apart as well. Nothing in its training promises that, and
-# it gives no probability to set a threshold by.
+# With both kinds of values, the answers get better as fewer prompts are answered. The
+# values of the policy rank the prompts at least as well as the predicted reward does,
+# which may be unexpected. The reward of this data set depends mostly on the completion
+# alone, so features that separate the candidates of one prompt also separate prompts.
+# The training of the policy does not guarantee this, and its values are not
+# probabilities, on which a threshold could be set.
 
 fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 counts = np.arange(1, len(y_test) + 1)
@@ -97,10 +99,12 @@ for (name, rewards), line in zip(earned.items(), ["-", "--"], strict=True):
         (np.cumsum(rewards) / counts)[9:],
         line,
         linewidth=2,
-        label=f"by {name}",
+        label=name,
     )
-ax.axhline(base_reward(y_test), color="0.4", linestyle=":", label="base, all prompts")
-ax.set(xlabel="share of the prompts answered", ylabel="reward of the answers")
+ax.axhline(
+    base_reward(y_test), color="0.4", linestyle=":", label="base model, all prompts"
+)
+ax.set(xlabel="share of prompts answered", ylabel="reward of the answers")
 ax.set(xlim=(0, 1), ylim=(0.3, 1.02))
 ax.legend(loc="center left", fontsize="small")
 ax.grid(alpha=0.3)

@@ -2,17 +2,18 @@
 Preferences instead of rewards
 ==============================
 
-People are better at comparing two answers than at giving marks. A pair of a chosen and
-a rejected completion is a candidate set of two with the rewards 1 and 0, and a pairwise
-loss learns from it. How much is lost if all one has is comparisons?
+Comparing two answers is easier for people than grading each answer. A pair of a chosen
+and a rejected completion is a candidate set of two with rewards 1 and 0, and a pairwise
+loss learns from it. This example measures the decrease in reward if only comparisons
+are available.
 """
 
 # %%
-# A judge who only compares
-# -------------------------
-# The candidates of a training prompt are shown two by two, each once. Where their
-# rewards differ, the judge says which is better; where they do not, nothing is learned.
-# The scalar alternative gets the reward of each of the same candidates.
+# A simulated judge
+# -----------------
+# The candidates of a training prompt are shown in pairs, each candidate once. If the
+# rewards of a pair differ, the judge names the better candidate. Otherwise the pair is
+# not used. The scalar alternative uses the reward of each of the same candidates.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,7 +35,7 @@ X_train, y_train, X_test, y_test = X[:120], y[:120], X[120:], y[120:]
 
 
 def compare(X, y):
-    """Make (chosen, rejected) pairs of neighbouring candidates; and their prompts."""
+    """Return (chosen, rejected) pairs of adjacent candidates, and their prompts."""
     prompt, first = np.nonzero(y[:, ::2] != y[:, 1::2])
     first *= 2
     first_wins = y[prompt, first] > y[prompt, first + 1]
@@ -44,11 +45,12 @@ def compare(X, y):
 
 
 # %%
-# Three ways to learn from the same candidates
-# --------------------------------------------
-# The rewards one by one; all comparisons inside a prompt; and the judge's, which are
-# few. Pairs have the shape (n_pairs, 2, n_features). Several come from one prompt, so
-# that cross-validation must keep them together: with sets, ``groups`` go to the
+# Three kinds of training data
+# ----------------------------
+# Three policies learn from the same candidates: from their rewards, from all
+# comparisons inside a prompt, and from the few comparisons of the judge. Pairs have the
+# shape (n_pairs, 2, n_features). Several pairs come from one prompt, so
+# cross-validation must keep them together. With sets, ``groups`` is passed to the
 # splitter.
 
 shown = [2, 4, 8, 16]
@@ -57,7 +59,7 @@ by_rewards = QProbePolicyCV(["log_loss"], alphas=alphas, cv=3)
 by_pairs = QProbePolicyCV(["pairwise_logistic"], alphas=alphas, cv=3)
 by_judge = QProbePolicyCV(["pairwise_logistic"], alphas=alphas, cv=GroupKFold(3))
 values = {"rewards": [], "all comparisons": [], "the judge's pairs": []}
-print("candidates shown a prompt, pairs shown, pairs that differ")
+print("candidates shown per prompt, pairs shown, pairs that differ")
 for k in shown:
     X_shown, y_shown = X_train[:, :k], y_train[:, :k]
     pairs, prompt = compare(X_shown, y_shown)
@@ -69,17 +71,18 @@ for k in shown:
         values[name].append(policy.decision_function(X_test))
 
 # %%
-# Two measures
-# ------------
-# All choose among the same 16 candidates of the 120 held-out prompts. And all are asked
-# what the judge was asked, which of two is better, about all pairs that differ: inside
-# a prompt this share is the area under the ROC curve.
+# Two metrics
+# -----------
+# The first metric is the reward of the choice among all 16 candidates of the 120
+# held-out prompts. The second metric is the accuracy on the task of the judge: the
+# share of pairs with different rewards that are ordered correctly. Inside a prompt,
+# this share is the area under the ROC curve.
 
 mixed = (y_test.min(axis=1) == 0) & (y_test.max(axis=1) == 1)
 
 
 def pairs_right(scores):
-    """Share of the pairs that the scores order as the rewards do, by prompt."""
+    """Return the share of pairs ordered correctly by the scores, per prompt."""
     areas = map(roc_auc_score, y_test[mixed], scores[mixed])
     return np.array(list(areas))[:, None]
 
@@ -94,7 +97,7 @@ for name, by_k in values.items():
         prompt_bootstrap(base_reward, pairs_right(scores), random_state=0)
         for scores in by_k
     ]
-    print(f"\n{name}: shown, reward of the best of 16, share of pairs right")
+    print(f"\n{name}: shown, reward of the best of 16, share of pairs correct")
     for k, reward, share in zip(shown, rewards[name], shares[name], strict=True):
         print(f"{k:3}   {reward}   {share}")
 
@@ -106,19 +109,19 @@ lost = prompt_bootstrap(
     k=16,
     random_state=0,
 )
-print(f"\nrewards less the judge's pairs, 16 shown, paired: {lost}")
+print(f"\npaired difference, rewards - the judge's pairs, 16 shown: {lost}")
 
 # %%
-# What comparisons cost
-# ---------------------
-# The judge's pairs go a long way: far fewer labels than rewards, and most of the gain.
-# They do cost some reward, since a judge who sees each candidate once leaves most
-# comparisons unmade. Where all are made, a loss that reads nothing but order comes near
-# to one that reads the rewards.
+# Cost of comparisons
+# -------------------
+# The pairs of the judge give most of the gain with far fewer labels. They cost some
+# reward, because a judge who sees each candidate only once makes few of the possible
+# comparisons. With all comparisons, a loss that depends only on the order of the
+# rewards comes close to a loss that uses their values.
 #
-# With two shown, the last two have the very same pairs to learn from. Whatever lies
-# between them is the choice of the penalty, by cross-validation with different folds on
-# few pairs: a warning not to read much into a single split.
+# With two candidates per prompt, the last two policies are trained on the same pairs.
+# The difference between them comes only from the penalty, which is tuned with different
+# folds on few pairs. This shows how little a single split can tell.
 
 plt.rc("font", size=13)
 fig, axes = plt.subplots(1, 2, figsize=(8, 4), sharex=True, layout="constrained")
@@ -134,10 +137,10 @@ for ax, table in zip(axes, [rewards, shares], strict=True):
             label=name,
         )
     ax.set_xticks(range(len(shown)), shown)
-    ax.set_xlabel("candidates shown a prompt")
+    ax.set_xlabel("candidates shown per prompt")
 axes[0].axhline(oracle_reward(y_test, 16), color="0.4", linestyle=":", linewidth=1)
 axes[0].text(0, oracle_reward(y_test, 16) + 0.005, "oracle", color="0.4")
 axes[0].set(ylabel="reward of the best of 16", ylim=(None, 0.99))
-axes[1].set_ylabel("share of pairs in the right order")
+axes[1].set_ylabel("share of pairs ordered correctly")
 axes[1].legend(loc="lower right", fontsize="small")
 plt.show()

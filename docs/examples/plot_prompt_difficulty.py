@@ -1,17 +1,17 @@
 """
-Easy prompts, hard prompts: where the gain comes from
-=====================================================
+Gain by prompt difficulty
+=========================
 
-Some prompts the model does well on without help, others it almost never gets right. A
-probe can learn two different things from rewards: which prompts are easy, and which
-candidate of a prompt is good. Only the second is of use in choosing.
+The base model succeeds often on easy prompts and rarely on hard ones. A probe can learn
+two things from rewards: which prompts are easy, and which candidates of a prompt are
+good. Only the second is useful for choosing.
 """
 
 # %%
-# Two kinds of loss
-# -----------------
-# ``squared_error`` fits the reward itself, of easy and hard prompts alike.
-# ``pairwise_logistic`` sees nothing but differences inside a prompt.
+# Two kinds of losses
+# -------------------
+# ``squared_error`` fits the rewards themselves, on easy and hard prompts alike.
+# ``pairwise_logistic`` depends only on differences inside a prompt.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,12 +30,13 @@ values = {
 }
 
 # %%
-# Does the probe's value follow the difficulty?
-# ---------------------------------------------
-# A dot is a held-out prompt: the mean reward of its 16 candidates, which is how the
-# base model does, against the mean of their values. The paper explains with such a
-# picture why its policy gradient, whose values did not follow the difficulty, chose
-# better than its regression, whose values did.
+# Correlation of values and difficulty
+# ------------------------------------
+# Each dot is a held-out prompt. The x axis is the mean reward of its 16 candidates,
+# which is the reward of the base model. The y axis is the mean of their values. The
+# paper uses such a figure to explain why its policy gradient chose better than its
+# regression: the values of the regression were correlated with the difficulty, those of
+# the policy gradient were not.
 
 plt.rc("font", size=13)
 fig, axes = plt.subplots(
@@ -45,38 +46,39 @@ for ax, (loss, scores) in zip(axes, values.items(), strict=True):
     display = PromptDifficultyDisplay.from_predictions(y_test, scores, ax=ax)
     ax.get_legend().remove()
     ax.set_title(f"{loss}\nrank correlation {display.correlation:.2f}", fontsize=13)
-    ax.set(xlabel="base model's reward", ylabel="")
+    ax.set(xlabel="reward of the base model", ylabel="")
     ax.grid(alpha=0.3)
     print(f"{loss:18} rank correlation {display.correlation:.2f}")
-axes[0].set_ylabel("mean value (units of its\nspread inside prompts)")
+axes[0].set_ylabel("mean value (standard\ndeviations inside prompts)")
 plt.show()
 
 # %%
-# On these data the explanation has nothing to explain: both follow the difficulty, one
-# as much as the other. A prompt is easy here if many of its candidates are right, right
-# candidates have high values under any loss, and so the mean value rises. What a probe
-# knows about the prompt as such shows in the values of the *wrong* candidates alone.
+# On these data, the explanation does not apply: the values of both losses are equally
+# correlated with the difficulty. A prompt is easy here if many of its candidates have
+# reward 1. Such candidates have high values under any loss, so the mean value
+# increases. To measure the effect of the prompt itself, consider only the candidates
+# with reward 0.
 
 base = y_test.mean(axis=1)
-print("Rank correlation of base reward and mean value of the wrong candidates")
+print("Rank correlation of base reward and mean value of candidates with reward 0")
 for loss, scores in values.items():
     of_wrong = np.average(scores, axis=1, weights=1 - y_test)
     print(f"{loss:18} {spearmanr(base, of_wrong).statistic:.2f}")
 
 # %%
-# Where the gain comes from
-# -------------------------
-# The same prompts by how many of the 16 candidates are right. A random choice lies on
-# the dashed line. Where there is any right candidate the best choice earns 1: the gain
-# that is there to take is largest on the hard prompts, and so is the gain that the
-# probe takes. On the prompts without any right candidate no choice helps.
+# Reward by number of good candidates
+# -----------------------------------
+# The last figure groups the same prompts by the number of candidates with reward 1. The
+# dashed line is a random choice. If a prompt has at least one such candidate, the best
+# choice earns 1. The possible gain is therefore largest on hard prompts, and so is the
+# gain of the probe. On prompts without such a candidate, no choice helps.
 
 n_right = y_test.sum(axis=1).astype(int)
 bins = {"0": (0, 0), "1-3": (1, 3), "4-6": (4, 6), "7-9": (7, 9), "10-16": (10, 16)}
 
 fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 for shift, (loss, scores) in zip([-0.08, 0.08], values.items(), strict=True):
-    print(f"\n{loss}: right of 16, prompts, base reward, reward of the best by value")
+    print(f"\n{loss}: reward 1 (of 16), prompts, base reward, reward of the best of 16")
     estimates = []
     for name, (low, high) in bins.items():
         these = (n_right >= low) & (n_right <= high)
@@ -101,9 +103,9 @@ for shift, (loss, scores) in zip([-0.08, 0.08], values.items(), strict=True):
 random = [
     base[(n_right >= low) & (n_right <= high)].mean() for low, high in bins.values()
 ]
-ax.plot(random, "--", color="0.4", label="a random choice (base model)")
+ax.plot(random, "--", color="0.4", label="random choice (base model)")
 ax.set_xticks(range(len(bins)), bins)
-ax.set(xlabel="right candidates of 16", ylabel="reward", ylim=(-0.03, 1.03))
+ax.set(xlabel="candidates with reward 1, of 16", ylabel="reward", ylim=(-0.03, 1.03))
 ax.legend(loc="lower right", fontsize="small")
 ax.grid(axis="y", alpha=0.3)
 plt.show()

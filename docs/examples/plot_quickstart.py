@@ -1,20 +1,21 @@
 """
-Quick start: choose better completions than the model does
-==========================================================
+Quick start
+===========
 
-A small language model, SmolLM2-135M-Instruct, was asked 240 times for one sentence with
-two given words, and sampled 16 times for each prompt. A completion has reward 1 if it
-does what it was asked. Half of the prompts train a probe on the model's own hidden
-states; on the other half the probe chooses among the 16.
+The data set has 240 prompts, each of which asks for one sentence with two given words.
+A small language model, SmolLM2-135M-Instruct, was sampled 16 times per prompt. A
+completion has reward 1 if it does what the prompt asks, and 0 otherwise. This example
+trains a probe on the hidden states of the language model, on half of the prompts. On
+the other half, the probe chooses among the 16 completions.
 
-Run it from anywhere: it prints a table and writes ``quickstart.png``.
+The script prints a table and writes ``quickstart.png`` to the current folder.
 """
 
 # %%
 # The data
 # --------
-# Sets: 240 prompts, 16 candidates each, 576 features. Splitting along the first axis
-# keeps the candidates of a prompt together.
+# The data are sets: 240 prompts with 16 candidates each and 576 features. Splitting
+# along the first axis keeps the candidates of a prompt together.
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -42,9 +43,9 @@ X_test, y_test = data.data[test].astype(np.float32), data.target[test]
 # %%
 # The search
 # ----------
-# Loss, strength of the penalty, temperature and a step of the pipeline are searched
-# together, by cross-validation over the training prompts alone. The score is the reward
-# that the policy's choice earns.
+# A grid search over the pipeline tunes the loss, the strength of the penalty and the
+# temperature, by cross-validation on the training prompts. The score is the expected
+# reward of the choice.
 
 LOSSES = [
     "squared_error",
@@ -72,14 +73,14 @@ search = GridSearchCV(
 ).fit(X_train, y_train)
 
 # %%
-# The result
-# ----------
-# The reward of each way to choose, on the held-out prompts. The interval is a bootstrap
-# over prompts.
+# Results
+# -------
+# The table gives the reward of each selection rule on the held-out prompts, with a
+# bootstrap interval over prompts.
 
 
 def best_policy(loss):
-    """Pipeline with the settings that were best for a loss, on all training prompts."""
+    """Fit the pipeline on all training prompts, with the best settings of a loss."""
     results = search.cv_results_
     mine = np.flatnonzero(results["param_probe__loss"] == loss)
     params = results["params"][mine[results["mean_test_score"][mine].argmax()]]
@@ -87,7 +88,7 @@ def best_policy(loss):
 
 
 def estimate(metric, *arrays, **options):
-    """Compute a metric on the held-out prompts, with its interval."""
+    """Compute a metric and its interval on the held-out prompts."""
     return prompt_bootstrap(metric, y_test, *arrays, random_state=0, **options)
 
 
@@ -109,14 +110,14 @@ chosen = search.predict_proba(X_test)
 gain = estimate(expected_reward, chosen, versus=np.full_like(chosen, 1 / 16))
 after = expected_reward(y_test, chosen)
 print(
-    f"\nBefore {after - gain.value:.3f}, after {after:.3f}: a gain of {gain} a prompt"
+    f"\nBefore {after - gain.value:.3f}, after {after:.3f}: a gain of {gain} per prompt"
 )
 
 # %%
-# The picture
-# -----------
-# Left, the table. Right, what more candidates are worth: the mean over all ways to draw
-# k of the 16 candidates of each held-out prompt.
+# Figure
+# ------
+# Left: the rewards of the table. Right: the reward by number of candidates, averaged
+# over all subsets of k of the 16 candidates of each held-out prompt.
 
 try:
     import matplotlib
@@ -124,7 +125,7 @@ try:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 except ImportError:
-    raise SystemExit("\nNo picture: pip install 'skqprobe[plot]'") from None
+    raise SystemExit("\nNo figure: pip install 'skqprobe[plot]'") from None
 
 fig, (left, right) = plt.subplots(
     1, 2, figsize=(11, 4.2), width_ratios=[1.15, 1], layout="constrained"
@@ -138,7 +139,7 @@ left.hlines(range(len(names)), low, high, colors, linewidth=2)
 left.scatter(mean, range(len(names)), c=colors, zorder=3)
 left.set_yticks(range(len(names)), names)
 left.set(xlim=(0, 1), xlabel="reward (95% interval over prompts)")
-left.set_title("Who chooses")
+left.set_title("Reward by selection rule")
 left.grid(axis="x", alpha=0.3)
 
 ks = np.arange(1, 17)
@@ -167,9 +168,11 @@ for label, reward, style in [
         va="center",
         color=style["color"],
     )
-right.set(xlim=(1, 16), ylim=(0, 1), xlabel="candidates k", xticks=[1, 4, 8, 12, 16])
-right.set_title("Reward of the choice among k")
+right.set(
+    xlim=(1, 16), ylim=(0, 1), xlabel="number of candidates k", xticks=[1, 4, 8, 12, 16]
+)
+right.set_title("Reward by number of candidates")
 right.grid(alpha=0.3)
 
 fig.savefig("quickstart.png", dpi=130)
-print("\nThe picture is in quickstart.png")
+print("\nThe figure is in quickstart.png")

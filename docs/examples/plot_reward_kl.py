@@ -1,17 +1,18 @@
 """
-Reward against distance from the base model
-===========================================
+Reward by distance from the base model
+======================================
 
-Choosing among a model's own samples moves the policy away from the model: the harder
-the choice, the further. What is earned for which distance? The temperature moves a
-policy along its frontier, from the base model to the best of k.
+A choice among the samples of a model moves the policy away from the model. The lower
+the temperature, the larger the distance. Changing the temperature moves a policy along
+its frontier of reward and distance, from the base model to the best of k.
 """
 
 # %%
 # Two policies
 # ------------
-# One trained to predict the reward, one to raise the expected reward of its choice,
-# each with the penalty that was best in cross-validation over 120 training prompts.
+# One policy is trained to predict the reward, the other to maximize the expected reward
+# of its choice. Each uses the penalty that is best in cross-validation on 120 training
+# prompts.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,15 +38,14 @@ policies = {
 # %%
 # Two measures of distance
 # ------------------------
-# - :math:`\log k - H(q)`, with the entropy H of the choice probabilities q. It is an
-#   upper estimate of the KL divergence from the base model at any temperature, and
+# - :math:`\log k - H(q)`, where H is the entropy of the choice probabilities q. It is
+#   an upper estimate of the KL divergence from the base model at any temperature, and
 #   needs no likelihoods: :func:`~skqprobe.metrics.kl_upper_estimate`.
-# - :math:`\log k - (k - 1)/k` for the best of k, a tighter bound that holds at
-#   temperature 0 whatever the scores are:
-#   :func:`~skqprobe.metrics.best_of_k_kl_bound`.
+# - :math:`\log k - (k - 1)/k` for the best of k. This is a tighter bound, which holds
+#   at temperature 0 for any scores: :func:`~skqprobe.metrics.best_of_k_kl_bound`.
 #
-# So there are two ways to stay near the model: a soft choice among all candidates, or a
-# hard choice among fewer.
+# A policy can therefore stay close to the model in two ways: by a soft choice among all
+# candidates, or by a hard choice among fewer candidates.
 
 ks = np.array([1, 2, 4, 8, 16])
 hard = {}
@@ -68,14 +68,15 @@ for loss, policy in policies.items():
 # %%
 # The frontier
 # ------------
-# The lines are soft choices among all 16, from the base model at the left to the best
-# of 16 at the right, with a band over prompts; the crosses are hard choices among 1, 2,
-# 4, 8 and 16, at their bound. A policy that lies higher earns more for the same
-# distance. The oracle chooses by the rewards themselves; no policy lies above it.
+# The lines are soft choices among all 16 candidates, from the base model on the left to
+# the best of 16 on the right, with bands over prompts. The crosses are hard choices
+# among 1, 2, 4, 8 and 16 candidates, at their bound. A higher policy earns more at the
+# same distance. The oracle chooses by the rewards themselves; no policy lies above it.
 #
-# The last cross and the end of the line are the same choice, the best of 16: what lies
-# between them is what the entropy overstates. So do not compare a cross with a line to
-# say which way is better; compare lines with lines and crosses with crosses.
+# The last cross and the end of the line are the same choice, the best of 16. The gap
+# between them is the amount by which the estimate from the entropy is too large.
+# Therefore compare lines with lines and crosses with crosses, but not a cross with a
+# line.
 
 plt.rc("font", size=13)
 fig, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
@@ -92,6 +93,8 @@ for (loss, policy), color in zip(policies.items(), ["C0", "C1"], strict=True):
     )
     ax.plot(best_of_k_kl_bound(ks), hard[loss], "x", color=color, markersize=8)
 ax.plot([], [], "x", color="0.4", label="best of k = 1, 2, 4, 8, 16")
-ax.set(xlabel="KL from the base model, at most (nats)", ylabel="expected reward")
+ax.set(
+    xlabel="upper estimate of KL from the base model (nats)", ylabel="expected reward"
+)
 ax.legend(loc="lower right", fontsize="small")
 plt.show()

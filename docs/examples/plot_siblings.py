@@ -1,19 +1,19 @@
 """
-A candidate among its siblings
-==============================
+Sibling features
+================
 
-A probe sees one candidate at a time. Often the right answers to a prompt are alike,
-while each wrong one is wrong in its own way, so that agreement with the other
-candidates says something of a candidate's reward.
-:class:`~skqprobe.preprocessing.SiblingFeatures` measures the agreement. Does it help
-here?
+A probe scores each candidate separately. Correct answers to a prompt are often similar,
+while wrong answers differ from each other. Agreement with the other candidates of the
+prompt (the siblings) can therefore carry information about the reward.
+:class:`~skqprobe.preprocessing.SiblingFeatures` measures this agreement. This example
+tests whether it helps on the two-words data.
 """
 
 # %%
-# Is there a signal?
-# ------------------
-# "mean" is minus the mean distance to the siblings, centred in each prompt: high for a
-# candidate in the middle of the crowd.
+# Agreement as a score
+# --------------------
+# The feature "mean" is minus the mean distance to the siblings, centered per prompt. It
+# is high for a candidate in the middle of its siblings.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,7 +40,7 @@ def estimate(values, versus=None):
 
 
 agreement = {}
-print("Reward of the candidate that agrees most with its siblings; no training")
+print("Reward of the candidate with the highest agreement, without training")
 for name, X in embeddings.items():
     siblings = make_pipeline(
         PerCandidate(StandardScaler()),
@@ -48,14 +48,14 @@ for name, X in embeddings.items():
     )
     agreement[name] = siblings.fit(X[train]).transform(X[test])[..., 0]
     print(f"{name:20} {estimate(agreement[name])}")
-print(f"{'a random one':20} {y[test].mean():.3f}")
+print(f"{'random candidate':20} {y[test].mean():.3f}")
 
 # %%
-# Does the probe gain by it?
-# --------------------------
-# Three pipelines for each embedding, all with the penalty that was best in
-# cross-validation over the training prompts: the embedding alone, the sibling features
-# beside it, the sibling features alone.
+# Agreement as additional features
+# --------------------------------
+# For each embedding, the example fits three pipelines: the embedding alone, the
+# embedding with sibling features, and the sibling features alone. All use the penalty
+# that is best in cross-validation on the training prompts.
 
 steps = {
     "embedding": [],
@@ -73,23 +73,24 @@ values = {
     for name, X in embeddings.items()
     for what, more in steps.items()
 }
-print("\nReward of the chosen one, and the gain over the embedding alone")
+print("\nReward, and paired gain over the embedding alone")
 for (name, what), scores in values.items():
     gain = estimate(scores, versus=values[name, "embedding"])
     print(f"{name:20} {what:16} {estimate(scores)}   {gain}")
 
 # %%
-# On these data, no
-# -----------------
-# Left: there is a signal. Right candidates stand nearer to their siblings than wrong
-# ones, and the one in the middle of the crowd is far better than a random one.
+# Results
+# -------
+# Left: agreement carries information. Candidates with reward 1 are closer to their
+# siblings than candidates with reward 0, and the candidate with the highest agreement
+# is far better than a random one.
 #
-# Right: a probe gains nothing by it that these prompts could show. What agreement
-# tells, the embedding of a completion already holds: beside the hidden state the
-# features cost reward rather than gain it, beside the sentence embedding the interval
-# of the gain holds 0, and alone they lose in both cases. Where single candidates are
-# hard to judge it is the other way round: on programs agreement says more than the
-# embedding, see :doc:`/guide/siblings`.
+# Right: sibling features give the probe no measurable gain here. The embedding of a
+# completion already contains the information of the agreement. Added to the hidden
+# state, the features tend to reduce the reward. Added to the sentence embedding, the
+# interval of the gain contains 0. Alone, they reduce the reward in both cases. The
+# result differs if single candidates are hard to judge: on programs, agreement carries
+# more information than the embedding, see :doc:`/guide/siblings`.
 
 plt.rc("font", size=13)
 fig, (left, right) = plt.subplots(
@@ -108,7 +109,7 @@ for reward, style in [
         label=f"reward {reward}",
         **style,
     )
-left.set(xlabel="agreement with the siblings\n(standard deviations)", ylabel="density")
+left.set(xlabel="agreement with siblings\n(standard deviations)", ylabel="density")
 left.legend(loc="upper left", fontsize="small")
 
 for name, fmt, shift in [("hidden state", "o", -0.1), ("sentence embedding", "s", 0.1)]:
@@ -125,6 +126,6 @@ for name, fmt, shift in [("hidden state", "o", -0.1), ("sentence embedding", "s"
     )
 right.axvline(y[test].mean(), color="0.4", linestyle="--", linewidth=1)
 right.set_yticks(range(len(steps)), steps)
-right.set(xlabel="reward of the chosen one", xlim=(0.3, 1), ylim=(3.1, -0.4))
+right.set(xlabel="reward (95% interval)", xlim=(0.3, 1), ylim=(3.1, -0.4))
 right.legend(loc="lower left", fontsize="small")
 plt.show()

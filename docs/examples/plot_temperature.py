@@ -1,18 +1,20 @@
 """
-The temperature
-===============
+Effect of the temperature
+=========================
 
-A policy chooses a candidate with probability softmax(Q / temperature). At 0 it always
-takes the best one; the higher the temperature, the more it behaves like the base model.
-It is read when the policy chooses, never in training, so one fit serves for all.
+A policy chooses a candidate with probability softmax(Q / temperature). At temperature
+0, it always chooses the best candidate. At high temperatures, it approaches the base
+model. The temperature is used only for choosing, not in training, so one fit is enough
+for all temperatures.
 """
 
 # %%
 # One fit, many temperatures
 # --------------------------
-# The temperature is in units of the probe's values, and these depend on loss and
-# penalty. To put two policies on one axis it is given here in units of the values'
-# spread inside prompts, on the training prompts.
+# The temperature has the unit of the values of the probe, which depends on the loss and
+# the penalty. To compare two policies on one axis, this example expresses it in units
+# of the spread of the values: their mean standard deviation inside the training
+# prompts.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -47,13 +49,13 @@ for loss, alpha in [("log_loss", 0.01), ("policy_gradient", 0.01)]:
     effective[loss] = [effective_candidates(proba) for proba in probas]
 
 # %%
-# What it costs, what it buys
-# ---------------------------
-# At a low temperature little changes; there is a range where the policy already spreads
-# its choice over several candidates and has lost no reward that these prompts could
-# show. Beyond it the reward falls to that of the base model.
+# Reward and diversity
+# --------------------
+# A low temperature changes little. In an intermediate range, the policy chooses among
+# several candidates, and these prompts do not show a decrease in reward. At higher
+# temperatures, the reward decreases to that of the base model.
 
-print("temperature in units of the spread, reward, effective candidates")
+print("temperature / spread, reward, effective candidates")
 for loss in rewards:
     print(loss)
     for i in range(0, len(temperatures), 4):
@@ -74,20 +76,21 @@ left.axhline(base_reward(y_test), color="0.4", linestyle=":", label="base model"
 right.axhline(16, color="0.4", linestyle=":")
 left.set(xscale="log", ylabel="expected reward", ylim=(0.3, 1))
 left.legend(loc="lower left", fontsize="small")
-right.set(ylabel="effective candidates, of 16", ylim=(0, 17))
+right.set(ylabel="effective candidates (of 16)", ylim=(0, 17))
 fig.supxlabel("temperature / spread of the values", fontsize=13)
 plt.show()
 
 # %%
-# Several answers for one prompt
-# ------------------------------
-# What a temperature is good for: different answers to one prompt, most of them right.
+# Several answers per prompt
+# --------------------------
+# A positive temperature gives different answers to one prompt, most of which are
+# correct.
 
 data = load_two_words()
 policy = QProbePolicy("log_loss", alpha=0.01).fit(X_train, y_train)
 spread = policy.decision_function(X_train).std(axis=1).mean()
 
-print("Six draws a prompt: temperature, different candidates among them, mean reward")
+print("Six draws per prompt: temperature, distinct candidates, mean reward")
 for t in [0, 0.1, 0.3, 1]:
     proba = policy.set_params(temperature=t * spread).predict_proba(X_test)
     draws = sample_candidates(proba, size=6, random_state=0)

@@ -1,18 +1,19 @@
 """
-From text, without a language model
-===================================
+Text embedders without a language model
+=======================================
 
-A pipeline can begin with prompts and completions. Anything that turns a text into
-numbers is an embedder: scikit-learn's vectorisers, or a function of your own. Neither
-needs more than the core dependencies. How do they compare with the states of a language
-model?
+A pipeline can start with prompts and completions. An embedder converts each text to
+numbers. scikit-learn's vectorizers and custom functions can serve as embedders and need
+only the core dependencies. This example compares them with the hidden states of a
+language model.
 """
 
 # %%
-# Text in
+# Records
 # -------
-# A record is a prompt with its completions. All prompts of this data begin with the
-# same four examples, which say nothing of a completion: the last two lines are kept.
+# A record is a prompt with its completions. All prompts of this data set begin with the
+# same four examples, which carry no information about a completion. Only the last two
+# lines are kept.
 
 import re
 
@@ -40,9 +41,10 @@ print(records[0]["prompt"] + records[0]["completions"][7])
 # %%
 # Three embedders
 # ---------------
-# Words and letters of the completions, which a vectoriser learns on the training texts;
-# and a function that measures what one thinks matters. A function sees prompt and
-# completion as one text, and so can compare the two.
+# Two vectorizers compute tf-idf features of the words and of the character n-grams of
+# the completions. They are fitted on the training texts. The third embedder is a
+# function that computes six hand-crafted features. It receives prompt and completion as
+# one text, so it can compare the two.
 
 END = re.compile(r"[.!?]")
 
@@ -52,7 +54,7 @@ def completion_alone(prompt, completion):
 
 
 def measure(texts):
-    """How long is it, how many sentences, and how many of the two words has it?"""
+    """Count the given words, all words and the sentence ends of each completion."""
     rows = []
     for text in texts:
         words, sentence = re.match(r"Words: (.*)\nSentence:(.*)", text, re.S).groups()
@@ -74,12 +76,12 @@ embedders = {
     "letters (tf-idf)": VectorizerEmbedder(
         vectorizer(analyzer="char", ngram_range=(1, 3)), join=completion_alone
     ),
-    "six measures": VectorizerEmbedder(measure, join=lambda p, c: p + c),
+    "six features": VectorizerEmbedder(measure, join=lambda p, c: p + c),
 }
 
 # %%
-# Train and choose
-# ----------------
+# Training and evaluation
+# -----------------------
 
 train, test = slice(0, 120), slice(120, 240)
 
@@ -94,7 +96,7 @@ for name, embedder in embedders.items():
     values[name] = pipeline.decision_function(records[test])
 pipeline = make_pipeline(*probe()).fit(data.data[train], y[train])
 values["hidden state of the model"] = pipeline.decision_function(data.data[test])
-values["its likelihood, no training"] = data.log_likelihood[test]
+values["likelihood, no training"] = data.log_likelihood[test]
 
 estimates = {
     name: prompt_bootstrap(best_of_k_reward, y[test], scores, k=16, random_state=0)
@@ -105,14 +107,14 @@ for name, estimate in estimates.items():
     print(f"{name:28} {estimate}")
 
 # %%
-# What one sees
-# -------------
-# Words and letters alone do no better than the likelihood, which needs no training at
-# all: a vectoriser sees that a completion is short, not that it has the two words it
-# was asked for. Six measures do at least as well as the hidden state of the model. That
-# is no surprise here, where the reward is a rule and the measures come close to it;
-# if you can write down what makes an answer good, do. A hidden state needs no such
-# insight.
+# Interpretation
+# --------------
+# Words and character n-grams alone are no better than the likelihood, which needs no
+# training. A vectorizer captures that a completion is short, but not that it contains
+# the two given words. The six hand-crafted features are at least as good as the hidden
+# state of the model. This is expected here, because the reward is a rule and the
+# features nearly reproduce it. If you can describe what makes an answer good, use such
+# features. A hidden state does not need this knowledge.
 
 plt.rc("font", size=13)
 fig, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
@@ -126,6 +128,6 @@ ax.scatter(mean, names, c=colors, s=50, zorder=3)
 ax.axvline(base_reward(y[test]), color="0.4", linestyle="--", linewidth=1)
 middle = {"y": 0.5, "transform": ax.get_xaxis_transform()}
 ax.text(base_reward(y[test]) + 0.01, s="base", color="0.4", **middle)
-ax.set(xlabel="reward of the chosen one (95% interval)", xlim=(0.3, 1))
+ax.set(xlabel="reward (95% interval)", xlim=(0.3, 1))
 ax.grid(axis="x", alpha=0.3)
 plt.show()

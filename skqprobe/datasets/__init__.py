@@ -1,4 +1,4 @@
-"""Data sets that come with the package."""
+"""Data sets that ship with the package."""
 
 from skqprobe._utils.public import set_module
 from skqprobe.datasets._two_words import load_two_words

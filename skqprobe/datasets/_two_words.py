@@ -1,11 +1,11 @@
-"""The "two words" data set: completions of a small language model, rewarded."""
+"""Loader of the "two words" data set."""
 
 from importlib.resources import files
 
 import numpy as np
 from sklearn.utils import Bunch
 
-# For each choice of `embedding`: the letter that its features are named with.
+# First letter of the feature names, for each value of `embedding`.
 _FEATURE_LETTERS = {"hidden_state": "h", "minilm": "m"}
 
 
@@ -19,7 +19,7 @@ def load_two_words(*, embedding="hidden_state", return_X_y=False, as_frame=False
 
     =======================  ==========================================
     Prompts                  240
-    Completions of a prompt  16
+    Completions per prompt   16
     Features                 576 ("hidden_state") or 384 ("minilm")
     Reward                   0 or 1
     =======================  ==========================================
@@ -27,19 +27,19 @@ def load_two_words(*, embedding="hidden_state", return_X_y=False, as_frame=False
     Parameters
     ----------
     embedding : {"hidden_state", "minilm"}, default="hidden_state"
-        What the features are.
+        Embedding to load as features.
 
-        - "hidden_state": the language model's own hidden state after layer 18 of
-          30, at the last token of the completion.
-        - "minilm": the sentence embedding that another model, all-MiniLM-L6-v2,
-          gives to the two words and the completion; of unit length.
+        - "hidden_state": hidden state of the language model after layer 18 of 30, at
+          the last token of the completion.
+        - "minilm": sentence embedding of the two words and the completion by another
+          model, all-MiniLM-L6-v2, with unit length.
 
     return_X_y : bool, default=False
         If True, return ``(data, target)`` instead of a Bunch.
 
     as_frame : bool, default=False
-        If True, `data` is a DataFrame and `target` a Series, with a row for each
-        completion and the prompts as the index. This needs pandas.
+        If True, `data` is a DataFrame and `target` a Series, with one row per
+        completion and the prompts as the index. This requires pandas.
 
     Returns
     -------
@@ -47,49 +47,49 @@ def load_two_words(*, embedding="hidden_state", return_X_y=False, as_frame=False
         Dictionary-like object, with the following attributes.
 
         data : ndarray of shape (240, 16, n_features), dtype float16, or DataFrame
-            The features. With ``as_frame=True`` a DataFrame of shape
+            The features. With ``as_frame=True``, a DataFrame of shape
             (3840, n_features) and dtype float32: the 16 completions of the first
             prompt, then those of the second, and so on. Its index, named
-            "prompt", says the prompt of each row, as its two words.
+            "prompt", contains the two words of each row's prompt.
         target : ndarray of shape (240, 16), dtype float64, or Series
-            The rewards. With ``as_frame=True`` a Series named "reward" with the
+            The rewards. With ``as_frame=True``, a Series named "reward" with the
             index of `data`.
         feature_names : list of str
-            "h0", "h1" and so on for the hidden states, "m0", "m1" for MiniLM.
+            Names of the features: "h0", "h1", ... for "hidden_state", and "m0",
+            "m1", ... for "minilm".
         frame : None or DataFrame of shape (3840, n_features + 1)
-            With ``as_frame=True``: `data` and `target` together.
+            `data` and `target` in one DataFrame, with ``as_frame=True``.
         words : ndarray of str of shape (240, 2)
-            The two words. No two prompts have a word in common.
+            The two words of each prompt. No word occurs in two prompts.
         prompts : ndarray of str of shape (240,)
-            What the language model was given: four examples, then the two words.
+            Texts given to the language model: four examples, then the two words.
         completions : ndarray of str of shape (240, 16)
-            What it wrote, without the end token: prompt + completion is the
-            whole text. A completion begins with a blank, if not empty.
+            Texts written by the language model, without the end token. The full
+            text is prompt + completion. A non-empty completion begins with a space.
         log_likelihood : ndarray of shape (240, 16), dtype float32
             Sum of the log-probabilities of the sampled tokens given the prompt,
-            the token that ended the completion among them.
+            including the token that ended the completion.
         n_tokens : ndarray of shape (240, 16), dtype int16
-            The number of tokens in that sum; never 0.
+            Number of tokens in that sum, at least 1.
         DESCR : str
-            The full description of the data set.
+            Full description of the data set.
         filename : str
-            The path of the file with the data.
+            Path of the data file.
 
     (data, target) : tuple if ``return_X_y=True``
-        The two attributes of these names.
+        The attributes `data` and `target` of the Bunch.
 
     Raises
     ------
     ValueError
-        If `embedding` is none of the choices.
+        If `embedding` is not one of the choices.
     ImportError
         If `as_frame` is True and pandas is not installed.
 
     Notes
     -----
-    The completions of a prompt belong together. Split the data by prompts: the
-    sets layout (the default) along its first axis, the frame with
-    ``groups=X.index``.
+    Keep the completions of a prompt together when splitting the data. Split sets
+    (the default) along the first axis, and the DataFrame with ``groups=X.index``.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def load_two_words(*, embedding="hidden_state", return_X_y=False, as_frame=False
     >>> print(two_words.target[0, 7])
     1.0
 
-    A completion at random, the most likely of the 16, and the best of the 16:
+    Mean reward of a random completion, of the most likely and of the best of the 16:
 
     >>> rewards = two_words.target
     >>> likely = two_words.log_likelihood.argmax(axis=1)
