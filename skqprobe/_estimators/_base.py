@@ -1,6 +1,5 @@
 """BaseQProbe: what QProbePolicy and QProbeRegressor share."""
 
-from abc import ABC, abstractmethod
 from numbers import Integral, Real
 
 import numpy as np
@@ -40,7 +39,7 @@ from skqprobe._utils.sklearn_compat import (
 from skqprobe.losses import get_loss
 
 
-class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
+class BaseQProbe(CallbackSupportMixin, BaseEstimator):
     """Base class of QProbeRegressor and QProbePolicy."""
 
     # Requested by default, so that users need only switch on metadata routing. `y` is
@@ -67,36 +66,6 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator, ABC):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
-
-    @abstractmethod
-    def __init__(
-        self,
-        loss,
-        *,
-        alpha,
-        temperature,
-        fit_intercept,
-        n_candidates,
-        hidden_layer_sizes,
-        solver,
-        max_iter,
-        tol,
-        warm_start,
-        random_state,
-        verbose,
-    ):
-        self.loss = loss
-        self.alpha = alpha
-        self.temperature = temperature
-        self.fit_intercept = fit_intercept
-        self.n_candidates = n_candidates
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.solver = solver
-        self.max_iter = max_iter
-        self.tol = tol
-        self.warm_start = warm_start
-        self.random_state = random_state
-        self.verbose = verbose
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)

@@ -1,4 +1,4 @@
-"""make_probe_pipeline: what to begin with."""
+"""make_probe_pipeline: the recommended pipeline."""
 
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -16,34 +16,33 @@ def make_probe_pipeline(
     scoring=None,
     view_sizes=None,
 ):
-    """Make the recommended pipeline: scaled columns, siblings, and a tuned policy.
+    """Make the recommended pipeline: scaled columns, sibling features, tuned policy.
 
-    It is near the best on all the data that it was measured on, see
-    :doc:`/guide/choosing`.
-    Scales and sibling features are learned from all training prompts, the held-out ones
-    of a fold among them, before the policy tries its settings: they see no rewards.
+    It is near the best on all data that it was measured on, see :doc:`/guide/choosing`.
+    The scales and the sibling features are learned once from all training prompts,
+    including those that the policy holds out in its folds. They do not use rewards.
 
     Parameters
     ----------
     losses : tuple of str or BaseLoss, default=None
-        The losses to try, see `QProbePolicyCV`.
+        Losses to try, see `QProbePolicyCV`.
     alphas : tuple of float, default=(10.0, 1.0, 0.1, 0.01, 0.001)
-        The penalties to try, for columns of variance 1.
+        Strengths of the penalty to try, for columns of variance 1.
     temperatures : tuple of float, default=(0.0,)
-        The temperatures to try.
+        Temperatures to try.
     cv : int, splitter or iterable, default=None
-        The folds, see `QProbePolicyCV`.
+        Cross-validation splits, see `QProbePolicyCV`.
     scoring : callable, default=None
-        What is better, see `QProbePolicyCV`.
+        Function to maximise, see `QProbePolicyCV`.
     view_sizes : tuple of int, default=None
-        Where several embeddings stand side by side, the number of columns of each.
+        Number of columns of each embedding, if X holds several side by side.
 
     Returns
     -------
     pipeline : Pipeline
-        With the steps "scale" (StandardScaler by candidate), "siblings"
-        (`SiblingFeatures`) and "probe" (`QProbePolicyCV`). It takes sets; and rows,
-        with metadata routing for the groups.
+        Pipeline with the steps "scale" (StandardScaler for each candidate), "siblings"
+        (`SiblingFeatures`) and "probe" (`QProbePolicyCV`). It takes sets, and rows if
+        metadata routing passes the groups.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""QProbePolicy: a probe trained to choose."""
+"""QProbePolicy: a probe that is trained to choose."""
 
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._arrays.magnitude import check_magnitude
@@ -19,9 +19,9 @@ from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
 class QProbePolicy(BaseQProbe):
     """Probe that chooses one of the candidates that a model sampled.
 
-    The probe gives each (prompt, completion) embedding a value Q, and the policy
-    chooses a candidate of a prompt with probability ``softmax(Q / temperature)``. As
-    the number of candidates grows, this tends to the model's own distribution tilted by
+    The probe maps each (prompt, completion) embedding to a value Q. The policy chooses
+    a candidate of a prompt with probability ``softmax(Q / temperature)``. As the number
+    of candidates grows, this tends to the distribution of the model, tilted by
     ``exp(Q / temperature)`` [1]_.
 
     Read more in :doc:`the user guide </guide/method>`.
@@ -29,75 +29,77 @@ class QProbePolicy(BaseQProbe):
     Parameters
     ----------
     loss : str or BaseLoss, default="pairwise_logistic"
-        What to minimise: "squared_error", "log_loss", "policy_gradient" (the paper's
-        best), "pairwise_logistic" (the best of all on our data, see
-        :doc:`/guide/choosing`), "pairwise_hinge", "softmax_cross_entropy" or
-        "contrastive_policy_gradient", or a loss object of :mod:`skqprobe.losses` or
-        your own. With an object, a search reaches its settings as ``loss__margin``.
+        Loss: "squared_error", "log_loss", "policy_gradient" (the best in the paper),
+        "pairwise_logistic" (the best on our data, see :doc:`/guide/choosing`),
+        "pairwise_hinge", "softmax_cross_entropy", "contrastive_policy_gradient", or an
+        object of :mod:`skqprobe.losses` or of a subclass of `BaseLoss`. A search
+        reaches the parameters of an object as ``loss__margin``.
     alpha : float, default=1e-4
-        Strength of the L2 penalty, 0 or more: the objective is the mean loss of the
-        prompts plus ``alpha / 2 * |coef|**2``. With hidden layers, these are all
-        weights of a network on standardised features, and for "squared_error" and
-        "contrastive_policy_gradient" standardised rewards; biases are free.
+        Strength of the L2 penalty, in [0, inf). The objective is the mean loss over
+        prompts plus ``alpha / 2 * |coef|**2``. With hidden layers, the penalty is on
+        all weights of a network on standardised features, and for losses with a closed
+        form on standardised rewards; biases are not penalised.
     temperature : float, default=0.0
-        Temperature of the choice, 0 or more, in units of Q. At 0 the best candidate is
-        chosen, and equal best ones share the probability. Read by `predict_proba`,
-        `sample` and `score` only: with a penalty, a temperature in training would do no
-        more than rescale `alpha`. It may be changed after `fit`.
+        Temperature of the choice, in [0, inf), in units of Q. At 0 the best candidate
+        is chosen, and candidates of equal value share the probability. Only
+        `predict_proba`, `sample` and `score` use it, so that it may be changed after
+        `fit`: in training, a temperature would only rescale `alpha`.
     fit_intercept : bool, default=True
-        Whether "squared_error" and "log_loss" have an intercept. The other losses
-        cannot see one. Hidden layers have biases in any case.
+        Whether "squared_error" and "log_loss" have an intercept. Shift-invariant losses
+        have none. Hidden layers always have biases.
     n_candidates : int, default=None
-        Deal each prompt's candidates at random into sets of at most this many, of equal
-        size within one, and train on these. The paper trains on sets of 10. None trains
-        on all candidates of a prompt at once.
+        Maximum size of the random sets into which the candidates of each prompt are
+        split for training, of about equal size within a prompt. The paper trains on
+        sets of 10. None trains on all candidates of a prompt together. Losses of single
+        candidates do not depend on it, up to rounding.
     hidden_layer_sizes : tuple of int, default=()
-        Widths of the hidden layers, with ReLU after each; () is a linear probe. The
-        paper's are (256,) and (256, 256). They are fitted by Adam on minibatches of
-        whole prompts, which needs torch, and takes a CUDA device if there is one;
-        predicting needs neither. A tenth of the prompts is held out, and the weights
-        with the least loss there are kept. Of fewer than ten prompts none is held out,
-        and the weights with the least objective are kept.
+        Widths of the hidden layers, each followed by ReLU; () is a linear probe. The
+        paper uses (256,) and (256, 256). Hidden layers are fitted by Adam on
+        minibatches of whole prompts. This needs torch, and uses a CUDA device if there
+        is one; prediction needs neither. A tenth of the prompts is held out, and the
+        weights with the lowest held-out loss are kept. With fewer than ten prompts none
+        is held out, and the weights with the lowest objective are kept.
     solver : {"auto", "closed_form", "lbfgs"}, default="auto"
-        "closed_form" is there for "squared_error" and "contrastive_policy_gradient";
-        "auto" uses it where it is, else "lbfgs". With hidden layers it must be "auto",
-        which then stands for Adam.
+        Solver. "closed_form" is available for "squared_error" and
+        "contrastive_policy_gradient". "auto" uses it if available, otherwise "lbfgs";
+        with hidden layers it uses Adam, and is the only valid choice.
     max_iter : int, default=1000
-        The most iterations of L-BFGS; with hidden layers, epochs.
+        Maximum number of iterations of L-BFGS, or of epochs with hidden layers.
     tol : float, default=1e-4
-        L-BFGS stops when the gradient, in scaled features, is `tol` times as long as at
-        zero coefficients, or when an iteration gains less than ``tol**1.5`` of what was
-        gained in all. With hidden layers, the fit stops after 20 epochs in a row that
-        did not beat the least held-out loss before by more than `tol` times what that
-        had gained since the start.
+        Tolerance, above 0. L-BFGS has converged when the norm of the gradient, in
+        scaled features, is at most `tol` times its norm at zero coefficients, or when
+        an iteration gains less than ``tol**1.5`` of the total gain. With hidden layers,
+        training stops after 20 consecutive epochs that do not lower the best held-out
+        loss by more than `tol` times its total decrease.
     warm_start : bool, default=False
         Whether to start from the coefficients of the last fit; with hidden layers, if
-        that had layers of the same sizes.
+        it had layers of the same sizes.
     random_state : int, RandomState instance or None, default=None
-        Determines the sets of `n_candidates` and the draws of `sample`; with hidden
-        layers, also the weights at the start, the prompts held out and the minibatches.
+        Seed or generator of the sets of `n_candidates` and of the draws of `sample`;
+        with hidden layers, also of the initial weights, the held-out prompts and the
+        minibatches.
     verbose : int, default=0
-        1 prints the objective at each iteration of L-BFGS; with hidden layers, the
-        held-out loss after each epoch.
+        If 1, print the objective at each iteration of L-BFGS or, with hidden layers,
+        the held-out loss after each epoch.
 
     Attributes
     ----------
     coef_ : ndarray of shape (n_features,)
         Coefficients of a linear probe; float32 if X was float16 or float32.
     intercept_ : float
-        Intercept of a linear probe; 0.0 for losses that cannot see one.
+        Intercept of a linear probe; 0.0 for shift-invariant losses.
     coefs_ : list of ndarray of shape (fan_in, fan_out)
-        Weights of the layers, only with hidden ones; of the type of `coef_`.
+        Weights of the layers, only with hidden layers; of the dtype of `coef_`.
     intercepts_ : list of ndarray of shape (fan_out,)
-        Biases of the layers, only with hidden ones; 0 for the score where the
-        loss cannot see it.
+        Biases of the layers, only with hidden layers. The last is 0 for
+        shift-invariant losses.
     n_iter_ : int
-        Number of iterations that the solver made; 1 for the closed form; epochs with
-        hidden layers.
+        Number of iterations of the solver: 1 for the closed form, the number of epochs
+        with hidden layers.
     n_skipped_prompts_ : int
-        Number of training prompts (with `n_candidates`, of sets) that the loss is not
-        defined for: for a pairwise loss, those without two different rewards. They do
-        not count in the mean.
+        Number of training prompts (with `n_candidates`, of sets) that are not
+        informative for the loss and do not count in the mean: for a pairwise loss,
+        those without two different rewards.
     n_features_in_ : int
         Number of features, the last axis of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -105,14 +107,14 @@ class QProbePolicy(BaseQProbe):
 
     See Also
     --------
-    QProbeRegressor : Probe that predicts the reward itself.
-    sample_candidates : Draw from the probabilities that a pipeline gives.
+    QProbeRegressor : Probe that predicts the reward.
+    sample_candidates : Draw from the choice probabilities of a pipeline.
 
     References
     ----------
     .. [1] Li, Jelassi, Zhang, Kakade, Wattenberg, Brandfonbrener, "Q-Probe: A
        Lightweight Approach to Reward Maximization for Language Models", ICML 2024,
-       arXiv 2402.14688, sections 3 and 4.
+       arXiv 2402.14688.
 
     Examples
     --------
@@ -152,20 +154,18 @@ class QProbePolicy(BaseQProbe):
         random_state=None,
         verbose=0,
     ):
-        super().__init__(
-            loss,
-            alpha=alpha,
-            temperature=temperature,
-            fit_intercept=fit_intercept,
-            n_candidates=n_candidates,
-            hidden_layer_sizes=hidden_layer_sizes,
-            solver=solver,
-            max_iter=max_iter,
-            tol=tol,
-            warm_start=warm_start,
-            random_state=random_state,
-            verbose=verbose,
-        )
+        self.loss = loss
+        self.alpha = alpha
+        self.temperature = temperature
+        self.fit_intercept = fit_intercept
+        self.n_candidates = n_candidates
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.solver = solver
+        self.max_iter = max_iter
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
 
     def decision_function(self, X):
         """Compute the probe value Q of each candidate.
@@ -173,73 +173,78 @@ class QProbePolicy(BaseQProbe):
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings of (prompt, completion) pairs: sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
 
         Returns
         -------
         Q : ndarray of shape (n_prompts, k) or (n_rows,)
+            Values of the candidates.
         """
         scores, shape = self._scores(X, "decision_function")
         return to_namespace_of(X, scores.reshape(shape))
 
     def predict_proba(self, X, groups=None):
-        """Compute the probability that each candidate is chosen, at `temperature`.
+        """Compute the choice probability of each candidate at `temperature`.
 
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings of (prompt, completion) pairs: sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
 
         Returns
         -------
         proba : ndarray of shape (n_prompts, k) or (n_rows,)
-            Sums to 1 inside each prompt.
+            Probabilities that sum to 1 inside each prompt.
         """
         layout, scores = self._scored_layout(X, groups, "predict_proba")
         proba = choice_probabilities(scores, layout, self.temperature)
         return to_namespace_of(X, layout.to_user_order(proba))
 
     def predict(self, X, groups=None):
-        """Choose the best candidate of each prompt, the first among equals.
+        """Choose the best candidate of each prompt; of equal ones, the first.
 
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings of (prompt, completion) pairs: sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
 
         Returns
         -------
         chosen : ndarray of int, of shape (n_prompts,)
-            For sets the index along axis 1; for rows the position in X, prompts in the
-            order of their first appearance. For rows without groups 0 throughout, as
-            for sets of one candidate.
+            For sets, the index along axis 1. For rows, the position in X, with the
+            prompts in order of first appearance; without groups, 0 for every row.
         """
         layout, scores = self._scored_layout(X, groups, "predict")
         return to_namespace_of(X, layout.to_user_index(best_candidates(scores, layout)))
 
     def score(self, X, y, groups=None, *, sample_weight=None):
-        """Compute the expected reward of the chosen candidate, at `temperature`.
+        """Compute the expected reward of the chosen candidate at `temperature`.
 
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings of (prompt, completion) pairs: sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,)
             Rewards.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
         sample_weight : array-like, default=None
-            Numbers of copies of candidates or prompts, as in `fit`.
+            Non-negative number of copies of each candidate, of shape (n_prompts, k), or
+            (n_rows,) with `groups`; or of each prompt, of shape (n_prompts,), or
+            (n_rows,) without `groups`.
 
         Returns
         -------
         score : float
-            The mean over prompts. NaN, with a warning, for rows without groups: they
-            leave no choice, so that the mean reward would say nothing of the policy.
+            Mean over prompts. NaN, with a warning, for rows without groups, which leave
+            nothing to choose.
         """
         scores, shape = self._scores(X, "score")
         layout = check_layout(shape, groups)
@@ -260,11 +265,11 @@ class QProbePolicy(BaseQProbe):
 
     @property
     def classes_(self):
-        """Not there: the candidates of a prompt are not classes."""
+        """Not available: the candidates of a prompt are not classes."""
         raise AttributeError(
             f"{type(self).__name__} has no classes_. If cross_val_predict asked for "
             "them: with method='decision_function' or 'predict_proba' it would train "
-            "on the ranks of the rewards, as if they were class labels. Hand the "
-            "rewards over as a parameter of fit instead: cross_val_predict(policy, X, "
+            "on the ranks of the rewards, as if they were class labels. Pass the "
+            "rewards as a parameter of fit instead: cross_val_predict(policy, X, "
             "params={'y': y}, method='decision_function')."
         )

@@ -16,74 +16,80 @@ from skqprobe.losses import get_loss
 class QProbeRegressor(RegressorMixin, BaseQProbe):
     """Probe that predicts the reward of a candidate.
 
-    The reward model of the paper [1]_, trained by L_Q or L_CE on the rows of all
-    prompts. On rows it is a plain scikit-learn regressor; it takes candidate sets too,
-    and chooses among candidates by its predictions with `sample`.
+    It is the reward model of the paper [1]_, trained with L_Q or L_CE on the candidates
+    of all prompts. On rows it is a scikit-learn regressor. It also takes sets, and
+    `sample` chooses among the candidates of a prompt by its predictions.
 
     Read more in :doc:`the user guide </guide/method>`.
 
     Parameters
     ----------
     loss : {"squared_error", "log_loss"}, default="squared_error"
-        What to minimise. "log_loss" is for rewards in [0, 1], and predicts
-        probabilities.
+        Loss. "log_loss" is for rewards in [0, 1], and predicts probabilities.
     alpha : float, default=1e-2
-        Strength of the L2 penalty, 0 or more: the objective is the mean over prompts
-        of their mean loss, plus ``alpha / 2 * |coef|**2``. With hidden layers, these
-        are all weights of a network on standardised features, and for "squared_error"
-        standardised rewards; biases are free.
+        Strength of the L2 penalty, in [0, inf). The objective is the mean loss over
+        prompts plus ``alpha / 2 * |coef|**2``. With hidden layers, the penalty is on
+        all weights of a network on standardised features, and for losses with a closed
+        form on standardised rewards; biases are not penalised.
     temperature : float, default=0.0
-        Temperature of `sample`, 0 or more, in units of the reward. It may be changed
+        Temperature of `sample`, in [0, inf), in units of the reward. It may be changed
         after `fit`.
     fit_intercept : bool, default=True
-        Whether to have an intercept. Hidden layers have biases in any case.
+        Whether "squared_error" and "log_loss" have an intercept. Shift-invariant losses
+        have none. Hidden layers always have biases.
     n_candidates : int, default=None
-        Deal each prompt's candidates at random into sets of at most this many. Changes
-        nothing but rounding here (with hidden layers, and the minibatches); it is there
-        for symmetry with QProbePolicy.
+        Maximum size of the random sets into which the candidates of each prompt are
+        split for training, of about equal size within a prompt. The paper trains on
+        sets of 10. None trains on all candidates of a prompt together. Losses of single
+        candidates do not depend on it, up to rounding.
     hidden_layer_sizes : tuple of int, default=()
-        Widths of the hidden layers, with ReLU after each; () is a linear probe. The
-        paper's are (256,) and (256, 256). They are fitted by Adam on minibatches of
-        whole prompts, which needs torch, and takes a CUDA device if there is one;
-        predicting needs neither. A tenth of the prompts is held out, and the weights
-        with the least loss there are kept. Of fewer than ten prompts none is held out,
-        and the weights with the least objective are kept.
+        Widths of the hidden layers, each followed by ReLU; () is a linear probe. The
+        paper uses (256,) and (256, 256). Hidden layers are fitted by Adam on
+        minibatches of whole prompts. This needs torch, and uses a CUDA device if there
+        is one; prediction needs neither. A tenth of the prompts is held out, and the
+        weights with the lowest held-out loss are kept. With fewer than ten prompts none
+        is held out, and the weights with the lowest objective are kept.
     solver : {"auto", "closed_form", "lbfgs"}, default="auto"
-        "closed_form" is there for "squared_error"; "auto" uses it where it is, else
-        "lbfgs". With hidden layers it must be "auto", which then stands for Adam.
+        Solver. "closed_form" is available for "squared_error" and
+        "contrastive_policy_gradient". "auto" uses it if available, otherwise "lbfgs";
+        with hidden layers it uses Adam, and is the only valid choice.
     max_iter : int, default=1000
-        The most iterations of L-BFGS; with hidden layers, epochs.
+        Maximum number of iterations of L-BFGS, or of epochs with hidden layers.
     tol : float, default=1e-4
-        L-BFGS stops when the gradient, in scaled features, is `tol` times as long as at
-        zero coefficients, or when an iteration gains less than ``tol**1.5`` of what was
-        gained in all. With hidden layers, the fit stops after 20 epochs in a row that
-        did not beat the least held-out loss before by more than `tol` times what that
-        had gained since the start.
+        Tolerance, above 0. L-BFGS has converged when the norm of the gradient, in
+        scaled features, is at most `tol` times its norm at zero coefficients, or when
+        an iteration gains less than ``tol**1.5`` of the total gain. With hidden layers,
+        training stops after 20 consecutive epochs that do not lower the best held-out
+        loss by more than `tol` times its total decrease.
     warm_start : bool, default=False
         Whether to start from the coefficients of the last fit; with hidden layers, if
-        that had layers of the same sizes.
+        it had layers of the same sizes.
     random_state : int, RandomState instance or None, default=None
-        Determines the sets of `n_candidates` and the draws of `sample`; with hidden
-        layers, also the weights at the start, the prompts held out and the minibatches.
+        Seed or generator of the sets of `n_candidates` and of the draws of `sample`;
+        with hidden layers, also of the initial weights, the held-out prompts and the
+        minibatches.
     verbose : int, default=0
-        1 prints the objective at each iteration of L-BFGS; with hidden layers, the
-        held-out loss after each epoch.
+        If 1, print the objective at each iteration of L-BFGS or, with hidden layers,
+        the held-out loss after each epoch.
 
     Attributes
     ----------
     coef_ : ndarray of shape (n_features,)
         Coefficients of a linear probe; float32 if X was float16 or float32.
     intercept_ : float
-        Intercept of a linear probe.
+        Intercept of a linear probe; 0.0 for shift-invariant losses.
     coefs_ : list of ndarray of shape (fan_in, fan_out)
-        Weights of the layers, only with hidden ones; of the type of `coef_`.
+        Weights of the layers, only with hidden layers; of the dtype of `coef_`.
     intercepts_ : list of ndarray of shape (fan_out,)
-        Biases of the layers, only with hidden ones.
+        Biases of the layers, only with hidden layers. The last is 0 for
+        shift-invariant losses.
     n_iter_ : int
-        Number of iterations that the solver made; 1 for the closed form; epochs with
-        hidden layers.
+        Number of iterations of the solver: 1 for the closed form, the number of epochs
+        with hidden layers.
     n_skipped_prompts_ : int
-        Always 0: both losses are defined for every prompt.
+        Number of training prompts (with `n_candidates`, of sets) that are not
+        informative for the loss and do not count in the mean: for a pairwise loss,
+        those without two different rewards.
     n_features_in_ : int
         Number of features, the last axis of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -91,13 +97,13 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
 
     See Also
     --------
-    QProbePolicy : Probe trained to choose.
+    QProbePolicy : Probe that is trained to choose.
 
     References
     ----------
     .. [1] Li, Jelassi, Zhang, Kakade, Wattenberg, Brandfonbrener, "Q-Probe: A
        Lightweight Approach to Reward Maximization for Language Models", ICML 2024,
-       arXiv 2402.14688, section 3.
+       arXiv 2402.14688v1, section 5.1.
 
     Examples
     --------
@@ -134,20 +140,18 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         random_state=None,
         verbose=0,
     ):
-        super().__init__(
-            loss,
-            alpha=alpha,
-            temperature=temperature,
-            fit_intercept=fit_intercept,
-            n_candidates=n_candidates,
-            hidden_layer_sizes=hidden_layer_sizes,
-            solver=solver,
-            max_iter=max_iter,
-            tol=tol,
-            warm_start=warm_start,
-            random_state=random_state,
-            verbose=verbose,
-        )
+        self.loss = loss
+        self.alpha = alpha
+        self.temperature = temperature
+        self.fit_intercept = fit_intercept
+        self.n_candidates = n_candidates
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.solver = solver
+        self.max_iter = max_iter
+        self.tol = tol
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.verbose = verbose
 
     def predict(self, X):
         """Predict the reward of each candidate.
@@ -155,17 +159,17 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings of (prompt, completion) pairs: sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
 
         Returns
         -------
         reward : ndarray of shape (n_prompts, k) or (n_rows,)
-            Expected rewards; probabilities for "log_loss".
+            Expected rewards; for "log_loss", probabilities.
         """
         return to_namespace_of(X, self._predict(X, "predict"))
 
     def _predict(self, X, method):
-        """Compute what `predict` gives as numpy, for a method."""
+        """Compute the result of `predict` as a numpy array."""
         scores, shape = self._scores(X, method)
         return self._choice_values(scores).reshape(shape)
 
@@ -178,18 +182,21 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings of (prompt, completion) pairs: sets or rows.
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,)
             Rewards.
         groups : array-like, default=None
-            Not used, but for telling which sample weights are possible.
+            Prompt labels of the rows. They only determine whether `sample_weight`
+            counts candidates or prompts.
         sample_weight : array-like, default=None
-            Numbers of copies of candidates or prompts, as in `fit`.
+            Non-negative number of copies of each candidate, of shape (n_prompts, k), or
+            (n_rows,) with `groups`; or of each prompt, of shape (n_prompts,), or
+            (n_rows,) without `groups`.
 
         Returns
         -------
         score : float
-            At most 1.
+            R^2, at most 1.
         """
         predicted = self._predict(X, "score")
         layout = check_layout(predicted.shape, groups)

@@ -1,4 +1,4 @@
-"""Displays: pictures of what a policy gains, in scikit-learn's conventions."""
+"""Displays of the rewards of policies, with the API of scikit-learn's displays."""
 
 from skqprobe._utils.public import set_module
 from skqprobe.plotting._prompt_difficulty import PromptDifficultyDisplay

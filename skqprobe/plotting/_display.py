@@ -1,4 +1,4 @@
-"""Display: what all displays share."""
+"""Display: the base class of all displays."""
 
 from sklearn.utils.validation import check_is_fitted
 
@@ -6,35 +6,36 @@ from skqprobe._utils.optional import import_optional
 from skqprobe.metrics import candidate_values
 
 REFERENCE = {"color": "0.4", "linewidth": 1.2}
-"""How lines that are no policy are drawn: the base model, the oracle."""
+"""Style of reference lines: the base model and the oracle."""
 
 
 class Display:
-    """Base class of the displays; they differ in `from_predictions` and `plot`."""
+    """Base class of the displays, which implement `from_predictions` and `plot`."""
 
     @classmethod
     def from_estimator(cls, estimator, X, y, groups=None, *, name=None, **kwargs):
-        """Draw what a fitted policy gains.
+        """Draw the display of a fitted policy.
 
         Parameters
         ----------
         estimator : estimator
-            A fitted probe; or any classifier, regressor or ranker.
+            Fitted probe, or any classifier, regressor or ranker.
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            What the estimator takes; of prompts that it was not trained on.
+            Input of the estimator, from prompts that it was not trained on.
         y : array-like of shape (n_prompts, k) or (n_rows,)
             Rewards.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
         name : str, default=None
-            What to call it; None takes the name of the class.
+            Name of the policy; None takes the name of the class.
         **kwargs : dict
-            See `from_predictions`.
+            Arguments of `from_predictions`.
 
         Returns
         -------
         display : Display
-            The drawn display.
+            Display that was drawn.
         """
         check_is_fitted(estimator)
         scores = candidate_values(estimator, X)
@@ -44,7 +45,7 @@ class Display:
 
     @classmethod
     def from_predictions(cls, y, scores, groups=None, **kwargs):
-        """Draw what choices by given scores gain."""
+        """Draw the display of given scores."""
         raise NotImplementedError
 
     @classmethod

@@ -1,4 +1,6 @@
-"""PromptDifficultyDisplay: probe value against the base model's reward, by prompt."""
+"""PromptDifficultyDisplay: mean probe value against mean reward per prompt."""
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -8,36 +10,37 @@ from skqprobe.metrics._per_prompt import check_rewards, check_scores
 from skqprobe.plotting._display import Display
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class PromptDifficultyDisplay(Display):
-    """Mean probe value against the base model's mean reward, a dot a prompt.
+    """Mean probe value against mean reward of the base model, one dot per prompt.
 
-    A probe trained to predict the reward spends part of its capacity on telling easy
-    prompts from hard ones, which is of no use in choosing among the candidates of one
-    prompt: its dots lie along a rising line. One trained by a loss that reads only
-    differences inside a prompt, such as "policy_gradient", need not do so. This is how
-    the paper explains that the latter chooses better [1]_.
+    A probe that is trained to predict the reward uses part of its capacity to separate
+    easy prompts from hard ones, which does not help to choose among the candidates of a
+    prompt. Its dots lie along a rising line. A probe that is trained with a
+    shift-invariant loss, such as "policy_gradient", need not do so. This is the paper's
+    explanation of why the latter chooses better [1]_.
 
-    Make one with `from_estimator` or `from_predictions`.
+    Created by `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
     reward : ndarray of shape (n_prompts,)
         Mean reward of the candidates of each prompt.
     value : ndarray of shape (n_prompts,)
-        Mean probe value of the candidates of each prompt; the mean of all is taken off,
-        and the unit is the values' standard deviation inside prompts, so that policies
-        of any loss can share an axis.
+        Mean probe value of the candidates of each prompt, minus the mean over prompts,
+        in units of the standard deviation inside prompts, so that policies of any loss
+        can share an axis.
     name : str, default=None
-        Of the policy, for the legend.
+        Name of the policy, for the legend.
 
     Attributes
     ----------
     correlation : float
-        Spearman's rank correlation of the two; NaN where one is constant.
+        Spearman's rank correlation of the two; NaN if one is constant.
     ax_, figure_ : matplotlib Axes and Figure
-        What was drawn on.
+        Axes and figure of the plot.
     scatter_ : matplotlib PathCollection
-        The prompts.
+        Dots of the prompts.
 
     References
     ----------
@@ -56,31 +59,36 @@ class PromptDifficultyDisplay(Display):
     True
     """
 
-    def __init__(self, *, reward, value, name=None):
-        self.reward = reward
-        self.value = value
-        self.name = name
-        constant = np.ptp(reward) == 0 or np.ptp(value) == 0
-        self.correlation = (
-            float("nan") if constant else float(spearmanr(reward, value).statistic)
-        )
+    reward: np.ndarray
+    value: np.ndarray
+    name: str | None = None
+
+    @property
+    def correlation(self):
+        """Spearman's rank correlation of reward and value; NaN if one is constant."""
+        if np.ptp(self.reward) == 0 or np.ptp(self.value) == 0:
+            return float("nan")
+        return float(spearmanr(self.reward, self.value).statistic)
 
     @classmethod
     def from_predictions(cls, y, scores, groups=None, *, name=None, ax=None, **kwargs):
-        """Draw given values.
+        """Draw the display of given scores.
 
         Parameters
         ----------
-        y, scores : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards, and values of the candidates.
+        y : array-like of shape (n_prompts, k) or (n_rows,)
+            Rewards.
+        scores : array-like of shape (n_prompts, k) or (n_rows,)
+            Scores of the candidates, such as the values of a probe.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
         name : str, default=None
-            For the legend.
+            Name for the legend.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
         **kwargs : dict
-            For matplotlib's `scatter`.
+            Arguments of matplotlib's `scatter`.
 
         Returns
         -------
@@ -103,11 +111,11 @@ class PromptDifficultyDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
         name : str, default=None
-            For the legend; None takes the display's.
+            Name for the legend; None takes that of the display.
         **kwargs : dict
-            For matplotlib's `scatter`.
+            Arguments of matplotlib's `scatter`.
 
         Returns
         -------
@@ -118,7 +126,7 @@ class PromptDifficultyDisplay(Display):
         label += f"{self.correlation:.2f}"
         style = {"s": 18, "alpha": 0.6, "linewidths": 0, "label": label} | kwargs
         self.scatter_ = ax.scatter(self.reward, self.value, **style)
-        ax.set_xlabel("Mean reward of the prompt's candidates (base model)")
-        ax.set_ylabel("Mean probe value Q (in units of its spread inside prompts)")
+        ax.set_xlabel("Mean reward of the candidates (base model)")
+        ax.set_ylabel("Mean probe value Q (standard deviations inside prompts)")
         ax.legend()
         return self

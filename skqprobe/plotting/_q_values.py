@@ -1,5 +1,6 @@
 """QValueDisplay: distribution of probe values by reward."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -8,34 +9,35 @@ from skqprobe._candidates.validation import check_scored, check_values
 from skqprobe.plotting._display import Display
 
 MOST_REWARDS = 5
-"""With more distinct rewards than this, they are drawn by quarter."""
+"""Maximum number of distinct rewards to draw; more are drawn by quarter."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class QValueDisplay(Display):
-    """Distribution of the probe's values Q, by reward.
+    """Distribution of the probe values Q by reward.
 
-    Where the histograms lie apart the probe tells good candidates from bad ones by the
-    value alone. A policy needs less: to order the candidates of each prompt. A loss
-    that reads only differences inside a prompt leaves the level of a prompt's values
-    free, so that here its histograms overlap more than its choices deserve.
+    If the histograms are separate, the value alone separates good candidates from bad
+    ones. A policy needs less: to order the candidates of each prompt. With a
+    shift-invariant loss the level of the values of a prompt is arbitrary, so that the
+    histograms overlap even if the choices are good.
 
-    Make one with `from_estimator` or `from_predictions`.
+    Created by `from_estimator` or `from_predictions`.
 
     Parameters
     ----------
     values : list of ndarray
-        The values of the candidates of each reward (or quarter of rewards).
+        Values of the candidates of each reward, or quarter of rewards.
     labels : list of str
-        What each of them is called.
+        Labels of the rewards or quarters.
     name : str, default=None
-        Of the policy, for the title.
+        Name of the policy, for the title.
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        What was drawn on.
+        Axes and figure of the plot.
     histograms_ : list of matplotlib artists
-        One a reward (or quarter).
+        Histogram of each reward or quarter.
 
     Examples
     --------
@@ -48,27 +50,28 @@ class QValueDisplay(Display):
     ['reward 0', 'reward 1']
     """
 
-    def __init__(self, *, values, labels, name=None):
-        self.values = values
-        self.labels = labels
-        self.name = name
+    values: list[np.ndarray]
+    labels: list[str]
+    name: str | None = None
 
     @classmethod
     def from_predictions(cls, y, scores, groups=None, *, name=None, ax=None, **kwargs):
-        """Draw given values.
+        """Draw the display of given scores.
 
         Parameters
         ----------
-        y, scores : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards, and values of the candidates.
+        y : array-like of shape (n_prompts, k) or (n_rows,)
+            Rewards.
+        scores : array-like of shape (n_prompts, k) or (n_rows,)
+            Scores of the candidates, such as the values of a probe.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts. They make no difference here.
+            Prompt labels of the rows. They are checked, and not used.
         name : str, default=None
-            For the title.
+            Name for the title.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
         **kwargs : dict
-            For matplotlib's `hist`.
+            Arguments of matplotlib's `hist`.
 
         Returns
         -------
@@ -95,11 +98,11 @@ class QValueDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
         name : str, default=None
-            For the title; None takes the display's.
+            Name for the title; None takes that of the display.
         **kwargs : dict
-            For matplotlib's `hist`.
+            Arguments of matplotlib's `hist`.
 
         Returns
         -------
@@ -112,7 +115,7 @@ class QValueDisplay(Display):
             style = {"bins": bins, "density": True}
             if len(self.values) <= 2:
                 style |= {"alpha": 0.5}
-            else:  # more than two on top of each other are outlines
+            else:  # outlines, since more than two overlap
                 style |= {"histtype": "step", "linewidth": 1.5}
             style |= kwargs
             _, _, patches = ax.hist(values, label=f"{label} ({len(values):,})", **style)

@@ -1,5 +1,7 @@
 """RewardCurveDisplay: reward against the number of candidates."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from skqprobe._candidates.validation import check_scored
@@ -12,11 +14,12 @@ from skqprobe.metrics import (
 from skqprobe.plotting._display import REFERENCE, Display
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class RewardCurveDisplay(Display):
     """Reward of the best of k candidates against k, between base model and oracle.
 
-    Make one with `from_estimator` or `from_predictions`. For several policies on one
-    axis give the first display's ``ax_`` to the next as `ax`, with
+    Created by `from_estimator` or `from_predictions`. To draw several policies on one
+    axis, pass ``ax_`` of the first display to the next as `ax`, with
     ``plot_references=False``.
 
     Parameters
@@ -24,26 +27,26 @@ class RewardCurveDisplay(Display):
     ks : ndarray of int, of shape (n_k,)
         Numbers of candidates.
     reward, low, high : ndarray of shape (n_k,)
-        Reward of the best of k by the policy's values, and its interval.
+        Reward of the best of k candidates by value, and its interval.
     base : float
         Reward of the base model.
     oracle : ndarray of shape (n_k,)
-        Reward of the truly best of k.
+        Reward of the best of k candidates by reward.
     name : str, default=None
-        Of the policy, for the legend.
+        Name of the policy, for the legend.
     confidence_level : float, default=0.95
-        Of the interval, for the legend.
+        Level of the interval, in (0, 1).
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        What was drawn on.
+        Axes and figure of the plot.
     line_ : matplotlib Line2D
-        The reward.
+        Line of the reward.
     band_ : matplotlib collection
-        The interval.
+        Band of the interval.
     base_, oracle_ : matplotlib Line2D or None
-        The references; None if they were not drawn.
+        Lines of the references; None if they were not drawn.
 
     Examples
     --------
@@ -57,17 +60,14 @@ class RewardCurveDisplay(Display):
     array([ 1,  2,  4,  8, 16])
     """
 
-    def __init__(
-        self, *, ks, reward, low, high, base, oracle, name=None, confidence_level=0.95
-    ):
-        self.ks = ks
-        self.reward = reward
-        self.low = low
-        self.high = high
-        self.base = base
-        self.oracle = oracle
-        self.name = name
-        self.confidence_level = confidence_level
+    ks: np.ndarray
+    reward: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    base: float
+    oracle: np.ndarray
+    name: str | None = None
+    confidence_level: float = 0.95
 
     @classmethod
     def from_predictions(
@@ -85,31 +85,34 @@ class RewardCurveDisplay(Display):
         plot_references=True,
         **kwargs,
     ):
-        """Draw the rewards of choices by given scores.
+        """Draw the display of given scores.
 
         Parameters
         ----------
-        y, scores : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards, and scores of the candidates.
+        y : array-like of shape (n_prompts, k) or (n_rows,)
+            Rewards.
+        scores : array-like of shape (n_prompts, k) or (n_rows,)
+            Scores of the candidates, such as the values of a probe.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
         ks : array-like of int, default=None
-            Numbers of candidates; None takes the powers of 2 up to the size of the
+            Numbers of candidates. None takes the powers of 2 up to the size of the
             smallest prompt, and that size.
         confidence_level : float, default=0.95
-            Of the interval, by a bootstrap over prompts.
+            Level of the interval, in (0, 1).
         n_resamples : int, default=2000
-            Of the bootstrap.
+            Number of resamples of the prompts.
         random_state : int, RandomState instance or None, default=None
-            Of the bootstrap.
+            Seed or generator of the resamples.
         name : str, default=None
-            For the legend.
+            Name for the legend.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
         plot_references : bool, default=True
             Whether to draw the base model and the oracle.
         **kwargs : dict
-            For matplotlib's `plot`, of the line.
+            Arguments of matplotlib's `plot` for the line.
 
         Returns
         -------
@@ -147,13 +150,13 @@ class RewardCurveDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
         name : str, default=None
-            For the legend; None takes the display's.
+            Name for the legend; None takes that of the display.
         plot_references : bool, default=True
             Whether to draw the base model and the oracle.
         **kwargs : dict
-            For matplotlib's `plot`, of the line.
+            Arguments of matplotlib's `plot` for the line.
 
         Returns
         -------
@@ -185,9 +188,7 @@ class RewardCurveDisplay(Display):
         ax.set_xscale("log", base=2)
         ax.set_xticks(self.ks, [str(k) for k in self.ks])
         ax.minorticks_off()
-        ax.set_xlabel("k, candidates to choose from")
-        ax.set_ylabel(
-            f"Reward of the chosen one ({self.confidence_level:.0%} interval)"
-        )
+        ax.set_xlabel("Number of candidates k")
+        ax.set_ylabel(f"Reward of the choice ({self.confidence_level:.0%} interval)")
         ax.legend()
         return self

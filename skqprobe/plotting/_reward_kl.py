@@ -1,5 +1,7 @@
 """RewardKLDisplay: reward against the distance from the base model."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from skqprobe._candidates.choice import choice_probabilities, expected_rewards
@@ -11,46 +13,47 @@ from skqprobe.metrics._values import policy_temperature
 from skqprobe.plotting._display import REFERENCE, Display
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class RewardKLDisplay(Display):
-    """Reward against KL divergence from the base model, as the temperature moves.
+    """Reward against KL divergence from the base model, over temperatures.
 
-    From the base model (an infinite temperature: no divergence, a random candidate) to
-    the best candidate (temperature 0). Of two policies the one that lies higher earns
-    more for the same distance. The divergence is `kl_upper_estimate`.
+    The curve leads from the base model (infinite temperature: no divergence, a random
+    candidate) to the best candidate (temperature 0). Of two policies, the upper one has
+    the higher reward at the same distance. The divergence is `kl_upper_estimate`.
 
-    Make one with `from_estimator` or `from_predictions`. For several policies on one
-    axis give the first display's ``ax_`` to the next as `ax`, with
+    Created by `from_estimator` or `from_predictions`. To draw several policies on one
+    axis, pass ``ax_`` of the first display to the next as `ax`, with
     ``plot_references=False``.
 
     Parameters
     ----------
     temperatures : ndarray of shape (n_temperatures,)
-        Falling, from infinity to 0.
+        Temperatures in descending order, from infinity to 0.
     kl : ndarray of shape (n_temperatures,)
         Upper estimate of the KL divergence, in nats.
     reward, low, high : ndarray of shape (n_temperatures,)
         Expected reward and its interval.
     oracle_kl, oracle_reward : ndarray
-        The same line for a choice by the rewards themselves, which no other passes.
+        The same curve for a choice by the rewards themselves, an upper bound.
     point : tuple of float, default=None
-        Temperature, divergence and reward to be marked.
+        Temperature, divergence and reward to mark.
     name : str, default=None
-        Of the policy, for the legend.
+        Name of the policy, for the legend.
     confidence_level : float, default=0.95
-        Of the interval, for the label.
+        Level of the interval, in (0, 1).
 
     Attributes
     ----------
     ax_, figure_ : matplotlib Axes and Figure
-        What was drawn on.
+        Axes and figure of the plot.
     line_ : matplotlib Line2D
-        The policy.
+        Line of the policy.
     band_ : matplotlib collection
-        The interval.
+        Band of the interval.
     point_ : matplotlib Line2D or None
-        The marked temperature.
+        Marker of the temperature.
     oracle_ : matplotlib Line2D or None
-        The oracle; None if it was not drawn.
+        Line of the oracle; None if it was not drawn.
 
     Examples
     --------
@@ -64,30 +67,16 @@ class RewardKLDisplay(Display):
     array([inf,  0.])
     """
 
-    def __init__(
-        self,
-        *,
-        temperatures,
-        kl,
-        reward,
-        low,
-        high,
-        oracle_kl,
-        oracle_reward,
-        point=None,
-        name=None,
-        confidence_level=0.95,
-    ):
-        self.temperatures = temperatures
-        self.kl = kl
-        self.reward = reward
-        self.low = low
-        self.high = high
-        self.oracle_kl = oracle_kl
-        self.oracle_reward = oracle_reward
-        self.point = point
-        self.name = name
-        self.confidence_level = confidence_level
+    temperatures: np.ndarray
+    kl: np.ndarray
+    reward: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    oracle_kl: np.ndarray
+    oracle_reward: np.ndarray
+    point: tuple[float, float, float] | None = None
+    name: str | None = None
+    confidence_level: float = 0.95
 
     @classmethod
     def _settings_of(cls, estimator):
@@ -110,33 +99,36 @@ class RewardKLDisplay(Display):
         plot_references=True,
         **kwargs,
     ):
-        """Draw the frontier of choices by given scores.
+        """Draw the display of given scores.
 
         Parameters
         ----------
-        y, scores : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards, and scores of the candidates.
+        y : array-like of shape (n_prompts, k) or (n_rows,)
+            Rewards.
+        scores : array-like of shape (n_prompts, k) or (n_rows,)
+            Scores of the candidates, such as the values of a probe.
         groups : array-like of shape (n_rows,), default=None
-            For rows: labels of the prompts, any hashable values in any order.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
         temperature : float, default=None
-            A temperature to mark on the line; `from_estimator` marks the estimator's.
+            Temperature to mark on the line; `from_estimator` passes the estimator's.
         temperatures : array-like of float, default=None
-            The temperatures between 0 and infinity; None takes 30 from a hundredth of
-            the scores' standard deviation inside prompts to a hundred times it.
+            Temperatures between 0 and infinity. None takes 30 values from 0.01 to 100
+            times the standard deviation of the scores inside prompts.
         confidence_level : float, default=0.95
-            Of the reward's interval, by a bootstrap over prompts.
+            Level of the interval, in (0, 1).
         n_resamples : int, default=2000
-            Of the bootstrap.
+            Number of resamples of the prompts.
         random_state : int, RandomState instance or None, default=None
-            Of the bootstrap.
+            Seed or generator of the resamples.
         name : str, default=None
-            For the legend.
+            Name for the legend.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
         plot_references : bool, default=True
             Whether to draw the oracle and the base model.
         **kwargs : dict
-            For matplotlib's `plot`, of the line.
+            Arguments of matplotlib's `plot` for the line.
 
         Returns
         -------
@@ -180,13 +172,13 @@ class RewardKLDisplay(Display):
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw on; None makes a figure.
         name : str, default=None
-            For the legend; None takes the display's.
+            Name for the legend; None takes that of the display.
         plot_references : bool, default=True
             Whether to draw the oracle and the base model.
         **kwargs : dict
-            For matplotlib's `plot`, of the line.
+            Arguments of matplotlib's `plot` for the line.
 
         Returns
         -------
@@ -195,7 +187,7 @@ class RewardKLDisplay(Display):
         ax = self._get_axes(ax)
         self.oracle_ = self.point_ = None
         if plot_references:
-            # Going further than it must, among equals, would gain it nothing.
+            # A larger divergence, among equal rewards, adds no reward.
             (self.oracle_,) = ax.plot(
                 [*self.oracle_kl, max(self.kl[-1], self.oracle_kl[-1])],
                 [*self.oracle_reward, self.oracle_reward[-1]],
@@ -238,7 +230,7 @@ def _frontier(scores, rewards, layout, temperatures):
 
 
 def _grid(scores, layout):
-    """Temperatures, falling, around the scores' standard deviation inside prompts."""
+    """Descending temperatures around the standard deviation inside prompts."""
     centred = scores - repeat_per_prompt(
         segment_mean(scores, layout.offsets), layout.offsets
     )
