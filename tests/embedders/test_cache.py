@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import skqprobe.embedders._cache as cache_module
-from skqprobe._backends.file_state import file_state
+from skqprobe._backends.settings import file_state
 from skqprobe.embedders import EmbeddingCache, VectorizerEmbedder
 from skqprobe.embedders._cache import CHUNK, text_keys
 
