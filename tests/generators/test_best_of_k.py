@@ -1,3 +1,5 @@
+"""BestOfK and stack_embeddings."""
+
 import random
 
 import numpy as np
@@ -22,7 +24,7 @@ def features(text):
 
 
 class Toy(BaseGenerator):
-    """Random words of the letters a and b; `asked` is shared by copies."""
+    """Random words of the letters a and b; copies share `asked`."""
 
     def __init__(self, asked=None, progress="auto"):
         self.asked = asked
@@ -157,7 +159,7 @@ REGRESSORS = [
 @pytest.mark.parametrize("embeddings", [None, "hidden_states"])
 def test_of_a_regressor_the_highest_value_is_taken(records, regressor, embeddings):
     if embeddings is None and isinstance(regressor, GridSearchCV):
-        # The search around the whole pipeline.
+        # A search over the whole pipeline.
         whole = make_pipeline(Letters(), Ridge())
         model = GridSearchCV(whole, {"ridge__alpha": [1e-6, 1]}, cv=2)
     else:
@@ -190,7 +192,7 @@ def test_equal_values_share_the_probability(records):
     np.testing.assert_array_equal(record["probabilities"], [0, 0.5, 0.5, 0])
 
 
-def test_a_classifier_of_rows_chooses_what_it_calls_best(records):
+def test_a_classifier_of_rows_chooses_its_positive_class(records):
     texts = [text for record in records for text in record["completions"]]
     model = make_pipeline(Letters(), LogisticRegression())
     model.fit(texts, ["a" in text for text in texts])
@@ -208,7 +210,7 @@ def test_embeddings_that_the_generator_captured(records, rewards):
         best.set_params(embeddings="states").generate(NEW)
 
 
-def test_several_embeddings_stand_side_by_side(records, rewards):
+def test_several_embeddings_are_concatenated(records, rewards):
     lengths = [[len(text) for text in record["completions"]] for record in records]
     records = [
         {**record, "length": length}
@@ -290,7 +292,7 @@ def test_a_policy_in_a_wrapper_without_tags_gets_sets(records, rewards):
     ],
     ids=lambda model: type(model).__name__,
 )
-def test_nothing_is_drawn_for_an_unfitted_pipeline(pipeline):
+def test_an_unfitted_pipeline_samples_nothing(pipeline):
     asked = []
     with pytest.raises(NotFittedError, match=r"pipeline .* is not fitted"):
         BestOfK(Toy(asked), pipeline, K).generate(NEW)
