@@ -43,6 +43,8 @@ def import_optional(module, *, needed_by, extra=None):
     install = f'pip install "skqprobe[{extra}]"' if extra else f"pip install {package}"
     try:
         return import_module(module)
+    except MemoryError:  # not an error of the package
+        raise
     except Exception as error:  # a broken package may raise any exception
         message = f"{needed_by} needs {package}: {install}."
         if not (isinstance(error, ModuleNotFoundError) and error.name == package):

@@ -400,19 +400,12 @@ BAD_PARAMETERS = [
 ]
 
 
-@pytest.mark.parametrize("method", ["fit", "fit_transform"])
+@pytest.mark.parametrize("method", ["fit", "fit_transform", "transform"])
 @pytest.mark.parametrize("parameter", BAD_PARAMETERS, ids=str)
 def test_bad_parameters(method, parameter):
     (name,) = parameter
     with pytest.raises(ValueError, match=f"The '{name}' parameter of Toy must be"):
-        getattr(Toy(**parameter), method)(TEXTS)
-
-
-@pytest.mark.parametrize("parameter", BAD_PARAMETERS, ids=str)
-def test_bad_parameters_without_fit(parameter):
-    (name,) = parameter
-    with pytest.raises(ValueError, match=f"The '{name}' parameter of Toy must be"):
-        Toy(**parameter).transform([("p", "c")])
+        getattr(Toy(**parameter), method)([("p", "c")])
 
 
 def test_finished_texts_are_not_embedded_again():

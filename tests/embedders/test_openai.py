@@ -161,7 +161,7 @@ def test_finished_texts_are_kept(server, tmp_path, with_cache):
     np.testing.assert_array_equal(values, [server.vector(text) for text in TEXTS])
 
 
-def test_requests_under_way_are_finished_and_kept(server, tmp_path):
+def test_running_requests_are_finished_and_kept(server, tmp_path):
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
     refused = threading.Event()
 
@@ -171,7 +171,7 @@ def test_requests_under_way_are_finished_and_kept(server, tmp_path):
 
     def after_that(handler, answer):
         refused.wait(30)
-        handler.server.closing.wait(0.5)  # the client hears of the refusal first
+        handler.server.closing.wait(0.5)  # the client reads the refusal first
         handler.reply(200, json.dumps(answer))
 
     server.fault = lambda path, body: refuse if body["input"] == ["iii"] else after_that
@@ -182,7 +182,7 @@ def test_requests_under_way_are_finished_and_kept(server, tmp_path):
     assert len(cache) == 2
 
 
-def test_what_is_known_needs_no_server_and_no_key(server, tmp_path, monkeypatch):
+def test_known_texts_need_no_server_and_no_key(server, tmp_path, monkeypatch):
     asked = embedder(server, cache=tmp_path / "cache.sqlite")
     values = asked.transform(TEXTS)
     server.close()
@@ -190,7 +190,7 @@ def test_what_is_known_needs_no_server_and_no_key(server, tmp_path, monkeypatch)
     np.testing.assert_array_equal(asked.transform(TEXTS), values)
 
 
-def test_what_the_cache_tells_apart(server, tmp_path):
+def test_settings_in_the_key_of_the_cache(server, tmp_path):
     def n_requests(**settings):
         settings = {"model": "model", "base_url": server.url} | settings
         server.requests.clear()
@@ -211,7 +211,7 @@ def test_base_url_of_the_environment(server, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     assert asked.transform(["a"]).shape == (1, 3)
     monkeypatch.setenv("OPENAI_BASE_URL", server.url.replace("127.0.0.1", "localhost"))
-    asked.transform(["a"])  # another server, so the cache does not answer
+    asked.transform(["a"])  # another server, so another key of the cache
     assert len(server.requests) == 2
 
 

@@ -16,7 +16,7 @@ def generator(server, **settings):
     return OpenAIGenerator("model", base_url=server.url, **settings)
 
 
-def test_texts_and_messages_go_where_they_belong(server):
+def test_endpoints_of_texts_and_messages(server):
     records = generator(server, concurrency=1).generate(["text", CHAT], 2)
     assert [path for path, _ in server.requests] == [
         "/completions",
@@ -103,7 +103,9 @@ def test_a_server_that_limits_n(server, code):
     server.fault = fault
     records = generator(server, seed=3, concurrency=1).generate(["a", "b"], 10)
     n_asked = [body.get("n", 1) for _, body in server.requests]
-    assert n_asked == [10, 5, 2, 2, 2, 2, 2] + [2] * 5  # learned with the first prompt
+    assert (
+        n_asked == [10, 5, 2, 2, 2, 2, 2] + [2] * 5
+    )  # the limit is known from the first prompt
     for record in records:
         assert len(set(record["completions"])) == 10
 
@@ -113,7 +115,7 @@ def test_a_server_that_gives_more(server):
     assert len(generator(server).sample("text", 2)["completions"]) == 2
 
 
-def test_seeds_are_of_the_prompt_not_of_its_place(server):
+def test_seeds_depend_on_the_prompt_not_on_its_position(server):
     def seeds(prompts, **settings):
         server.requests.clear()
         generator(server, concurrency=1, **settings).generate(prompts, 2)
@@ -137,7 +139,7 @@ def test_log_likelihoods(server, prompt):
         generator(server, log_likelihoods=True).sample(prompt, 2)
 
 
-def test_n_tokens_is_there_where_it_is_known(server):
+def test_n_tokens_if_known(server):
     assert "n_tokens" not in generator(server).sample("text", 2)
     assert generator(server).sample("text", 1)["n_tokens"] == [3]
     answer = server.answer("/completions", {"prompt": "text"})
@@ -205,7 +207,7 @@ def test_bad_prompts(server):
     assert server.requests == []
 
 
-def test_collect_goes_on_after_a_fault(server, tmp_path):
+def test_collect_resumes_after_a_fault(server, tmp_path):
     def reward(item, completion):
         return len(completion)
 
