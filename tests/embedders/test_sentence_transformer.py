@@ -49,53 +49,55 @@ def close(a, b, atol=1e-6):
     ],
     ids=str,
 )
-def test_agrees_with_the_library(folder, model, settings):
-    embedder = SentenceTransformerEmbedder(folder, batch_size=2, **settings)
+def test_agrees_with_the_library(minilm_folder, minilm, settings):
+    embedder = SentenceTransformerEmbedder(minilm_folder, batch_size=2, **settings)
     embeddings = embedder.fit_transform(TEXTS)
     assert embeddings.dtype == np.float32
     assert embeddings.shape == (len(TEXTS), settings.get("truncate_dim", 384))
-    close(embeddings, model.encode(TEXTS, **settings))
+    close(embeddings, minilm.encode(TEXTS, **settings))
     close(embedder.transform(TEXTS), embeddings)
     if "normalize_embeddings" in settings:
         close(np.linalg.norm(embeddings, axis=1), 1)
 
 
 @pytest.mark.slow
-def test_a_prompt_of_the_model_by_name(folder, model, monkeypatch):
-    embedder = SentenceTransformerEmbedder(folder, prompt_name="query")
+def test_a_prompt_of_the_model_by_name(minilm_folder, minilm, monkeypatch):
+    embedder = SentenceTransformerEmbedder(minilm_folder, prompt_name="query")
     before = embedder.transform(TEXTS)
     # The prompts of this model are empty.
     prompt = "Find what is asked for: "
     monkeypatch.setitem(embedder._load().prompts, "query", prompt)
     embeddings = embedder.transform(TEXTS)
-    close(embeddings, model.encode(TEXTS, prompt=prompt))
+    close(embeddings, minilm.encode(TEXTS, prompt=prompt))
     assert np.abs(embeddings - before).max() > 0.01
     with pytest.raises(ValueError, match="'nothing' not found"):
         embedder.set_params(prompt_name="nothing").transform(TEXTS)
 
 
 @pytest.mark.slow
-def test_pairs_and_records(folder, model):
-    embedder = SentenceTransformerEmbedder(folder)
+def test_pairs_and_records(minilm_folder, minilm):
+    embedder = SentenceTransformerEmbedder(minilm_folder)
     sets = embedder.fit_transform(RECORDS)
     assert sets.shape == (12, 3, 384)
     texts = [f"{r['prompt']}\n{c}" for r in RECORDS for c in r["completions"]]
-    close(sets.reshape(-1, 384), model.encode(texts))
+    close(sets.reshape(-1, 384), minilm.encode(texts))
     chat = [{"role": "user", "content": "Hi"}]
-    close(embedder.transform([(chat, "Ho")]), model.encode(["user: Hi\nHo"]))
+    close(embedder.transform([(chat, "Ho")]), minilm.encode(["user: Hi\nHo"]))
     assert embedder.get_feature_names_out()[-1] == "sentencetransformerembedder383"
 
 
 @pytest.mark.slow
-def test_dtype(folder, model):
-    embeddings = SentenceTransformerEmbedder(folder, dtype="float16").transform(TEXTS)
+def test_dtype(minilm_folder, minilm):
+    embeddings = SentenceTransformerEmbedder(minilm_folder, dtype="float16").transform(
+        TEXTS
+    )
     assert embeddings.dtype == np.float16
-    close(embeddings, model.encode(TEXTS), atol=1e-3)
+    close(embeddings, minilm.encode(TEXTS), atol=1e-3)
 
 
 @pytest.mark.slow
-def test_no_weights_in_the_embedder(folder):
-    embedder = SentenceTransformerEmbedder(folder, truncate_dim=8).fit(TEXTS)
+def test_no_weights_in_the_embedder(minilm_folder):
+    embedder = SentenceTransformerEmbedder(minilm_folder, truncate_dim=8).fit(TEXTS)
     pickled = pickle.dumps(embedder)
     assert len(pickled) < 2000
     close(pickle.loads(pickled).transform(TEXTS), embedder.transform(TEXTS))
@@ -105,17 +107,19 @@ def test_no_weights_in_the_embedder(folder):
 
 
 @pytest.mark.slow
-def test_silent(folder, capfd):
-    embedder = SentenceTransformerEmbedder(folder).fit(TEXTS)  # loading has a bar
+def test_silent(minilm_folder, capfd):
+    embedder = SentenceTransformerEmbedder(minilm_folder).fit(
+        TEXTS
+    )  # loading has a bar
     capfd.readouterr()
     embedder.transform(TEXTS)
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.slow
-def test_search_in_two_processes(folder, tmp_path, rng):
+def test_search_in_two_processes(minilm_folder, tmp_path, rng):
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
-    embedder = SentenceTransformerEmbedder(folder, cache=cache, device="cpu")
+    embedder = SentenceTransformerEmbedder(minilm_folder, cache=cache, device="cpu")
     y = rng.random((12, 3))
     pipeline = Pipeline(
         [
@@ -139,12 +143,14 @@ def test_search_in_two_processes(folder, tmp_path, rng):
 
 
 @pytest.mark.slow
-def test_settings_in_the_key_of_the_cache(folder, tmp_path):
+def test_settings_in_the_key_of_the_cache(minilm_folder, tmp_path):
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
 
     def n_new(**settings):
         before = len(cache)
-        SentenceTransformerEmbedder(folder, cache=cache, **settings).transform(["a"])
+        SentenceTransformerEmbedder(minilm_folder, cache=cache, **settings).transform(
+            ["a"]
+        )
         return len(cache) - before
 
     assert n_new() == 1
@@ -162,10 +168,10 @@ def test_settings_in_the_key_of_the_cache(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_changed_folder_is_loaded_again(folder, tmp_path):
+def test_a_changed_folder_is_loaded_again(minilm_folder, tmp_path):
     from safetensors.numpy import load_file, save_file
 
-    copy = shutil.copytree(folder, tmp_path / "model")
+    copy = shutil.copytree(minilm_folder, tmp_path / "model")
     embedder = SentenceTransformerEmbedder(copy, cache=tmp_path / "cache.sqlite")
     before = embedder.transform(TEXTS)
     weights = load_file(copy / "model.safetensors")
@@ -179,38 +185,38 @@ def test_a_changed_folder_is_loaded_again(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_long_texts_are_counted(folder, model):
+def test_long_texts_are_counted(minilm_folder, minilm):
     # The limit is 256 tokens, of which the model adds two.
     texts = ["a " * 254, "b " * 255, "c" * 5000, "d " * 3000, "short", "d " * 3000]
-    embedder = SentenceTransformerEmbedder(folder, batch_size=2)
+    embedder = SentenceTransformerEmbedder(minilm_folder, batch_size=2)
     with pytest.warns(UserWarning) as caught:
         embeddings = embedder.transform(texts)
     (warning,) = caught
     message = str(warning.message)
     # "ccc..." is one unknown word, and so one token.
     assert message.startswith("2 of 5 texts are longer than the 256 tokens")
-    assert str(folder) in message
-    close(embeddings, model.encode(texts))
+    assert str(minilm_folder) in message
+    close(embeddings, minilm.encode(texts))
 
 
 @pytest.mark.slow
-def test_the_prompt_counts(folder):
-    embedder = SentenceTransformerEmbedder(folder, prompt="two words ")
+def test_the_prompt_counts(minilm_folder):
+    embedder = SentenceTransformerEmbedder(minilm_folder, prompt="two words ")
     with pytest.warns(UserWarning, match="1 of 1 texts"):
         embedder.transform(["a " * 253])
 
 
 @pytest.mark.slow
-def test_texts_that_just_fit_do_not_warn(folder):
+def test_texts_that_just_fit_do_not_warn(minilm_folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        SentenceTransformerEmbedder(folder).transform(["a " * 254, "狗" * 254])
+        SentenceTransformerEmbedder(minilm_folder).transform(["a " * 254, "狗" * 254])
 
 
 @pytest.mark.slow
-def test_a_known_long_text_does_not_warn_again(folder, tmp_path):
+def test_a_known_long_text_does_not_warn_again(minilm_folder, tmp_path):
     cache = tmp_path / "cache.sqlite"
-    embedder = SentenceTransformerEmbedder(folder, cache=cache)
+    embedder = SentenceTransformerEmbedder(minilm_folder, cache=cache)
     with pytest.warns(UserWarning, match="1 of 1 texts"):
         embedder.transform(["a " * 300])
     embedder.transform(["a " * 300])
@@ -237,7 +243,7 @@ def test_a_model_without_a_limit(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nobody/no-model", "./no/folder", "README.md"])
-def test_no_such_model(folder, monkeypatch, name):
+def test_no_such_model(minilm_folder, monkeypatch, name):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = f"cannot load model='{name}'. A folder must hold .* needs a connection"
     with pytest.raises(OSError, match=message):
@@ -245,7 +251,7 @@ def test_no_such_model(folder, monkeypatch, name):
 
 
 @pytest.mark.slow
-def test_a_folder_without_a_model(folder, tmp_path):
+def test_a_folder_without_a_model(minilm_folder, tmp_path):
     with pytest.raises(OSError, match=f"cannot load model='{tmp_path}'"):
         SentenceTransformerEmbedder(tmp_path).transform(TEXTS)
 

@@ -381,6 +381,22 @@ def test_inert_parameters_may_change(tmp_path):
     collect(prompts_of(2), Toy(progress=False, asked=[]), length, K, path=path)
 
 
+def test_a_file_of_a_model_whose_files_have_changed_is_refused(tmp_path):
+    class Local(Toy):
+        def __init__(self, model, progress="auto"):
+            super().__init__(progress=progress)
+            self.model = model
+
+    path, model = tmp_path / "records.jsonl", tmp_path / "model"
+    model.write_bytes(b"1")
+    (record,) = collect(["a"], Local(model), length, K, path=path)
+    assert record["generator"]["model"] == str(model)
+    collect(["a", "b"], Local(str(model)), length, K, path=path)
+    model.write_bytes(b"12")
+    with pytest.raises(ValueError, match=r"different settings: .* model_files was '"):
+        collect(["a", "b"], Local(model), length, K, path=path)
+
+
 def test_an_empty_list_and_an_empty_file(tmp_path):
     assert collect([], Toy(), length, K) == []
     (tmp_path / "empty").touch()
