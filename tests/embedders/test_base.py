@@ -1,10 +1,8 @@
 """BaseEmbedder, with a minimal backend."""
 
 import pickle
-import sys
 import zlib
 from numbers import Real
-from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -465,83 +463,3 @@ def test_a_batch_with_nan_is_not_kept_but_earlier_ones_are(tmp_path):
     with pytest.raises(ValueError, match="NaN"):
         Broken(batch_size=2, cache=cache).transform(TEXTS)
     assert embedded() == ["dddd", "bbb"]
-
-
-# Progress
-
-
-@pytest.fixture
-def bars(monkeypatch):
-    """The bars that a replacement of tqdm has opened."""
-    opened = []
-
-    class Bar:
-        def __init__(self, **options):
-            self.options, self.n = options, 0
-            opened.append(self)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exc_info):
-            return False
-
-        def update(self, n=1):
-            self.n += n
-
-    module = ModuleType("tqdm.auto")
-    module.tqdm = Bar
-    monkeypatch.setitem(sys.modules, "tqdm", ModuleType("tqdm"))
-    monkeypatch.setitem(sys.modules, "tqdm.auto", module)
-    return opened
-
-
-def test_progress_counts_texts(bars):
-    Toy(progress=True).transform(TEXTS)
-    (bar,) = bars
-    assert bar.n == bar.options["total"] == len(set(TEXTS))
-    assert bar.options["disable"] is False
-    assert bar.options["delay"] == 0
-
-
-def test_automatic_progress_depends_on_the_terminal(bars):
-    Toy().transform(TEXTS)
-    (bar,) = bars
-    assert bar.options["disable"] is None  # tqdm shows it in a terminal only
-    assert bar.options["delay"] > 0
-
-
-def test_no_progress(bars, tmp_path):
-    Toy(progress=False).transform(TEXTS)
-    assert not bars
-    Toy(cache=tmp_path / "cache.sqlite").transform(TEXTS)
-    bars.clear()
-    Toy(progress=True, cache=tmp_path / "cache.sqlite").transform(TEXTS)
-    assert not bars  # nothing to do
-
-
-def test_no_automatic_progress_inside_a_search(bars, rng):
-    pipeline = make_pipeline(Toy(1e-9), QProbePolicy())
-    search = GridSearchCV(pipeline, {"qprobepolicy__alpha": [1.0]}, cv=2, refit=False)
-    X, y = records(4, 2), rng.random((4, 2))
-    search.fit(X, y)
-    assert not bars
-    search.set_params(estimator__toy__progress=True).fit(X, y)
-    assert bars
-
-
-def test_progress_without_tqdm(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    assert Toy().transform(TEXTS).shape == (len(TEXTS), 2)
-    with pytest.raises(ImportError, match="pip install tqdm"):
-        Toy(progress=True).transform(TEXTS)
-
-
-def test_the_real_bar(capsys):
-    pytest.importorskip("tqdm")
-    Toy(progress=True).transform(TEXTS)
-    error = capsys.readouterr().err
-    assert "Toy" in error
-    assert "6/6" in error
-    Toy().transform(TEXTS)  # no terminal
-    assert capsys.readouterr().err == ""
