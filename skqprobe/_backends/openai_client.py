@@ -1,11 +1,13 @@
-"""What the backends of OpenAI-compatible servers share: client, errors, threads."""
+"""Client of OpenAI-compatible servers: requests, errors, threads."""
 
 import os
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
 from json import JSONDecodeError
 from numbers import Integral, Real
 from urllib.parse import urlsplit
 
+from skqprobe._utils.optional import import_optional
 from skqprobe._utils.sklearn_compat import Interval
 
 CONSTRAINTS: dict = {
@@ -16,21 +18,21 @@ CONSTRAINTS: dict = {
     "timeout": [Interval(Real, 0, None, closed="neither")],
     "concurrency": [Interval(Integral, 1, None, closed="left")],
 }
-"""Constraints of the parameters that say whom to ask, and how."""
+"""Constraints of the parameters of the client."""
 
 INERT = frozenset({"api_key_env", "max_retries", "timeout", "concurrency"})
-"""Those of them that change no answer."""
+"""Parameters of the client that do not change the answers."""
 
 
 class APIError(RuntimeError):
-    """A request failed, and the client has given up.
+    """A request failed after all retries.
 
     Parameters
     ----------
     message : str
-        What happened and what to do; the API key is not in it.
+        Description of the error and of what to do, without the API key.
     status : int, default=None
-        The HTTP status; None where there was no answer, or no use in it.
+        HTTP status. None if there was no answer, or no usable one.
     """
 
     def __init__(self, message, status=None):
@@ -39,7 +41,9 @@ class APIError(RuntimeError):
 
 
 class APIClient:
-    """The official client, kept from giving its key away; for any number of threads.
+    """The official client, without the API key in any error.
+
+    Any number of threads may use one client. It is a context manager.
 
     Parameters
     ----------
@@ -51,22 +55,18 @@ class APIClient:
     ImportError
         If the package openai is not installed.
     ValueError
-        If the key is missing where one is needed, or cannot be one; or `base_url` is no
-        URL, or has a password in it.
+        If the key is missing where one is needed, or is not a valid key; or if
+        `base_url` is not a URL, or contains a password.
     """
 
     def __init__(self, settings):
-        try:
-            import openai
-        except ImportError:
-            raise ImportError(
-                f"{type(settings).__name__} needs the package openai: "
-                'pip install "skqprobe[openai]".'
-            ) from None
+        self._openai = import_optional(
+            "openai", needed_by=type(settings).__name__, extra="openai"
+        )
         self._env, self._timeout = settings.api_key_env, settings.timeout
         self.base_url = find_base_url(settings.base_url)
         self._key = _read_key(self._env, self.base_url)
-        self._client = openai.OpenAI(
+        self._client = self._openai.OpenAI(
             api_key=self._key,
             base_url=self.base_url,
             max_retries=int(settings.max_retries),
@@ -80,14 +80,14 @@ class APIClient:
         self._client.close()
 
     def ask(self, path, body):
-        """Send a request, again and again if need be.
+        """Send a request, with retries.
 
         Parameters
         ----------
         path : str
             The endpoint, such as "/embeddings".
         body : dict
-            What JSON knows.
+            Content of the request, of types that JSON supports.
 
         Returns
         -------
@@ -96,26 +96,24 @@ class APIClient:
         Raises
         ------
         APIError
-            If the server refuses, or gives no answer or none that is a JSON object.
+            If the server refuses, or its answer is missing or not a JSON object.
         """
-        import openai
-
         try:
-            # Not client.embeddings.create and the like: answers are checked here, and
-            # there numbers in an answer of another form would be lost.
+            # client.embeddings.create and the like would lose numbers in an answer of
+            # unexpected form. Here the answer is checked by the caller.
             answer = self._client.post(path, body=body, cast_to=object)
-        except openai.APIStatusError as error:
+        except self._openai.APIStatusError as error:
             failure = APIError(self._refusal(error), error.status_code)
-        except openai.APITimeoutError:
+        except self._openai.APITimeoutError:
             failure = APIError(
-                f"no answer within timeout={self._timeout} seconds, at the last try "
-                "too. Raise timeout, or make batch_size or concurrency smaller."
+                f"no answer within timeout={self._timeout} seconds in the last "
+                "attempt. Raise timeout, or reduce batch_size or concurrency."
             )
-        except openai.APIConnectionError as error:
+        except self._openai.APIConnectionError as error:
             failure = APIError(
-                f"no connection to {self._client.base_url}, at the last try too: "
-                f"{self._quote(error.__cause__ or error)}. Check base_url, and that "
-                "the server runs."
+                f"no connection to {self._client.base_url} in the last attempt: "
+                f"{self._quote(error.__cause__ or error)}. Check base_url, and check "
+                "that the server is running."
             )
         except (JSONDecodeError, UnicodeDecodeError):
             failure = APIError("the answer is not JSON. Check base_url.")
@@ -123,26 +121,26 @@ class APIClient:
             if isinstance(answer, dict) and not answer.get("error"):
                 return answer
             failure = APIError(
-                f"the answer makes no sense: {self._quote(answer)}. Check base_url; it "
-                "often ends with /v1."
+                f"the answer is malformed: {self._quote(answer)}. Check base_url, "
+                "which often ends with /v1."
             )
-        # Raised here and not above: an error of the client, which would come along as
-        # its context, holds the request, and so the key.
+        # Raised outside the except blocks. The error of the client would become the
+        # context of this one, and it holds the request, which holds the key.
         raise failure
 
     def _refusal(self, error):
-        """Say what the server refused, and what may help."""
+        """Return what the server refused, and what may help."""
         hint = {
             401: f"Check the API key in the environment variable {self._env}.",
             403: f"Check the API key in the environment variable {self._env}.",
             404: "Check model and base_url; the latter often ends with /v1.",
-            429: "Make concurrency smaller, max_retries larger, or see to your quota.",
+            429: "Reduce concurrency, raise max_retries, or check your quota.",
         }.get(error.status_code, "")
         said = self._quote(error.body or error.message)
         return f"the server answered HTTP {error.status_code}: {said}. {hint}".strip()
 
     def _quote(self, value):
-        """Shorten what a server or the client said, without the key."""
+        """Shorten a text of the server or the client, and remove the key."""
         if isinstance(value, dict) and isinstance(value.get("message"), str):
             value = value["message"]
         text = " ".join(str(value).replace(self._key, "[API key]").split())
@@ -150,9 +148,9 @@ class APIClient:
 
 
 def find_base_url(base_url):
-    """Find whom the client asks: `base_url`, or else the variable OPENAI_BASE_URL.
+    """Return `base_url`, or else the value of the variable OPENAI_BASE_URL.
 
-    None is the client's own default.
+    None stands for the default of the client, which is OpenAI.
     """
     if base_url is None:
         base_url = os.environ.get("OPENAI_BASE_URL", "").strip() or None
@@ -164,12 +162,21 @@ def find_base_url(base_url):
             "base_url must be a URL such as http://localhost:8080/v1; got "
             f"{base_url!r}."
         )
-    if "@" in parts.netloc:  # would be in every repr
+    if "@" in parts.netloc:  # it would be shown by every repr
         raise ValueError(
-            "base_url must not have a user name or password in it. Put the key into an "
-            "environment variable, and its name into api_key_env."
+            "base_url must not contain a user name or password. Put the key into an "
+            "environment variable, and pass the name of the variable as api_key_env."
         )
     return base_url.rstrip("/")
+
+
+def server_settings(settings):
+    """Adapt the result of `output_settings` to models on a server.
+
+    The server may be named by the environment, and `model` is never a local path.
+    """
+    settings = {key: settings[key] for key in settings if key != "model_files"}
+    return settings | {"base_url": find_base_url(settings["base_url"])}
 
 
 def _read_key(name, base_url):
@@ -177,42 +184,85 @@ def _read_key(name, base_url):
     if not key and base_url is None:
         raise ValueError(
             f"An API key is needed: put it into the environment variable {name}, or "
-            "name another one in api_key_env. For a server of your own give base_url."
+            "pass the name of another variable as api_key_env. For a server of your "
+            "own, set base_url."
         )
     if not (key.isascii() and key.isprintable()):
         raise ValueError(
-            f"What the environment variable {name} holds is no API key: it has "
-            "characters that no HTTP header may have."
+            f"The value of the environment variable {name} is not an API key: it has "
+            "characters that are not allowed in an HTTP header."
         )
-    # The client must have some key; servers that want none do not look at it.
+    # The client requires a key; servers that need none ignore it.
     return key or "none-needed"
+
+
+def ask_each(settings, ask, items, describe):
+    """Apply a function to a client and each item, several items at a time.
+
+    Parameters
+    ----------
+    settings : OpenAIEmbedder or OpenAIGenerator
+        Settings of the client, and `concurrency`.
+    ask : callable
+        ``ask(client, item)`` returns the result of an item.
+    items : list
+        The items. If empty, no client is made and no key is needed.
+    describe : callable
+        ``describe(done)`` returns the end of the message of an error; `done` is the
+        list of the numbers of the finished items.
+
+    Yields
+    ------
+    number : int
+        Index in `items`. The items are yielded as they finish.
+    result : object
+        Result of the item.
+
+    Raises
+    ------
+    APIError or ValueError
+        The first error of `ask`. Its message begins with the class of `settings`.
+    """
+    if not items:
+        return
+    done = []
+    with APIClient(settings) as client:
+        try:
+            for number, result in run_concurrently(
+                partial(ask, client), items, settings.concurrency
+            ):
+                yield number, result
+                done.append(number)
+        except (APIError, ValueError) as error:
+            error.args = (f"{type(settings).__name__}: {error} {describe(done)}",)
+            raise
 
 
 def run_concurrently(function, items, concurrency):
     """Apply a function to items, several at a time.
 
-    After the first failure no other item is begun; those under way are finished.
+    After the first error, no other item is started; running ones are finished.
 
     Parameters
     ----------
     function : callable
-        Takes an item.
+        Function of one item.
     items : list
         The items.
     concurrency : int
-        How many threads there are.
+        Number of threads.
 
     Yields
     ------
     number : int
-        Which of the items it is.
+        Index in `items`. The items are yielded as they finish.
     result : object
-        What `function` returned for it. They come as they are done.
+        Result of `function` for the item.
 
     Raises
     ------
     Exception
-        The first that `function` raised, when all that was under way is done.
+        The first error of `function`, after all running items are finished.
     """
     waiting = enumerate(items)
     running: dict = {}
@@ -234,8 +284,8 @@ def run_concurrently(function, items, concurrency):
                 else:
                     failure = failure or future.exception()
     finally:
-        # Under way there is something only if the caller has stopped, or was stopped
-        # from the keyboard: no answer is worth waiting for then.
+        # Items are still running only if the caller stopped, or was interrupted from
+        # the keyboard. Then do not wait for their answers.
         pool.shutdown(wait=not running)
     if failure is not None:
         raise failure

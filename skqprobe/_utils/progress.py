@@ -1,11 +1,13 @@
-"""Progress bars: tqdm's, where they help and where tqdm is installed."""
+"""Progress bars by tqdm, if it is installed."""
 
 import sys
 from types import FrameType
 
+from skqprobe._utils.optional import import_optional
+
 
 class _NoBar:
-    """Stands in where no bar is shown."""
+    """Replace a progress bar that is not shown."""
 
     def __enter__(self):
         return self
@@ -18,41 +20,50 @@ class _NoBar:
 
 
 def progress_bar(progress, total, description, unit):
-    """Open a progress bar, a context with the method ``update(n)``.
+    """Open a progress bar: a context manager with the method ``update(n)``.
 
     Parameters
     ----------
     progress : bool or "auto"
-        Whether to show it. "auto" shows it where standard error is a terminal (or in a
-        notebook), when the work takes more than two seconds, and not inside a search or
-        cross-validation, where there would be one for each fit.
+        Whether to show a progress bar. "auto" shows one in a terminal, for work of more
+        than two seconds, and not inside a search or cross-validation.
     total : int
-        How many things there are to do.
-    description, unit : str
-        What is done, and what is counted.
+        Number of units of work. If 0, no bar is shown.
+    description : str
+        Title of the bar.
+    unit : str
+        Name of one unit of work, such as "prompt".
+
+    Returns
+    -------
+    bar : context manager
+
+    Raises
+    ------
+    ImportError
+        If `progress` is True and tqdm is not installed.
     """
-    if progress is False or total == 0 or (progress == "auto" and _in_validation()):
+    automatic = progress == "auto"
+    # A search would show one bar for each of its fits.
+    if progress is False or total == 0 or (automatic and _in_validation()):
         return _NoBar()
     try:
-        from tqdm.auto import tqdm
+        tqdm = import_optional("tqdm.auto", needed_by="progress=True").tqdm
     except ImportError:
-        if progress == "auto":
+        if automatic:
             return _NoBar()
-        raise ImportError(
-            "progress=True needs tqdm: pip install tqdm, or set progress=False."
-        ) from None
-    automatic = progress == "auto"
+        raise
     return tqdm(
         total=total,
         desc=description,
         unit=unit,
         delay=2 if automatic else 0,
-        disable=None if automatic else False,  # None: not where there is no terminal
+        disable=None if automatic else False,  # None shows the bar in a terminal only
     )
 
 
 def _in_validation():
-    """Whether a search or cross-validation of scikit-learn is calling."""
+    """Return whether a search or cross-validation of scikit-learn is running."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__") == "sklearn.model_selection._validation":

@@ -1,4 +1,4 @@
-"""Embedders: from prompts and completions to arrays."""
+"""Embedders: from prompts and completions to arrays of features."""
 
 from skqprobe._utils.public import set_module
 from skqprobe.embedders._base import BaseEmbedder

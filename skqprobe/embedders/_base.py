@@ -1,5 +1,6 @@
-"""BaseEmbedder: everything that an embedder does but the embedding itself."""
+"""BaseEmbedder: batching, caching and validation for all embedders."""
 
+import copy
 from abc import ABC, abstractmethod
 from numbers import Integral
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
-from skqprobe._backends.file_state import file_state
+from skqprobe._backends.settings import output_settings
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.progress import progress_bar
 from skqprobe._utils.sklearn_compat import (
@@ -22,23 +23,26 @@ from skqprobe.embedders._inputs import check_texts
 
 
 class _Transform:
-    """Hold `transform` and `fit_transform`, out of reach of scikit-learn's wrapping.
+    """Define `transform` and `fit_transform` where scikit-learn does not wrap them.
 
-    It wraps what a transformer class defines itself, and would make a data frame of
-    sets too, which have three dimensions.
+    scikit-learn wraps methods that a transformer class defines itself. It would try to
+    make a data frame of sets, which have three dimensions.
     """
 
+    fit: Any
     _embed: Any
+    _learns: Any
     _validate_params: Any
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    # Not skipped: parameters of a vectorizer, for example.
+    @_fit_context(prefer_skip_nested_validation=False)
     def fit_transform(self, X, y=None):
-        """Embed texts, each once, and learn the number of features.
+        """Fit, and embed the texts, each of them once.
 
         Parameters
         ----------
         X : list of str, of (prompt, completion) pairs or of records, or data frame
-            What to embed; see the class.
+            Texts to embed; see the class.
         y : object, default=None
             Ignored.
 
@@ -46,30 +50,33 @@ class _Transform:
         -------
         embeddings : ndarray of shape (n_rows, n_features), or \
                 (n_prompts, k, n_features) for records
+            Embeddings of dtype `dtype`. Rows have the container that `set_output` sets.
         """
+        if self._learns():
+            return self.fit(X).transform(X)
         embeddings = self._embed(check_texts(X))
         self.n_features_out_ = embeddings.shape[-1]
-        return embeddings if embeddings.ndim == 3 else wrap_output(embeddings, X, self)
+        return self._wrap(embeddings, X)
 
     def transform(self, X):
-        """Embed texts; `fit` is not needed before.
+        """Embed texts. Embedders that do not learn need no `fit`.
 
         Parameters
         ----------
         X : list of str, of (prompt, completion) pairs or of records, or data frame
-            What to embed; see the class.
+            Texts to embed; see the class.
 
         Returns
         -------
         embeddings : ndarray of shape (n_rows, n_features), or \
                 (n_prompts, k, n_features) for records
-            Of dtype `dtype`. Rows come in the container that `set_output` asks for.
+            Embeddings of dtype `dtype`. Rows have the container that `set_output` sets.
 
         Raises
         ------
         ValueError
-            If X has none of these forms, or the backend gives no embedding, one that is
-            not finite, or one of another length than in `fit`.
+            If X has none of these forms, or if the embeddings of the backend have the
+            wrong shape, are not finite, or have another length than in `fit`.
         """
         self._validate_params()
         embeddings = self._embed(check_texts(X))
@@ -79,37 +86,50 @@ class _Transform:
                 f"The embeddings have {embeddings.shape[-1]} features, but had "
                 f"{expected} in fit: the model or a setting has changed. Fit again."
             )
+        return self._wrap(embeddings, X)
+
+    def _wrap(self, embeddings, X):
         return embeddings if embeddings.ndim == 3 else wrap_output(embeddings, X, self)
 
 
 class BaseEmbedder(
     _Transform, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator, ABC
 ):
-    r"""Base class of embedders: text in, arrays out.
+    r"""Base class of embedders: transformers from texts to arrays.
 
-    A backend is a subclass with one method, `embed_batch`, and an ``__init__`` that
-    has the parameters below among its own; :doc:`/extend/embedder` shows one. An
-    embedder holds names and settings, never a model or a secret, so that it can be
-    cloned, searched over and pickled.
+    A backend is a subclass with the method `embed_batch` and an ``__init__`` that has
+    the parameters below among its own; :doc:`/extend/embedder` shows one. An embedder
+    stores names and settings, never a model or a secret. So it can be cloned, searched
+    over and pickled.
 
-    X may be a list of texts; of (prompt, completion) pairs, or a data frame with the
-    columns "prompt" and "completion"; or records, ``{"prompt": ..., "completions":
-    [...]}``, which give candidate sets. A prompt is a text or a list of chat messages.
+    X is a list of texts; a list of (prompt, completion) pairs, or a data frame with the
+    columns "prompt" and "completion"; or a list of records, ``{"prompt": ...,
+    "completions": [...]}``, which give candidate sets. A prompt is a text or a list of
+    chat messages.
 
     Parameters
     ----------
     join : str or callable, default="\n"
-        Makes one text of a prompt and a completion: a string is put between them; a
-        callable gets the two and returns the text.
+        Separator of prompt and completion, or a function ``join(prompt, completion)``
+        that returns the text to embed.
     batch_size : int, default=32
-        How many texts `embed_batch` gets at a time.
+        Number of texts per batch.
     dtype : {"float16", "float32", "float64"}, default="float32"
-        Of the embeddings.
+        Data type of the embeddings.
     cache : str, Path or EmbeddingCache, default=None
-        A file that keeps every embedding, so that no text is embedded twice.
+        File that stores every embedding, so that no text is embedded twice.
     progress : bool or "auto", default="auto"
-        Whether to show a progress bar. "auto" shows one on a terminal, for work of more
+        Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
+
+    Attributes
+    ----------
+    inert_parameters : frozenset of str
+        Names of the parameters that do not change the embedding of a given text. The
+        keys of the cache depend on all other parameters. A class attribute: a subclass
+        extends that of its base, ``BaseEmbedder.inert_parameters | {"device"}``.
+    n_features_out_ : int
+        Number of features of an embedding.
     """
 
     _parameter_constraints: dict = {
@@ -120,28 +140,32 @@ class BaseEmbedder(
         "progress": ["boolean", StrOptions({"auto"})],
     }
 
-    # Parameters that change no embedding of a given text, and so no key of the cache.
+    # `join` changes the text, not the embedding of a text.
     inert_parameters: frozenset[str] = frozenset(
         {"join", "batch_size", "cache", "progress"}
     )
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None):
-        """Learn the number of features, from the first text.
+        """Determine the number of features, and learn from the texts if needed.
 
         Parameters
         ----------
         X : list of str, of (prompt, completion) pairs or of records, or data frame
-            Texts; see the class.
+            Texts to embed; see the class.
         y : object, default=None
             Ignored.
 
         Returns
         -------
         self : object
+            This embedder.
         """
         texts = self.make_texts(check_texts(X))
-        self.n_features_out_ = self._embed_texts(texts[:1]).shape[1]
+        fitted = copy.copy(self)  # if an error occurs, self does not change
+        fitted._learn(texts)
+        fitted.n_features_out_ = fitted._embed_texts(texts[:1]).shape[1]
+        self.__dict__ = fitted.__dict__
         return self
 
     @abstractmethod
@@ -151,42 +175,44 @@ class BaseEmbedder(
         Parameters
         ----------
         texts : list of str
-            Distinct, at most `batch_size`, of about equal length.
+            Distinct texts of similar length, at most `batch_size`.
 
         Returns
         -------
         embeddings : array-like of shape (len(texts), n_features)
+            Embeddings of the texts.
         """
 
     def embed_batches(self, batches):
-        """Embed batches, one after the other; to be overridden for many at once.
+        """Embed batches one by one. Override it to embed several at a time.
 
         Parameters
         ----------
         batches : list of list of str
-            The texts.
+            Batches of texts.
 
         Yields
         ------
         number : int
-            Which of the batches it is. They may come in any order.
+            Index of the batch in `batches`. The batches may come in any order.
         embeddings : array-like of shape (len(batches[number]), n_features)
+            Embeddings of the texts of the batch.
         """
         for number, batch in enumerate(batches):
             yield number, self.embed_batch(batch)
 
     def make_texts(self, X):
-        """Make what is embedded of prompts and completions.
+        """Make the texts to embed from prompts and completions.
 
         Parameters
         ----------
         X : TextInput
-            Prompts and completions by row.
+            Prompts and completions, one per row.
 
         Returns
         -------
         texts : list of str
-            One a row. A backend may make tuples of strings instead.
+            Texts, one per row. A backend may return tuples of strings instead.
         """
         if callable(self.join):
             join = self.join
@@ -200,12 +226,19 @@ class BaseEmbedder(
             for prompt, completion in zip(X.prompts, X.completions, strict=True)
         ]
 
+    def _learns(self):
+        """Return whether `fit` learns from the texts."""
+        return False
+
+    def _learn(self, texts):
+        """Set the attributes that are learned from the texts."""
+
     def _embed(self, X):
         embeddings = self._embed_texts(self.make_texts(X))
         return embeddings.reshape(*X.shape, embeddings.shape[1])
 
     def _embed_texts(self, texts):
-        """Embed texts: those known are read, each of the others is embedded once."""
+        """Embed texts: read the known ones, and embed each of the others once."""
         distinct = list(dict.fromkeys(texts))
         keys = text_keys(self._settings(), distinct)
         store = self._store()
@@ -213,7 +246,8 @@ class BaseEmbedder(
         for number, value in store.read(keys):
             table.set(number, np.frombuffer(value, self.dtype))
         missing = table.missing()
-        # The longest first: batches need little padding, and memory fails at once.
+        # The longest texts come first: batches need little padding, and if memory is
+        # too small, it fails at once.
         missing.sort(key=lambda number: -sum(map(len, distinct[number])))
         batches = [
             missing[start : start + self.batch_size]
@@ -230,53 +264,43 @@ class BaseEmbedder(
                     table.set(i, value)
                 store.write([keys[i] for i in batch], [v.tobytes() for v in values])
                 bar.update(len(batch))
-        self._finished = None  # all went well: nothing to keep for another try
+        self._finished = None  # no error: nothing has to be kept for another call
         if len(distinct) == len(texts):
             return table.values
         position = {text: number for number, text in enumerate(distinct)}
         return table.values[[position[text] for text in texts]]
 
     def _settings(self):
-        """Collect what an embedding depends on, besides the text."""
-        settings = {
-            name: value
-            for name, value in self.get_params(deep=False).items()
-            if name not in self.inert_parameters
-        }
-        if isinstance(settings.get("model"), (str, Path)):
-            settings["model_files"] = file_state(settings["model"])
-        return {"backend": f"{type(self).__module__}.{type(self).__qualname__}"} | {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in settings.items()
-        }
+        """Return the settings that determine an embedding, besides the text."""
+        return output_settings(self)
 
     def _store(self):
-        """Open the cache; without one, what was finished before the last failure."""
+        """Open the cache, or else the memory of batches finished before an error."""
         if self.cache is None:
             finished = getattr(self, "_finished", None)
             if finished is None:
                 self._finished = finished = _Memory()
-            return finished  # not from self: another thread may be done and drop it
+            return finished  # not self._finished: another thread may have reset it
         if isinstance(self.cache, EmbeddingCache):
             return self.cache
         return EmbeddingCache(self.cache)
 
     def _check_embeddings(self, values, n_texts):
-        """Validate what a backend gave for a batch."""
+        """Validate the embeddings of a batch."""
         values = np.ascontiguousarray(values)
         name = f"{type(self).__name__}.embed_batch"
         if values.ndim != 2 or len(values) != n_texts or values.shape[1] == 0:
             raise ValueError(
-                f"{name} must give an array of shape ({n_texts}, n_features), a row "
-                f"for each text; got shape {values.shape}."
+                f"{name} must return an array of shape ({n_texts}, n_features), one "
+                f"row for each text; got shape {values.shape}."
             )
         with np.errstate(over="ignore"):
             values = values.astype(self.dtype, copy=False)
         if not np.isfinite(values).all():
             n_bad = (~np.isfinite(values)).any(axis=1).sum()
             raise ValueError(
-                f"{name} gave NaN or infinity for {n_bad} of {n_texts} texts (as "
-                f"{self.dtype}). Nothing of this batch is kept; earlier batches are."
+                f"{name} returned NaN or infinity for {n_bad} of {n_texts} texts (as "
+                f"{self.dtype}). This batch is not kept; earlier batches are."
             )
         return values
 
@@ -293,31 +317,31 @@ class BaseEmbedder(
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.string = True
-        tags.requires_fit = False
+        tags.requires_fit = self._learns()
         return tags
 
 
 def render_prompt(prompt):
-    """Make a text of a prompt: chat messages become lines, "role: content"."""
+    """Return a prompt as text: chat messages become lines, "role: content"."""
     if isinstance(prompt, str):
         return prompt
     return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
 
 
 class _Memory(dict):
-    """A cache that lasts until all texts of a call are embedded."""
+    """A cache in memory, kept until all texts of a call are embedded."""
 
     def read(self, keys):
-        """Yield (number, value) of the keys that are known."""
+        """Return (number, value) of the keys that are stored."""
         return [(i, self[key]) for i, key in enumerate(keys) if key in self]
 
     def write(self, keys, values):
-        """Keep values."""
+        """Store values."""
         self.update(zip(keys, values, strict=True))
 
 
 class _Table:
-    """Embeddings by number, of a length that the first one tells."""
+    """Embeddings by number. The first one determines the number of features."""
 
     def __init__(self, n_rows, dtype):
         self._known = np.zeros(n_rows, dtype=bool)
@@ -325,18 +349,18 @@ class _Table:
         self.values: Any = None
 
     def set(self, number, value):
-        """Put an embedding in its row."""
+        """Store an embedding in its row."""
         if self.values is None:
             self.values = np.empty((len(self._known), len(value)), dtype=self._dtype)
         if len(value) != self.values.shape[1]:
             raise ValueError(
-                f"One text has an embedding of {len(value)} features, others have "
-                f"{self.values.shape[1]}. If the model behind this name was changed, "
+                f"The embedding of a text has {len(value)} features, others have "
+                f"{self.values.shape[1]}. If the model with this name was changed, "
                 "clear the cache."
             )
         self.values[number] = value
         self._known[number] = True
 
     def missing(self):
-        """Numbers of the rows that have no embedding yet."""
+        """Return the numbers of the rows without an embedding."""
         return np.flatnonzero(~self._known).tolist()

@@ -1,4 +1,4 @@
-"""EmbeddingCache: embeddings on disk, by what made them and of which text."""
+"""EmbeddingCache: embeddings on disk, by settings and text."""
 
 import json
 import sqlite3
@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 CHUNK = 500
-"""How many keys one query asks for; every sqlite takes 999."""
+"""Number of keys per query; every version of sqlite allows 999."""
 
 TIMEOUT = 60
 """Seconds to wait for other processes."""
@@ -28,20 +28,27 @@ CREATE TABLE IF NOT EXISTS embeddings (
 
 @dataclass(frozen=True)
 class EmbeddingCache:
-    """A file that keeps embeddings: an sqlite database.
+    """A file that stores embeddings: an sqlite database.
 
-    Any number of threads and processes may use one file at a time. A batch is written
-    in one transaction, so that a process that is killed loses the batch under way and
-    harms nothing.
+    Any number of threads and processes may use one file at the same time. A batch is
+    written in one transaction, so a process that is killed loses only the batch that it
+    is embedding.
 
     Parameters
     ----------
     path : str or Path
-        The file; it is made when first written to. Not on a network file system, where
-        sqlite cannot lock.
+        Path of the file, which is created by the first write. It must not be on a
+        network file system, where sqlite cannot lock files.
     max_bytes : int, default=None
-        The oldest embeddings are dropped when the file holds more than this. None sets
-        no limit.
+        Size of the content, in bytes, above which the oldest embeddings are deleted.
+        If None, there is no limit.
+
+    Raises
+    ------
+    ValueError
+        If `max_bytes` is not positive.
+    OSError
+        If the file cannot be used, is damaged or is not a cache. Raised by the methods.
 
     Examples
     --------
@@ -60,7 +67,7 @@ class EmbeddingCache:
     def __post_init__(self):
         if self.max_bytes is not None and not self.max_bytes > 0:
             raise ValueError(
-                f"max_bytes must be more than 0, or None; got {self.max_bytes!r}."
+                f"max_bytes must be positive, or None; got {self.max_bytes!r}."
             )
 
     def read(self, keys):
@@ -69,13 +76,17 @@ class EmbeddingCache:
         Parameters
         ----------
         keys : list of bytes
-            What to look up.
+            Keys of the embeddings.
 
         Returns
         -------
         found : list of (int, bytes)
-            The position in `keys` and the value of each that is known. A value that
-            was damaged on the disk is left out, with a warning.
+            Position in `keys` and value of each key that is stored.
+
+        Warns
+        -----
+        RuntimeWarning
+            If values are damaged on the disk. They are left out.
         """
         if not Path(self.path).exists():
             return []
@@ -85,8 +96,8 @@ class EmbeddingCache:
                 chunk = keys[start : start + CHUNK]
                 position = {key: start + i for i, key in enumerate(chunk)}
                 marks = ",".join("?" * len(chunk))
-                # By number, so that the key is the row's own, and not that of the
-                # index, which may be damaged too and lead to another row.
+                # Rows are read by number, so that their keys come from the table. The
+                # keys in the index may be damaged too, and lead to other rows.
                 for key, checksum, value in connection.execute(
                     "SELECT key, checksum, value FROM embeddings WHERE number IN "
                     f"(SELECT number FROM embeddings WHERE key IN ({marks}))",
@@ -101,21 +112,21 @@ class EmbeddingCache:
         if n_damaged:
             warnings.warn(
                 f"{n_damaged} embeddings in the cache {self.path} are damaged (their "
-                "checksums are wrong); they are made again. Check the disk.",
+                "checksums are wrong) and are computed again. Check the disk.",
                 RuntimeWarning,
                 stacklevel=2,
             )
         return found
 
     def write(self, keys, values):
-        """Keep embeddings, all or, where writing fails, none of them.
+        """Store embeddings: all of them or, if writing fails, none.
 
         Parameters
         ----------
         keys : list of bytes
-            What to look them up by.
+            Keys of the embeddings.
         values : list of bytes
-            The embeddings.
+            Embeddings, one per key. They replace stored values of the same keys.
         """
         Path(self.path).parent.mkdir(parents=True, exist_ok=True)
         rows = [
@@ -132,7 +143,7 @@ class EmbeddingCache:
                 self._drop_oldest(connection)
 
     def clear(self):
-        """Forget all embeddings, and give their space back to the disk."""
+        """Delete all embeddings, and free their space on the disk."""
         if Path(self.path).exists():
             with self._connection() as connection:
                 with connection:
@@ -147,7 +158,7 @@ class EmbeddingCache:
             return connection.execute("SELECT COUNT(*) FROM embeddings").fetchone()[0]
 
     def _drop_oldest(self, connection):
-        """Drop the oldest tenth, and what is above the limit, when it is passed."""
+        """Above the limit, delete the excess and a further tenth, the oldest first."""
 
         def ask(question):
             return connection.execute(question).fetchone()[0]
@@ -165,11 +176,11 @@ class EmbeddingCache:
 
     @contextmanager
     def _connection(self):
-        """Open the file for one use; sqlite's errors name the file and a way out."""
+        """Open the file for one use; errors of sqlite name the file and a remedy."""
         try:
             with closing(sqlite3.connect(self.path, timeout=TIMEOUT)) as connection:
-                # With a write-ahead log readers and a writer do not wait for each
-                # other, and what a killed process left is completed or undone.
+                # With a write-ahead log, readers and a writer do not wait for each
+                # other, and a transaction of a killed process is completed or undone.
                 _use_write_ahead_log(connection)
                 connection.execute("PRAGMA synchronous=NORMAL")
                 connection.execute(_SCHEMA)
@@ -177,26 +188,26 @@ class EmbeddingCache:
         except sqlite3.OperationalError as error:
             raise OSError(
                 f"The cache {self.path} cannot be used: {error}. If another program "
-                "holds it, try again; else give another path."
+                "uses the file, try again. Otherwise, give another path."
             ) from error
-        # The damaged bytes may be in the message, where they are no text.
+        # The message of sqlite may contain damaged bytes that cannot be decoded.
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise OSError(
-                f"The cache {self.path} is damaged, or is no cache: {error}. Remove "
-                "the file to begin anew, or give another path."
+                f"The cache {self.path} is damaged, or is not a cache: {error}. Remove "
+                "the file to start again, or give another path."
             ) from error
 
 
 def _use_write_ahead_log(connection):
-    """Switch the file to a write-ahead log, once and for all."""
+    """Switch the file to a write-ahead log, which is permanent."""
     end = time.monotonic() + TIMEOUT
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            # Where several processes make the file at once, sqlite fails for all but
-            # one, and does not wait as it does elsewhere.
+            # If several processes create the file at the same time, sqlite fails for
+            # all but one. It does not wait as in other statements.
             busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() > end:
                 raise
@@ -204,18 +215,19 @@ def _use_write_ahead_log(connection):
 
 
 def text_keys(settings, texts):
-    """Make a key for each text, from it and what its embedding depends on.
+    """Compute the key of each text.
 
     Parameters
     ----------
     settings : dict
-        What the embedding depends on besides the text.
+        Settings that determine the embedding, besides the text.
     texts : list of (str or tuple of str)
-        The texts.
+        Texts to embed.
 
     Returns
     -------
     keys : list of bytes
+        Digests of the settings and each text.
     """
     start = blake2b(digest_size=16)
     start.update(json.dumps(settings, sort_keys=True, default=_plain).encode())
@@ -228,5 +240,5 @@ def text_keys(settings, texts):
 
 
 def _plain(value):
-    """Stand in for a setting that JSON does not know: numpy's numbers, and the rest."""
+    """Convert a setting that JSON does not support, such as numbers of numpy."""
     return value.tolist() if hasattr(value, "tolist") else repr(value)

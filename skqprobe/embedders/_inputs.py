@@ -1,4 +1,4 @@
-"""How text comes in: the one module that knows the forms of prompts and completions."""
+"""Forms of text input: texts, pairs and records, and their validation."""
 
 import warnings
 from collections.abc import Collection, Mapping, Set
@@ -10,17 +10,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TextInput:
-    """Prompts and completions, row by row.
+    """Prompts and completions, one per row.
 
     Parameters
     ----------
     prompts : list of (str, list of dict, or None)
-        The prompt of each row: text, or chat messages with the keys "role" and
-        "content"; None where the rows are plain texts.
+        Prompt of each row: a text, or chat messages with the keys "role" and "content".
+        None for plain texts.
     completions : list of str
-        The completion (or plain text) of each row.
+        Completion (or plain text) of each row.
     shape : tuple of int
-        (n_rows,), or (n_prompts, k) where records came in.
+        (n_rows,), or (n_prompts, k) for records.
     """
 
     prompts: list[Any]
@@ -29,24 +29,25 @@ class TextInput:
 
 
 def check_texts(X):
-    """Bring texts, pairs or records into rows.
+    """Validate texts, pairs or records, and convert them to rows.
 
     Parameters
     ----------
     X : list of str, array-like of shape (n, 2), data frame or list of dict
         Plain texts; (prompt, completion) pairs, or a data frame with the columns
         "prompt" and "completion"; or records with the keys "prompt" and "completions",
-        all with the same number of completions. A prompt is a string or a list of chat
+        all with the same number of completions. A prompt is a text or a list of chat
         messages, ``{"role": ..., "content": ...}``.
 
     Returns
     -------
     texts : TextInput
+        Prompts and completions, one per row.
 
     Raises
     ------
     ValueError
-        If X is none of these, or records have different numbers of completions.
+        If X has none of these forms, or records have different numbers of completions.
     """
     if (
         isinstance(X, (str, bytes, Mapping, type))
@@ -61,7 +62,7 @@ def check_texts(X):
         rows = _frame_rows(X)
     else:
         rows = X.tolist() if hasattr(X, "tolist") else list(X)
-        # A column of texts, (n, 1), is what a ColumnTransformer hands over.
+        # A ColumnTransformer passes a column of texts, of shape (n, 1).
         if rows and isinstance(rows[0], list) and len(rows[0]) == 1:
             rows = [
                 row[0] if isinstance(row, list) and len(row) == 1 else row
@@ -81,7 +82,7 @@ def check_texts(X):
 
 
 def _frame_rows(X):
-    """Rows of a data frame: pairs, or the texts of its one column."""
+    """Return the rows of a data frame: pairs, or the texts of its only column."""
     columns = list(X.columns)
     if columns.count("prompt") == columns.count("completion") == 1:
         return list(zip(X["prompt"].to_list(), X["completion"].to_list(), strict=True))
@@ -97,16 +98,16 @@ def _from_records(records):
     prompts, completions, sizes = _open_records(records)
     if len(set(sizes)) > 1:
         raise ValueError(
-            f"The records have {min(sizes)} to {max(sizes)} completions; candidate "
-            "sets need the same number for every prompt. Where it differs, use rows: "
-            "skqprobe.embedders.flatten_records(records) gives (prompt, completion) "
+            f"The records have {min(sizes)} to {max(sizes)} completions, but candidate "
+            "sets need the same number for every prompt. If it differs, use rows: "
+            "skqprobe.embedders.flatten_records(records) returns (prompt, completion) "
             "pairs, groups and rewards."
         )
     return TextInput(prompts, completions, (len(records), sizes[0]))
 
 
 def _open_records(records):
-    """Prompts and completions by row, and the number of completions by record."""
+    """Return prompts and completions per row, and the number of rows per record."""
     prompts, completions, sizes = [], [], []
     for i, record in enumerate(records):
         if not isinstance(record, Mapping) or not {"prompt", "completions"} <= set(
@@ -118,7 +119,7 @@ def _open_records(records):
             )
         prompt = check_prompt(record["prompt"], f"X[{i}]['prompt']")
         texts = record["completions"]
-        if not _is_list(texts) or len(texts) == 0:
+        if not is_list(texts) or len(texts) == 0:
             raise ValueError(
                 f"X[{i}]['completions'] must be a list of at least one text; got "
                 f"{_short(texts)}."
@@ -132,7 +133,7 @@ def _open_records(records):
 
 
 def _check_pair(pair, name):
-    if not _is_list(pair):
+    if not is_list(pair):
         raise ValueError(
             f"{name} must be a (prompt, completion) pair like X[0]; got {_short(pair)}."
         )
@@ -146,7 +147,7 @@ def _check_pair(pair, name):
 
 
 def check_prompt(prompt, name):
-    """Validate a prompt: a text, or chat messages, which become a list of dict."""
+    """Validate a prompt, and return it as a text or a list of chat messages."""
     if isinstance(prompt, np.ndarray):
         prompt = prompt.tolist()
     if isinstance(prompt, str):
@@ -167,8 +168,8 @@ def _check_text(text, name):
         raise ValueError(f"{name} must be a text; got {_short(text)}.")
 
 
-def _is_list(value):
-    """Whether something is a list, or has a length and an order as one has."""
+def is_list(value):
+    """Return whether a value is a list, or has a length and an order like a list."""
     unordered = isinstance(value, (str, bytes, Mapping, Set))
     listed = isinstance(value, Collection) and getattr(value, "ndim", 1) > 0
     return listed and not unordered
@@ -180,35 +181,35 @@ def _short(value):
 
 
 def flatten_records(records):
-    """Turn records, with any numbers of completions, into the rows layout.
+    """Convert records, with any numbers of completions, to the rows layout.
 
     Parameters
     ----------
     records : list of dict
-        Each with the keys "prompt" (a text or chat messages) and "completions" (a list
-        of texts), and perhaps "rewards" (as many numbers, or None where a reward
-        failed), as :func:`skqprobe.generators.collect` makes them.
+        Records with the keys "prompt" (a text or chat messages), "completions" (a list
+        of texts) and, optionally, "rewards" (as many numbers, with None for each reward
+        that failed), as :func:`skqprobe.generators.collect` returns them.
 
     Returns
     -------
-    pairs : list of (prompt, completion)
-        One a completion, record by record; without those whose reward failed.
+    pairs : list of (prompt, completion), of length n_rows
+        Pairs of all records, without the completions whose reward failed.
     groups : ndarray of int, of shape (n_rows,)
-        The number of the record that each row comes from.
+        Position in `records` of the record of each row.
     y : ndarray of float, of shape (n_rows,), or None
-        The rewards; None where no record has any.
+        Rewards. None if no record has rewards.
 
     Raises
     ------
     ValueError
-        If `records` is no list of records, or a record lacks a key, or rewards where
-        others have them, or has another number of rewards than of completions, or a
-        reward is neither a number nor None.
+        If `records` is not a list of records; if a record has no "prompt", no
+        "completions", no "rewards" although others have, or another number of rewards
+        than of completions; or if a reward is neither a number nor None.
 
     Warns
     -----
     UserWarning
-        If rewards failed, with their number.
+        If rewards failed.
 
     Examples
     --------
@@ -221,7 +222,7 @@ def flatten_records(records):
     >>> pairs[2], groups, y
     (('2 + 2 =', ' 4'), array([0, 0, 1]), array([1., 0., 1.]))
     """
-    if not _is_list(records) or len(records) == 0:
+    if not is_list(records) or len(records) == 0:
         raise ValueError(
             f"records must be a list of at least one record; got {_short(records)}."
         )
@@ -232,11 +233,11 @@ def flatten_records(records):
         return pairs, groups, None
     for i, (record, size) in enumerate(zip(records, sizes, strict=True)):
         rewards = record.get("rewards", ())
-        n_rewards = len(rewards) if _is_list(rewards) else "no list of"
+        n_rewards = len(rewards) if is_list(rewards) else "no list of"
         if n_rewards != size:
             raise ValueError(
-                f"Record {i} has {size} completions, but {n_rewards} rewards; give one "
-                "for each."
+                f"Record {i} has {size} completions, but {n_rewards} rewards. Give one "
+                "reward per completion."
             )
     y = np.concatenate(
         [_to_numbers(record["rewards"], i) for i, record in enumerate(records)]
@@ -244,7 +245,7 @@ def flatten_records(records):
     failed = np.isnan(y)  # None becomes NaN
     if failed.any():
         warnings.warn(
-            f"{failed.sum()} of {len(y)} rewards failed (None); these completions are "
+            f"{failed.sum()} of {len(y)} rewards failed (None). Their completions were "
             "left out.",
             UserWarning,
             stacklevel=2,
@@ -254,17 +255,17 @@ def flatten_records(records):
 
 
 def _to_numbers(rewards, i):
-    """Make an array of the rewards of record number i; None becomes NaN."""
+    """Return the rewards of record i as an array; None becomes NaN."""
     try:
         numbers = np.asarray(rewards, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"The rewards of record {i} must be numbers, or None where a reward "
+            f"The rewards of record {i} must be numbers, or None for a reward that "
             f"failed: {error}."
         ) from None
     if numbers.ndim != 1:
         raise ValueError(
-            f"The rewards of record {i} must be one number for each completion; they "
-            f"have the shape {numbers.shape}."
+            f"The rewards of record {i} must be one number per completion; they have "
+            f"the shape {numbers.shape}."
         )
     return numbers

@@ -1,8 +1,9 @@
-"""LikelihoodEmbedder: how likely a language model finds a completion."""
+"""LikelihoodEmbedder: the likelihood of a completion under a language model."""
 
 import numpy as np
 
-from skqprobe.embedders._hidden_state import CausalLMEmbedder
+from skqprobe._backends.causal_lm import import_backend
+from skqprobe.embedders._causal_lm import CausalLMEmbedder
 
 FEATURES = [
     "sum_log_likelihood",
@@ -16,70 +17,87 @@ FEATURES = [
 class LikelihoodEmbedder(CausalLMEmbedder):
     """Describe a completion by its likelihood under a causal language model.
 
-    There are five features, read at temperature 1 for every token of the completion,
-    given the prompt and the tokens before it:
+    The five features are computed at temperature 1 from the tokens of the completion,
+    each given the prompt and the tokens before it:
 
     - ``sum_log_likelihood``: log p(completion | prompt), in nats;
     - ``mean_log_likelihood``: the same per token;
-    - ``min_log_likelihood``: of the least likely token;
-    - ``mean_entropy``: mean entropy of the distribution that a token is drawn from, in
-      nats;
-    - ``n_tokens``: how many tokens there are.
-
-    The end-of-text token does not count. An empty completion has zeros. Where a prompt
-    has no tokens and the tokenizer puts none, as for plain texts with many models, the
-    first token of the completion has nothing to be conditioned on, and is left out of
-    all five.
+    - ``min_log_likelihood``: the minimum over the tokens;
+    - ``mean_entropy``: mean entropy of the distributions of the tokens, in nats;
+    - ``n_tokens``: the number of tokens.
 
     `sum_log_likelihood` or `mean_log_likelihood` alone is the usual score of
-    plausibility: a baseline for a probe, and a column to give it.
+    plausibility. It is a baseline for a probe, and a feature to add to its input.
 
-    X is what :class:`HiddenStateEmbedder` takes, and prompts are tokenized in the same
-    way.
+    X has the forms that :class:`HiddenStateEmbedder` takes, and prompts are tokenized
+    in the same way. Read more in :doc:`/guide/embedders`.
 
     Parameters
     ----------
     model : str or Path
-        A folder with a model of transformers, or its name on the model hub. It is
-        loaded when first needed; the process keeps the last two models.
+        Folder of a model, or its name on the model hub. It is loaded on first use, and
+        the process keeps the last two models.
     gguf_file : str, default=None
-        The file in the model's folder, for a model in GGUF.
+        File in the folder of the model, for a model in GGUF.
     revision : str, default=None
-        Commit, branch or tag of a model on the hub. Name a commit if features are
-        kept in a cache: the cache cannot see that a branch has moved.
+        Commit, branch or tag of the model on the hub. Only a commit is permanent:
+        neither a cache nor `collect` detects that a branch or tag has moved.
     device : str, default=None
-        Where the model runs: "cpu", "cuda", ... None takes a CUDA device if there is
-        one.
+        Device that the model runs on, such as "cpu" or "cuda". If None, a CUDA device
+        is used if one is available.
     model_dtype : {"float32", "auto", "bfloat16", "float16"}, default="float32"
-        What the model computes in; likelihoods are computed from its logits in
-        float32. "auto" is what it was saved in.
+        Data type in which the model computes. "auto" is that of the saved model.
     max_length : int, default=None
-        The most tokens of a prompt and its completion; None is the model's context. A
-        longer prompt loses tokens at its beginning (a BOS token stays), with a warning
-        for the whole call. A completion is never cut.
+        Maximum number of tokens of a prompt and its completion, at least 2. If None,
+        the context of the model. Longer prompts are cut on the left, completions never.
     trust_remote_code : bool, default=False
-        Whether to run code that comes with the model.
+        Whether to run Python code that comes with the model. Set it only for models
+        whose code you have read.
     join : str, default=""
-        Put between a text prompt and its completion; it belongs to the prompt.
+        Text between a text prompt and its completion. It is tokenized with the prompt.
     batch_size : int, default=8
-        How many texts go through the model at a time. The logits take `batch_size`
-        times the vocabulary times the tokens from the batch's first completion on.
+        Number of texts per batch.
     dtype : {"float16", "float32", "float64"}, default="float32"
-        Of the features.
+        Data type of the embeddings.
     cache : str, Path or EmbeddingCache, default=None
-        A file that keeps the features, so that no text is read twice.
+        File that stores every embedding, so that no text is embedded twice.
     progress : bool or "auto", default="auto"
-        Whether to show a progress bar. "auto" shows one on a terminal, for work of more
+        Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
 
     Attributes
     ----------
     n_features_out_ : int
-        5.
+        Number of features, 5.
+
+    Raises
+    ------
+    ImportError
+        If torch or transformers is not installed.
+    OSError
+        If the model cannot be loaded.
+    ValueError
+        If a completion is longer than the context, or a prompt is a list of chat
+        messages and the model has no chat template.
+
+    Warns
+    -----
+    UserWarning
+        If prompts were cut, once per call.
 
     See Also
     --------
     HiddenStateEmbedder : Hidden states of the model.
+
+    Notes
+    -----
+    The end-of-text token does not count. The features of an empty completion are
+    zeros. If a prompt has no tokens and the tokenizer adds none, as for plain texts
+    with many models, the first token of the completion is not conditioned on anything.
+    It is left out of all five features.
+
+    Likelihoods are computed from the logits in float32. The logits take `batch_size`
+    times the vocabulary times the tokens from the first completion of the batch on.
 
     Examples
     --------
@@ -93,37 +111,8 @@ class LikelihoodEmbedder(CausalLMEmbedder):
     (2, 5)
     """
 
-    def __init__(
-        self,
-        model,
-        *,
-        gguf_file=None,
-        revision=None,
-        device=None,
-        model_dtype="float32",
-        max_length=None,
-        trust_remote_code=False,
-        join="",
-        batch_size=8,
-        dtype="float32",
-        cache=None,
-        progress="auto",
-    ):
-        self.model = model
-        self.gguf_file = gguf_file
-        self.revision = revision
-        self.device = device
-        self.model_dtype = model_dtype
-        self.max_length = max_length
-        self.trust_remote_code = trust_remote_code
-        self.join = join
-        self.batch_size = batch_size
-        self.dtype = dtype
-        self.cache = cache
-        self.progress = progress
-
     def get_feature_names_out(self, input_features=None):
-        """Name the features.
+        """Return the names of the features.
 
         Parameters
         ----------
@@ -132,7 +121,8 @@ class LikelihoodEmbedder(CausalLMEmbedder):
 
         Returns
         -------
-        names : ndarray of str objects of shape (5,)
+        feature_names_out : ndarray of str objects, of shape (5,)
+            Names of the features.
         """
         return np.array(FEATURES, dtype=object)
 
@@ -146,14 +136,15 @@ class LikelihoodEmbedder(CausalLMEmbedder):
         pairs : list of (list of int, list of int)
             Token ids of prompts and completions.
         inputs : dict
-            What the model gets.
+            Inputs of the model.
 
         Returns
         -------
         features : ndarray of shape (len(pairs), 5)
+            Features of the pairs.
         """
-        # The logits of a token stand one place before it. Those before the first
-        # completion of the batch are not made: they would take the most memory.
+        # The logits of a token are at the position before it. Those before the first
+        # completion of the batch are not computed: they would take most of the memory.
         first = max(min(len(prompt) for prompt, _ in pairs) - 1, 0)
         n_kept = inputs["input_ids"].shape[1] - first
         logits = lm.network(**inputs, logits_to_keep=n_kept).logits
@@ -168,8 +159,7 @@ class LikelihoodEmbedder(CausalLMEmbedder):
 
 def _describe(logits, ids):
     """Compute the features of the tokens `ids`, whose logits come first."""
-    import torch
-
+    torch = import_backend("torch")
     if not ids:
         return [0.0] * len(FEATURES)
     logp = logits[: len(ids)].float().log_softmax(-1)

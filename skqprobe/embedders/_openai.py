@@ -1,6 +1,5 @@
-"""OpenAIEmbedder: embeddings from OpenAI or any server that speaks its language."""
+"""OpenAIEmbedder: embeddings from OpenAI or a compatible server."""
 
-from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -8,82 +7,85 @@ import numpy as np
 from skqprobe._backends.openai_client import (
     CONSTRAINTS,
     INERT,
-    APIClient,
-    APIError,
-    find_base_url,
-    run_concurrently,
+    ask_each,
+    server_settings,
 )
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.embedders._base import BaseEmbedder
 
 
 class OpenAIEmbedder(BaseEmbedder):
-    r"""Embed texts with OpenAI, or with any server that has the same interface.
+    r"""Embed texts with OpenAI, or with a server that has the same interface.
 
-    Such are llama.cpp, vLLM, Ollama, text-embeddings-inference and most paid services.
-    Read more in :doc:`/guide/embedders`.
+    Compatible servers are llama.cpp, vLLM, Ollama, text-embeddings-inference and most
+    paid services. Each batch is one request. Read more in :doc:`/guide/embedders`.
 
-    X may be a list of texts; of (prompt, completion) pairs, or a data frame with the
-    columns "prompt" and "completion"; or records, ``{"prompt": ..., "completions":
-    [...]}``, which give candidate sets.
+    X is a list of texts; a list of (prompt, completion) pairs, or a data frame with the
+    columns "prompt" and "completion"; or a list of records, ``{"prompt": ...,
+    "completions": [...]}``, which give candidate sets.
 
     Parameters
     ----------
     model : str
-        Name of the model, as the server has it.
+        Name of the model on the server.
     base_url : str, default=None
-        Where the server is, such as "http://localhost:8080/v1". None reads the
-        environment variable OPENAI_BASE_URL and, without it, asks OpenAI.
+        Address of the server, such as "http://localhost:8080/v1". If None, the value of
+        the environment variable OPENAI_BASE_URL or, if it is not set, OpenAI.
     dimensions : int, default=None
-        Length of the embeddings, for models that can shorten theirs. None takes them as
-        they are.
+        Length of the embeddings, for models that can shorten them. If None, the length
+        that the model has.
     api_key_env : str, default="OPENAI_API_KEY"
-        Name of the environment variable that holds the API key. It is read whenever
-        texts are embedded, and kept nowhere. It is sent to `base_url`: name another
-        variable for a server that must not see your key. A server of your own may need
-        none; the variable need not be set then.
+        Name of the environment variable with the API key. The key is read at every call
+        and never stored. It is sent to `base_url`: name another variable for a server
+        that must not receive your key. For a server that needs no key, the variable
+        need not be set.
     max_retries : int, default=5
-        How often a request is tried again after HTTP 408, 409, 429 and 5xx, a time-out
-        or a broken connection. The time between is what the server asks for, up to two
-        minutes, or else grows up to 8 seconds.
+        Maximum number of retries of a request after HTTP 408, 409, 429 or 5xx, a
+        timeout or a broken connection. The delay is the one that the server asks for,
+        up to two minutes, or else grows up to 8 seconds.
     timeout : float, default=60.0
-        After how many seconds without an answer a request has failed.
+        Seconds after which a request without an answer has failed.
     concurrency : int, default=4
-        How many requests are under way at a time.
+        Number of concurrent requests.
     join : str or callable, default="\n"
-        Makes one text of a prompt and a completion: a string is put between them; a
-        callable gets the two and returns the text.
+        Separator of prompt and completion, or a function ``join(prompt, completion)``
+        that returns the text to embed.
     batch_size : int, default=32
-        How many texts there are in a request.
+        Number of texts per batch.
     dtype : {"float16", "float32", "float64"}, default="float32"
-        Of the embeddings.
+        Data type of the embeddings.
     cache : str, Path or EmbeddingCache, default=None
-        A file that keeps every embedding, so that no text is embedded twice. A model
-        that was changed under its name is not noticed: clear the cache then.
+        File that stores every embedding, so that no text is embedded twice.
     progress : bool or "auto", default="auto"
-        Whether to show a progress bar. "auto" shows one on a terminal, for work of more
+        Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
 
     Attributes
     ----------
     n_features_out_ : int
-        Length of an embedding.
+        Number of features of an embedding.
 
     Raises
     ------
+    ImportError
+        If the package openai is not installed.
     RuntimeError
-        If a request fails for good. Requests under way are finished, and no others
-        made. What is done is kept, in the cache or, without one, in this object until
-        the next call: to go on, call again.
+        If a request fails after all retries. Running requests are finished, and no
+        other is sent. Finished texts are kept in the cache or, without one, in this
+        object until the next call. Call again to continue.
     ValueError
-        If the server gives another number of embeddings than there are texts, or
+        If an answer has another number of embeddings than there are texts, or
         embeddings of different lengths, of tokens instead of texts, or with NaN. Such
-        an answer is refused at once and not asked for again; what is done is kept all
-        the same.
+        an answer is not requested again. Finished texts are kept.
 
     See Also
     --------
     skqprobe.generators.OpenAIGenerator : Completions from the same servers.
+
+    Notes
+    -----
+    A cache cannot detect that the server has changed a model under the same name. Clear
+    the cache in that case.
 
     Examples
     --------
@@ -132,36 +134,30 @@ class OpenAIEmbedder(BaseEmbedder):
         self.progress = progress
 
     def embed_batches(self, batches):
-        """Embed batches, `concurrency` at a time.
+        """Embed batches, `concurrency` of them at a time.
 
         Parameters
         ----------
         batches : list of list of str
-            The texts.
+            Batches of texts.
 
         Yields
         ------
         number : int
-            Which of the batches it is. They come as they are done.
+            Index of the batch in `batches`. The batches are yielded as they finish.
         embeddings : ndarray of shape (len(batches[number]), n_features)
+            Embeddings of the texts of the batch.
         """
-        if not batches:  # all is known: no key is needed
-            return
-        self._validate_params()
-        n_done = 0
-        with APIClient(self) as client:
-            try:
-                for number, embeddings in run_concurrently(
-                    partial(self._ask, client), batches, self.concurrency
-                ):
-                    yield number, embeddings
-                    n_done += len(batches[number])
-            except (APIError, ValueError) as error:
-                kept = f" {n_done} of {sum(map(len, batches))} texts are done and kept"
-                if self.cache is None:
-                    kept += ", in this object alone (with cache=, in a file)"
-                error.args = (f"{error}{kept}. Call again to embed the others.",)
-                raise
+
+        def describe(done):
+            n_done = sum(len(batches[number]) for number in done)
+            n_texts = sum(map(len, batches))
+            kept = f"{n_done} of {n_texts} texts are done and kept"
+            if self.cache is None:
+                kept += ", in this object only (with cache=, on disk)"
+            return f"{kept}. Call again to embed the others."
+
+        yield from ask_each(self, self._ask, batches, describe)
 
     def embed_batch(self, texts):
         """Embed a batch of texts.
@@ -169,90 +165,80 @@ class OpenAIEmbedder(BaseEmbedder):
         Parameters
         ----------
         texts : list of str
-            The texts.
+            Texts to embed.
 
         Returns
         -------
         embeddings : ndarray of shape (len(texts), n_features)
+            Embeddings of the texts.
         """
-        with APIClient(self) as client:
-            return self._ask(client, texts)
+        [(_, embeddings)] = self.embed_batches([texts])
+        return embeddings
 
     def _ask(self, client, texts):
-        # Left out, the format would be base64, which not all servers know.
+        # The default format is base64, which not all servers support.
         body = {"model": self.model, "input": texts, "encoding_format": "float"}
         if self.dimensions is not None:
             body["dimensions"] = int(self.dimensions)
-        name = type(self).__name__
-        try:
-            answer = client.ask("/embeddings", body)
-        except APIError as error:
-            raise APIError(f"{name}: {error}", error.status) from None
-        try:
-            return _read_embeddings(answer, len(texts), self.dimensions)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+        answer = client.ask("/embeddings", body)
+        return _read_embeddings(answer, len(texts), self.dimensions)
 
     def _settings(self):
-        # A file that happens to have the model's name is not the model.
-        return super()._settings() | {
-            "base_url": find_base_url(self.base_url),
-            "model_files": None,
-        }
+        return server_settings(super()._settings())
 
 
 def _read_embeddings(answer, n_texts, dimensions):
-    """Bring an answer into an array, in the order of the texts.
+    """Convert an answer to an array, in the order of the texts.
 
     Raises
     ------
     ValueError
-        If it does not have one embedding, of numbers and of one length, for each text.
+        If there is not one embedding, of numbers and of one length, for each text.
     """
     data = answer.get("data")
     data = [item for item in data if isinstance(item, dict)] if data else []
     if len(data) != n_texts:
         raise ValueError(
-            f"the server gave {len(data)} embeddings for {n_texts} texts. If it cannot "
-            "take many at a time, make batch_size smaller."
+            f"the server returned {len(data)} embeddings for {n_texts} texts. If it "
+            "cannot take many texts at a time, reduce batch_size."
         )
     indices = [item.get("index") for item in data]
     order = {index: i for i, index in enumerate(indices) if isinstance(index, int)}
     if order.keys() != set(range(n_texts)):
         raise ValueError(
-            "the server does not say which embedding is of which text: the indices of "
-            f"{n_texts} embeddings are {str(indices)[:100]}."
+            "the answer does not show which embedding belongs to which text: the "
+            f"indices of {n_texts} embeddings are {str(indices)[:100]}."
         )
     rows = [data[order[i]].get("embedding") for i in range(n_texts)]
     _check_form(rows)
     lengths = {len(row) for row in rows}
     if len(lengths) > 1 or 0 in lengths:
         raise ValueError(
-            f"the server gave embeddings of different lengths, or none: "
-            f"{sorted(lengths)}. Does more than one model answer?"
+            f"the server returned embeddings of different lengths, or empty ones: "
+            f"{sorted(lengths)}. Check that one model answers all requests."
         )
     if dimensions is not None and lengths != {dimensions}:
         raise ValueError(
-            f"dimensions={dimensions}, but the server gave embeddings of length "
+            f"dimensions={dimensions}, but the server returned embeddings of length "
             f"{lengths.pop()}. If the model cannot shorten them, leave dimensions out."
         )
     return _to_array(rows)
 
 
 def _check_form(rows):
-    """Refuse what is no list of numbers, and say what it is."""
+    """Raise an error if an embedding is not a list of numbers."""
     for row in rows:
         if isinstance(row, str):
             raise ValueError(
-                "the server gave embeddings in base64, where numbers were asked for "
-                "(encoding_format='float'). It is not compatible."
+                "the server returned embeddings in base64, but numbers were requested "
+                "(encoding_format='float'). The server is not compatible."
             )
         if not isinstance(row, list):
-            raise ValueError(f"the server gave {row!r} in place of an embedding.")
+            raise ValueError(f"the server returned {row!r} in place of an embedding.")
         if row and isinstance(row[0], list):
             raise ValueError(
-                "the server gave an embedding for each token, not for the text. Start "
-                "it with pooling, such as --pooling mean or --pooling last."
+                "the server returned an embedding for each token, not for the text. "
+                "Start it with pooling, such as --pooling mean or --pooling last."
             )
 
 
@@ -260,11 +246,13 @@ def _to_array(rows):
     try:
         values = np.array(rows, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ValueError("the server gave embeddings that are not numbers.") from None
+        raise ValueError(
+            "the server returned embeddings that are not numbers."
+        ) from None
     n_bad = len(values) - np.isfinite(values).all(axis=1).sum()
     if n_bad:
         raise ValueError(
-            f"the server gave NaN, null or infinity in the embeddings of {n_bad} of "
-            f"{len(values)} texts. Are they too long for the model?"
+            f"the server returned NaN, null or infinity in the embeddings of {n_bad} "
+            f"of {len(values)} texts. Check that they are not too long for the model."
         )
     return values

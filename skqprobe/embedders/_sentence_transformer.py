@@ -1,11 +1,11 @@
 """SentenceTransformerEmbedder: models of the sentence-transformers library."""
 
 import warnings
-from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 
-from skqprobe._backends.file_state import file_state
+from skqprobe._backends.model_cache import load_model
+from skqprobe._utils.optional import import_optional
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.embedders._base import BaseEmbedder
 
@@ -13,59 +13,78 @@ from skqprobe.embedders._base import BaseEmbedder
 class SentenceTransformerEmbedder(BaseEmbedder):
     r"""Embed texts with a model of sentence-transformers.
 
-    The model is loaded on first use and shared by all embedders of one process that
-    name it; an embedder itself never holds weights.
-    Read more in :doc:`/guide/embedders`.
+    Loaded models are shared by all embedders of a process, and an embedder never holds
+    weights. Read more in :doc:`/guide/embedders`.
 
-    X may be a list of texts; of (prompt, completion) pairs, or a data frame with the
-    columns "prompt" and "completion"; or records, ``{"prompt": ..., "completions":
-    [...]}``, which give candidate sets.
+    X is a list of texts; a list of (prompt, completion) pairs, or a data frame with the
+    columns "prompt" and "completion"; or a list of records, ``{"prompt": ...,
+    "completions": [...]}``, which give candidate sets.
 
     Parameters
     ----------
     model : str or Path
-        Name of a model on the Hugging Face hub, or the folder of one.
+        Folder of a model, or its name on the model hub. It is loaded on first use, and
+        the process keeps the last two models.
     prompt : str, default=None
-        An instruction to the model, put before each text, for models trained with one.
-        Not the prompt that a completion answers.
+        Instruction to the model, put before each text, for models trained with one. It
+        is not the prompt that a completion answers.
     prompt_name : str, default=None
-        Name of a prompt that the model comes with, such as "query"; read where `prompt`
-        is None.
+        Name of a prompt that the model comes with, such as "query". Used if `prompt` is
+        None.
     truncate_dim : int, default=None
-        Keep the first `truncate_dim` features, for models trained to allow it
-        (Matryoshka embeddings). None keeps all.
+        Number of features to keep, the first ones, for models trained to allow it
+        (Matryoshka embeddings). If None, all features.
     normalize_embeddings : bool, default=False
-        Whether to scale each embedding to length 1, after it was truncated.
+        Whether to scale each embedding to length 1, after truncation.
     device : str, default=None
-        Where to compute, such as "cpu" or "cuda"; None takes the fastest there is.
+        Device that the model runs on, such as "cpu" or "cuda". If None, a CUDA device
+        is used if one is available.
     revision : str, default=None
-        Branch, tag or commit of the model on the hub. A commit makes sure that neither
-        the model nor what a cache holds of it can change unseen.
+        Commit, branch or tag of the model on the hub. Only a commit is permanent:
+        neither a cache nor `collect` detects that a branch or tag has moved.
     trust_remote_code : bool, default=False
-        Whether Python code that comes with the model may run. Only for models whose
-        code you have read.
+        Whether to run Python code that comes with the model. Set it only for models
+        whose code you have read.
     join : str or callable, default="\n"
-        Makes one text of a prompt and a completion: a string is put between them; a
-        callable gets the two and returns the text.
+        Separator of prompt and completion, or a function ``join(prompt, completion)``
+        that returns the text to embed.
     batch_size : int, default=32
-        How many texts the model gets at a time.
+        Number of texts per batch.
     dtype : {"float16", "float32", "float64"}, default="float32"
-        Of the embeddings.
+        Data type of the embeddings.
     cache : str, Path or EmbeddingCache, default=None
-        A file that keeps every embedding, so that no text is embedded twice.
+        File that stores every embedding, so that no text is embedded twice.
     progress : bool or "auto", default="auto"
-        Whether to show a progress bar. "auto" shows one on a terminal, for work of more
+        Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
 
     Attributes
     ----------
     n_features_out_ : int
-        Length of an embedding.
+        Number of features of an embedding.
+
+    Raises
+    ------
+    ImportError
+        If sentence-transformers is not installed.
+    OSError
+        If the model cannot be loaded.
+    ValueError
+        If the model has no prompt of the name `prompt_name`.
 
     Warns
     -----
     UserWarning
-        If texts have more tokens than the model reads; the rest of each is ignored.
+        If texts have more tokens than the model reads. The rest of each is ignored.
+
+    See Also
+    --------
+    HiddenStateEmbedder : Hidden states of a causal language model.
+
+    Notes
+    -----
+    If `device` is None, sentence-transformers selects the fastest device available,
+    which may be another accelerator than CUDA.
 
     Examples
     --------
@@ -124,18 +143,19 @@ class SentenceTransformerEmbedder(BaseEmbedder):
         self.progress = progress
 
     def embed_batches(self, batches):
-        """Embed batches, and warn first of texts that the model cuts.
+        """Embed batches, and first warn of texts that the model cuts.
 
         Parameters
         ----------
         batches : list of list of str
-            The texts.
+            Batches of texts.
 
         Yields
         ------
         number : int
-            Which of the batches it is.
+            Index of the batch in `batches`.
         embeddings : ndarray of shape (len(batches[number]), n_features)
+            Embeddings of the texts of the batch.
         """
         if batches:
             self._warn_of_cut_texts([text for batch in batches for text in batch])
@@ -147,11 +167,12 @@ class SentenceTransformerEmbedder(BaseEmbedder):
         Parameters
         ----------
         texts : list of str
-            The texts.
+            Texts to embed.
 
         Returns
         -------
         embeddings : ndarray of shape (len(texts), n_features)
+            Embeddings of the texts.
         """
         return self._load().encode(
             texts,
@@ -164,27 +185,24 @@ class SentenceTransformerEmbedder(BaseEmbedder):
         )
 
     def _load(self):
-        # The state of a folder's files is part of the loader's key, as of the cache's:
-        # the embeddings of a changed model must not be the old model's.
-        files = file_state(self.model)
-        return _load_model(
-            str(self.model),
-            self.revision,
-            self.device,
-            self.trust_remote_code,
-            None if files is None else tuple(files),
+        return load_model(
+            _load,
+            model=self.model,
+            revision=self.revision,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
         )
 
     def _warn_of_cut_texts(self, texts):
-        """Say how many texts are longer than the model reads."""
+        """Warn of texts that are longer than the model reads."""
         model = self._load()
         limit, tokenizer = model.max_seq_length, model.tokenizer
         if limit is None or not callable(tokenizer):
-            return  # a model without limit, such as one of word vectors
+            return  # a model without a limit, such as word vectors
         name = self.prompt_name or model.default_prompt_name
         prompt = self.prompt if self.prompt is not None else model.prompts.get(name, "")
-        # A token takes a byte at least, and a model adds a few: shorter texts fit, and
-        # need not be made into tokens once more than the model does it.
+        # A token takes at least one byte, and a model adds a few tokens. So shorter
+        # texts fit and need not be tokenized here.
         suspects = [text for text in texts if len((prompt + text).encode()) > limit - 8]
         n_cut = sum(
             len(tokenizer(prompt + text, verbose=False)["input_ids"]) > limit
@@ -193,35 +211,26 @@ class SentenceTransformerEmbedder(BaseEmbedder):
         if n_cut:
             warnings.warn(
                 f"{n_cut} of {len(texts)} texts are longer than the {limit} tokens "
-                f"that {self.model} reads (its max_seq_length); what is beyond is "
-                "ignored. A completion stands at the end of its text: shorten the "
-                "prompts, with `join`, or take a model that reads more.",
+                f"that {self.model} reads (its max_seq_length). The rest of each text "
+                "is ignored. A completion is at the end of its text: shorten the "
+                "prompts, with `join`, or use a model that reads more.",
                 UserWarning,
                 stacklevel=2,
             )
 
 
-@lru_cache(maxsize=2)
-def _load_model(model, revision, device, trust_remote_code, files):
-    """Load a model; `files` tells the states of a local folder apart."""
+def _load(*, model, **options):
+    sentence_transformers = import_optional(
+        "sentence_transformers",
+        needed_by="SentenceTransformerEmbedder",
+        extra="sentence-transformers",
+    )
     try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(
-            "SentenceTransformerEmbedder needs sentence-transformers: "
-            'pip install "skqprobe[sentence-transformers]"'
-        ) from error
-    try:
-        return SentenceTransformer(
-            model,
-            revision=revision,
-            device=device,
-            trust_remote_code=trust_remote_code,
-        )
+        return sentence_transformers.SentenceTransformer(model, **options)
     except (OSError, ValueError) as error:
         raise OSError(
             f"SentenceTransformerEmbedder cannot load model={model!r}. A folder must "
-            "hold a model that sentence-transformers or transformers saved; a name "
-            "must be one on the Hugging Face hub, and needs a connection, or an "
-            f"earlier download, the first time. The cause: {error}"
+            "hold a model saved by sentence-transformers or transformers. A name must "
+            "exist on the model hub, and its first use needs a connection. Original "
+            f"error: {error}"
         ) from error

@@ -1,84 +1,64 @@
-"""VectorizerEmbedder: scikit-learn's vectorisers, and functions of your own."""
-
-import copy
-from typing import Any
+"""VectorizerEmbedder: vectorizers of scikit-learn, and functions."""
 
 from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
-from skqprobe.embedders._base import BaseEmbedder, _Transform
-from skqprobe.embedders._inputs import check_texts
+from skqprobe._utils.sklearn_compat import HasMethods
+from skqprobe.embedders._base import BaseEmbedder
 
 
-class _FitTransform(_Transform):
-    """Hold `fit_transform`, out of reach of scikit-learn's wrapping, as the base."""
+class VectorizerEmbedder(BaseEmbedder):
+    r"""Embed texts with a vectorizer of scikit-learn, or with a function.
 
-    fit: Any
-    _learns: Any
+    A vectorizer, such as ``TfidfVectorizer()`` or a pipeline that begins with one, is
+    cloned and fitted in `fit`. A function maps a list of texts to an array and needs no
+    `fit`. Read more in :doc:`/guide/embedders`.
 
-    def fit_transform(self, X, y=None):
-        """Fit the vectoriser, if there is one, and embed the texts.
-
-        Parameters
-        ----------
-        X : list of str, of (prompt, completion) pairs or of records, or data frame
-            What to embed; see the class.
-        y : object, default=None
-            Ignored.
-
-        Returns
-        -------
-        embeddings : ndarray of shape (n_rows, n_features), or \
-                (n_prompts, k, n_features) for records
-        """
-        if self._learns():
-            return self.fit(X).transform(X)
-        return super().fit_transform(X)  # embeds the first text once, not twice
-
-
-class VectorizerEmbedder(_FitTransform, BaseEmbedder):
-    r"""Embed texts with a scikit-learn vectoriser, or with any function.
-
-    A vectoriser, such as ``TfidfVectorizer()`` or a pipeline that begins with one, is
-    cloned and fitted in `fit`. A function gets a list of texts and returns a row for
-    each; it needs no `fit`. Read more in :doc:`/guide/embedders`.
-
-    X may be a list of texts; of (prompt, completion) pairs, or a data frame with the
-    columns "prompt" and "completion"; or records, ``{"prompt": ..., "completions":
-    [...]}``, which give candidate sets.
+    X is a list of texts; a list of (prompt, completion) pairs, or a data frame with the
+    columns "prompt" and "completion"; or a list of records, ``{"prompt": ...,
+    "completions": [...]}``, which give candidate sets.
 
     Parameters
     ----------
     vectorizer : transformer of texts, or callable
-        A transformer whose `fit` and `transform` take a list of texts; sparse output is
-        made dense, so keep the number of features in the thousands (`max_features`, or
-        a ``TruncatedSVD()`` behind). Or a callable that maps a list of texts to an
-        array of shape (len(texts), n_features), the same row for the same text always.
+        Transformer whose `fit` and `transform` take a list of texts. Or a function that
+        maps a list of texts to an array of shape (len(texts), n_features), always with
+        the same row for the same text.
     revision : str, default=None
-        With a callable and a cache: names the version of the function, whose content
-        cannot be seen. Change it whenever the function's results change.
+        Version of the function. Needed for a function with a cache, which cannot
+        detect that the function has changed: change `revision` at the same time.
     join : str or callable, default="\n"
-        Makes one text of a prompt and a completion: a string is put between them; a
-        callable gets the two and returns the text.
+        Separator of prompt and completion, or a function ``join(prompt, completion)``
+        that returns the text to embed.
     batch_size : int, default=32
-        How many texts are embedded at a time.
+        Number of texts per batch.
     dtype : {"float16", "float32", "float64"}, default="float32"
-        Of the embeddings.
+        Data type of the embeddings.
     cache : str, Path or EmbeddingCache, default=None
-        For a callable: a file that keeps every embedding, so that no text is embedded
-        twice.
+        File that stores every embedding, so that no text is embedded twice.
     progress : bool or "auto", default="auto"
-        Whether to show a progress bar. "auto" shows one on a terminal, for work of more
+        Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
 
     Attributes
     ----------
     vectorizer_ : transformer
-        The fitted clone of `vectorizer`; not there for a callable.
+        Fitted clone of `vectorizer`. A function has none.
     n_features_out_ : int
-        Length of an embedding.
+        Number of features of an embedding.
+
+    Raises
+    ------
+    ValueError
+        If `cache` is given with a vectorizer, or with a function without `revision`.
+    NotFittedError
+        If a vectorizer is not fitted.
+
+    Notes
+    -----
+    Sparse output is converted to a dense array, so keep the number of features in the
+    thousands: set `max_features`, or append a ``TruncatedSVD()`` to the vectorizer.
 
     Examples
     --------
@@ -94,7 +74,7 @@ class VectorizerEmbedder(_FitTransform, BaseEmbedder):
     >>> embedder.get_feature_names_out()
     array(['dog', 'fruit', 'name', 'pear', 'pet', 'stone'], dtype=object)
 
-    A function needs no fit:
+    A function needs no `fit`:
 
     >>> def measure(texts):
     ...     return [[len(text), text.count(" ")] for text in texts]
@@ -127,40 +107,18 @@ class VectorizerEmbedder(_FitTransform, BaseEmbedder):
         self.cache = cache
         self.progress = progress
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
-        """Fit the vectoriser, if there is one, and learn the number of features.
-
-        Parameters
-        ----------
-        X : list of str, of (prompt, completion) pairs or of records, or data frame
-            Texts; see the class.
-        y : object, default=None
-            Ignored.
-
-        Returns
-        -------
-        self : object
-        """
-        fitted = copy.copy(self)  # nothing is set on self before the fit is done
-        if self._learns():
-            texts = self.make_texts(check_texts(X))
-            fitted.vectorizer_ = clone(self.vectorizer).fit(texts)
-        BaseEmbedder.fit(fitted, X)
-        self.__dict__ = fitted.__dict__
-        return self
-
     def embed_batch(self, texts):
         """Embed a batch of texts.
 
         Parameters
         ----------
         texts : list of str
-            The texts.
+            Texts to embed.
 
         Returns
         -------
         embeddings : array-like of shape (len(texts), n_features)
+            Embeddings of the texts.
         """
         if self._learns():
             values = self.vectorizer_.transform(texts)
@@ -169,7 +127,7 @@ class VectorizerEmbedder(_FitTransform, BaseEmbedder):
         return values.toarray() if issparse(values) else values
 
     def get_feature_names_out(self, input_features=None):
-        """Get the names of the features: the vectoriser's, where it has them.
+        """Return the names of the features: those of the vectorizer, if it has any.
 
         Parameters
         ----------
@@ -178,37 +136,36 @@ class VectorizerEmbedder(_FitTransform, BaseEmbedder):
 
         Returns
         -------
-        feature_names_out : ndarray of str
+        feature_names_out : ndarray of str objects, of shape (n_features_out_,)
+            Names of the features.
         """
         try:
             return self.vectorizer_.get_feature_names_out()
-        except AttributeError:  # a function, or a step that has no names; or not fitted
+        except AttributeError:  # a function, a step without names, or not fitted
             return super().get_feature_names_out()
 
     def _learns(self):
         return hasattr(self.vectorizer, "fit")
+
+    def _learn(self, texts):
+        if self._learns():
+            self.vectorizer_ = clone(self.vectorizer).fit(texts)
 
     def _embed_texts(self, texts):
         if self._learns():
             check_is_fitted(self, "vectorizer_")
         if self.cache is not None and (self._learns() or self.revision is None):
             raise ValueError(
-                "cache keeps what a function gives, and needs a `revision`, a string "
-                "that names the function's version, since its content cannot be seen. "
-                "With a vectoriser, whose output depends on the texts of fit, set "
-                "cache=None."
+                "cache can store the embeddings of a function only, and needs a "
+                "`revision`: a string that identifies the version of the function. The "
+                "output of a vectorizer depends on the texts of fit; set cache=None."
             )
         return super()._embed_texts(texts)
 
     def _settings(self):
         function = self.vectorizer
         name = getattr(function, "__qualname__", type(function).__qualname__)
-        # Without a revision nothing outlives the call; the address will do.
+        # Without a revision, nothing is stored on disk, and the address is sufficient.
         return super()._settings() | {
             "vectorizer": repr(function) if self.revision is None else name
         }
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = self._learns()
-        return tags

@@ -1,4 +1,4 @@
-"""Generators: candidates from a live language model, and the best of them."""
+"""Generators: candidates from a live language model, and a choice among them."""
 
 from skqprobe._utils.public import set_module
 from skqprobe.generators._base import BaseGenerator

@@ -1,79 +1,84 @@
-"""BaseGenerator: what draws candidates from a live language model."""
+"""BaseGenerator: base class and validation of generators."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from numbers import Integral
 
+from skqprobe._backends.settings import output_settings
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.progress import progress_bar
 from skqprobe._utils.sklearn_compat import StrOptions
-from skqprobe.embedders._inputs import check_prompt
+from skqprobe.embedders._inputs import check_prompt, is_list
 
 
 class BaseGenerator(BaseEstimator, ABC):
-    """Base class of generators: prompts in, records of candidates out.
+    """Base class of generators: from prompts to records of candidates.
 
-    A backend is a subclass with one method, `sample`, and an ``__init__`` that has
-    `progress` among its parameters. Like an embedder, a generator holds names and
+    A backend is a subclass with the method `sample` and an ``__init__`` that has
+    `progress` among its parameters. Like an embedder, a generator stores names and
     settings, never a model or a secret.
 
     Parameters
     ----------
     progress : bool or "auto", default="auto"
-        Whether to show a progress bar. "auto" shows one on a terminal, for work of more
-        than two seconds.
+        Whether to show a progress bar. "auto" shows one in a terminal, for work of more
+        than two seconds, and not inside a search or cross-validation.
+
+    Attributes
+    ----------
+    inert_parameters : frozenset of str
+        Names of the parameters that do not change the completions. `collect` resumes a
+        file only if all other parameters are equal. A class attribute: a subclass
+        extends that of its base, ``BaseGenerator.inert_parameters | {"device"}``.
     """
 
     _parameter_constraints: dict = {"progress": ["boolean", StrOptions({"auto"})]}
 
-    # Parameters that change no completion, so that `collect` may go on with others.
     inert_parameters: frozenset[str] = frozenset({"progress"})
 
     @abstractmethod
     def sample(self, prompt, k):
-        """Draw candidates for one prompt.
+        """Sample candidates for one prompt.
 
         Parameters
         ----------
         prompt : str or list of dict
             A text, or chat messages with the keys "role" and "content".
         k : int
-            How many completions to draw.
+            Number of completions per prompt.
 
         Returns
         -------
         record : dict
-            With the keys "prompt" and "completions" (a list of k texts), and what else
-            the backend knows of each completion: "log_likelihoods", "n_tokens",
-            "finish_reasons", "hidden_states" (arrays or lists of length k).
+            Record with the keys "prompt" and "completions" (a list of k texts) and,
+            optionally, "log_likelihoods", "n_tokens", "finish_reasons" and
+            "hidden_states" (arrays or lists of length k).
         """
 
     def generate(self, prompts, k):
-        """Draw candidates for each prompt.
+        """Sample candidates for each prompt.
 
         Parameters
         ----------
         prompts : list of (str or list of dict)
             Texts, or chat messages with the keys "role" and "content".
         k : int
-            How many completions to draw for each.
+            Number of completions per prompt.
 
         Returns
         -------
         records : list of dict
-            One a prompt, with the keys "prompt" and "completions" at least: what
-            embedders take.
+            Records, one per prompt, with at least the keys "prompt" and "completions".
+            Embedders accept them as X.
+
+        Raises
+        ------
+        ValueError
+            If `prompts` is not a list of prompts, `k` is less than 1, or a parameter of
+            the generator is invalid.
         """
-        if isinstance(prompts, (str, bytes)) or not hasattr(prompts, "__len__"):
-            raise ValueError(
-                f"prompts must be a list of prompts; got one {type(prompts).__name__}. "
-                "Put it into a list."
-            )
-        if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
-            raise ValueError(f"k must be an integer of 1 or more; got {k!r}.")
-        self._validate_params()
-        prompts = [
-            check_prompt(prompt, f"prompts[{i}]") for i, prompt in enumerate(prompts)
-        ]
+        prompts = check_prompts(prompts)
+        self._check_settings(k)
         records = [None] * len(prompts)
         with progress_bar(
             self.progress, len(prompts), type(self).__name__, "prompt"
@@ -84,21 +89,73 @@ class BaseGenerator(BaseEstimator, ABC):
         return records
 
     def sample_each(self, prompts, k):
-        """Draw candidates for prompts one by one; to be overridden for many at once.
+        """Sample candidates for prompts one by one. Override it to sample concurrently.
+
+        `generate` and `collect` validate the prompts and the parameters before.
 
         Parameters
         ----------
         prompts : list of (str or list of dict)
-            The prompts.
+            Texts, or chat messages with the keys "role" and "content".
         k : int
-            How many completions to draw for each.
+            Number of completions per prompt.
 
         Yields
         ------
         number : int
-            Which of the prompts it is. They may come in any order.
+            Index of the prompt in `prompts`. The prompts may come in any order.
         record : dict
-            See `sample`.
+            Record of the prompt; see `sample`.
         """
         for number, prompt in enumerate(prompts):
             yield number, self.sample(prompt, k)
+
+    def _check_settings(self, k):
+        """Validate the parameters and the number of completions."""
+        if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
+            raise ValueError(f"k must be an integer of 1 or more; got {k!r}.")
+        self._validate_params()
+
+    def _settings(self):
+        """Return the settings that determine the completions, besides the prompt."""
+        return output_settings(self)
+
+
+def check_prompts(prompts, allow_items=False):
+    """Validate a list of prompts.
+
+    Parameters
+    ----------
+    prompts : list of (str, list of dict, or dict)
+        Prompts, or items: dicts with a prompt under the key "prompt".
+    allow_items : bool, default=False
+        Whether `prompts` may contain items.
+
+    Returns
+    -------
+    prompts : list of (str or list of dict)
+        The prompts, also of the items.
+
+    Raises
+    ------
+    ValueError
+        If `prompts` is not a list, or an entry is not a prompt.
+    """
+    if not is_list(prompts):
+        raise ValueError(
+            f"prompts must be a list of prompts; got {type(prompts).__name__}. Put a "
+            "single prompt into a list."
+        )
+    checked = []
+    for i, prompt in enumerate(prompts):
+        name = f"prompts[{i}]"
+        if allow_items and isinstance(prompt, Mapping):
+            if "prompt" not in prompt:
+                raise ValueError(
+                    f"{name} is a dict without the key 'prompt'; it has "
+                    f"{list(prompt)}. (Put chat messages into a list, even a single "
+                    "one.)"
+                )
+            prompt, name = prompt["prompt"], f"{name}['prompt']"
+        checked.append(check_prompt(prompt, name))
+    return checked

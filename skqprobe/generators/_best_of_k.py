@@ -1,4 +1,4 @@
-"""BestOfK: draw candidates from a live model and choose among them."""
+"""BestOfK: sample candidates from a live model and choose one of them."""
 
 from numbers import Integral
 
@@ -14,33 +14,35 @@ from skqprobe.embedders._inputs import check_texts
 
 
 class BestOfK(BaseEstimator):
-    """Answer prompts with the best of k candidates, by a fitted probe.
+    """Complete prompts with the best of k candidates, chosen by a fitted probe.
+
+    If the last step of `pipeline` is a policy, a candidate is drawn with the
+    probabilities of its `predict_proba`; at temperature 0 it is the best one. If it is
+    a regressor, the candidate with the highest value of `predict` is chosen.
 
     Parameters
     ----------
     generator : BaseGenerator
-        What draws the candidates.
+        Generator of the candidates.
     pipeline : estimator
-        A fitted pipeline that embeds the candidates and ends with a `QProbePolicy`, or
-        with a regressor of the reward; a fitted search over one; or, with
-        `embeddings`, what takes arrays. By a policy's `predict_proba` a candidate is
-        drawn (at temperature 0, the best one is taken); of a regressor's `predict` the
-        highest is taken.
+        Fitted pipeline that embeds the candidates and ends with a `QProbePolicy` or a
+        regressor of the reward, or a fitted search over such a pipeline. With
+        `embeddings`, an estimator that takes arrays.
     k : int
-        How many candidates to draw for each prompt.
+        Number of completions per prompt.
     embeddings : str or list of str, default=None
-        Keys of the generator's records that hold arrays of shape (k, n_features) or
-        (k,), which are put side by side: "hidden_states", or this and
-        "log_likelihoods", where the generator captures them as it samples, so that no
-        second pass over the texts is needed. None hands the records to the pipeline,
-        whose first step is then an embedder.
+        Key or keys of the generator's records with arrays of shape (k, n_features) or
+        (k,), which are concatenated: "hidden_states", for example, or this and
+        "log_likelihoods". If the generator captures them, no second pass over the texts
+        is needed. If None, the pipeline gets the records and must begin with an
+        embedder.
     random_state : int, RandomState instance or None, default=None
-        Determines which candidate is chosen, where that is left to chance. It does not
-        determine the candidates: they are the generator's.
+        Seed of the choice among the candidates, if it is random. It does not determine
+        the candidates, which depend on the generator.
 
     See Also
     --------
-    collect : Make what the pipeline is fitted to.
+    collect : Collect the records to which the pipeline is fitted.
 
     Examples
     --------
@@ -84,37 +86,37 @@ class BestOfK(BaseEstimator):
         self.random_state = random_state
 
     def generate(self, prompts, return_candidates=False):
-        """Draw candidates for each prompt and choose one.
+        """Sample candidates for each prompt and choose one.
 
         Parameters
         ----------
         prompts : list of (str or list of dict)
             Texts, or chat messages with the keys "role" and "content".
         return_candidates : bool, default=False
-            Whether to return all candidates too.
+            Whether to return all candidates, too.
 
         Returns
         -------
         completions : list of str
-            The chosen completion of each prompt.
+            Chosen completions, one per prompt.
         records : list of dict
-            Only with ``return_candidates=True``: what the generator gave for each
-            prompt, with "probabilities", an array of shape (k,), and "chosen", the
-            index of the candidate that was chosen.
+            Records of the generator, one per prompt, with "probabilities", an array of
+            shape (k,), and "chosen", the index of the chosen candidate. Returned only
+            with ``return_candidates=True``.
 
         Raises
         ------
         NotFittedError
-            If the pipeline is not fitted. Nothing is drawn then.
+            If the pipeline is not fitted. No candidates are sampled then.
         ValueError
-            If the records lack what `embeddings` names, or the pipeline does not give
-            one number for each candidate.
+            If a record has no key of `embeddings`, or if the pipeline does not return
+            one number per candidate.
         """
         self._validate_params()
         check_is_fitted(
             self.pipeline,
-            msg="pipeline (a %(name)s) is not fitted; fit it on collected records "
-            "before candidates are drawn and chosen.",
+            msg="pipeline (a %(name)s) is not fitted; fit it to collected records "
+            "before you generate.",
         )
         records = self.generator.generate(prompts, self.k)
         proba = self._probabilities(records)
@@ -130,7 +132,7 @@ class BestOfK(BaseEstimator):
         ]
 
     def _probabilities(self, records):
-        """Probability of each candidate to be chosen, (n_prompts, k)."""
+        """Return the probability of each candidate, of shape (n_prompts, k)."""
         X, takes_sets = self._embedded(records), _takes_sets(self.pipeline)
         if takes_sets and hasattr(self.pipeline, "predict_proba"):
             return self._check_shape(self.pipeline.predict_proba(X), records)
@@ -140,7 +142,7 @@ class BestOfK(BaseEstimator):
         return best / best.sum(axis=1, keepdims=True)
 
     def _embedded(self, records):
-        """Take what the pipeline does: records, or the array that they hold."""
+        """Return the input of the pipeline: the records, or their arrays."""
         if self.embeddings is None:
             return records
         return stack_embeddings(records, self.embeddings)
@@ -149,31 +151,31 @@ class BestOfK(BaseEstimator):
         values = np.asarray(values)
         if values.size != len(records) * self.k:
             raise ValueError(
-                f"The pipeline must give one number for each of the {self.k} "
-                f"candidates of {len(records)} prompts; it gave shape {values.shape}."
+                f"The pipeline must return one number for each of the {self.k} "
+                f"candidates of {len(records)} prompts; got shape {values.shape}."
             )
         return values.reshape(len(records), self.k)
 
 
 def stack_embeddings(records, keys):
-    """Make candidate sets of arrays that records hold.
+    """Make candidate sets from arrays in records.
 
     Parameters
     ----------
     records : list of dict
-        What a generator or `collect` gives, all with the same number of completions.
+        Records of a generator or of `collect`, all with the same number of completions.
     keys : str or list of str
         Keys of arrays of shape (k, n_features) or (k,), such as "hidden_states".
 
     Returns
     -------
     X : ndarray of shape (n_prompts, k, n_features)
-        The arrays of all keys side by side.
+        Concatenated arrays of all keys.
 
     Raises
     ------
     ValueError
-        If a record lacks a key.
+        If a record does not have a key.
 
     Examples
     --------
@@ -189,19 +191,19 @@ def stack_embeddings(records, keys):
         if lacking:
             raise ValueError(
                 f"embeddings={keys!r}, but record {i} of the generator has no "
-                f"{lacking[0]!r}; it has the keys {sorted(record)}. Have the generator "
-                "capture it (TransformersGenerator(hidden_states=...)), or use a "
+                f"{lacking[0]!r}; it has the keys {sorted(record)}. Set the generator "
+                "to capture it (TransformersGenerator(hidden_states=...)), or use a "
                 "pipeline with an embedder and embeddings=None."
             )
     return np.stack([np.column_stack([r[key] for key in names]) for r in records])
 
 
 def _takes_sets(model):
-    """Whether a model takes candidate sets, (n_prompts, k, n_features)."""
-    # A policy in whatever wrapper needs sets: of rows each would be its own prompt.
+    """Return whether a model takes sets, of shape (n_prompts, k, n_features)."""
+    # A policy needs sets, in any wrapper: each row would be a prompt of its own.
     if hasattr(model, "predict_proba") and not is_classifier(model):
         return True
-    # Pipelines and searches do not pass the tag on; they may be nested.
+    # Pipelines and searches do not forward the tag, and they may be nested.
     while hasattr(model, "best_estimator_") or hasattr(model, "steps"):
         if hasattr(model, "best_estimator_"):
             model = model.best_estimator_
@@ -211,7 +213,7 @@ def _takes_sets(model):
 
 
 def _to_rows(X):
-    """Rows of records or of sets, as a plain regressor takes them."""
+    """Convert records or sets to rows, for a regressor that does not take sets."""
     if isinstance(X, np.ndarray):
         return X.reshape(-1, X.shape[-1])
     rows = check_texts(X)

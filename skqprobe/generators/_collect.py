@@ -1,9 +1,6 @@
-"""collect: draw candidates, score each, and keep them on disk as they come."""
+"""collect: sample candidates, score each, and write them to disk."""
 
-import base64
 import json
-import math
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,76 +8,77 @@ from pathlib import Path
 import numpy as np
 
 from skqprobe._utils.progress import progress_bar
-from skqprobe.embedders._inputs import check_prompt
-from skqprobe.generators._base import BaseGenerator
-
-_KEYS = {"position", "prompt", "completions", "rewards", "generator"}
-_BEGIN = b'{"position": '  # of a line: tells a torn one of ours from another's file
+from skqprobe.generators._base import BaseGenerator, check_prompts
+from skqprobe.generators._record_file import NoFile, RecordFile
 
 
 def collect(prompts, generator, reward, k, *, path=None, progress="auto"):
-    """Draw candidates for prompts and score each of them.
+    """Sample candidates for prompts and score each of them.
 
-    With `path`, every prompt is written to a file as soon as its candidates are scored.
-    Called again, `collect` reads what the file has, tries the rewards again that
-    failed, and goes on with the prompts that are not there yet. The process may be
-    killed at any moment: what it loses is the prompt (with a generator that draws for
-    several at a time, the prompts) under way.
+    With `path`, the record of a prompt is written to a file as soon as its candidates
+    are scored. If `collect` is called again, it reads the file, retries the rewards
+    that failed, and continues with the remaining prompts. The process may be killed at
+    any moment. It loses only the prompt in progress, or several prompts with a
+    generator that samples concurrently.
 
     Parameters
     ----------
     prompts : list of (str, list of dict, or dict)
-        A text; chat messages with the keys "role" and "content"; or an item of your
-        own: a dict with one of these under the key "prompt", and anything else that
-        your reward reads (with `path`, of types that JSON knows).
+        Texts; chat messages with the keys "role" and "content"; or items: dicts with
+        one of these under the key "prompt", and anything else that `reward` reads. With
+        `path`, items must have types that JSON supports.
     generator : BaseGenerator
-        What draws the candidates.
+        Generator of the candidates.
     reward : callable
-        ``reward(item, completion)`` returns the reward, a finite number. The item is
-        the entry of `prompts`, as it was given.
+        Function ``reward(item, completion)`` that returns a finite number. The item is
+        the entry of `prompts`, unchanged.
     k : int
-        How many candidates to draw for each prompt.
+        Number of completions per prompt.
     path : str or Path, default=None
-        A JSONL file, made when there is none: a record a line, in the order in which
-        they were finished; "position" says of which of `prompts`. One process may write
-        to it at a time. `prompts` may grow at the end from one call to the next.
+        JSONL file of the records, created if it does not exist. Records are in the
+        order in which they were finished; "position" is the index in `prompts`. Only
+        one process may write to the file at a time. Between two calls, prompts may be
+        appended to `prompts`.
     progress : bool or "auto", default="auto"
-        Whether to show a progress bar. "auto" shows one on a terminal, for work of more
-        than two seconds.
+        Whether to show a progress bar. "auto" shows one in a terminal, for work of more
+        than two seconds, and not inside a search or cross-validation.
 
     Returns
     -------
     records : list of dict
-        One a prompt: what `generator` gave ("prompt", "completions" and perhaps
-        more), and
+        Records, one per prompt: the record of `generator` ("prompt", "completions" and
+        optional keys), and
 
         - "rewards" : list of k floats. A reward that failed is None, not 0.0.
-        - "errors" : dict of int to str. Only where rewards failed: which ones, and why.
-        - "item" : dict. Only where the prompt came as one: the item.
-        - "generator" : dict. The generator's settings.
+        - "errors" : dict of int to str. The error of each completion whose reward
+          failed. Present only if there are any.
+        - "item" : dict. The item, if the entry of `prompts` is one.
+        - "generator" : dict. The class and settings of the generator, and a digest of
+          the files of a local model.
 
-        With `path` they are what the file has: arrays of one dimension are lists.
-        Those of more, such as "hidden_states", are arrays; in the file they are
-        base64, about 1.3 times their size in memory.
+        With `path`, the records are those of the file: arrays of one dimension are
+        lists. Arrays of more dimensions, such as "hidden_states", stay arrays. In the
+        file they are base64, about 1.3 times their size in memory.
 
     Raises
     ------
     ValueError
-        If `prompts` has another form, or the file is of other prompts, another `k` or
-        another generator, or is none that `collect` wrote; it is left as it is.
+        If an argument is invalid; or if the file has other prompts, another `k` or
+        another generator (its class, settings or model files), or was not written by
+        `collect`. The file is not changed then.
     Exception
-        What `generator` raises passes through; finished prompts are in the file.
+        Any error of `generator`. Finished prompts are in the file.
 
     Warns
     -----
     RuntimeWarning
-        If rewards failed: `reward` raised an Exception, or returned something else
-        than a finite number. Once a call, with their number.
+        If rewards failed: `reward` raised an Exception, or did not return a finite
+        number. One warning per call, with their number.
 
     See Also
     --------
-    BestOfK : Draw candidates and choose by a fitted probe.
-    skqprobe.embedders.flatten_records : From records to rows, groups and rewards.
+    BestOfK : Sample candidates and choose one with a fitted probe.
+    skqprobe.embedders.flatten_records : Convert records to rows, groups and rewards.
 
     Examples
     --------
@@ -103,28 +101,6 @@ def collect(prompts, generator, reward, k, *, path=None, progress="auto"):
     ['3', '2', '2', '5'] [0.0, 1.0, 1.0, 0.0]
     ['5', '5', '2', '4'] [1.0, 1.0, 0.0, 0.0]
     """
-    asked = _check_arguments(prompts, generator, reward)
-    generator.generate([], k)  # checks k and the generator's parameters
-    settings = _settings(generator)
-    file = _NoFile() if path is None else _RecordFile(path, prompts)
-    records = file.read(asked, settings, k)
-    _try_failed_again(records, prompts, reward, file)
-    missing = [i for i in range(len(prompts)) if i not in records]
-    with progress_bar(progress, len(missing), "collect", "prompt") as bar:
-        drawn = generator.sample_each([asked[i] for i in missing], k)
-        for number, candidates in drawn:
-            i = missing[number]
-            record = _make_record(prompts[i], candidates, settings, k)
-            _score(record, prompts[i], reward)
-            records[i] = file.append(i, record)
-            bar.update()
-    records = [records[i] for i in range(len(prompts))]
-    _warn_of_failures(records, path)
-    return records
-
-
-def _check_arguments(prompts, generator, reward):
-    """Validate what costs nothing to look at; return what the model is asked."""
     if not isinstance(generator, BaseGenerator):
         raise ValueError(
             "generator must be a generator, such as TransformersGenerator or a "
@@ -135,38 +111,40 @@ def _check_arguments(prompts, generator, reward):
             "reward must be a function of (item, completion) that returns a number; "
             f"got {type(reward).__name__}."
         )
-    if not isinstance(prompts, (list, tuple)):
-        raise ValueError(
-            f"prompts must be a list of prompts; got {type(prompts).__name__}."
-        )
-    asked = []
-    for i, item in enumerate(prompts):
-        if not isinstance(item, Mapping):
-            asked.append(check_prompt(item, f"prompts[{i}]"))
-        elif "prompt" in item:
-            asked.append(check_prompt(item["prompt"], f"prompts[{i}]['prompt']"))
-        else:
-            raise ValueError(
-                f"prompts[{i}] is a dict without the key 'prompt'; it has "
-                f"{list(item)}. (Chat messages go into a list, even a single one.)"
-            )
-    return asked
+    texts = check_prompts(prompts, allow_items=True)
+    items = list(prompts)
+    generator._check_settings(k)
+    settings = json.loads(json.dumps(generator._settings(), default=_name))
 
+    def find_difference(i, record):
+        return _find_difference(i, record, texts, settings, k)
 
-def _settings(generator):
-    """Collect what the completions depend on, as JSON has it."""
-    incidental = generator.inert_parameters
-    settings = {
-        name: value
-        for name, value in generator.get_params(deep=False).items()
-        if name not in incidental
-    }
-    text = json.dumps({"class": type(generator).__name__} | settings, default=_name)
-    return json.loads(text)
+    file = NoFile() if path is None else RecordFile(path, items)
+    records = file.read(find_difference)
+    _retry_failed(records, items, reward, file)
+    missing = [i for i in range(len(items)) if i not in records]
+    with progress_bar(progress, len(missing), "collect", "prompt") as bar:
+        sampled = generator.sample_each([texts[i] for i in missing], k)
+        for number, candidates in sampled:
+            i = missing[number]
+            n_sampled = len(candidates["completions"])
+            if n_sampled != k:
+                raise ValueError(
+                    f"{type(generator).__name__} returned {n_sampled} completions for "
+                    f"a prompt, but k={k}."
+                )
+            own = {"item": dict(items[i])} if isinstance(items[i], Mapping) else {}
+            record = {**candidates, **own, "generator": settings}
+            _score(record, items[i], reward)
+            records[i] = file.append(i, record)
+            bar.update()
+    records = [records[i] for i in range(len(items))]
+    _warn_of_failures(records, path)
+    return records
 
 
 def _name(value):
-    """Stand in for a setting that JSON does not know."""
+    """Convert a setting that JSON does not support."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Path):
@@ -174,19 +152,25 @@ def _name(value):
     return getattr(value, "__qualname__", type(value).__qualname__)
 
 
-def _make_record(item, candidates, settings, k):
-    n_drawn = len(candidates["completions"])
-    if n_drawn != k:
-        raise ValueError(
-            f"{settings['class']} gave {n_drawn} completions for a prompt, but {k} "
-            "were asked for."
-        )
-    own = {"item": dict(item)} if isinstance(item, Mapping) else {}
-    return {**candidates, **own, "generator": settings}
+def _find_difference(i, record, prompts, settings, k):
+    """Return how a stored record differs from this collection; None if it does not."""
+    if i >= len(prompts):
+        return f"it has more prompts than the {len(prompts)} given"
+    if record["prompt"] != json.loads(json.dumps(prompts[i])):
+        return f"it has another prompt in the place of prompts[{i}]"
+    if len(record["completions"]) != k:
+        return f"it has {len(record['completions'])} completions per prompt, but k={k}"
+    stored = record["generator"]
+    changes = [
+        f"{name} was {stored.get(name)!r}, is {settings.get(name)!r}"
+        for name in sorted(stored.keys() | settings.keys())
+        if stored.get(name) != settings.get(name)
+    ]
+    return "its generator differs: " + ", ".join(changes) if changes else None
 
 
-def _try_failed_again(records, items, reward, file):
-    """Score again what failed in an earlier call."""
+def _retry_failed(records, items, reward, file):
+    """Compute the rewards again that failed in an earlier call."""
     failed = [i for i, record in records.items() if None in record["rewards"]]
     try:
         for i in failed:
@@ -197,7 +181,7 @@ def _try_failed_again(records, items, reward, file):
 
 
 def _score(record, item, reward):
-    """Score the completions that have no reward yet."""
+    """Compute the rewards of the completions that have none."""
     completions = record["completions"]
     rewards = list(record.get("rewards", [None] * len(completions)))
     errors = {}
@@ -215,10 +199,10 @@ def _score(record, item, reward):
 
 def _check_reward(value):
     if value is None or isinstance(value, (str, bytes)):
-        raise TypeError(f"the reward is no number but {type(value).__name__}")
+        raise TypeError(f"the reward must be a number; got {type(value).__name__}")
     number = float(value)
     if not np.isfinite(number):
-        raise ValueError(f"the reward is {number}")
+        raise ValueError(f"the reward must be finite; got {number}")
     return number
 
 
@@ -231,168 +215,14 @@ def _warn_of_failures(records, path):
     if failures:
         i, j, error = failures[0]
         again = (
-            "Call collect again to try only these once more."
+            "Call collect again to retry only these."
             if path is not None
-            else "With path= another call would try only these once more."
+            else "With path=, another call would retry only these."
         )
         warnings.warn(
             f"{len(failures)} of {sum(len(r['rewards']) for r in records)} rewards "
-            f"failed; they are None. The first: prompts[{i}], completion {j}: {error}. "
+            f"failed and are None. The first: prompts[{i}], completion {j}: {error}. "
             + again,
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-class _NoFile:
-    """Stands in where nothing is written."""
-
-    def read(self, asked, settings, k):
-        return {}
-
-    def append(self, i, record):
-        return record
-
-    def rewrite(self, records):
-        pass
-
-
-class _RecordFile:
-    """Records by position, in a JSONL file."""
-
-    def __init__(self, path, items):
-        # Through a link, if it is one: what is replaced is the file itself.
-        self.path = Path(path).resolve()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        for i, item in enumerate(items):
-            try:
-                json.dumps(item, default=_encode_array)
-            except TypeError as error:
-                raise ValueError(
-                    f"prompts[{i}] cannot be written to path: {error}. Give types that "
-                    "JSON knows, or no path."
-                ) from None
-
-    def read(self, asked, settings, k):
-        """Read the records, and check that they are of this call's making."""
-        if not self.path.exists():
-            return {}
-        records, n_bytes, torn = {}, 0, b""
-        with open(self.path, "rb") as file:
-            for n_before, line in enumerate(file):
-                if not line.endswith(b"\n"):
-                    torn = line
-                    break
-                i, record = self._open_line(line, n_before)
-                self._check_record(i, record, asked, settings, k)
-                records[i] = record
-                n_bytes += len(line)
-        if torn:
-            self._drop_torn_line(torn, n_bytes)
-        return records
-
-    def append(self, i, record):
-        """Write a record; return it as the file has it."""
-        line = _to_line(i, record)
-        with open(self.path, "ab") as file:
-            file.write(line)
-        return _from_line(line)[1]
-
-    def rewrite(self, records):
-        """Replace all records, or none of them."""
-        new = self.path.with_name(self.path.name + ".new")
-        with open(new, "wb") as file:
-            file.writelines(_to_line(i, record) for i, record in records.items())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self.path)
-
-    def _open_line(self, line, n_before):
-        try:
-            return _from_line(line)
-        except MemoryError:  # says nothing of the line
-            raise
-        except Exception:
-            raise self._foreign_line(n_before) from None
-
-    def _foreign_line(self, n_before):
-        return ValueError(
-            f"Line {n_before + 1} of {self.path} is no record that collect wrote. The "
-            "file was left as it is; give another path."
-        )
-
-    def _check_record(self, i, record, asked, settings, k):
-        made, n = record["generator"], len(record["completions"])
-        differ = [
-            name
-            for name in sorted(made.keys() | settings.keys())
-            if made.get(name) != settings.get(name)
-        ]
-        if i >= len(asked):
-            reason = f"it has more than the {len(asked)} prompts given"
-        elif record["prompt"] != json.loads(json.dumps(asked[i])):
-            reason = f"it has another prompt in the place of prompts[{i}]"
-        elif n != k:
-            reason = f"it has {n} completions a prompt, and k is {k}"
-        elif differ:
-            reason = "its generator differs: " + ", ".join(
-                f"{name} was {made.get(name)!r}, is {settings.get(name)!r}"
-                for name in differ
-            )
-        else:
-            return
-        raise ValueError(
-            f"{self.path} was collected otherwise: {reason}. The file was left as it "
-            "is; give another path, or the prompts and settings it was made with."
-        )
-
-    def _drop_torn_line(self, torn, n_bytes):
-        """Cut off what a killed process began to write."""
-        if n_bytes == 0 and torn[: len(_BEGIN)] != _BEGIN[: len(torn)]:
-            raise self._foreign_line(0)
-        os.truncate(self.path, n_bytes)
-
-
-def _to_line(i, record):
-    line = json.dumps({"position": i, **record}, default=_encode_array)
-    return line.encode() + b"\n"
-
-
-def _from_line(line):
-    """Read a position and a record; any error says that the line is none of ours."""
-    record = json.loads(line, object_hook=_decode_array)
-    if not record.keys() >= _KEYS:
-        raise KeyError
-    if "errors" in record:  # JSON makes texts of keys
-        record["errors"] = {int(i): error for i, error in record["errors"].items()}
-    position, rewards = record.pop("position"), record["rewards"]
-    if not (
-        type(position) is int
-        and position >= 0
-        and isinstance(record["generator"], dict)
-        and isinstance(record["completions"], list)
-        and isinstance(rewards, list)
-        and len(rewards) == len(record["completions"])
-        and all(reward is None or math.isfinite(reward) for reward in rewards)
-    ):
-        raise ValueError
-    return position, record
-
-
-def _encode_array(value):
-    """Arrays for JSON: lists, or in base64 those of more than one dimension."""
-    if isinstance(value, np.generic) or (
-        isinstance(value, np.ndarray) and value.ndim < 2
-    ):
-        return value.tolist()
-    if isinstance(value, np.ndarray):
-        data = base64.b64encode(value.tobytes()).decode()
-        return {"base64": data, "dtype": value.dtype.str, "shape": value.shape}
-    raise TypeError(f"{type(value).__name__} is a type that JSON does not know")
-
-
-def _decode_array(found):
-    if found.keys() != {"base64", "dtype", "shape"}:
-        return found
-    values = np.frombuffer(base64.b64decode(found["base64"]), found["dtype"])
-    return values.reshape(found["shape"])

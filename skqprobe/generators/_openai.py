@@ -1,4 +1,4 @@
-"""OpenAIGenerator: completions from OpenAI or any server that speaks its language."""
+"""OpenAIGenerator: completions from OpenAI or a compatible server."""
 
 import json
 import math
@@ -10,73 +10,84 @@ import numpy as np
 from skqprobe._backends.openai_client import (
     CONSTRAINTS,
     INERT,
-    APIClient,
     APIError,
-    run_concurrently,
+    ask_each,
+    server_settings,
 )
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.generators._base import BaseGenerator
 
 
 class OpenAIGenerator(BaseGenerator):
-    """Draw candidates from OpenAI, or from any server that has the same interface.
+    """Sample candidates from OpenAI, or from a server that has the same interface.
 
-    Such are llama.cpp, vLLM, Ollama and most paid services. Chat messages go to their
-    chat endpoint, texts to the one that continues a text, which not all of them have.
-
-    A server may have sampling settings of its own besides those here, and candidates
-    are then not drawn from the model's distribution: llama.cpp, for one, begins with
-    ``--top-k 40 --min-p 0.05``, and ``--top-k 0 --min-p 0`` turns them off.
+    Compatible servers are llama.cpp, vLLM, Ollama and most paid services. Chat messages
+    are sent to their chat endpoint, and texts to their completions endpoint, which not
+    all of them have. Read more in :doc:`/guide/generators`.
 
     Parameters
     ----------
     model : str
-        Name of the model, as the server has it.
+        Name of the model on the server.
     base_url : str, default=None
-        Where the server is, such as "http://localhost:8080/v1". None reads the
-        environment variable OPENAI_BASE_URL and, without it, asks OpenAI.
+        Address of the server, such as "http://localhost:8080/v1". If None, the value of
+        the environment variable OPENAI_BASE_URL or, if it is not set, OpenAI.
     api_key_env : str, default="OPENAI_API_KEY"
-        Name of the environment variable that holds the API key. It is read whenever
-        candidates are drawn, and kept nowhere. It is sent to `base_url`: name another
-        variable for a server that must not see your key. A server of your own may need
-        none; the variable need not be set then.
+        Name of the environment variable with the API key. The key is read at every call
+        and never stored. It is sent to `base_url`: name another variable for a server
+        that must not receive your key. For a server that needs no key, the variable
+        need not be set.
     chat : bool, default=None
-        Whether prompts go to the chat endpoint. None decides by the form of each
-        prompt; True makes a text the one message of a user; False refuses messages.
+        Whether to send prompts to the chat endpoint. If None, only chat messages are
+        sent there. If True, a text is sent as the message of a user. If False, chat
+        messages are an error.
     temperature : float, default=1.0
-        Temperature of the model's sampling, 0 or more. 1 draws from the model as it is;
-        at 0 all candidates are alike. Not the temperature of a policy.
+        Temperature of the model's sampling, in [0, inf): its logits are divided by it.
+        At 0, the most likely token is taken each time, so all completions of a prompt
+        are equal. It is not the temperature of a policy.
     top_p : float, default=1.0
-        Draw each token from the likeliest ones that have this probability together, in
-        (0, 1]. 1 draws from all.
+        Probability of the set of tokens to sample from, in (0, 1]: each token is drawn
+        from the smallest set of most likely tokens that has this probability. 1 samples
+        from all tokens.
     max_tokens : int, default=256
-        The most tokens of a completion.
+        Maximum number of tokens of a completion.
     stop : str or list of str, default=None
-        A completion ends before the first of these texts.
+        Text or texts before which a completion ends.
     seed : int, default=None
-        Makes draws repeatable, as far as the server can (concurrent requests may change
-        the rounding). Each request gets a seed of its own, which follows from `seed`,
-        the prompt and how many completions it has; so the same prompt gets the same
-        candidates wherever it stands. None draws anew each time.
+        Seed of the sampling. Completions depend on the seed and the prompt, and not on
+        the other prompts. If None, each call samples new completions.
     log_likelihoods : bool, default=False
-        Whether to ask for the log-likelihood of each completion.
+        Whether to return the log-likelihood of each completion.
     max_retries : int, default=5
-        How often a request is tried again after HTTP 408, 409, 429 and 5xx, a time-out
-        or a broken connection. The time between is what the server asks for, up to two
-        minutes, or else grows up to 8 seconds.
+        Maximum number of retries of a request after HTTP 408, 409, 429 or 5xx, a
+        timeout or a broken connection. The delay is the one that the server asks for,
+        up to two minutes, or else grows up to 8 seconds.
     timeout : float, default=60.0
-        After how many seconds without an answer a request has failed. A server answers
-        when all completions of a request are ready.
+        Seconds after which a request without an answer has failed.
     concurrency : int, default=4
-        How many prompts are under way at a time.
+        Number of concurrent requests.
     progress : bool or "auto", default="auto"
-        Whether to show a progress bar. "auto" shows one on a terminal, for work of more
-        than two seconds.
+        Whether to show a progress bar. "auto" shows one in a terminal, for work of more
+        than two seconds, and not inside a search or cross-validation.
 
     See Also
     --------
-    collect : Draw candidates, score them, and keep them on disk as they come.
+    collect : Sample candidates, score them, and write them to disk.
     skqprobe.embedders.OpenAIEmbedder : Embeddings from the same servers.
+
+    Notes
+    -----
+    A server may have other sampling settings than those above. Then candidates are not
+    sampled from the distribution of the model. llama.cpp, for example, starts with
+    ``--top-k 40 --min-p 0.05``; ``--top-k 0 --min-p 0`` turns them off.
+
+    A server answers when all completions of a request are ready: raise `timeout` if
+    completions are long. Requests for one prompt are sent one after the other, so
+    `concurrency` is the number of prompts in progress.
+
+    Each request has its own seed, computed from `seed`, the prompt and the number of
+    completions that the prompt has already. Results are repeatable as far as the server
+    allows: concurrent requests may change its rounding.
 
     Examples
     --------
@@ -134,121 +145,119 @@ class OpenAIGenerator(BaseGenerator):
         self.progress = progress
 
     def sample(self, prompt, k):
-        """Draw candidates for one prompt.
+        """Sample candidates for one prompt.
 
-        A server that gives less than k completions at a time is asked again.
+        If the server returns less than k completions at a time, it is asked again.
 
         Parameters
         ----------
         prompt : str or list of dict
             A text, or chat messages with the keys "role" and "content".
         k : int
-            How many completions to draw.
+            Number of completions per prompt.
 
         Returns
         -------
         record : dict
-            With the keys
+            Record with the keys
 
             - "prompt";
-            - "completions" : list of k texts. One may be empty.
+            - "completions" : list of k texts, which may be empty.
             - "finish_reasons" : list of k texts, such as "stop" and "length".
-            - "log_likelihoods" : list of k floats. If asked for: the sums of the
-              log-probabilities of the tokens, as the server gives them: llama.cpp's and
-              vLLM's are of the model as it is, whatever `temperature` and `top_p` are;
-              llama.cpp counts the token that ends a completion, OpenAI does not.
-            - "n_tokens" : list of k ints. Where it is known: with "log_likelihoods",
-              how many tokens these are of, else if the server gave the completions one
-              at a time, how many it counted.
+            - "log_likelihoods" : list of k floats, with ``log_likelihoods=True``: the
+              sums of the log-probabilities of the tokens, as the server returns them.
+              Those of llama.cpp and vLLM are of the unchanged model, whatever
+              `temperature` and `top_p` are. llama.cpp includes the token that ends a
+              completion, OpenAI does not.
+            - "n_tokens" : list of k ints, if known. With "log_likelihoods", the number
+              of tokens in these. Otherwise, the number that the server reports if it
+              returns the completions one at a time.
 
         Raises
         ------
         RuntimeError
-            If a request fails for good.
+            If a request fails after all retries.
         ValueError
-            If an answer has no completions, or no log-probabilities though asked for.
+            If an answer has no completions, or no log-probabilities although they were
+            requested.
         """
         return self.generate([prompt], k)[0]
 
     def sample_each(self, prompts, k):
-        """Draw candidates for prompts, `concurrency` of them at a time.
+        """Sample candidates for prompts, `concurrency` of them at a time.
 
         Parameters
         ----------
         prompts : list of (str or list of dict)
             Texts, or chat messages with the keys "role" and "content".
         k : int
-            How many completions to draw for each.
+            Number of completions per prompt.
 
         Yields
         ------
         number : int
-            Which of the prompts it is. They come as they are done.
+            Index of the prompt in `prompts`. The prompts are yielded as they finish.
         record : dict
-            See `sample`.
+            Record of the prompt; see `sample`.
 
         Raises
         ------
         RuntimeError
-            If a request fails for good. `generate` loses the finished records then;
-            `collect` keeps them on disk.
+            If a request fails after all retries. `generate` then loses the finished
+            records. `collect` keeps them on disk.
         ValueError
-            If an answer has no completions, or no log-probabilities though asked for.
+            If an answer has no completions, or no log-probabilities although they were
+            requested.
         """
         if self.chat is False and not all(isinstance(p, str) for p in prompts):
             raise ValueError(
-                "chat=False sends texts alone, but among prompts there are chat "
-                "messages. Leave chat out to have both."
+                "chat=False allows texts only, but some prompts are chat messages. "
+                "Leave chat out to send both."
             )
-        if not prompts:  # no key is needed
-            return
-        n_done = 0
-        with APIClient(self) as client:
-            draws = _Draws(client, self)
-            try:
-                for number, record in run_concurrently(
-                    lambda prompt: draws.sample(prompt, k), prompts, self.concurrency
-                ):
-                    yield number, record
-                    n_done += 1
-            except (APIError, ValueError) as error:
-                error.args = (
-                    f"{type(self).__name__}: {error} {n_done} of {len(prompts)} "
-                    "prompts were done; skqprobe.generators.collect would keep them.",
-                )
-                raise
+
+        def describe(done):
+            return (
+                f"{len(done)} of {len(prompts)} prompts were done; "
+                "skqprobe.generators.collect would keep them."
+            )
+
+        draws = _Draws(self, k)
+        yield from ask_each(self, draws.sample, prompts, describe)
+
+    def _settings(self):
+        return server_settings(super()._settings())
 
 
 class _Draws:
-    """Draws from one server, which learns how many completions a request may ask for.
+    """Draws from one server, with its limit of completions per request.
 
     Parameters
     ----------
-    client : APIClient
-        Asks the server.
     generator : OpenAIGenerator
-        Has the settings.
+        Settings of the draws.
+    k : int
+        Number of completions per prompt.
     """
 
-    def __init__(self, client, generator):
-        self.client = client
+    def __init__(self, generator, k):
         self.generator = generator
+        self.k = k
         self.most_at_once = math.inf
 
-    def sample(self, prompt, k):
-        """Draw k completions of a prompt, in as few requests as the server allows."""
+    def sample(self, client, prompt):
+        """Sample the completions of a prompt in as few requests as possible."""
         as_chat = self.generator.chat or not isinstance(prompt, str)
         completions: list[dict] = []
-        while len(completions) < k:
-            n = min(k - len(completions), self.most_at_once)
-            body = self._body(prompt, n, len(completions), as_chat)
+        while len(completions) < self.k:
+            n = min(self.k - len(completions), self.most_at_once)
+            body = self._body(client, prompt, n, len(completions), as_chat)
             try:
-                answer = self.client.ask(
+                answer = client.ask(
                     "/chat/completions" if as_chat else "/completions", body
                 )
             except APIError as error:
-                # Servers have a limit (llama.cpp's is its slots), and do not tell it
-                # in any common way.
+                # Servers have a limit, such as the number of slots of llama.cpp, and no
+                # common way to report it.
                 if n == 1 or error.status not in (400, 422):
                     raise
                 self.most_at_once = min(self.most_at_once, max(1, n // 2))
@@ -256,7 +265,7 @@ class _Draws:
                 completions += _read_completions(answer, n, as_chat)
         return self._record(prompt, completions)
 
-    def _body(self, prompt, n, n_before, as_chat):
+    def _body(self, client, prompt, n, n_before, as_chat):
         """Make a request for n completions of a prompt that has n_before already."""
         settings = self.generator
         body = {
@@ -269,7 +278,7 @@ class _Draws:
         if settings.stop is not None:
             body["stop"] = settings.stop
         if settings.seed is not None:
-            # Not of the prompt's position: collect asks for a few prompts at a time.
+            # Independent of the position: collect passes the remaining prompts only.
             prompt_number = zlib.crc32(json.dumps(prompt, sort_keys=True).encode())
             state = np.random.SeedSequence([settings.seed, prompt_number, n_before])
             body["seed"] = int(state.generate_state(1)[0] >> 1)  # 31 bits fit anywhere
@@ -278,12 +287,11 @@ class _Draws:
             return body | ({"logprobs": 1} if settings.log_likelihoods else {})
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
-        # OpenAI's newer models refuse the old name, most other servers know no other.
-        limit = (
-            "max_completion_tokens" if self.client.base_url is None else "max_tokens"
-        )
+        # Newer models of OpenAI refuse the old name, most other servers the new one.
+        limit = "max_completion_tokens" if client.base_url is None else "max_tokens"
         body |= {"messages": prompt, limit: int(settings.max_tokens)}
-        # To llama.cpp 0 alternatives mean no log-probabilities, and none given mean 20.
+        # With top_logprobs=0, llama.cpp returns no log-probabilities; without it, 20
+        # alternatives.
         asked = {"logprobs": True, "top_logprobs": 1}
         return body | (asked if settings.log_likelihoods else {})
 
@@ -302,11 +310,11 @@ class _Draws:
 
 
 def _read_completions(answer, n, as_chat):
-    """Bring an answer's completions, n at most, into dicts."""
+    """Convert the completions of an answer, at most n, to dicts."""
     choices = answer.get("choices")
     choices = [c for c in choices if isinstance(c, dict)] if choices else []
     if not choices:
-        raise ValueError("the server gave an answer without completions.")
+        raise ValueError("the server returned an answer without completions.")
     usage = answer.get("usage") or {}
     return [_read_completion(choice, usage, n, as_chat) for choice in choices[:n]]
 
@@ -316,16 +324,16 @@ def _read_completion(choice, usage, n, as_chat):
         (choice.get("message") or {}).get("content") if as_chat else choice.get("text")
     )
     return {
-        "text": text or "",  # None stands for empty, as of a model that only thought
+        "text": text or "",  # None if a reasoning model returned no final text
         "finish_reason": choice.get("finish_reason"),
         "log_probs": _log_probs(choice.get("logprobs") or {}),
-        # Of several it would be the sum, and llama.cpp's is of the first alone.
+        # For several it is the sum, and in llama.cpp the number of the first one.
         "n_tokens": usage.get("completion_tokens") if n == 1 else None,
     }
 
 
 def _log_probs(logprobs):
-    """Find the tokens' log-probabilities, in either of their two forms, or None."""
+    """Return the log-probabilities of the tokens, in either form; None without."""
     if logprobs.get("content") is not None:  # chat, and llama.cpp always
         return [token["logprob"] for token in logprobs["content"]]
     return logprobs.get("token_logprobs")
@@ -334,7 +342,7 @@ def _log_probs(logprobs):
 def _sum(completion):
     if completion["log_probs"] is None and completion["text"]:
         raise ValueError(
-            "log_likelihoods=True, but the server gave no log-probabilities. It may "
-            "not have them for this model: leave log_likelihoods out."
+            "log_likelihoods=True, but the server returned no log-probabilities. It "
+            "may not support them for this model: leave log_likelihoods out."
         )
     return math.fsum(completion["log_probs"] or [])

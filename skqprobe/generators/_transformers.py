@@ -1,4 +1,4 @@
-"""TransformersGenerator: sample a causal language model of transformers."""
+"""TransformersGenerator: completions from a causal language model of transformers."""
 
 import json
 from dataclasses import dataclass, field
@@ -8,85 +8,98 @@ from typing import Any
 
 import numpy as np
 
-from skqprobe._backends.causal_lm import MODEL_CONSTRAINTS, load_causal_lm
+from skqprobe._backends.causal_lm import (
+    MODEL_CONSTRAINTS,
+    import_backend,
+    load_causal_lm,
+)
 from skqprobe._utils.sklearn_compat import Interval
-from skqprobe.embedders._inputs import check_prompt
 from skqprobe.generators._base import BaseGenerator
 
 
 class TransformersGenerator(BaseGenerator):
     r"""Sample completions from a causal language model of transformers.
 
-    The model reads a prompt once, and writes its k completions side by side. While it
-    does, it can tell the likelihood of each completion and hidden states at its last
-    token, the embedding of the paper, at next to no cost.
+    The model reads a prompt once, and writes its k completions in parallel. At almost
+    no cost, it also returns the likelihood of each completion and hidden states at its
+    last token, which are the embedding of the paper. Read more in
+    :doc:`/guide/generators`.
 
-    The draws are the model's own: of a model's recommended settings (top-k, repetition
-    penalty, ...) none is applied, so that at ``temperature=1.0`` and ``top_p=1.0`` they
-    come from p0.
+    The recommended sampling settings of a model (top-k, repetition penalty, ...) are
+    not applied. So with ``temperature=1.0`` and ``top_p=1.0``, completions are samples
+    from p0.
 
     Parameters
     ----------
     model : str or Path
-        A folder with a model of transformers, or its name on the model hub. It is
-        loaded when first needed; the process keeps the last two models.
+        Folder of a model, or its name on the model hub. It is loaded on first use, and
+        the process keeps the last two models.
     gguf_file : str, default=None
-        The file in the model's folder, for a model in GGUF.
+        File in the folder of the model, for a model in GGUF.
     revision : str, default=None
-        Commit, branch or tag of a model on the hub.
+        Commit, branch or tag of the model on the hub. Only a commit is permanent:
+        neither a cache nor `collect` detects that a branch or tag has moved.
     device : str, default=None
-        Where the model runs: "cpu", "cuda", ... None takes a CUDA device if there is
-        one.
+        Device that the model runs on, such as "cpu" or "cuda". If None, a CUDA device
+        is used if one is available.
     model_dtype : {"float32", "auto", "bfloat16", "float16"}, default="float32"
-        What the model computes in. "auto" is what it was saved in.
+        Data type in which the model computes. "auto" is that of the saved model.
     trust_remote_code : bool, default=False
-        Whether to run code that comes with the model.
+        Whether to run Python code that comes with the model. Set it only for models
+        whose code you have read.
     temperature : float, default=1.0
-        The model's logits are divided by it. At 0 the most likely token is taken each
-        time; there is one such completion, so that k must be 1.
+        Temperature of the model's sampling, in [0, inf): its logits are divided by it.
+        At 0, the most likely token is taken each time, so all completions of a prompt
+        are equal. It is not the temperature of a policy.
     top_p : float, default=1.0
-        Above 0 and at most 1. Tokens are drawn from the smallest set of the likeliest
-        that has this much probability.
+        Probability of the set of tokens to sample from, in (0, 1]: each token is drawn
+        from the smallest set of most likely tokens that has this probability. 1 samples
+        from all tokens.
     max_tokens : int, default=256
-        The most tokens of a completion. A prompt that leaves no room for them in the
-        model's context loses tokens at its beginning, with a warning.
+        Maximum number of tokens of a completion.
     stop : str or list of str, default=None
-        A completion ends before the first of these that appears in it. It always ends
-        at the model's end-of-text token.
+        Text or texts before which a completion ends.
     seed : int, default=None
-        Makes draws repeatable. Each prompt has random numbers of its own, made of the
-        seed and the prompt's text: the completions of a prompt do not depend on the
-        prompts before it, equal prompts get equal completions, and a larger k adds to
-        them. None draws anew each time. The random state of torch is not used.
+        Seed of the sampling. Completions depend on the seed and the prompt, and not on
+        the other prompts. If None, each call samples new completions.
     hidden_states : int or list of int, default=None
-        Layers whose states at the completion's last token are kept, as `layer` of
-        :class:`~skqprobe.embedders.HiddenStateEmbedder`.
+        Layer or layers whose states at the last token of the completion are returned,
+        like `layer` of :class:`~skqprobe.embedders.HiddenStateEmbedder`. If None, no
+        states are returned.
     log_likelihoods : bool, default=False
-        Whether to keep log-likelihoods of the completions.
+        Whether to return the log-likelihood of each completion.
     progress : bool or "auto", default="auto"
-        Whether to show a progress bar. "auto" shows one on a terminal, for work of more
-        than two seconds.
+        Whether to show a progress bar. "auto" shows one in a terminal, for work of more
+        than two seconds, and not inside a search or cross-validation.
 
     See Also
     --------
-    skqprobe.embedders.HiddenStateEmbedder : The same states, of texts that are there.
+    skqprobe.embedders.HiddenStateEmbedder : The same states for existing texts.
     skqprobe.embedders.LikelihoodEmbedder : More features of the likelihood.
 
     Notes
     -----
-    A record has, besides "prompt" and "completions", for each completion:
+    In addition to "prompt" and "completions", a record has for each completion:
 
-    - "n_tokens": ndarray of int, its tokens without the end-of-text token;
+    - "n_tokens": ndarray of int, the number of tokens without the end-of-text token;
     - "finish_reasons": list of str, "stop" at an end-of-text token or a stop string,
       "length" at `max_tokens`;
-    - "log_likelihoods", if asked for: ndarray of float64, the sum over these tokens, in
-      nats, at temperature 1 whatever the temperature of the draws;
-    - "hidden_states", if asked for: ndarray of float32 of shape (k, n_features).
+    - "log_likelihoods", with ``log_likelihoods=True``: ndarray of float64, the sum over
+      these tokens, in nats, at temperature 1 whatever `temperature` is;
+    - "hidden_states", if set: ndarray of float32, of shape (k, n_features).
 
-    A stop string may begin inside of a token. Such a token is part of the text as far
-    as the stop string, but it does not count in the other three. Of this, and of texts
-    that the tokenizer would split in another way than the model wrote them, an
-    embedder gives slightly different states.
+    A completion also ends at the end-of-text token of the model. A stop string may
+    begin inside a token. The part of such a token before the stop string belongs to the
+    text, but the token does not count in the other three values. For such texts, and
+    for texts that the tokenizer splits differently than the model wrote them, an
+    embedder returns slightly different states.
+
+    A prompt that leaves no space for `max_tokens` in the context of the model is cut on
+    the left, with a warning.
+
+    Each prompt has its own random numbers, computed from `seed` and its text. So equal
+    prompts get equal completions, and a larger k adds completions to the same ones. The
+    random state of torch is not used.
 
     Models without a key-value cache, such as Mamba, are not supported.
 
@@ -113,7 +126,7 @@ class TransformersGenerator(BaseGenerator):
         "log_likelihoods": ["boolean"],
     }
 
-    # A device rounds in its own way; that is all it changes.
+    # Devices differ in rounding only.
     inert_parameters = BaseGenerator.inert_parameters | {"device"}
 
     def __init__(
@@ -150,28 +163,53 @@ class TransformersGenerator(BaseGenerator):
         self.progress = progress
 
     def sample(self, prompt, k):
-        """Draw candidates for one prompt.
+        """Sample candidates for one prompt.
 
         Parameters
         ----------
         prompt : str or list of dict
             A text, or chat messages with the keys "role" and "content".
         k : int
-            How many completions to draw.
+            Number of completions per prompt.
 
         Returns
         -------
         record : dict
-            See the notes of the class.
+            Record of the prompt; see the notes of the class.
 
         Raises
         ------
         ValueError
-            If `k` is more than 1 at temperature 0, if `max_tokens` leaves no room for a
-            prompt, or if there are no such hidden states.
+            If `k` is more than 1 at temperature 0, if `max_tokens` leaves no space for
+            a prompt, or if the model has no such hidden states.
         """
-        self._validate_params()
-        prompt = check_prompt(prompt, "prompt")
+        return self.generate([prompt], k)[0]
+
+    def sample_each(self, prompts, k):
+        """Sample candidates for prompts one by one.
+
+        Parameters
+        ----------
+        prompts : list of (str or list of dict)
+            Texts, or chat messages with the keys "role" and "content".
+        k : int
+            Number of completions per prompt.
+
+        Yields
+        ------
+        number : int
+            Index of the prompt in `prompts`.
+        record : dict
+            Record of the prompt; see the notes of the class.
+
+        Raises
+        ------
+        ValueError
+            If `k` is more than 1 at temperature 0, if `max_tokens` leaves no space for
+            a prompt, or if the model has no such hidden states.
+        """
+        if not prompts:
+            return  # the model is not loaded
         if self.temperature == 0 and k > 1:
             raise ValueError(
                 f"temperature=0 gives the same completion every time, but k={k}. "
@@ -182,8 +220,12 @@ class TransformersGenerator(BaseGenerator):
         layers = None
         if self.hidden_states is not None:
             layers = lm.layer_numbers(self.hidden_states, "hidden_states")
-        prompt_ids, uniforms = self._prompt_ids(lm, prompt), self._uniforms(prompt, k)
-        drafts = self._write(lm, prompt_ids, uniforms, stops, layers)
+        for number, prompt in enumerate(prompts):
+            ids, uniforms = self._prompt_ids(lm, prompt), self._uniforms(prompt, k)
+            drafts = self._write(lm, ids, uniforms, stops, layers)
+            yield number, self._record(prompt, drafts)
+
+    def _record(self, prompt, drafts):
         record: dict[str, Any] = {
             "prompt": prompt,
             "completions": [draft.finish() for draft in drafts],
@@ -206,14 +248,14 @@ class TransformersGenerator(BaseGenerator):
         return stops
 
     def _prompt_ids(self, lm, prompt):
-        room = lm.context() - self.max_tokens
-        if room < 1:
+        space = lm.context() - self.max_tokens
+        if space < 1:
             raise ValueError(
-                f"max_tokens={self.max_tokens} leaves no room for a prompt in the "
-                f"model's context of {lm.context()} tokens; set a smaller one."
+                f"max_tokens={self.max_tokens} leaves no space for a prompt in the "
+                f"context of the model, {lm.context()} tokens; set a smaller one."
             )
         pair = lm.encode_pair(prompt, "")
-        [(ids, _)] = lm.fit_context([pair], room)
+        [(ids, _)] = lm.fit_context([pair], space)
         return ids
 
     def _uniforms(self, prompt, k):
@@ -226,14 +268,13 @@ class TransformersGenerator(BaseGenerator):
         return rng.random((k, self.max_tokens), dtype=np.float32)
 
     def _write(self, lm, prompt_ids, uniforms, stops, layers):
-        """Write completions side by side; those that end leave the batch."""
-        import torch
-
+        """Write completions in parallel; finished ones leave the batch."""
+        torch = import_backend("torch")
         drafts = [_Draft(lm, stops) for _ in uniforms]
         alive = np.arange(len(drafts))  # the drafts in the batch
         with torch.inference_mode():
             cache, logits, states = _read(lm, torch.tensor([prompt_ids]), layers)
-            # reorder_cache takes rows of the cache, any number of times.
+            # reorder_cache selects rows of the cache, any number of times.
             cache.reorder_cache(torch.zeros(len(drafts), dtype=torch.long))
             logits, states = logits.repeat(len(drafts), 1), states * len(drafts)
             for column in uniforms.T:
@@ -252,17 +293,16 @@ class TransformersGenerator(BaseGenerator):
         return drafts
 
     def _draw(self, logits, uniforms):
-        """Draw a token for each row of logits; give the tokens and their log p."""
-        import torch
-        from transformers import TopPLogitsWarper
-
+        """Draw a token for each row of logits; return the tokens and their log p."""
+        torch = import_backend("torch")
         if self.temperature == 0:
             tokens = logits.argmax(1)
         else:
-            # Without the subtraction a small temperature would give infinities.
+            # Without the subtraction, a small temperature would give infinities.
             scores = (logits - logits.amax(1, keepdim=True)) / self.temperature
             if self.top_p < 1:
-                scores = TopPLogitsWarper(self.top_p)(None, scores)
+                warper = import_backend("transformers").TopPLogitsWarper(self.top_p)
+                scores = warper(None, scores)
             cumulative = scores.softmax(1).cumsum(1)
             uniforms = torch.tensor(uniforms, device=logits.device)[:, None]
             tokens = torch.searchsorted(
@@ -276,7 +316,7 @@ class TransformersGenerator(BaseGenerator):
 
 @dataclass
 class _Draft:
-    """A completion being written."""
+    """A completion in progress."""
 
     lm: Any
     stops: list[str]
@@ -286,7 +326,7 @@ class _Draft:
     finish_reason: str = "length"
 
     def add(self, state, token, logp):
-        """Take a token and the state before it; tell whether the completion goes on."""
+        """Add a token and the state before it; return whether to continue."""
         self.states.append(state)
         if token in self.lm.end_ids:
             self.finish_reason = "stop"
@@ -299,7 +339,7 @@ class _Draft:
         return True
 
     def finish(self):
-        """Give the text before the stop string; drop the tokens that pass its end."""
+        """Return the text before the stop string; remove tokens that exceed it."""
         text = self.lm.decode(self.ids)
         text = text[: self._end(text)]
         while self.ids and len(self.lm.decode(self.ids)) > len(text):
@@ -308,16 +348,15 @@ class _Draft:
         return text
 
     def _end(self, text):
-        """Find where the first stop string begins; None where there is none."""
+        """Return the position of the first stop string; None if there is none."""
         return min(
             (text.find(stop) for stop in self.stops if stop in text), default=None
         )
 
 
 def _read(lm, ids, layers, cache=None):
-    """Let the model read tokens; give its cache, logits and states at the last one."""
-    import torch
-
+    """Run the model on tokens; return cache, logits and states at the last token."""
+    torch = import_backend("torch")
     out = lm.network(
         ids.to(lm.network.device),
         past_key_values=cache,

@@ -1,10 +1,8 @@
-"""BaseEmbedder, by a backend that is nothing but the base."""
+"""BaseEmbedder, with a minimal backend."""
 
 import pickle
-import sys
 import zlib
 from numbers import Real
-from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
@@ -33,7 +31,7 @@ CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"
 
 
 class Toy(BaseEmbedder):
-    """Embed a text as its length and a checksum; remember every batch."""
+    """Embed a text as its length and a checksum; store every batch."""
 
     _parameter_constraints: ClassVar[dict] = {
         **BaseEmbedder._parameter_constraints,
@@ -68,7 +66,7 @@ class Toy(BaseEmbedder):
 
 
 def expected(texts):
-    """What a Toy gives, text by text."""
+    """Return the embeddings of a Toy."""
     return np.array([[len(text), zlib.crc32(str(text).encode())] for text in texts])
 
 
@@ -92,7 +90,7 @@ def records(n_prompts=6, k=3):
 TEXTS = ["a", "bbb", "cc", "a", "dddd", "bbb", "eeeee", "f" * 9]
 
 
-# What comes out
+# Output
 
 
 @given(st.lists(st.text(max_size=8), min_size=1), st.integers(1, 7))
@@ -254,8 +252,8 @@ def test_in_a_feature_union():
 
 
 def test_search_in_two_processes(tmp_path, rng):
-    # Functions defined in here travel to the other processes by value. A text is known
-    # before the search, so that none is embedded while it runs, in whatever process.
+    # Functions defined here are pickled by value. All texts are embedded before the
+    # search, so that no process embeds one while it runs.
     log, cache = tmp_path / "log", tmp_path / "cache.sqlite"
 
     def embed(texts):
@@ -280,11 +278,12 @@ def test_search_in_two_processes(tmp_path, rng):
 
 
 def test_search_over_the_embedder(rng):
-    # With no cache each fit embeds its own prompts, and no more.
+    # Without a cache, each fit embeds its own prompts only.
     pipeline = make_pipeline(Toy(1e-9), QProbePolicy())
     search = GridSearchCV(pipeline, {"toy__join": ["", " "]}, cv=2)
     search.fit(records(4, 2), rng.random((4, 2)))
-    # Two settings by two folds, a fit on 2 prompts and a score on 2; and the refit.
+    # Two settings and two folds, each with a fit to 2 prompts and a score on 2 prompts,
+    # and the refit.
     assert len(embedded()) == 2 * 2 * (4 + 4) + 8
 
 
@@ -295,8 +294,8 @@ EMBEDDERS = [
     SentenceTransformerEmbedder("any"),
 ]
 
-# scikit-learn makes no check of an estimator that takes no numbers; these of them read
-# no X, or refuse a parameter before they do.
+# scikit-learn does not check estimators that take no numbers. These checks do not read
+# X, or expect an error of a parameter before X is read.
 CHECKS = [
     "check_estimator_cloneable",
     "check_estimator_repr",
@@ -328,14 +327,17 @@ def test_tags(embedder):
     assert tags.requires_fit == learns
 
 
-# When something goes wrong
+# Errors
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([1.0, 2.0], r"Wrong.embed_batch must give .* shape \(2, n_features\).*\(2,\)"),
-        ([[1.0], [2.0], [3.0]], r"a row for each text; got shape \(3, 1\)"),
+        (
+            [1.0, 2.0],
+            r"Wrong.embed_batch must return .* shape \(2, n_features\).*\(2,\)",
+        ),
+        ([[1.0], [2.0], [3.0]], r"one row for each text; got shape \(3, 1\)"),
         ([[[1.0]], [[2.0]]], r"got shape \(2, 1, 1\)"),
         ([[], []], r"got shape \(2, 0\)"),
         (
@@ -361,7 +363,7 @@ def test_texts_of_different_dimensions():
         def embed_batch(self, texts):
             return np.ones((len(texts), len(texts)))
 
-    message = "embedding of 1 features, others have 2.* clear the cache"
+    message = "embedding of a text has 1 features, others have 2.* clear the cache"
     with pytest.raises(ValueError, match=message):
         Mixed(batch_size=2).transform(["a", "b", "c"])
 
@@ -396,22 +398,15 @@ BAD_PARAMETERS = [
 ]
 
 
-@pytest.mark.parametrize("method", ["fit", "fit_transform"])
+@pytest.mark.parametrize("method", ["fit", "fit_transform", "transform"])
 @pytest.mark.parametrize("parameter", BAD_PARAMETERS, ids=str)
 def test_bad_parameters(method, parameter):
     (name,) = parameter
     with pytest.raises(ValueError, match=f"The '{name}' parameter of Toy must be"):
-        getattr(Toy(**parameter), method)(TEXTS)
+        getattr(Toy(**parameter), method)([("p", "c")])
 
 
-@pytest.mark.parametrize("parameter", BAD_PARAMETERS, ids=str)
-def test_bad_parameters_without_fit(parameter):
-    (name,) = parameter
-    with pytest.raises(ValueError, match=f"The '{name}' parameter of Toy must be"):
-        Toy(**parameter).transform([("p", "c")])
-
-
-def test_what_was_finished_is_not_embedded_again():
+def test_finished_texts_are_not_embedded_again():
     embedder = Toy(batch_size=2)
     Toy.fail_at = 2
     with pytest.raises(RuntimeError, match="the backend fails"):
@@ -420,11 +415,11 @@ def test_what_was_finished_is_not_embedded_again():
     embeddings = embedder.transform(TEXTS)
     np.testing.assert_array_equal(embeddings, expected(TEXTS).astype("float32"))
     assert len(embedded()) == len(set(embedded())) == len(set(TEXTS))
-    embedder.transform(TEXTS)  # nothing is kept once all went well
+    embedder.transform(TEXTS)  # nothing is kept after a call without errors
     assert len(embedded()) == 2 * len(set(TEXTS))
 
 
-def test_what_was_finished_with_another_setting_is_not_used():
+def test_texts_finished_with_another_setting_are_not_used():
     embedder = Toy(batch_size=2, dtype="float64")
     Toy.fail_at = 2
     with pytest.raises(RuntimeError):
@@ -434,7 +429,7 @@ def test_what_was_finished_with_another_setting_is_not_used():
     np.testing.assert_array_equal(embeddings, 2 * expected(TEXTS))
 
 
-def test_what_was_finished_is_not_pickled():
+def test_finished_texts_are_not_pickled():
     embedder = Toy(batch_size=2)
     before = len(pickle.dumps(embedder))
     Toy.fail_at = 2
@@ -444,7 +439,7 @@ def test_what_was_finished_is_not_pickled():
     assert repr(embedder) == "Toy(batch_size=2)"
 
 
-def test_what_was_finished_is_in_the_cache(tmp_path):
+def test_finished_texts_are_in_the_cache(tmp_path):
     cache = tmp_path / "cache.sqlite"
     Toy.fail_at = 2
     with pytest.raises(RuntimeError):
@@ -455,96 +450,16 @@ def test_what_was_finished_is_in_the_cache(tmp_path):
     assert len(embedded()) == len(set(embedded())) == len(set(TEXTS))
 
 
-def test_a_batch_with_nan_is_not_kept_but_those_before_it(tmp_path):
+def test_a_batch_with_nan_is_not_kept_but_earlier_ones_are(tmp_path):
     class Broken(Toy):
         def embed_batch(self, texts):
             values = super().embed_batch(texts).astype(float)
             return values if len(texts[0]) > 4 else values * np.nan
 
     cache = tmp_path / "cache.sqlite"
-    with pytest.raises(ValueError, match="Nothing of this batch is kept"):
+    with pytest.raises(ValueError, match="This batch is not kept"):
         Broken(batch_size=2, cache=cache).transform(TEXTS)
     Toy.batches.clear()
     with pytest.raises(ValueError, match="NaN"):
         Broken(batch_size=2, cache=cache).transform(TEXTS)
     assert embedded() == ["dddd", "bbb"]
-
-
-# Progress
-
-
-@pytest.fixture
-def bars(monkeypatch):
-    """A tqdm that remembers the bars it opened."""
-    opened = []
-
-    class Bar:
-        def __init__(self, **options):
-            self.options, self.n = options, 0
-            opened.append(self)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exc_info):
-            return False
-
-        def update(self, n=1):
-            self.n += n
-
-    module = ModuleType("tqdm.auto")
-    module.tqdm = Bar
-    monkeypatch.setitem(sys.modules, "tqdm", ModuleType("tqdm"))
-    monkeypatch.setitem(sys.modules, "tqdm.auto", module)
-    return opened
-
-
-def test_progress_counts_texts(bars):
-    Toy(progress=True).transform(TEXTS)
-    (bar,) = bars
-    assert bar.n == bar.options["total"] == len(set(TEXTS))
-    assert bar.options["disable"] is False
-    assert bar.options["delay"] == 0
-
-
-def test_automatic_progress_leaves_it_to_the_terminal(bars):
-    Toy().transform(TEXTS)
-    (bar,) = bars
-    assert bar.options["disable"] is None  # tqdm: not where there is no terminal
-    assert bar.options["delay"] > 0
-
-
-def test_no_progress(bars, tmp_path):
-    Toy(progress=False).transform(TEXTS)
-    assert not bars
-    Toy(cache=tmp_path / "cache.sqlite").transform(TEXTS)
-    bars.clear()
-    Toy(progress=True, cache=tmp_path / "cache.sqlite").transform(TEXTS)
-    assert not bars  # nothing to do
-
-
-def test_no_automatic_progress_inside_a_search(bars, rng):
-    pipeline = make_pipeline(Toy(1e-9), QProbePolicy())
-    search = GridSearchCV(pipeline, {"qprobepolicy__alpha": [1.0]}, cv=2, refit=False)
-    X, y = records(4, 2), rng.random((4, 2))
-    search.fit(X, y)
-    assert not bars
-    search.set_params(estimator__toy__progress=True).fit(X, y)
-    assert bars
-
-
-def test_progress_without_tqdm(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    assert Toy().transform(TEXTS).shape == (len(TEXTS), 2)
-    with pytest.raises(ImportError, match="pip install tqdm"):
-        Toy(progress=True).transform(TEXTS)
-
-
-def test_the_real_bar(capsys):
-    pytest.importorskip("tqdm")
-    Toy(progress=True).transform(TEXTS)
-    error = capsys.readouterr().err
-    assert "Toy" in error
-    assert "6/6" in error
-    Toy().transform(TEXTS)  # no terminal
-    assert capsys.readouterr().err == ""

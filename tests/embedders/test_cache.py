@@ -1,4 +1,4 @@
-"""The cache: what it keeps, and what it survives."""
+"""EmbeddingCache: content, keys, concurrent use, damage."""
 
 import os
 import random
@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import skqprobe.embedders._cache as cache_module
-from skqprobe._backends.file_state import file_state
 from skqprobe.embedders import EmbeddingCache, VectorizerEmbedder
 from skqprobe.embedders._cache import CHUNK, text_keys
 
@@ -33,8 +32,8 @@ def cache(tmp_path):
 
 def start(code, *arguments, **options):
     """Start a process of its own that runs `code`, with the arguments in `args`."""
-    # The cache alone, which needs the standard library alone: the package takes a
-    # second to import, and some of these tests start many processes.
+    # Only the module of the cache, which imports only the standard library: importing
+    # the package takes a second, and some of these tests start many processes.
     begin = f"import sys; args = sys.argv[1:]; sys.path.insert(0, {str(FOLDER)!r})\n"
     return subprocess.Popen(
         [sys.executable, "-c", begin + textwrap.dedent(code), *map(str, arguments)],
@@ -59,14 +58,14 @@ def query(cache, question):
 # Reading and writing
 
 
-def test_nothing_is_made_by_looking(cache):
+def test_reading_does_not_create_the_file(cache):
     assert cache.read([b"key"]) == []
     assert len(cache) == 0
     cache.clear()
     assert not Path(cache.path).exists()
 
 
-def test_the_folder_is_made(tmp_path):
+def test_the_folder_is_created(tmp_path):
     cache = EmbeddingCache(str(tmp_path / "new" / "folder" / "cache.sqlite"))
     cache.write([b"key"], [b"value"])
     assert cache.read([b"key"]) == [(0, b"value")]
@@ -82,19 +81,19 @@ def test_many_keys(cache):
     assert found == {n - 1 - i: str(i).encode() for i in range(n)}
 
 
-def test_the_last_value_counts(cache):
+def test_the_last_value_is_kept(cache):
     cache.write([b"a", b"b"], [b"1", b"2"])
     cache.write([b"b"], [b"3"])
     assert sorted(cache.read([b"a", b"b"])) == [(0, b"1"), (1, b"3")]
 
 
-def test_all_or_none_of_a_batch(cache):
+def test_a_batch_is_written_completely_or_not_at_all(cache):
     with pytest.raises(OSError, match=r"cache\.sqlite"):
         cache.write([b"a", None], [b"1", b"2"])
     assert len(cache) == 0
 
 
-def test_clear_gives_the_space_back(cache):
+def test_clear_frees_the_space(cache):
     keys = text_keys({}, [str(i) for i in range(500)])
     cache.write(keys, [b"x" * 1000] * 500)
     with_values = sum(file.stat().st_size for file in Path(cache.path).parent.iterdir())
@@ -113,7 +112,7 @@ def test_max_bytes(tmp_path):
         file = Path(cache.path).stat().st_size
         assert file <= 300_000 * 1.5
     kept = sorted(number for number, _ in cache.read(keys))
-    # The newest are there, without a gap, and there are as many as have room.
+    # The newest are stored, without a gap, and as many as there is space for.
     assert kept == list(range(1000 - len(kept), 1000))
     assert 150 <= len(kept) <= 300
 
@@ -132,7 +131,7 @@ def test_another_text_another_key(texts):
     assert len(set(text_keys({"model": "m"}, texts))) == len(texts)
 
 
-def test_what_is_another_key():
+def test_settings_and_texts_make_different_keys():
     def key(settings, text):
         return text_keys(settings, [text])[0]
 
@@ -155,7 +154,7 @@ def lengths(texts):
 
 
 def n_embedded(cache, texts=("a", "bb"), **settings):
-    """How many texts an embedder with these settings adds to the cache."""
+    """Return how many texts an embedder with these settings adds to the cache."""
     before = len(cache)
     settings = {"revision": "1", **settings}
     VectorizerEmbedder(lengths, cache=cache, **settings).transform(texts)
@@ -202,14 +201,6 @@ def test_a_changed_model_file_makes_other_keys(tmp_path, cache):
     assert [embed(folder), embed(folder)] == [2, 0]
     assert [embed(weights), embed(weights)] == [2, 0]
     assert [embed("a/name"), embed("a/name")] == [2, 0]  # of a model on the hub
-
-
-def test_file_state(tmp_path):
-    assert file_state(tmp_path / "nothing") is None
-    (tmp_path / "file").write_bytes(b"123")
-    (name, size, _), *rest = file_state(tmp_path / "file")
-    assert (name, size, rest) == ("file", 3, [])
-    assert len(file_state(tmp_path)) == 1
 
 
 # Processes and threads
@@ -279,7 +270,7 @@ def test_two_processes_write_at_once(cache):
     write_at_once(cache, "ab", 40)
 
 
-def test_processes_make_the_file_at_once(tmp_path):
+def test_processes_create_the_file_at_once(tmp_path):
     for number in range(8):
         write_at_once(EmbeddingCache(tmp_path / f"{number}.sqlite"), "abcdef", 1)
 
@@ -317,6 +308,7 @@ WRITE_ON = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on Windows")
 def test_killed_at_any_moment(cache):
     moments = random.Random(0)
@@ -324,7 +316,7 @@ def test_killed_at_any_moment(cache):
     for number in range(30):
         process = start(WRITE_ON, cache.path, n_there, stdout=subprocess.PIPE)
         lines = []
-        if number % 3:  # else it may be killed before its first batch
+        if number % 3:  # otherwise it may be killed before its first batch
             lines.append(process.stdout.readline())
         time.sleep(moments.uniform(0, 0.1))
         process.kill()
@@ -334,8 +326,8 @@ def test_killed_at_any_moment(cache):
         n_reported = max(reported, default=n_there - 1) + 1
         if Path(cache.path).exists():
             assert query(cache, "PRAGMA integrity_check") == [("ok",)]
-        # What was reported is there, whole and right; of the batch under way all or
-        # nothing is.
+        # Reported batches are stored, complete and correct. The batch in progress is
+        # stored completely or not at all.
         keys = [b"%d %d" % (b, i) for b in range(n_reported + 1) for i in range(50)]
         found = dict(cache.read(keys))
         assert len(found) in (50 * n_reported, 50 * (n_reported + 1))
@@ -358,7 +350,7 @@ def count_calls():
     return embed, calls
 
 
-def test_a_damaged_value_is_made_again(cache):
+def test_a_damaged_value_is_computed_again(cache):
     embed, calls = count_calls()
     embedder = VectorizerEmbedder(embed, cache=cache, revision="1")
     right = embedder.transform(["a", "bb", "ccc"])
@@ -373,7 +365,7 @@ def test_a_damaged_value_is_made_again(cache):
         again = embedder.transform(["a", "bb", "ccc"])
     np.testing.assert_array_equal(again, right)
     assert calls == ["bb"]
-    embedder.transform(["a", "bb", "ccc"])  # mended: no warning
+    embedder.transform(["a", "bb", "ccc"])  # fixed: no warning
     assert calls == ["bb"]
 
 
@@ -396,7 +388,7 @@ def test_damaged_bytes_on_the_disk(cache):
     [b"this is no database" * 100, b"prompt,completion\n", b"SQLite format 3\0" * 400],
     ids=["text", "short text", "header only"],
 )
-def test_a_file_that_is_no_cache(cache, method, content):
+def test_a_file_that_is_not_a_cache(cache, method, content):
     Path(cache.path).write_bytes(content)
     uses = {
         "read": lambda: cache.read([b"key"]),
@@ -416,7 +408,7 @@ def test_a_damaged_header(cache):
     content = bytearray(Path(cache.path).read_bytes())
     content[:16] = bytes(16)
     Path(cache.path).write_bytes(content)
-    with pytest.raises(OSError, match=r"cache\.sqlite is damaged, or is no cache"):
+    with pytest.raises(OSError, match=r"cache\.sqlite is damaged, or is not a cache"):
         embedder.transform(["a"])
     assert Path(cache.path).read_bytes() == content
 
@@ -436,6 +428,6 @@ def test_another_dimension_under_the_same_name(cache):
     model = Model()
     embedder = VectorizerEmbedder(model, cache=cache, revision="1").fit(["a"])
     model.n_features = 3
-    message = "embedding of 3 features, others have 2.* clear the cache"
+    message = "embedding of a text has 3 features, others have 2.* clear the cache"
     with pytest.raises(ValueError, match=message):
         embedder.transform(["a", "b"])

@@ -1,8 +1,9 @@
+"""HiddenStateEmbedder, with a tiny model and SmolLM2-135M."""
+
 import pickle
 import shutil
 import string
 import warnings
-from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from skqprobe.preprocessing import PerCandidate
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-torch.set_num_threads(1)
+
+pytestmark = pytest.mark.usefixtures("kept_models")
 
 PAIRS = [
     ("The capital of France is", " Paris, of course."),
@@ -28,18 +30,9 @@ PAIRS = [
 CHAT = [{"role": "user", "content": "Name a colour."}]
 
 
-@pytest.fixture
-def own_models(monkeypatch):
-    """Keep a test's models apart: SmolLM2 takes long to load, and two are kept."""
-    from skqprobe._backends import causal_lm as _causal_lm
-
-    load = lru_cache(maxsize=2)(_causal_lm._load.__wrapped__)
-    monkeypatch.setattr(_causal_lm, "_load", load)
-
-
 @pytest.fixture(scope="module")
 def tiny_states(tiny):
-    """States of all layers, shape (3, n_tokens, 16), by the tokens' letters."""
+    """Function from letters to states of all layers, of shape (3, n_tokens, 16)."""
     model = transformers.LlamaForCausalLM.from_pretrained(tiny)
     letters = ["<unk>", "<s>", "</s>", "\n", " ", *string.ascii_letters]
 
@@ -53,7 +46,7 @@ def tiny_states(tiny):
 
 
 def plain_pass(embedder, prompt, completion):
-    """States by hand: one text, no padding, no cache, the whole model."""
+    """Compute states of one text, without padding or cache, with the whole model."""
     from skqprobe._backends.causal_lm import load_causal_lm
 
     lm = load_causal_lm(embedder)
@@ -65,6 +58,7 @@ def plain_pass(embedder, prompt, completion):
     return torch.cat(out.hidden_states).numpy(), len(prompt_ids)
 
 
+@pytest.mark.slow
 def test_equals_a_plain_forward_pass(smollm):
     layers = [0, 18, -1]
     for pooling in ["last", "mean", "completion_mean"]:
@@ -83,14 +77,16 @@ def test_equals_a_plain_forward_pass(smollm):
             np.testing.assert_allclose(embedding, expected, atol=2e-4, rtol=2e-4)
 
 
-def test_batch_size_changes_nothing_but_rounding(smollm):
+@pytest.mark.slow
+def test_batch_size_changes_rounding_only(smollm):
     embedder = HiddenStateEmbedder(**smollm, layer=12)
     alone = embedder.set_params(batch_size=1).fit_transform(PAIRS)
     together = embedder.set_params(batch_size=8).transform(PAIRS)
     np.testing.assert_allclose(alone, together, atol=2e-4, rtol=2e-4)
 
 
-def test_chat_messages_go_through_the_template(smollm):
+@pytest.mark.slow
+def test_the_chat_template_is_applied(smollm):
     embedder = HiddenStateEmbedder(**smollm, layer=3)
     by_hand = (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
@@ -102,6 +98,7 @@ def test_chat_messages_go_through_the_template(smollm):
     assert np.abs(X[0] - X[2]).max() > 0.1
 
 
+@pytest.mark.slow
 def test_records_through_a_pipeline(smollm):
     records = [
         {"prompt": f"{n} + {n} =", "completions": [f" {2 * n}", f" {3 * n}", " fish"]}
@@ -125,8 +122,8 @@ def test_clone_and_pickle_hold_no_weights(tiny):
         np.testing.assert_array_equal(other.fit_transform(["abc"]), expected)
 
 
-def test_a_completion_gets_no_blank_of_its_own(tiny, tiny_states):
-    # The tokenizer puts <s> and a blank before a text. The completion is no text.
+def test_a_completion_gets_no_space_of_its_own(tiny, tiny_states):
+    # The tokenizer puts <s> and a space before a text, but not before a completion.
     X = HiddenStateEmbedder(tiny).fit_transform([("ab", "c"), ("ab", " c")])
     np.testing.assert_allclose(X[0], tiny_states(*["<s>", *" abc"])[-1, -1], atol=1e-5)
     np.testing.assert_allclose(X[1], tiny_states(*["<s>", *" ab c"])[-1, -1], atol=1e-5)
@@ -139,13 +136,14 @@ def test_completion_that_begins_with_a_line_break(tiny, tiny_states):
     )
 
 
-def test_plain_texts_are_completions_of_nothing(tiny, tiny_states):
+def test_plain_texts_are_completions_of_an_empty_prompt(tiny, tiny_states):
     X = HiddenStateEmbedder(tiny, pooling="mean").fit_transform(["cd", ""])
     np.testing.assert_allclose(X[0], tiny_states("<s>", *"cd")[-1].mean(0), atol=1e-5)
     np.testing.assert_allclose(X[1], tiny_states("<s>")[-1].mean(0), atol=1e-5)
 
 
-def test_empty_text_without_a_token_by_the_tokenizer(smollm):
+@pytest.mark.slow
+def test_an_empty_text_gets_a_start_token(smollm):
     embedder = HiddenStateEmbedder(**smollm, layer=1)
     empty, start = embedder.fit_transform(["", "<|im_start|>"])
     np.testing.assert_allclose(empty, start, atol=1e-5)
@@ -159,7 +157,7 @@ def test_join_belongs_to_the_prompt(tiny, tiny_states):
 
 
 def test_long_prompts_are_cut_from_the_left_with_one_warning(tiny, tiny_states):
-    long = string.ascii_letters  # 52 tokens, and <s> and a blank before them
+    long = string.ascii_letters  # 52 tokens, after <s> and a space
     pairs = [(long, "cd"), (long, "dc"), ("ab", "cd"), (long[:30], "abc")]
     embedder = HiddenStateEmbedder(tiny, batch_size=2)
     with pytest.warns(UserWarning, match="3 of 4 prompts") as caught:
@@ -213,18 +211,18 @@ def test_cache_needs_no_model(tiny, tmp_path, monkeypatch):
     X = embedder.fit_transform(pairs)
 
     def fail(settings):
-        raise AssertionError("the model was asked for")
+        raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("skqprobe.embedders._hidden_state.load_causal_lm", fail)
+    monkeypatch.setattr("skqprobe.embedders._causal_lm.load_causal_lm", fail)
     np.testing.assert_array_equal(clone(embedder).fit_transform(pairs), X)
     np.testing.assert_array_equal(
         embedder.set_params(layer=[1, 2], device="cpu").transform(pairs), X
     )
-    with pytest.raises(AssertionError, match="asked for"):
+    with pytest.raises(AssertionError, match="was loaded"):
         embedder.set_params(layer=1).transform(pairs)
 
 
-def test_half_precision_is_pooled_in_single(tiny, own_models):
+def test_half_precision_is_pooled_in_single(tiny):
     pairs = [("ab", "cdefgh")]
     exact = HiddenStateEmbedder(tiny, pooling="mean").transform(pairs)
     rough = HiddenStateEmbedder(tiny, pooling="mean", model_dtype="bfloat16")
@@ -232,7 +230,7 @@ def test_half_precision_is_pooled_in_single(tiny, own_models):
     assert np.abs(rough.transform(pairs) - exact).max() > 0
 
 
-def test_changed_files_are_loaded_anew(tiny, tmp_path, own_models):
+def test_changed_files_are_loaded_again(tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "model")
     before = HiddenStateEmbedder(folder).transform(["abc"])
     model = transformers.LlamaForCausalLM.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""How text comes in: every form, and every error."""
+"""Forms of text input, and their errors."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_pairs_with_chat_prompts():
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_frame_of_pairs(library):
     frame = pytest.importorskip(library).DataFrame(
-        # Columns are taken by name, in any order, and others are left alone.
+        # Columns are selected by name, in any order; others are ignored.
         {"completion": ["a", "b"], "reward": [0.0, 1.0], "prompt": ["p", "q"]}
     )
     check(frame, ["p", "q"], ["a", "b"])
@@ -189,7 +189,7 @@ def test_a_missing_text_in_a_frame():
         check_texts(frame)
 
 
-def test_a_long_value_is_cut_in_the_message():
+def test_a_long_value_is_shortened_in_the_message():
     with pytest.raises(ValueError) as caught:
         check_texts([("p", "a"), ("p", list(range(10_000)))])
     assert len(str(caught.value)) < 200
@@ -228,16 +228,16 @@ def test_flatten_ragged_records(drawn):
     records = [
         {
             "prompt": f"prompt {i}",
-            "completions": [text for text, _ in answers],
-            "rewards": [reward for _, reward in answers],
+            "completions": [text for text, _ in outcomes],
+            "rewards": [reward for _, reward in outcomes],
         }
-        for i, answers in enumerate(drawn)
+        for i, outcomes in enumerate(drawn)
     ]
     pairs, groups, y = flatten_records(records)
     rows = [
         ((f"prompt {i}", text), i, reward)
-        for i, answers in enumerate(drawn)
-        for text, reward in answers
+        for i, outcomes in enumerate(drawn)
+        for text, reward in outcomes
     ]
     assert list(zip(pairs, groups.tolist(), y.tolist(), strict=True)) == rows
     assert y.dtype == np.float64
@@ -262,7 +262,7 @@ def test_rewards_that_do_not_fit(rewards, n_rewards):
         flatten_records(records)
 
 
-def test_flatten_records_leaves_out_failed_rewards():
+def test_flatten_records_omits_failed_rewards():
     records = [
         {"prompt": "p", "completions": ["a", "b"], "rewards": [1, None]},
         {"prompt": "q", "completions": ["c"], "rewards": [None]},

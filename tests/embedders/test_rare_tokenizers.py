@@ -1,4 +1,4 @@
-"""Tokenizers that end every text, or have no token to begin or end one."""
+"""Tokenizers that end every text, or have no special tokens."""
 
 import shutil
 
@@ -12,9 +12,11 @@ transformers = pytest.importorskip("transformers")
 from skqprobe.embedders import HiddenStateEmbedder, LikelihoodEmbedder  # noqa: E402
 from skqprobe.embedders._inputs import check_texts  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("kept_models")
+
 
 def with_tokenizer(tiny, folder, template, **special):
-    """Copy the tiny model, with a tokenizer that puts other special tokens."""
+    """Copy the tiny model, with a tokenizer that adds other special tokens."""
     shutil.copytree(tiny, folder)
     (folder / "tokenizer_config.json").unlink()
     backend = tokenizers.Tokenizer.from_file(str(tiny / "tokenizer.json"))
@@ -27,7 +29,7 @@ def with_tokenizer(tiny, folder, template, **special):
     return folder
 
 
-def test_an_end_that_the_tokenizer_puts_does_not_end_a_prompt(tiny, tmp_path):
+def test_an_end_token_of_the_tokenizer_does_not_end_a_prompt(tiny, tmp_path):
     ends = with_tokenizer(
         tiny, tmp_path / "ends", "<s> $A </s>", bos_token="<s>", eos_token="</s>"
     )
@@ -42,7 +44,7 @@ def test_an_empty_text_needs_a_token_to_begin_with(tiny, tmp_path):
         HiddenStateEmbedder(bare).transform([("", "")])
 
 
-def test_a_batch_by_hand_is_that_of_transform(tiny):
+def test_embed_batch_agrees_with_transform(tiny):
     embedder = HiddenStateEmbedder(tiny)
     pairs = [("ab", "c"), ("a", "bcd")]
     by_hand = embedder.embed_batch(embedder.make_texts(check_texts(pairs)))

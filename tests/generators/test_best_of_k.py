@@ -1,3 +1,5 @@
+"""BestOfK and stack_embeddings."""
+
 import random
 
 import numpy as np
@@ -10,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy, QProbeRegressor
-from skqprobe.embedders import BaseEmbedder
+from skqprobe.embedders import VectorizerEmbedder
 from skqprobe.generators import BaseGenerator, BestOfK, collect, stack_embeddings
 from skqprobe.preprocessing import PerCandidate
 
@@ -22,7 +24,7 @@ def features(text):
 
 
 class Toy(BaseGenerator):
-    """Random words of the letters a and b; `asked` is shared by copies."""
+    """Random words of the letters a and b; copies share `asked`."""
 
     def __init__(self, asked=None, progress="auto"):
         self.asked = asked
@@ -37,23 +39,12 @@ class Toy(BaseGenerator):
         return {"prompt": prompt, "completions": texts, "hidden_states": states}
 
 
-class Letters(BaseEmbedder):
-    def __init__(
-        self,
+def letters():
+    """Embed completions alone, by their features."""
+    return VectorizerEmbedder(
+        lambda texts: [features(text) for text in texts],
         join=lambda prompt, completion: completion,
-        batch_size=32,
-        dtype="float32",
-        cache=None,
-        progress="auto",
-    ):
-        self.join = join
-        self.batch_size = batch_size
-        self.dtype = dtype
-        self.cache = cache
-        self.progress = progress
-
-    def embed_batch(self, texts):
-        return [features(text) for text in texts]
+    )
 
 
 def count_a(item, completion):
@@ -78,7 +69,7 @@ def rewards(records):
 def pipeline(records, rewards):
     scale = PerCandidate(StandardScaler())
     policy = QProbePolicy(loss="squared_error", alpha=1e-6)
-    return make_pipeline(Letters(), scale, policy).fit(records, rewards)
+    return make_pipeline(letters(), scale, policy).fit(records, rewards)
 
 
 def most_a(prompt):
@@ -157,13 +148,13 @@ REGRESSORS = [
 @pytest.mark.parametrize("embeddings", [None, "hidden_states"])
 def test_of_a_regressor_the_highest_value_is_taken(records, regressor, embeddings):
     if embeddings is None and isinstance(regressor, GridSearchCV):
-        # The search around the whole pipeline.
-        whole = make_pipeline(Letters(), Ridge())
+        # A search over the whole pipeline.
+        whole = make_pipeline(letters(), Ridge())
         model = GridSearchCV(whole, {"ridge__alpha": [1e-6, 1]}, cv=2)
     else:
         model = clone(regressor)
         if embeddings is None:
-            model = make_pipeline(Letters(), *_steps(model))
+            model = make_pipeline(letters(), *_steps(model))
     texts = [text for record in records for text in record["completions"]]
     X = texts if embeddings is None else [features(text) for text in texts]
     model.fit(X, [text.count("a") for text in texts])
@@ -184,15 +175,15 @@ def test_equal_values_share_the_probability(records):
         def sample(self, prompt, k):
             return {"prompt": prompt, "completions": ["ab", "aa", "aa", "b"][:k]}
 
-    pipeline = make_pipeline(Letters(), QProbeRegressor())
+    pipeline = make_pipeline(letters(), QProbeRegressor())
     pipeline.fit(records, np.array([record["rewards"] for record in records]))
     _, (record,) = BestOfK(Same(), pipeline, 4).generate(["x"], True)
     np.testing.assert_array_equal(record["probabilities"], [0, 0.5, 0.5, 0])
 
 
-def test_a_classifier_of_rows_chooses_what_it_calls_best(records):
+def test_a_classifier_of_rows_chooses_its_positive_class(records):
     texts = [text for record in records for text in record["completions"]]
-    model = make_pipeline(Letters(), LogisticRegression())
+    model = make_pipeline(letters(), LogisticRegression())
     model.fit(texts, ["a" in text for text in texts])
     completions = BestOfK(Toy(), model, K, random_state=0).generate(NEW)
     assert all("a" in text for text in completions)
@@ -208,7 +199,7 @@ def test_embeddings_that_the_generator_captured(records, rewards):
         best.set_params(embeddings="states").generate(NEW)
 
 
-def test_several_embeddings_stand_side_by_side(records, rewards):
+def test_several_embeddings_are_concatenated(records, rewards):
     lengths = [[len(text) for text in record["completions"]] for record in records]
     records = [
         {**record, "length": length}
@@ -224,7 +215,7 @@ def test_several_embeddings_stand_side_by_side(records, rewards):
 
 def test_a_fitted_search_is_a_pipeline(records, rewards):
     search = GridSearchCV(
-        make_pipeline(Letters(), QProbePolicy()),
+        make_pipeline(letters(), QProbePolicy()),
         {"qprobepolicy__loss": ["log_loss", "policy_gradient"]},
         cv=2,
     ).fit(records, rewards > 2)
@@ -233,7 +224,7 @@ def test_a_fitted_search_is_a_pipeline(records, rewards):
 
 def _nested(final):
     return make_pipeline(
-        Letters(), make_pipeline(PerCandidate(StandardScaler()), final)
+        letters(), make_pipeline(PerCandidate(StandardScaler()), final)
     )
 
 
@@ -243,7 +234,7 @@ def _nested(final):
         _nested(QProbePolicy(loss="squared_error", alpha=1e-6)),
         _nested(QProbeRegressor(alpha=1e-6)),
         make_pipeline(
-            Letters(),
+            letters(),
             GridSearchCV(QProbePolicy(loss="squared_error"), {"alpha": [1e-6]}, cv=2),
         ),
         GridSearchCV(_nested(QProbePolicy(loss="squared_error", alpha=1e-6)), {}, cv=2),
@@ -274,7 +265,7 @@ def test_a_policy_in_a_wrapper_without_tags_gets_sets(records, rewards):
             assert isinstance(X[0], dict)  # records, not rows
             return self.policy_.predict_proba(X)
 
-    policy = make_pipeline(Letters(), QProbePolicy(loss="squared_error", alpha=1e-6))
+    policy = make_pipeline(letters(), QProbePolicy(loss="squared_error", alpha=1e-6))
     model = Wrapper(policy).fit(records, rewards)
     _, (record,) = BestOfK(Toy(), model, K).generate(["new 0"], return_candidates=True)
     assert record["probabilities"].max() > 1 / K
@@ -283,14 +274,14 @@ def test_a_policy_in_a_wrapper_without_tags_gets_sets(records, rewards):
 @pytest.mark.parametrize(
     "pipeline",
     [
-        make_pipeline(Letters(), QProbePolicy()),
-        make_pipeline(Letters(), Ridge()),
+        make_pipeline(letters(), QProbePolicy()),
+        make_pipeline(letters(), Ridge()),
         QProbePolicy(),
-        GridSearchCV(make_pipeline(Letters(), QProbePolicy()), {}),
+        GridSearchCV(make_pipeline(letters(), QProbePolicy()), {}),
     ],
     ids=lambda model: type(model).__name__,
 )
-def test_nothing_is_drawn_for_an_unfitted_pipeline(pipeline):
+def test_an_unfitted_pipeline_samples_nothing(pipeline):
     asked = []
     with pytest.raises(NotFittedError, match=r"pipeline .* is not fitted"):
         BestOfK(Toy(asked), pipeline, K).generate(NEW)
@@ -321,7 +312,7 @@ def test_one_number_for_each_candidate_is_needed(records):
         def predict(self, X):
             return np.zeros(3)
 
-    model = make_pipeline(Letters(), Sums()).fit(["a", "b"], [1, 0])
+    model = make_pipeline(letters(), Sums()).fit(["a", "b"], [1, 0])
     with pytest.raises(ValueError, match=r"6 candidates of 7 prompts; .*\(3,\)"):
         BestOfK(Toy(), model, K).generate(NEW)
 

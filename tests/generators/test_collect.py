@@ -1,3 +1,5 @@
+"""collect and the file of its records."""
+
 import json
 import random
 import re
@@ -18,7 +20,7 @@ K = 3
 
 
 class Toy(BaseGenerator):
-    """Completions that hang on the prompt alone; `asked` is shared by copies."""
+    """Completions that depend only on the prompt; copies share `asked`."""
 
     inert_parameters = frozenset({"progress", "asked", "fail_on"})
 
@@ -59,7 +61,7 @@ def assert_same(records, others):
 
 
 class Flaky:
-    """A reward that fails where it is told to, and counts its calls."""
+    """A reward with given outcomes, which stores its calls."""
 
     def __init__(self, outcomes=()):
         self.outcomes = dict(outcomes)
@@ -79,7 +81,10 @@ def test_records_without_a_file():
     for record in records:
         assert record["rewards"] == [len(text) for text in record["completions"]]
         assert record["hidden_states"].shape == (K, 2)
-        assert record["generator"] == {"class": "Toy", "temperature": 1.0}
+        assert record["generator"] == {
+            "class": f"{Toy.__module__}.Toy",
+            "temperature": 1.0,
+        }
         assert "errors" not in record and "item" not in record
 
 
@@ -101,7 +106,7 @@ def test_the_reward_gets_the_item_as_given(tmp_path, with_file):
     assert list(records[2]["item"]["words"]) == ["a", "b"]
 
 
-def test_the_file_has_a_line_a_prompt_at_once(tmp_path):
+def test_each_prompt_is_written_at_once(tmp_path):
     path = tmp_path / "new folder" / "records.jsonl"
     n_lines = []
 
@@ -139,7 +144,7 @@ def test_it_resumes_and_gives_the_same_records(tmp_path):
     assert asked[2:] == ["prompt 5"]
 
 
-def test_a_torn_last_line_is_made_again_wherever_it_was_torn(tmp_path):
+def test_a_torn_last_line_is_written_again_wherever_it_was_torn(tmp_path):
     path = tmp_path / "records.jsonl"
     whole = collect(prompts_of(2), Toy(), length, K, path=path)
     content = path.read_bytes()
@@ -168,7 +173,7 @@ class Toy(BaseGenerator):
         return {"prompt": prompt, "completions": texts, "hidden_states": states}
 
 def reward(item, completion):
-    # A few of the rewards fail at first, so that the file is rewritten too.
+    # A few rewards fail at first, so that the file is rewritten, too.
     if random.random() < 0.02:
         raise OSError("no answer")
     return float(completion)
@@ -178,6 +183,7 @@ collect([str(i) for i in range(400)], Toy(), reward, 3, path=sys.argv[1])
 """
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_loses_and_damages_nothing(tmp_path, rng):
     path = tmp_path / "records.jsonl"
 
@@ -195,7 +201,7 @@ def test_sigkill_at_any_moment_loses_and_damages_nothing(tmp_path, rng):
 
     known = {}
     for _ in range(10):
-        # Kill it when it has written some more, or soon after.
+        # Kill it when it has written some more lines, or soon after.
         enough = size() + rng.integers(0, 3_000_000)
         process = start()
         while size() < enough and process.poll() is None:
@@ -235,7 +241,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("outcome", "message"), BAD)
-def test_a_failed_reward_is_none_and_is_told_once(outcome, message):
+def test_a_failed_reward_is_none_and_is_reported_once(outcome, message):
     with pytest.warns(RuntimeWarning, match=r"2 of 6 rewards failed.*prompts\[0\]"):
         records = collect(
             prompts_of(2), Toy(), Flaky({1: outcome, 5: outcome, 2: 0}), K
@@ -246,7 +252,7 @@ def test_a_failed_reward_is_none_and_is_told_once(outcome, message):
     assert re.match(message, records[0]["errors"][1])
 
 
-def test_warnings_of_one_call_are_one():
+def test_one_warning_per_call():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         collect(prompts_of(3), Toy(), Flaky(dict.fromkeys(range(9))), K)
@@ -263,7 +269,7 @@ def test_rewards_of_any_numeric_type_become_floats(value):
     assert type(record["rewards"][0]) is float
 
 
-def test_a_resume_tries_only_the_failed_rewards_again(tmp_path):
+def test_a_resume_retries_only_the_failed_rewards(tmp_path):
     path, asked = tmp_path / "records.jsonl", []
     error = TimeoutError("tests ran too long")
     with pytest.warns(RuntimeWarning, match="Call collect again"):
@@ -298,7 +304,7 @@ def test_an_interrupt_passes_through(tmp_path, stop):
     assert path.read_bytes().count(b"\n") == 1
 
 
-def test_an_interrupted_second_try_keeps_what_it_did(tmp_path):
+def test_an_interrupted_retry_keeps_finished_rewards(tmp_path):
     path = tmp_path / "records.jsonl"
     with pytest.warns(RuntimeWarning):
         collect(prompts_of(3), Toy(), Flaky({0: None, 8: None}), K, path=path)
@@ -319,8 +325,8 @@ def test_an_interrupted_second_try_keeps_what_it_did(tmp_path):
             K,
             r"another prompt in the place of prompts\[1\]",
         ),
-        (prompts_of(1), Toy(), K, "more than the 1 prompts given"),
-        (prompts_of(2), Toy(), 4, "3 completions a prompt, and k is 4"),
+        (prompts_of(1), Toy(), K, "more prompts than the 1 given"),
+        (prompts_of(2), Toy(), 4, "3 completions per prompt, but k=4"),
         (prompts_of(2), Toy(temperature=0.5), K, "temperature was 1.0, is 0.5"),
     ],
 )
@@ -344,7 +350,7 @@ def test_a_file_of_another_collection_is_refused(
         b"A diary.\nDear diary,",
         b'{"prompt": "a", "completions": []}\n',
         b"[1, 2]\n",
-        b'{"position',  # not ours to cut only where more follows
+        b'{"position',  # a torn line of collect only if nothing follows
         b"\xff\xfe\n",
         b"\n",
     ],
@@ -355,7 +361,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, content):
     if content == b'{"position':
         collect(["a"], Toy(), length, K, path=path)
         return
-    with pytest.raises(ValueError, match=r"Line 1 of .* is no record"):
+    with pytest.raises(ValueError, match=r"Line 1 of .* is not a record"):
         collect(["a"], Toy(), length, K, path=path)
     assert path.read_bytes() == content
 
@@ -369,10 +375,26 @@ def test_a_damaged_line_is_named(tmp_path):
         collect(prompts_of(3), Toy(), length, K, path=path)
 
 
-def test_incidental_settings_may_change(tmp_path):
+def test_inert_parameters_may_change(tmp_path):
     path = tmp_path / "records.jsonl"
     collect(prompts_of(1), Toy(), length, K, path=path)
     collect(prompts_of(2), Toy(progress=False, asked=[]), length, K, path=path)
+
+
+def test_a_file_of_a_model_whose_files_have_changed_is_refused(tmp_path):
+    class Local(Toy):
+        def __init__(self, model, progress="auto"):
+            super().__init__(progress=progress)
+            self.model = model
+
+    path, model = tmp_path / "records.jsonl", tmp_path / "model"
+    model.write_bytes(b"1")
+    (record,) = collect(["a"], Local(model), length, K, path=path)
+    assert record["generator"]["model"] == str(model)
+    collect(["a", "b"], Local(str(model)), length, K, path=path)
+    model.write_bytes(b"12")
+    with pytest.raises(ValueError, match=r"different settings: .* model_files was '"):
+        collect(["a", "b"], Local(model), length, K, path=path)
 
 
 def test_an_empty_list_and_an_empty_file(tmp_path):
@@ -402,7 +424,7 @@ def test_bad_arguments_are_named_before_anything_is_drawn(change, message):
     assert asked == []
 
 
-def test_items_that_json_does_not_know_need_no_path(tmp_path):
+def test_items_that_json_does_not_support_need_no_path(tmp_path):
     items = ["a", {"prompt": "b", "check": length}]
     assert len(collect(items, Toy(), length, K)) == 2
     asked = []
@@ -416,12 +438,12 @@ def test_a_generator_that_gives_too_few_is_named():
         def sample(self, prompt, k):
             return {"prompt": prompt, "completions": ["one"]}
 
-    with pytest.raises(ValueError, match=r"Short gave 1 completions.*3 were asked"):
+    with pytest.raises(ValueError, match=r"Short returned 1 completions.*k=3"):
         collect(["a"], Short(), length, K)
 
 
 class Backwards(Toy):
-    """Draws for all prompts at a time; the last is ready first."""
+    """Sample for all prompts at a time; the last one is ready first."""
 
     def sample_each(self, prompts, k):
         for number in reversed(range(len(prompts))):

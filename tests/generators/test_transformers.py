@@ -1,3 +1,5 @@
+"""TransformersGenerator, with a tiny model and SmolLM2-135M."""
+
 import pickle
 import string
 
@@ -14,7 +16,8 @@ from skqprobe.preprocessing import PerCandidate
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-torch.set_num_threads(1)
+
+pytestmark = pytest.mark.usefixtures("kept_models")
 
 PROMPTS = ["The capital of France is", "Once upon a time there was a little"]
 CHAT = [{"role": "user", "content": "Name a colour."}]
@@ -33,7 +36,7 @@ def records(generator):
 
 
 def same_tokens(generator, record):
-    """Tell whether each text has as many tokens again as the model wrote."""
+    """Return which texts are tokenized into as many tokens as the model wrote."""
     names = {"model": generator.model, "gguf_file": generator.gguf_file}
     features = LikelihoodEmbedder(**names).transform([record])[0]
     same = features[:, 4] == record["n_tokens"]
@@ -41,6 +44,7 @@ def same_tokens(generator, record):
     return same, features
 
 
+@pytest.mark.slow
 def test_records(records):
     for prompt, record in zip(PROMPTS, records, strict=True):
         assert record["prompt"] == prompt
@@ -55,7 +59,10 @@ def test_records(records):
         np.testing.assert_array_equal(record["n_tokens"][long], 8)
 
 
-def test_hidden_states_and_likelihoods_are_the_embedders(smollm, generator, records):
+@pytest.mark.slow
+def test_hidden_states_and_likelihoods_agree_with_the_embedders(
+    smollm, generator, records
+):
     embedder = HiddenStateEmbedder(**smollm, layer=[18, -1])
     for record in records:
         same, features = same_tokens(generator, record)
@@ -70,6 +77,7 @@ def test_hidden_states_and_likelihoods_are_the_embedders(smollm, generator, reco
         )
 
 
+@pytest.mark.slow
 def test_log_likelihoods_are_at_temperature_1(smollm):
     hot = TransformersGenerator(
         **smollm, max_tokens=3, seed=3, temperature=2.0, top_p=0.9, log_likelihoods=True
@@ -81,6 +89,7 @@ def test_log_likelihoods_are_at_temperature_1(smollm):
     )
 
 
+@pytest.mark.slow
 def test_a_probe_learns_from_captured_states(records):
     X = np.stack([record["hidden_states"] for record in records])
     y = np.array([["a" in text for text in r["completions"]] for r in records])
@@ -88,6 +97,7 @@ def test_a_probe_learns_from_captured_states(records):
     assert probe.fit(X, y.astype(float)).predict(X).shape == (2,)
 
 
+@pytest.mark.slow
 def test_completions_depend_on_seed_and_prompt_alone(generator, records):
     shorter = clone(generator).set_params(hidden_states=None, log_likelihoods=False)
     again = shorter.generate(PROMPTS[::-1], k=6)[::-1]
@@ -102,13 +112,13 @@ def test_completions_depend_on_seed_and_prompt_alone(generator, records):
     )
 
 
-def test_without_a_seed_draws_are_new(tiny):
+def test_without_a_seed_each_call_samples_new_completions(tiny):
     generator = TransformersGenerator(tiny, max_tokens=8)
     first, second = (generator.sample("ab", 6)["completions"] for _ in range(2))
     assert first != second
 
 
-def test_random_state_of_torch_and_numpy_is_left_alone(tiny):
+def test_random_states_of_torch_and_numpy_do_not_change(tiny):
     torch_before, numpy_before = torch.get_rng_state(), legacy_state()
     for seed in (0, None):
         TransformersGenerator(tiny, max_tokens=4, seed=seed).sample("ab", 6)
@@ -121,7 +131,7 @@ def legacy_state():
 
 
 def test_draws_follow_the_model(tiny):
-    """One token, 4000 times: the frequencies are the model's probabilities."""
+    """Frequencies of 4000 tokens agree with the probabilities of the model."""
     generator = TransformersGenerator(tiny, max_tokens=1, seed=0, hidden_states=-1)
     probability = first_token_probabilities(tiny, "ab")
     counts = count_letters(generator.sample("ab", 4000))
@@ -146,7 +156,7 @@ LETTERS = ["\n", " ", *string.ascii_letters]
 
 
 def first_token_probabilities(folder, prompt):
-    """Probabilities of the 54 tokens from a line break on; ends and <unk> before."""
+    """Probabilities of the 54 tokens from the line break on, and of all others."""
     model = transformers.LlamaForCausalLM.from_pretrained(folder)
     ids = [1, 4, *(LETTERS.index(letter) + 3 for letter in prompt)]
     with torch.inference_mode():
@@ -162,13 +172,14 @@ def count_letters(record):
     return counts
 
 
-def test_blanks_at_the_beginning_stay(tiny):
-    """A tokenizer that drops a text's first blank must not drop a completion's."""
+def test_spaces_at_the_beginning_are_kept(tiny):
+    """The tokenizer drops the first space of a text, not that of a completion."""
     generator = TransformersGenerator(tiny, max_tokens=2, temperature=100.0, seed=0)
     texts = generator.sample("ab", 500)["completions"]
     assert any(text[:1] == " " and text[1:].isalpha() for text in texts)
 
 
+@pytest.mark.slow
 def test_greedy(smollm):
     greedy = TransformersGenerator(**smollm, temperature=0, max_tokens=4)
     record = greedy.sample(PROMPTS[0], 1)
@@ -177,6 +188,7 @@ def test_greedy(smollm):
         greedy.sample(PROMPTS[0], 2)
 
 
+@pytest.mark.slow
 def test_a_tiny_temperature_is_greedy(smollm):
     greedy = TransformersGenerator(**smollm, temperature=0, max_tokens=4)
     expected = greedy.sample(PROMPTS[0], 1)["completions"]
@@ -184,8 +196,9 @@ def test_a_tiny_temperature_is_greedy(smollm):
     assert cold.sample(PROMPTS[0], 2)["completions"] == 2 * expected
 
 
+@pytest.mark.slow
 def test_stop_strings(generator, records):
-    """Text ends before the first one; what is kept agrees with the longer text."""
+    """A text ends before the first one; the rest agrees with the longer text."""
     stopping = clone(generator).set_params(stop=[" a", "e ", "\n", "th"])
     for record, prompt in zip(records, PROMPTS, strict=True):
         stopped = stopping.sample(prompt, 6)
@@ -209,7 +222,7 @@ def test_stop_strings(generator, records):
 
 
 def test_states_at_a_stop_string_of_several_tokens(tiny):
-    """A letter is a token here, so that no stop string begins inside of one."""
+    """Each letter is a token, so no stop string begins inside a token."""
     generator = TransformersGenerator(
         tiny, max_tokens=12, seed=0, hidden_states=[1, 2], log_likelihoods=True
     )
@@ -232,7 +245,7 @@ def test_states_at_a_stop_string_of_several_tokens(tiny):
 
 
 def test_empty_completions(tiny):
-    """A stop string at once: the state is the prompt's."""
+    """With a stop string at once, the state is that of the prompt."""
     generator = TransformersGenerator(
         tiny, max_tokens=3, stop=LETTERS, seed=0, hidden_states=2, log_likelihoods=True
     )
@@ -244,6 +257,7 @@ def test_empty_completions(tiny):
     np.testing.assert_allclose(record["hidden_states"], X, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_chat(smollm):
     generator = TransformersGenerator(**smollm, max_tokens=4, seed=0, hidden_states=18)
     record = generator.sample(CHAT, 3)
@@ -260,12 +274,12 @@ def test_chat_without_a_template(tiny):
         TransformersGenerator(tiny, max_tokens=2).sample(CHAT, 2)
 
 
-def test_long_prompts_lose_their_beginning(tiny):
+def test_long_prompts_are_cut_on_the_left(tiny):
     generator = TransformersGenerator(tiny, max_tokens=4, seed=0)
     with pytest.warns(UserWarning, match="1 of 1 prompts.* 34 tokens"):
-        record = generator.sample(string.ascii_letters, 3)  # 54 tokens, room for 20
+        record = generator.sample(string.ascii_letters, 3)  # 54 tokens, space for 20
     assert record["prompt"] == string.ascii_letters
-    with pytest.raises(ValueError, match=r"max_tokens=24 leaves no room .* 24 tokens"):
+    with pytest.raises(ValueError, match=r"max_tokens=24 leaves no space .* 24 tokens"):
         generator.set_params(max_tokens=24).sample("ab", 1)
 
 

@@ -1,0 +1,55 @@
+"""Settings that determine the output of embedders and generators."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from skqprobe._backends.settings import file_state, output_settings
+from skqprobe.embedders import HiddenStateEmbedder, OpenAIEmbedder
+from skqprobe.generators import OpenAIGenerator, TransformersGenerator
+
+
+def test_file_state(tmp_path):
+    assert file_state(tmp_path / "nothing") is None
+    (tmp_path / "file").write_bytes(b"123")
+    (name, size, _), *rest = file_state(tmp_path / "file")
+    assert (name, size, rest) == ("file", 3, [])
+    assert len(file_state(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("Backend", [HiddenStateEmbedder, TransformersGenerator])
+def test_settings_of_a_backend(Backend):
+    settings = output_settings(Backend("a/name", model_dtype="auto", device="cuda"))
+    assert settings["class"] == f"{Backend.__module__}.{Backend.__name__}"
+    assert settings["class"].count("._") == 0  # the public path
+    assert settings["model"] == "a/name"
+    assert settings["model_dtype"] == "auto"
+    assert "model_files" not in settings
+    assert not Backend.inert_parameters & set(settings)
+
+
+@pytest.mark.parametrize("Backend", [HiddenStateEmbedder, TransformersGenerator])
+def test_settings_depend_on_the_files_of_a_local_model(tmp_path, Backend):
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"1")
+
+    def settings(model=tmp_path):
+        return output_settings(Backend(model))
+
+    first = settings()
+    assert first == settings(str(tmp_path))
+    assert isinstance(first["model"], str) and isinstance(first["model_files"], str)
+    os.utime(weights, ns=(1, 1))
+    assert settings()["model_files"] != first["model_files"]
+
+
+@pytest.mark.parametrize("Backend", [OpenAIEmbedder, OpenAIGenerator])
+def test_settings_of_a_server(tmp_path, monkeypatch, Backend):
+    monkeypatch.chdir(tmp_path)
+    Path("model").touch()  # a file with the name of the model is not the model
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:8080/v1/")
+    settings = Backend("model")._settings()
+    assert "model_files" not in settings
+    assert settings["base_url"] == "http://localhost:8080/v1"
+    assert not Backend.inert_parameters & set(settings)

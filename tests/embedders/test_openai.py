@@ -1,0 +1,265 @@
+"""OpenAIEmbedder, with a server that makes errors and with llama.cpp."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+from skqprobe.embedders import EmbeddingCache, OpenAIEmbedder
+
+TEXTS = ["five5", "four", "iii", "ii", "i"]  # embedders embed the longest first
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+
+
+def embedder(server, **settings):
+    return OpenAIEmbedder("model", base_url=server.url, **settings)
+
+
+def test_embeddings_are_the_servers(server):
+    texts = [f"text {i}" * (i % 7) for i in range(1, 60)]
+    X = embedder(server, batch_size=4).fit_transform(texts)
+    np.testing.assert_array_equal(
+        X, np.float32([server.vector(text) for text in texts])
+    )
+    assert sorted(server.asked_texts) == sorted(set(texts))  # each once
+    assert all(len(body["input"]) <= 4 for _, body in server.requests)
+    _, body = server.requests[0]
+    assert body["model"] == "model"
+    assert body["encoding_format"] == "float"
+    assert "dimensions" not in body
+
+
+def test_one_batch_alone(server):
+    values = embedder(server).embed_batch(["a", "bc"])
+    np.testing.assert_array_equal(values, [server.vector("a"), server.vector("bc")])
+
+
+def test_dimensions(server):
+    asked = embedder(server, dimensions=np.int64(3))
+    assert asked.embed_batch(["a"]).shape == (1, 3)
+    assert server.requests[0][1]["dimensions"] == 3
+    with pytest.raises(ValueError, match=r"dimensions=2, but .* of length 3"):
+        embedder(server, dimensions=2).transform(["a"])
+
+
+def test_embeddings_in_another_order(server):
+    server.script = [server.change(lambda data: data.reverse())]
+    values = embedder(server).transform(TEXTS)
+    np.testing.assert_array_equal(values, [server.vector(text) for text in TEXTS])
+
+
+REFUSED = {
+    "too few": (
+        lambda server: server.change(lambda data: data.pop()),
+        "4 embeddings for 5 texts",
+    ),
+    "too many": (
+        lambda server: server.change(lambda data: data.append(data[0])),
+        "6 embeddings for 5",
+    ),
+    "none": (lambda server: server.say('{"data": []}'), "0 embeddings for 5"),
+    "no data": (lambda server: server.say('{"object": "list"}'), "0 embeddings for 5"),
+    "duplicate index": (
+        lambda server: server.put("index", 1),
+        r"indices of 5 embeddings are \[1, 1,",
+    ),
+    "gap": (
+        lambda server: server.put("index", 7),
+        "which embedding belongs to which text",
+    ),
+    "index null": (
+        lambda server: server.put("index", None),
+        "which embedding belongs to which text",
+    ),
+    "index a list": (
+        lambda server: server.put("index", [0]),
+        "which embedding belongs to which text",
+    ),
+    "NaN": (
+        lambda server: server.put("embedding", [float("nan"), 1, 2]),
+        "NaN.* of 1 of 5 texts",
+    ),
+    "infinity": (
+        lambda server: server.put("embedding", [float("inf"), 1, 2]),
+        "infinity",
+    ),
+    "null number": (lambda server: server.put("embedding", [None, 1, 2]), "null"),
+    "no numbers": (
+        lambda server: server.put("embedding", ["a", "b", "c"]),
+        "not numbers",
+    ),
+    "null": (
+        lambda server: server.put("embedding", None),
+        "None in place of an embedding",
+    ),
+    "empty": (
+        lambda server: server.put("embedding", []),
+        "different lengths, or empty",
+    ),
+    "mixed dimensions": (
+        lambda server: server.put("embedding", [1.0, 2.0], 3),
+        r"lengths.*\[2, 3\]",
+    ),
+    "per token": (
+        lambda server: server.put("embedding", [[1.0, 2.0, 3.0]] * 4),
+        "for each token",
+    ),
+    "base64": (lambda server: server.put("embedding", "AACAPwAAgD8AAIA/"), "base64"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
+def test_wrong_answers_are_refused(server, slept, case):
+    make_fault, message = case
+    server.script = [make_fault(server)]
+    asked = embedder(server)
+    with pytest.raises(ValueError, match=message) as raised:
+        asked.transform(TEXTS)
+    assert str(raised.value).startswith("OpenAIEmbedder: ")
+    assert len(server.requests) == 1
+    assert asked.transform(TEXTS).shape == (5, 3)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_an_error_of_the_client(server, concurrency):
+    server.fault = lambda path, body: server.status(401)
+    asked = embedder(server, concurrency=concurrency)
+    with pytest.raises(
+        RuntimeError, match=r"^OpenAIEmbedder: .* 0 of 5 texts are done"
+    ):
+        asked.transform(TEXTS)
+    assert len(server.requests) == 1
+
+
+def test_batches_of_different_lengths_are_refused(server):
+    server.script = [None, server.put("embedding", [1.0, 2.0])]
+    with pytest.raises(ValueError, match="2 features, others have 3"):
+        embedder(server, batch_size=1, concurrency=1).transform(TEXTS)
+
+
+@pytest.mark.parametrize("with_cache", [True, False])
+def test_finished_texts_are_kept(server, tmp_path, with_cache):
+    cache = EmbeddingCache(tmp_path / "cache.sqlite") if with_cache else None
+    server.fault = lambda path, body: (
+        server.status(400) if body["input"] == ["iii"] else None
+    )
+    asked = embedder(server, batch_size=1, concurrency=1, cache=cache)
+    with pytest.raises(RuntimeError) as raised:
+        asked.transform(TEXTS)
+    assert "2 of 5 texts are done and kept" in str(raised.value)
+    assert "Call again" in str(raised.value)
+    assert ("in this object only" in str(raised.value)) == (not with_cache)
+    assert server.asked_texts == ["five5", "four", "iii"]
+    server.fault = lambda path, body: None
+    server.requests.clear()
+    values = (clone(asked) if with_cache else asked).transform(TEXTS)
+    assert server.asked_texts == ["iii", "ii", "i"]
+    np.testing.assert_array_equal(values, [server.vector(text) for text in TEXTS])
+
+
+def test_running_requests_are_finished_and_kept(server, tmp_path):
+    cache = EmbeddingCache(tmp_path / "cache.sqlite")
+    refused = threading.Event()
+
+    def refuse(handler, answer):
+        server.status(400)(handler, answer)
+        refused.set()
+
+    def after_that(handler, answer):
+        refused.wait(30)
+        handler.server.closing.wait(0.5)  # the client reads the refusal first
+        handler.reply(200, json.dumps(answer))
+
+    server.fault = lambda path, body: refuse if body["input"] == ["iii"] else after_that
+    asked = embedder(server, batch_size=1, concurrency=3, cache=cache)
+    with pytest.raises(RuntimeError, match="2 of 5 texts are done"):
+        asked.transform(TEXTS)
+    assert sorted(server.asked_texts) == ["five5", "four", "iii"]
+    assert len(cache) == 2
+
+
+def test_known_texts_need_no_server_and_no_key(server, tmp_path, monkeypatch):
+    asked = embedder(server, cache=tmp_path / "cache.sqlite")
+    values = asked.transform(TEXTS)
+    server.close()
+    monkeypatch.delenv("OPENAI_API_KEY")
+    np.testing.assert_array_equal(asked.transform(TEXTS), values)
+
+
+def test_settings_in_the_key_of_the_cache(server, tmp_path):
+    def n_requests(**settings):
+        settings = {"model": "model", "base_url": server.url} | settings
+        server.requests.clear()
+        OpenAIEmbedder(**settings, cache=tmp_path / "cache.sqlite").transform(["a"])
+        return len(server.requests)
+
+    assert n_requests() == 1
+    inert = {"timeout": 5, "max_retries": 0, "concurrency": 1, "batch_size": 1}
+    assert n_requests(**inert, api_key_env="OTHER") == 0
+    assert n_requests(base_url=server.url + "/") == 0
+    assert n_requests(model="other") == 1
+    assert n_requests(dimensions=3) == 1
+    assert n_requests(base_url=server.url.replace("127.0.0.1", "localhost")) == 1
+
+
+def test_base_url_of_the_environment(server, tmp_path, monkeypatch):
+    asked = OpenAIEmbedder("model", cache=tmp_path / "cache.sqlite")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    assert asked.transform(["a"]).shape == (1, 3)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url.replace("127.0.0.1", "localhost"))
+    asked.transform(["a"])  # another server, so another key of the cache
+    assert len(server.requests) == 2
+
+
+PROCESS = """
+import sys
+from skqprobe.embedders import OpenAIEmbedder
+embedder = OpenAIEmbedder(
+    "model", base_url=sys.argv[1], cache=sys.argv[2], batch_size=2
+)
+texts = [f"text {i}" for i in range(40)]
+print(embedder.transform(texts).sum())
+"""
+
+
+def test_two_processes(server, tmp_path):
+    path = tmp_path / "cache.sqlite"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, server.url, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert outputs[0] == outputs[1]
+    assert len(EmbeddingCache(path)) == 40
+
+
+@pytest.mark.slow
+def test_llama_embeddings(llama, tmp_path):
+    asked = OpenAIEmbedder(
+        "m", base_url=llama, batch_size=3, cache=tmp_path / "cache.sqlite"
+    )
+    records = [
+        {"prompt": "The capital of France is", "completions": [" Paris.", " a cat."]},
+        {"prompt": CHAT, "completions": [" Hello!", ""]},
+    ]
+    X = asked.fit_transform(records)
+    assert X.shape == (2, 2, 576)
+    np.testing.assert_allclose(np.linalg.norm(X, axis=-1), 1, rtol=1e-5)
+    assert (X[0, 0] @ X[0, 1]) < 0.999
+    np.testing.assert_array_equal(clone(asked).transform(records), X)
+
+
+@pytest.mark.slow
+def test_llama_refuses_long_texts(llama):
+    asked = OpenAIEmbedder("m", base_url=llama, max_retries=0)
+    with pytest.raises(RuntimeError, match=r"the server answered HTTP .* too large"):
+        asked.transform(["word " * 600])
