@@ -1,6 +1,5 @@
 """Causal language models of transformers: loading and tokenization."""
 
-import warnings
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from skqprobe._backends.model_cache import load_model
 from skqprobe._utils.optional import import_optional
 from skqprobe._utils.sklearn_compat import StrOptions
+from skqprobe._utils.warn import warn_user
 
 MODEL_CONSTRAINTS: dict = {
     "model": [str, Path],
@@ -220,14 +220,12 @@ class CausalLM:
                 prompt = kept + prompt[len(kept) + n_over :]
             fitted.append((prompt, completion))
         if cuts:
-            warnings.warn(
+            warn_user(
                 f"{len(cuts)} of {len(pairs)} prompts do not fit the context: there is "
                 f"space for {limit} tokens of a prompt and its completion, or of a "
                 f"prompt if max_tokens are still to be sampled. {sum(cuts)} tokens at "
                 "the beginnings of prompts were left out. Shorten the prompts, or use "
                 "a model with a longer context.",
-                UserWarning,
-                stacklevel=2,
             )
         return fitted
 

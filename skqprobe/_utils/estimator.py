@@ -1,10 +1,9 @@
 """BaseEstimator: scikit-learn's, but knowing which skqprobe it was saved by."""
 
-import warnings
-
 from sklearn import base
 
 from skqprobe._utils.sklearn_compat import parse_version
+from skqprobe._utils.warn import warn_user
 
 
 class BaseEstimator(base.BaseEstimator):
@@ -22,12 +21,10 @@ class BaseEstimator(base.BaseEstimator):
         saved_by = attributes.pop("_skqprobe_version", None)
         this = _this_version()
         if saved_by is not None and parse_version(saved_by) > parse_version(this):
-            warnings.warn(
+            warn_user(
                 f"This {type(self).__name__} was saved by skqprobe {saved_by}, and is "
                 f"loaded by skqprobe {this}, which is older and may not understand "
                 f"it. Install skqprobe {saved_by} or later, or fit again.",
-                UserWarning,
-                stacklevel=2,
             )
         super().__setstate__(attributes)
 

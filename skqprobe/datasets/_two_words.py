@@ -5,6 +5,8 @@ from importlib.resources import files
 import numpy as np
 from sklearn.utils import Bunch
 
+from skqprobe._utils.optional import import_optional
+
 # First letter of the feature names, for each value of `embedding`.
 _FEATURE_LETTERS = {"hidden_state": "h", "minilm": "m"}
 
@@ -149,12 +151,7 @@ def load_two_words(*, embedding="hidden_state", return_X_y=False, as_frame=False
 
 
 def _to_frame(data, target, words, feature_names):
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise ImportError(
-            "load_two_words with as_frame=True needs pandas: pip install pandas"
-        ) from error
+    pd = import_optional("pandas", needed_by="as_frame=True", extra="frame")
     labels = np.repeat([" ".join(pair) for pair in words], target.shape[1])
     X = pd.DataFrame(
         data.reshape(-1, data.shape[-1]).astype(np.float32),

@@ -3,12 +3,13 @@
 import json
 import sqlite3
 import time
-import warnings
 import zlib
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+
+from skqprobe._utils.warn import warn_user
 
 CHUNK = 500
 """Number of keys per query; every version of sqlite allows 999."""
@@ -110,11 +111,10 @@ class EmbeddingCache:
                     else:
                         n_damaged += 1
         if n_damaged:
-            warnings.warn(
+            warn_user(
                 f"{n_damaged} embeddings in the cache {self.path} are damaged (their "
                 "checksums are wrong) and are computed again. Check the disk.",
                 RuntimeWarning,
-                stacklevel=2,
             )
         return found
 

@@ -1,11 +1,12 @@
 """Forms of text input: texts, pairs and records, and their validation."""
 
-import warnings
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from skqprobe._utils.warn import warn_user
 
 
 @dataclass(frozen=True)
@@ -244,11 +245,9 @@ def flatten_records(records):
     )
     failed = np.isnan(y)  # None becomes NaN
     if failed.any():
-        warnings.warn(
+        warn_user(
             f"{failed.sum()} of {len(y)} rewards failed (None). Their completions were "
             "left out.",
-            UserWarning,
-            stacklevel=2,
         )
         pairs = [pair for pair, bad in zip(pairs, failed, strict=True) if not bad]
     return pairs, groups[~failed], y[~failed]

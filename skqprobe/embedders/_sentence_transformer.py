@@ -1,12 +1,12 @@
 """SentenceTransformerEmbedder: models of the sentence-transformers library."""
 
-import warnings
 from numbers import Integral
 from pathlib import Path
 
 from skqprobe._backends.model_cache import load_model
 from skqprobe._utils.optional import import_optional
 from skqprobe._utils.sklearn_compat import Interval
+from skqprobe._utils.warn import warn_user
 from skqprobe.embedders._base import BaseEmbedder
 
 
@@ -209,13 +209,11 @@ class SentenceTransformerEmbedder(BaseEmbedder):
             for text in suspects
         )
         if n_cut:
-            warnings.warn(
+            warn_user(
                 f"{n_cut} of {len(texts)} texts are longer than the {limit} tokens "
                 f"that {self.model} reads (its max_seq_length). The rest of each text "
                 "is ignored. A completion is at the end of its text: shorten the "
                 "prompts, with `join`, or use a model that reads more.",
-                UserWarning,
-                stacklevel=2,
             )
 
 

@@ -1,13 +1,13 @@
 """collect: sample candidates, score each, and write them to disk."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from skqprobe._utils.progress import progress_bar
+from skqprobe._utils.warn import warn_user
 from skqprobe.generators._base import BaseGenerator, check_prompts
 from skqprobe.generators._record_file import NoFile, RecordFile
 
@@ -219,10 +219,9 @@ def _warn_of_failures(records, path):
             if path is not None
             else "With path=, another call would retry only these."
         )
-        warnings.warn(
+        warn_user(
             f"{len(failures)} of {sum(len(r['rewards']) for r in records)} rewards "
             f"failed and are None. The first: prompts[{i}], completion {j}: {error}. "
             + again,
             RuntimeWarning,
-            stacklevel=3,
         )

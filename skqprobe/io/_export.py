@@ -12,6 +12,7 @@ from skqprobe._arrays.device import to_host
 from skqprobe._candidates.choice import check_temperature
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators.regressor import QProbeRegressor
+from skqprobe._utils.optional import import_optional
 from skqprobe.preprocessing import PerCandidate
 
 FORMAT_VERSION = 1
@@ -118,15 +119,13 @@ def to_safetensors(probe, *, metadata=None):
     >>> Path("probe.safetensors").write_bytes(content)  # doctest: +SKIP
     """
     description, coef, intercept = _describe(probe, metadata)
-    try:
-        from safetensors.numpy import save
-    except ImportError:
-        raise ImportError(
-            'to_safetensors needs safetensors: pip install "skqprobe[io]". Or use '
-            "to_json."
-        ) from None
+    safetensors = import_optional(
+        "safetensors.numpy", needed_by="to_safetensors", extra="io"
+    )
     tensors = {"coef": np.ascontiguousarray(coef), "intercept": np.array(intercept)}
-    return save(tensors, metadata={"probe": json.dumps(description, allow_nan=False)})
+    return safetensors.save(
+        tensors, metadata={"probe": json.dumps(description, allow_nan=False)}
+    )
 
 
 def _describe(model, metadata):
