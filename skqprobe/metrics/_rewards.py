@@ -193,9 +193,7 @@ def best_of_k_reward(
     >>> best_of_k_reward(y, scores, k=2, average=None)
     array([0.5       , 0.66666667])
     """
-    rewards, layout = check_rewards(y, groups)
-    scores = check_scores(scores, layout)
-    ks, scalar = check_ks(k, layout, too_few)
+    rewards, scores, layout, ks, scalar = _check(y, scores, k, groups, too_few)
     terms = mean_terms(best_of_k(rewards, scores, ks, layout))
     return reduce_terms(first_column(terms, scalar), average, prompt_weight)
 
@@ -321,9 +319,7 @@ def soft_best_of_k_reward(
     >>> print(f"{soft_best_of_k_reward(y, scores, 2, 0.1):.4f}")
     0.5702
     """
-    rewards, layout = check_rewards(y, groups)
-    scores = check_scores(scores, layout)
-    ks, scalar = check_ks(k, layout, too_few)
+    rewards, scores, layout, ks, scalar = _check(y, scores, k, groups, too_few)
     soft = soft_best_of_k(
         rewards, scores, ks, temperature, layout, n_draws, random_state
     )
@@ -402,9 +398,7 @@ def recovery(
 
 def recovery_terms(y, scores, k, groups=None, *, too_few="raise"):
     """Compute gain and possible gain per prompt, for `recovery` and its bootstrap."""
-    rewards, layout = check_rewards(y, groups)
-    scores = check_scores(scores, layout)
-    ks, scalar = check_ks(k, layout, too_few)
+    rewards, scores, layout, ks, scalar = _check(y, scores, k, groups, too_few)
     chosen = best_of_k(rewards, scores, ks, layout)
     oracle = best_of_k(rewards, rewards, ks, layout)
     terms = gain_terms(chosen, base_of_k(rewards, ks, layout), oracle)
@@ -456,9 +450,7 @@ def win_rate(
     >>> win_rate(y, scores, k=4)
     0.8125
     """
-    rewards, layout = check_rewards(y, groups)
-    scores = check_scores(scores, layout)
-    ks, scalar = check_ks(k, layout, too_few)
+    rewards, scores, layout, ks, scalar = _check(y, scores, k, groups, too_few)
     # A candidate beats a share of its prompt's candidates: its mean rank, less a half.
     order = order_by_score(rewards, layout)
     rank = np.arange(layout.n_rows) - np.repeat(layout.offsets[:-1], layout.sizes)
@@ -467,3 +459,9 @@ def win_rate(
     beaten /= np.repeat(layout.sizes, layout.sizes)
     terms = mean_terms(best_of_k(beaten, scores, ks, layout))
     return reduce_terms(first_column(terms, scalar), average, prompt_weight)
+
+
+def _check(y, scores, k, groups, too_few):
+    """Validate the arguments of metrics of k candidates."""
+    rewards, layout = check_rewards(y, groups)
+    return rewards, check_scores(scores, layout), layout, *check_ks(k, layout, too_few)
