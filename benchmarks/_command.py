@@ -22,7 +22,11 @@ OPTIONS = {
     },
     "scale": {"type": Fraction, "help": "share of the full size, such as 1/4"},
     "quick": {"action": "store_true", "help": "a small version of everything"},
-    "jobs": {"type": int, "default": 1, "help": "number of processes; -1 for all cores"},
+    "jobs": {
+        "type": int,
+        "default": 1,
+        "help": "number of processes, -1 for all",
+    },
     "out": {"type": Path, "metavar": "FOLDER", "help": "folder for pictures"},
     "json": {"type": Path, "metavar": "FILE", "help": "file for all figures"},
 }

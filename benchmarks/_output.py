@@ -13,7 +13,7 @@ def format_interval(figure, sign=""):
 
 def print_pairs(figures):
     """Print the names and values of a dict in one line."""
-    print(", ".join(f"{name} {value}" for name, value in figures.items()))
+    print(", ".join(f"{name} {str(value)[:60]}" for name, value in figures.items()))
 
 
 def write_json(path, figures):

@@ -41,10 +41,10 @@ import numpy as np
 from _command import iterate_data, make_parser
 from _data import ALL_NAMES
 from _ideas import GROUPS, IDEAS, REFERENCE, with_alpha
+from _intervals import mean_interval, recovery_interval
 from _methods import reason_to_leave_out
 from _output import format_interval, write_json
 from _rewards import random_sets, set_rewards
-from _statistics import mean_interval, recovery_interval
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold

@@ -57,12 +57,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from _command import QUICK_NOTE, iterate_data, make_parser, versions
 from _data import ALL_NAMES
+from _intervals import group_interval
 from _methods import Method
 from _output import print_pairs, write_json
 from _paper_output import LOSSES, OURS, SIBLINGS, THEIRS, THEIRS_SCALED, draw, print_all
 from _paper_recipe import PaperRecipe, import_torch
-from _rewards import exact_rewards, expected_rewards, random_sets
-from _statistics import group_interval
+from _rewards import expected_rewards, random_sets
 from joblib import Parallel, delayed
 from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline

@@ -81,10 +81,10 @@ from pathlib import Path
 import numpy as np
 from _command import QUICK_NOTE, iterate_data, make_parser, versions
 from _data import ALL_NAMES, load_file
+from _intervals import mean_interval, recovery_interval
 from _methods import METHODS, make_methods
 from _output import format_interval, print_data, print_pairs, write_json
 from _rewards import exact_rewards, expected_rewards, random_sets
-from _statistics import mean_interval, recovery_interval
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
