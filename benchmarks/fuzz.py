@@ -34,7 +34,7 @@ NAMES = [*test_fuzz.TARGETS, "estimators"]
 
 
 def run_round(name, number):
-    """Run a target on the cases of a seed; return their number, and the error if any."""
+    """Run a target on the cases of a seed; return their number and any error."""
     few = name == "estimators"
     options = settings(
         test_fuzz.SETTINGS,
