@@ -31,7 +31,7 @@ def test_file(data, make_npz, tmp_path):
     np.testing.assert_array_equal(found.lengths, lengths)  # n_chars has another shape
     assert "".join(found.models) == "abcdef"
     part = data.load_file(tmp_path / "A.npz", ["embeddings"], max_prompts=10)
-    rows = [np.flatnonzero((X == prompt).all(axis=(1, 2)))[0] for prompt in part.X]
+    rows = [np.flatnonzero((prompt == X).all(axis=(1, 2)))[0] for prompt in part.X]
     assert len(rows) == 10 and rows == sorted(rows) and rows != list(range(10))
     np.testing.assert_array_equal(part.y, y[rows])
     np.testing.assert_array_equal(part.groups, groups[rows])
