@@ -95,10 +95,6 @@ def draw_pairs(n_prompts):
     """Draw the first `n_prompts` pairs of words, the same for any `n_prompts`."""
     order = np.random.default_rng(SEED).permutation(len(WORDS))
     pairs = np.array(WORDS)[order[: 2 * (len(WORDS) // 2)]].reshape(-1, 2)
-    if n_prompts > len(pairs):
-        raise ValueError(
-            f"n_prompts is {n_prompts}, but the words are enough for {len(pairs)}."
-        )
     return pairs[:n_prompts]
 
 

@@ -39,6 +39,7 @@ from _two_words import (
     QUERY,
     SEED,
     TEMPLATE,
+    WORDS,
     draw_pairs,
     package_folder,
     reward,
@@ -226,11 +227,17 @@ def describe(out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=N_PROMPTS)
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--check", type=int, metavar="N")
-    parser.add_argument("--describe", action="store_true")
+    parser.add_argument(
+        "--prompts", type=int, default=N_PROMPTS, help="number of prompts to make"
+    )
+    parser.add_argument("--out", type=Path, default=OUT, help="file of the data set")
+    parser.add_argument(
+        "--check", type=int, metavar="N", help="number of prompts to compare"
+    )
+    parser.add_argument("--describe", action="store_true", help="print its figures")
     args = parser.parse_args()
+    if args.prompts > len(WORDS) // 2:
+        parser.error(f"--prompts must be at most {len(WORDS) // 2}, two words each")
     if args.describe:
         describe(args.out)
     elif args.check:

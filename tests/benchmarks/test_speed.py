@@ -127,7 +127,6 @@ def test_search(load, plan):
 
 
 @needs_proc
-@pytest.mark.slow
 def test_memory(load, plan):
     rows = load("_speed_memory").measure_memory(plan, SHAPE)
     size = 20 * 20 * 128 * 4 / 1e6
@@ -136,7 +135,6 @@ def test_memory(load, plan):
 
 
 @needs_proc
-@pytest.mark.slow
 def test_memmap(load, plan, monkeypatch, capsys):
     """All rows, on a disk that is too full for all prompts."""
 
@@ -171,7 +169,6 @@ def test_choose(load, plan):
     assert [row.peer for row in rows] == peers and all(row.ratio > 0 for row in rows)
 
 
-@pytest.mark.slow
 def test_import(load, plan):
     (row,) = load("_speed_predict").measure_import(plan)
     assert row.what == "import skqprobe" and row.target == 1.15
