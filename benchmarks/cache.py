@@ -1,10 +1,10 @@
-"""Time the cache of embeddings: writing, looking up, and what it takes on the disk.
+"""Measure the time and the disk space of the cache of embeddings.
 
     python benchmarks/cache.py                # 1,000,000 vectors; about 1 GB of disk
     python benchmarks/cache.py --n 100000
 
-Needs numpy alone. The vectors are of 384 features in float16, as many as
-all-MiniLM-L6-v2 gives; the file is made in a temporary folder and removed.
+Needs numpy alone. The vectors have 384 features in float16, like those of
+all-MiniLM-L6-v2. The file is made in a temporary folder and removed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def make_batch(start, stop):
 
 
 def write(cache, n):
-    """Write `n` vectors; the seconds, without making them, and those of each tenth."""
+    """Write `n` vectors; return the seconds of all writes, and of each tenth."""
     seconds = []
     for start in range(0, n, BATCH):
         keys, values = make_batch(start, min(start + BATCH, n))
@@ -43,7 +43,7 @@ def write(cache, n):
 
 
 def look_up(cache, numbers):
-    """Look up vectors; the seconds."""
+    """Look up vectors; return the seconds."""
     keys = text_keys({"model": "benchmark"}, [f"text {i}" for i in numbers])
     begin = time.perf_counter()
     found = cache.read(keys)

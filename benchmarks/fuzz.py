@@ -1,12 +1,12 @@
-"""Fuzz what tests/test_fuzz.py has targets for, with new cases in each round.
+"""Fuzz the targets of tests/test_fuzz.py with new cases in each round.
 
     python benchmarks/fuzz.py --minutes 10 --seed 0
-    python benchmarks/fuzz.py --target cache --rounds 1 --seed 17  # a round once more
+    python benchmarks/fuzz.py --target cache --rounds 1 --seed 17  # repeat a round
 
-Needs hypothesis and pytest. It ends after the minutes or a million cases, whichever
-comes first, and prints the number of cases by target. Of a failure it prints the case,
-and the command that repeats it; the target is then left out of the rounds that follow.
-A case of "estimators" is a sequence of up to 20 calls.
+Needs hypothesis and pytest. The script stops after the given minutes or a million
+cases, whichever comes first, and prints the number of cases by target. For a failure,
+it prints the case and the command that repeats it, and leaves out the target in the
+following rounds. A case of "estimators" is a sequence of up to 20 calls.
 """
 
 import argparse
@@ -24,17 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import test_fuzz
 
-MOST_CASES = 1_000_000
+MAX_CASES = 1_000_000
 ROUND = 500
 MACHINES = 20
-"""Cases of a round, and of a round of the slower "estimators"."""
+"""Numbers of cases of a round, and of a round of the slower "estimators"."""
 
 STEPS = 20
 NAMES = [*test_fuzz.TARGETS, "estimators"]
 
 
 def run_round(name, number):
-    """Run a target on the cases of a seed; give their number, and a failure or None."""
+    """Run a target on the cases of a seed; return their number and any error."""
     few = name == "estimators"
     options = settings(
         test_fuzz.SETTINGS,
@@ -70,8 +70,8 @@ def run_round(name, number):
     return len(cases), None
 
 
-def tell(name, number, error):
-    """Print a failure, and how to repeat it."""
+def print_failure(name, number, error):
+    """Print a failure, and the command that repeats it."""
     print(f"\n{name} failed. To repeat it:")
     print(f"    python benchmarks/fuzz.py --target {name} --rounds 1 --seed {number}\n")
     print("".join(traceback.format_exception(error, limit=-4)), flush=True)
@@ -80,9 +80,11 @@ def tell(name, number, error):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round")
-    parser.add_argument("--rounds", type=int, default=None, help="at most")
-    parser.add_argument("--target", choices=NAMES, help="only this one")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first round")
+    parser.add_argument(
+        "--rounds", type=int, default=None, help="maximum number of rounds"
+    )
+    parser.add_argument("--target", choices=NAMES, help="single target to run")
     arguments = parser.parse_args()
     names = [arguments.target] if arguments.target else list(NAMES)
     warnings.simplefilter("error")
@@ -92,7 +94,7 @@ def main():
 
     def is_over():
         late = time.monotonic() - begin > 60 * arguments.minutes
-        return late or sum(n_cases.values()) >= MOST_CASES
+        return late or sum(n_cases.values()) >= MAX_CASES
 
     while rounds != arguments.rounds and not is_over() and len(failed) < len(names):
         for name in names:
@@ -104,7 +106,7 @@ def main():
             seconds[name] += time.monotonic() - start
             if error is not None:
                 failed.append(name)
-                tell(name, arguments.seed + rounds, error)
+                print_failure(name, arguments.seed + rounds, error)
         rounds += 1
     print(
         f"python {platform.python_version()}, hypothesis {hypothesis.__version__}, "

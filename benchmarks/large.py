@@ -1,51 +1,55 @@
-"""Measure time and memory on data as large as a machine's memory allows.
+"""Measure time and memory on data as large as the memory of a machine allows.
 
     python benchmarks/large.py                       # 10 million rows x 64, 2.56 GB
     python benchmarks/large.py --scale 1/100 --json figures.json
     python benchmarks/large.py --only layout fit
 
-Rows with groups: 2 million prompts of 1 to 9 candidates, float32, made in memory from a
-seed. Embeddings are normal, rewards 0 or 1 by a logistic model of them. Rows are
-sorted by prompt, or shuffled, so that the rows of a prompt are scattered over all of X;
-labels of prompts are integers, strings of numpy (dtype U14), or objects: a Python
-string of its own for each row, as a file that is read gives them.
+The data are rows with groups: 2 million prompts of 1 to 9 candidates, float32, made in
+memory from a seed. Embeddings are normal, and rewards are 0 or 1 by a logistic model of
+them. Rows are sorted by prompt, or shuffled over all of X. Labels of prompts are
+integers, strings of numpy (dtype U14), or objects: a Python string for each row, as a
+reader of files returns them.
 
-One table, a line a call: its seconds; by how many MB the peak of the resident memory
-exceeds what was resident before it, which is X, the rewards and the labels; that over
-X's own bytes; and the seconds over those of the bare product ``X @ w``, timed in the
-same process. Each section and case has a process of its own. A call is made once.
+The script prints one table with a row per call: the seconds; the growth of the peak of
+the resident memory over that before the call, in MB, where X, the rewards and the
+labels were resident before; the growth over the size of X; and the seconds over those
+of the bare product ``X @ w``, timed in the same process. Each section and case has its
+own process. A call is made once.
 
 **Sections**, as `--only` names them:
 
-- layout: what every call with groups does first, to find the rows of each prompt; and
-  the bytes of the labels.
+- layout: the first step of every call with groups, which finds the rows of each prompt;
+  and the size of the labels.
 - fit: `QProbePolicy` with each loss. L-BFGS makes at most 10 iterations (`max_iter`),
-  whether or not it is done by then; two losses have a closed form instead.
+  converged or not; two losses have a closed form instead.
 - choose: `predict`, `predict_proba`, `sample` and `score`.
 - metrics: those of `skqprobe.metrics`. `best_of_k_reward` and `oracle_reward` have
-  k=2 and skip prompts that have one candidate; `prompt_bootstrap` has 20 resamples
-  (its default is 9999), of `best_of_k_reward` and of `expected_reward`; `policy_report` has
-  ks of 1, 2 and 5, 20 resamples, and its other defaults.
-- transform: ``PerCandidate(StandardScaler())`` and `SiblingFeatures`, whose results
-  are new arrays of X's size; the peak contains them.
+  k=2 and skip prompts that have one candidate. `prompt_bootstrap`, of
+  `best_of_k_reward` and of `expected_reward`, has 20 resamples (its default is 9999).
+  `policy_report` has ks of 1, 2 and 5, 20 resamples, and its other defaults.
+- transform: ``PerCandidate(StandardScaler())`` and `SiblingFeatures`, whose results are
+  new arrays of the size of X. The peak contains them.
 
-The peak is read from /proc, which is Linux's; elsewhere it is left out.
+The peak is read from /proc, which exists on Linux. Elsewhere it is left out.
 """
 
-import argparse
-import json
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
 
 import numpy as np
-from reward import versions
+from _command import check_scale, machine, make_parser, versions
+from _output import print_pairs, write_json
+from _timing import (
+    can_measure_memory,
+    fit_quietly,
+    in_new_process,
+    peak_growth,
+    seconds_of,
+)
 from sklearn.preprocessing import StandardScaler
-from speed import RESET_PEAK, fit_quietly, in_new_process, peak_growth
 
 from skqprobe import QProbePolicy
 from skqprobe._candidates.layout import check_layout
@@ -69,7 +73,7 @@ ORDERS, LABELS = ("sorted", "shuffled"), ("int", "str", "object")
 
 @dataclass(frozen=True)
 class Case:
-    """How the rows lie, and what kind of labels their prompts have."""
+    """Order of the rows, and type of the labels."""
 
     order: str
     labels: str
@@ -83,7 +87,7 @@ CASES = [Case("sorted", "int"), *(Case("shuffled", labels) for labels in LABELS)
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table; `peak_mb` is None where /proc cannot tell."""
+    """Row of the table; `peak_mb` is None if the memory cannot be measured."""
 
     section: str
     case: str
@@ -98,11 +102,11 @@ class Row:
 
 
 def make_groups(n_prompts, case):
-    """Make the labels of all rows: (n_rows,), with MEAN_SIZE rows a prompt."""
+    """Make the labels of all rows, with a mean of MEAN_SIZE rows per prompt."""
     rng = np.random.default_rng(1)
     sizes = rng.integers(1, 2 * MEAN_SIZE, n_prompts)
     half = n_prompts // 2
-    sizes[half : 2 * half] = 2 * MEAN_SIZE - sizes[:half]  # the mean, exactly
+    sizes[half : 2 * half] = 2 * MEAN_SIZE - sizes[:half]  # so that the mean is exact
     sizes[2 * half :] = MEAN_SIZE
     prompt = np.repeat(rng.permutation(n_prompts), sizes)
     if case.order == "shuffled":
@@ -114,7 +118,7 @@ def make_groups(n_prompts, case):
 
 
 def label_bytes(groups):
-    """Bytes of the labels, with those of the objects that they are."""
+    """Return the bytes of the labels, including those of objects."""
     objects = sum(map(sys.getsizeof, groups)) if groups.dtype == object else 0
     return groups.nbytes + objects
 
@@ -125,13 +129,13 @@ def make_rows(n_rows):
     X, y = np.empty((n_rows, N_FEATURES), np.float32), np.empty(n_rows)
     w = rng.standard_normal(N_FEATURES, np.float32) / N_FEATURES**0.5
     for start in range(0, n_rows, 2**16):
-        some = slice(start, start + 2**16)
-        rng.standard_normal(dtype=np.float32, out=X[some])
-        y[some] = rng.logistic(size=len(X[some])) < 2 * (X[some] @ w)
+        block = slice(start, start + 2**16)
+        rng.standard_normal(dtype=np.float32, out=X[block])
+        y[block] = rng.logistic(size=len(X[block])) < 2 * (X[block] @ w)
     return X, y
 
 
-# %% The sections: each gives (what, call) of data
+# %% Sections: each yields (name, call) for data
 
 
 def layout_calls(X, y, groups):
@@ -178,10 +182,10 @@ def transform_calls(X, y, groups):
 
 
 def fitted(X, y, groups):
-    """Fit a policy on some of the rows, for whose coefficients it is enough."""
-    some = slice(0, 2**14)
+    """Fit a policy to the first rows, which are enough for its coefficients."""
+    first = slice(0, 2**14)
     policy = QProbePolicy("log_loss", temperature=0.5)
-    return fit_quietly(policy, X[some], y[some], groups[some])
+    return fit_quietly(policy, X[first], y[first], groups[first])
 
 
 SECTIONS = {
@@ -191,17 +195,18 @@ SECTIONS = {
     "metrics": (metrics_calls, CASES),
     "transform": (transform_calls, CASES[:2]),
 }
-"""What is called, and in which cases; labels matter to `layout` alone."""
+"""Calls and cases of each section. The type of the labels affects `layout` alone."""
 
 
 def measure(section, case, n_prompts):
-    """Make the rows of the table of a section in a case, in this process.
+    """Measure a section in a case, in this process.
 
     Returns
     -------
     rows : list of Row
+        Rows of the table.
     n_bytes : int
-        Of the labels.
+        Size of the labels.
     """
     groups = make_groups(n_prompts, case)
     X, y = make_rows(len(groups))
@@ -218,7 +223,7 @@ def measure(section, case, n_prompts):
 
 
 def warm_up():
-    """Have BLAS make its buffers, and modules be imported, before memory is read."""
+    """Make all calls on small data, so that buffers and modules exist beforehand."""
     case = Case("shuffled", "int")
     groups = make_groups(200, case)
     X, y = make_rows(len(groups))
@@ -228,31 +233,21 @@ def warm_up():
 
 
 def timed(call):
-    """Call once; give the seconds, and the MB that the peak grew by."""
+    """Call once; return the seconds, and the growth of the peak in MB."""
     seconds = []
-
-    def timing():
-        seconds.append(seconds_of(call))
-
-    if not RESET_PEAK.exists():
-        timing()
-        return seconds[0], None
-    peak = peak_growth(timing) / 1e6
-    return seconds[0], peak
-
-
-def seconds_of(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    if not can_measure_memory():
+        return seconds_of(call), None
+    peak = peak_growth(lambda: seconds.append(seconds_of(call)))
+    return seconds[0], peak / 1e6
 
 
 # %% Output
 
-HEADER = f"{'what':48}{'seconds':>10}{'/ X @ w':>10}{'peak MB':>10}{'/ X':>8}"
+HEADER = f"{'call':48}{'seconds':>10}{'/ X @ w':>10}{'peak MB':>10}{'/ X':>8}"
 
 
-def show(row):
+def print_row(row):
+    """Print a row of the table."""
     peak, over_x = "", ""
     if row.peak_mb is not None:
         peak, over_x = f"{row.peak_mb:.0f}", f"{row.peak_over_x:.2f}"
@@ -261,15 +256,10 @@ def show(row):
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="of the sections")
-    parser.add_argument(
-        "--scale", type=Fraction, default=Fraction(1), help="of the prompts: 1/100"
-    )
-    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser = make_parser(__doc__, "scale", "json", only=SECTIONS)
+    parser.set_defaults(scale=Fraction(1))
     args = parser.parse_args(argv)
-    if args.scale <= 0:
-        parser.error("--scale must be above 0")
+    check_scale(parser, args)
     return args
 
 
@@ -277,26 +267,22 @@ def main(argv=None):
     args = parse_arguments(argv)
     n_prompts = max(100, round(N_PROMPTS * args.scale))
     x_mb = 4 * n_prompts * MEAN_SIZE * N_FEATURES / 1e6
-    machine = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count()}
-    machine["load"] = os.getloadavg()[0]
-    print(", ".join(f"{n} {v}" for n, v in (versions() | machine).items()))
+    out = {"versions": versions(), "machine": machine(), "x_mb": x_mb}
+    print_pairs(out["versions"] | out["machine"])
     print(f"{n_prompts} prompts, {n_prompts * MEAN_SIZE} rows x {N_FEATURES}, float32:")
     print(f"X has {x_mb:.0f} MB\n\n{HEADER}")
-    table, labels = [], {}
+    out |= {"labels_mb": {}, "rows": []}
     for section in args.only or SECTIONS:
         for case in SECTIONS[section][1]:
             start = time.perf_counter()
             rows, n_bytes = in_new_process(measure, section, case, n_prompts)
-            labels[str(case)] = n_bytes / 1e6
+            out["labels_mb"][str(case)] = n_bytes / 1e6
             took = time.perf_counter() - start
             print(f"\n{section}, {case}: labels {n_bytes / 1e6:.0f} MB, {took:.0f} s")
             for row in rows:
-                show(row)
-            table += rows
-            if args.json is not None:
-                out = {"versions": versions(), "machine": machine, "x_mb": x_mb}
-                out |= {"labels_mb": labels, "rows": [asdict(row) for row in table]}
-                args.json.write_text(json.dumps(out, indent=1, allow_nan=False) + "\n")
+                print_row(row)
+            out["rows"] += [asdict(row) for row in rows]
+            write_json(args.json, out)
 
 
 if __name__ == "__main__":

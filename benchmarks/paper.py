@@ -1,19 +1,19 @@
-"""Repeat the paper's experiments on the data at hand: ours against the paper's recipe.
+"""Repeat the experiments of the paper: our probes against its training.
 
-    python benchmarks/paper.py                       # all data sets, ten seeds
+    python benchmarks/paper.py                       # four data sets, ten seeds
     python benchmarks/paper.py --only two_words --out pictures --json figures.json
     python benchmarks/paper.py --jobs 2              # two seeds at a time
-    python benchmarks/paper.py --quick               # shows that it runs, little else
+    python benchmarks/paper.py --quick               # shows that the script runs
 
-The data sets are the shared ones of `benchmarks/reward.py` and the two words that ship
-with the package. For each it prints a table and writes a picture, in the manner of the
-figures of Li et al., "Q-Probe", ICML 2024, arXiv 2402.14688.
+The data sets are those of `benchmarks/reward.py`. For each, the script prints a table
+and writes a picture, after the figures of Li et al., "Q-Probe", ICML 2024, arXiv
+2402.14688.
 
-**Protocol.** A seed deals the prompts into 60% for training and 40% that are held out
-(prompts of one group stay together), and determines whatever else is random. Every
-method gets the same prompts. The figure is the reward of its choice on the held-out
-prompts, exactly in expectation over which k of their m candidates there are; where no
-temperature is named, the choice is the candidate of highest value.
+**Protocol.** A seed splits the prompts into 60% for training and 40% that are held out
+(prompts of one group stay together), and determines everything else that is random. All
+methods get the same prompts. The figure is the reward of a method's choice on the
+held-out prompts, exactly in expectation over which k of their m candidates are drawn.
+Without a temperature, the choice is the candidate of highest value.
 
 **Methods**, each with the paper's losses L_Q (squared_error), L_CE (log_loss) and L_PG
 (policy_gradient):
@@ -21,87 +21,67 @@ temperature is named, the choice is the candidate of highest value.
 - skqprobe: ``PerCandidate(StandardScaler())`` and a `QProbePolicy`. The strength of the
   penalty is chosen from powers of ten by cross-validation inside the training prompts,
   by the reward at the table's largest k; of equal ones the strongest. Probes with
-  hidden layers have a penalty of 0.01, and stop early by held-out prompts.
-- + siblings: the same with `SiblingFeatures` between the two. With them the value of a
-  candidate depends on which others there are, so for k < m the reward is a mean over
+  hidden layers have a penalty of 0.01, and early stopping on held-out prompts.
+- + siblings: the same with `SiblingFeatures` between the two. The value of a candidate
+  then depends on the others in the set, so that for k < m the reward is a mean over
   random sets of k, with features made from these k alone.
 - paper: the authors' training, `PaperRecipe`. It has no setting to choose.
-- paper, scaled: the same behind ``PerCandidate(StandardScaler())``, which the authors
-  do not use. It shows how much of the difference is a matter of the features' scale.
+- paper, scaled: the same after ``PerCandidate(StandardScaler())``, which the authors
+  do not use. It shows how much of the difference is due to the scale of the features.
 
-**Figures.** Reward against k; against the number of training prompts; against the
+**Figures.** The reward against k; against the number of training prompts; against the
 temperature of a choice among all m; against the number of layers of the probe. Prompts
 and layers are at the table's largest k. A temperature is in standard deviations of the
-method's values inside held-out prompts, of each seed by itself: a strong penalty makes
-all values small, and the same temperature would mean another choice for every seed.
+method's values inside held-out prompts, for each seed separately: a strong penalty
+makes all values small, so that the same temperature would be another choice for every
+seed.
 
-**Intervals.** A prompt's reward is averaged over the seeds that held it out, and
-prompts (groups, where there are some) are resampled: 95% intervals, for a method and
-for the difference of two on the same prompts and seeds. They say how the figures would
-vary with other prompts to be judged on. Ten seeds are not ten data sets: they deal the
-same prompts, so that they tell little of what another collection of training prompts
-would change. "seeds ahead" counts the seeds in which ours earned more.
+**Intervals.** The reward of a prompt is averaged over the seeds that held it out, and
+prompts (or groups, if there are any) are resampled: 95% intervals, for a method and for
+the difference of two on the same prompts and seeds. They measure the variation over
+held-out prompts. Ten seeds are not ten data sets: they split the same prompts, so that
+they show little of the variation over training prompts. "seeds ahead" counts the seeds
+in which the reward of skqprobe is higher.
 
-**What the comparison is not.** These embeddings and sizes are not the paper's, whose
-recipe was made for more candidates and for hidden states of a large model. It counts
-epochs, so that on these data it makes 150 to 2000 steps instead of 13,800, and may owe
-much of its distance to ours to that; where its curve jumps, it has got one more batch
-an epoch. It is run as published, whereas ours has its penalty tuned.
+**Limits.** These embeddings and sizes are not the paper's, whose recipe was made for
+more candidates and for hidden states of a large model. It counts epochs, so that on
+these data it makes 150 to 2000 steps instead of 13,800. Much of the difference may be
+due to that. Its curve jumps at sizes with one more batch per epoch. It is run as
+published, whereas the penalty of skqprobe is tuned.
 """
 
-import argparse
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
+from _command import QUICK_NOTE, iterate_data, make_parser, versions
+from _data import ALL_NAMES
+from _intervals import group_interval
+from _methods import Method
+from _output import print_pairs, write_json
+from _paper_output import LOSSES, OURS, SIBLINGS, THEIRS, THEIRS_SCALED, draw, print_all
+from _paper_recipe import PaperRecipe, import_torch
+from _rewards import expected_rewards, random_sets
 from joblib import Parallel, delayed
-from paper_recipe import PaperRecipe, import_torch
-from reward import (
-    DATA,
-    Method,
-    format_interval,
-    interval,
-    load,
-    load_shipped,
-    versions,
-)
-from reward import DATA_SETS as SHARED
 from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from skqprobe import QProbePolicy
-from skqprobe.metrics import (
-    base_reward,
-    best_of_k_reward,
-    oracle_reward,
-    prompt_bootstrap,
-    soft_best_of_k_reward,
-)
+from skqprobe.metrics import base_reward, oracle_reward, softmax_reward
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
-DATA_SETS = (*SHARED, "two_words")
-LOSSES = {"squared_error": "L_Q", "log_loss": "L_CE", "policy_gradient": "L_PG"}
+NAMES = [name for name in ALL_NAMES if name != "ted_zhen"]  # L_CE needs [0, 1]
 LAYERS = {1: (), 2: (256,), 3: (256, 256)}
 TABLE_KS = (10, 48)
 TEST_SIZE = 0.4
-AXES = {
-    "k": "k, candidates to choose from",
-    "prompts": "training prompts",
-    "temperature": "temperature, in standard deviations of a prompt's values",
-    "layers": "layers of the probe",
-}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is tried; what `--quick` makes smaller."""
+    """Amount of work, which `--quick` reduces."""
 
     alphas: tuple = tuple(10.0 ** np.arange(3, -5, -1))
     inner_folds: int = 4
@@ -125,15 +105,7 @@ QUICK = Plan(
 )
 
 
-# %% Data: one of them, the points at which it is measured, and its splits.
-
-
-def load_data(name, folder, max_prompts):
-    """Load a data set by name; None if the folder does not have it."""
-    if name == "two_words":
-        return load_shipped().take(slice(max_prompts))
-    path = folder / f"{name}.npz"
-    return load(path, SHARED[name], max_prompts) if path.exists() else None
+# %% Points and splits
 
 
 def table_ks(m):
@@ -141,7 +113,7 @@ def table_ks(m):
 
 
 def points(data, plan):
-    """Where each figure is measured, by figure."""
+    """Return the points on the x axis, by figure."""
     m = data.y.shape[1]
     n_train = round((1 - TEST_SIZE) * len(data.y))
     return {
@@ -154,17 +126,17 @@ def points(data, plan):
 
 
 def split(data, seed):
-    """Deal the prompts: training prompts in random order, and held-out ones."""
+    """Split the prompts: training prompts in random order, and held-out ones."""
     shuffle = GroupShuffleSplit(1, test_size=TEST_SIZE, random_state=seed)
     train, test = next(shuffle.split(data.X, groups=data.groups))
     return np.random.default_rng(seed).permutation(train), test
 
 
-# %% Methods: each is fitted to a loss, training data and layers.
+# %% Methods, each fitted with a loss to training data
 
 
 def fit_ours(loss, train, plan, seed, hidden=(), siblings=False):
-    """Fit a `QProbePolicy`; a linear one's penalty is chosen inside `train`."""
+    """Fit a `QProbePolicy`; the penalty of a linear one is chosen inside `train`."""
     probe = QProbePolicy(loss, alpha=0.01, hidden_layer_sizes=hidden, random_state=seed)
     if hidden:
         pipeline = make_pipeline(PerCandidate(StandardScaler()), probe)
@@ -172,8 +144,7 @@ def fit_ours(loss, train, plan, seed, hidden=(), siblings=False):
     features = SiblingFeatures(view_sizes=train.view_sizes) if siblings else None
     method = Method(OURS, probe, {"alpha": plan.alphas}, features)
     n_folds = min(plan.inner_folds, len(np.unique(train.groups)))
-    search = method.search(table_ks(train.y.shape[1])[-1], n_folds)
-    return search.fit(train.X, train.y, groups=train.groups)
+    return method.fit(train, table_ks(train.y.shape[1])[-1], n_folds)
 
 
 def fit_siblings(loss, train, plan, seed):
@@ -181,7 +152,7 @@ def fit_siblings(loss, train, plan, seed):
 
 
 def fit_paper(loss, train, plan, seed, hidden=()):
-    """Train a `PaperRecipe`; there is nothing in the plan that it could use."""
+    """Train a `PaperRecipe`, which has nothing to choose from the plan."""
     recipe = PaperRecipe(loss, hidden_layer_sizes=hidden, random_state=seed)
     return recipe.fit(train.X, train.y)
 
@@ -191,51 +162,32 @@ def fit_scaled(loss, train, plan, seed):
     return make_pipeline(PerCandidate(StandardScaler()), recipe).fit(train.X, train.y)
 
 
-OURS, THEIRS = "skqprobe", "paper"
 METHODS = {OURS: fit_ours, THEIRS: fit_paper}
-"""In all figures."""
+"""Methods of all figures."""
 
-VARIANTS = {"+ siblings": fit_siblings, "paper, scaled": fit_scaled}
-"""In the table alone."""
-
-COLUMNS = (OURS, "+ siblings", THEIRS, "paper, scaled")
+VARIANTS = {SIBLINGS: fit_siblings, THEIRS_SCALED: fit_scaled}
+"""Methods of the table alone."""
 
 
-# %% Measurements: rewards of held-out prompts, each (n_prompts, n_points).
+# %% Rewards of held-out prompts, each of shape (n_prompts, n_points)
 
 
-def rewards_by_k(model, test, ks):
-    """Reward of the best of k, where a value depends on its candidate alone."""
-    Q = model.decision_function(test.X)
-    return best_of_k_reward(test.y, Q, ks, prompt_weight=np.eye(len(Q)))
-
-
-def rewards_by_context(model, test, ks, plan, seed):
-    """Reward of the best of k, where a value depends on the other k - 1 too."""
+def draw_sets(shape, ks, plan, seed):
+    """Draw sets of k for each k below m, of shape (n_sets, n_prompts, k)."""
     rng = np.random.default_rng(seed)
-    n_prompts, m = test.y.shape
-    rewards = np.zeros((n_prompts, len(ks)))
-    for column, k in enumerate(ks):
-        n_subsets = plan.n_subsets if k < m else 1
-        for _ in range(n_subsets):
-            some = rng.random((n_prompts, m)).argsort(axis=1)[:, :k]
-            X = np.take_along_axis(test.X, some[..., None], axis=1)
-            y = np.take_along_axis(test.y, some, axis=1)
-            chosen = best_of_k_reward(
-                y, model.decision_function(X), k, prompt_weight=np.eye(n_prompts)
-            )
-            rewards[:, column] += chosen / n_subsets
-    return rewards
+    shape = (plan.n_subsets, *shape)
+    return {k: random_sets(rng, shape, k) for k in ks if k < shape[2]}
 
 
-def rewards_by_temperature(model, test, temperatures):
-    """Reward of a choice by softmax among all candidates; see `AXES` for the unit."""
-    Q, m = model.decision_function(test.X).astype(float), test.y.shape[1]
-    spread = (Q - Q.mean(axis=1, keepdims=True)).std()
-    weight = np.eye(len(Q))
+def temperature_rewards(model, test, temperatures):
+    """Compute the reward of a choice by softmax among all candidates.
+
+    Temperatures are in standard deviations of the values inside prompts.
+    """
+    values = model.decision_function(test.X).astype(float)
+    unit = (values - values.mean(axis=1, keepdims=True)).std()
     rewards = [
-        soft_best_of_k_reward(test.y, Q, m, t * spread, prompt_weight=weight)
-        for t in temperatures
+        softmax_reward(test.y, values, t * unit, average=None) for t in temperatures
     ]
     return np.stack(rewards, axis=1)
 
@@ -245,30 +197,27 @@ def measure_method(method, loss, train, test, at, plan, seed):
     fit, largest = METHODS[method], at["table"][-1:]
     model = fit(loss, train, plan, seed)
     rewards = {
-        "table": rewards_by_k(model, test, at["table"]),
-        "k": rewards_by_k(model, test, at["k"]),
-        "temperature": rewards_by_temperature(model, test, at["temperature"]),
+        "table": expected_rewards(model, test, at["table"]),
+        "k": expected_rewards(model, test, at["k"]),
+        "temperature": temperature_rewards(model, test, at["temperature"]),
     }
     sizes = at["prompts"][:-1]
     fewer = [fit(loss, train.take(slice(n)), plan, seed) for n in sizes]
     deeper = [fit(loss, train, plan, seed, LAYERS[n]) for n in at["layers"] if n > 1]
     for figure, models in (("prompts", [*fewer, model]), ("layers", [model, *deeper])):
-        columns = [rewards_by_k(each, test, largest) for each in models]
+        columns = [expected_rewards(each, test, largest) for each in models]
         rewards[figure] = np.concatenate(columns, axis=1)
     return rewards
 
 
 def measure_references(test, at):
-    """Measure base model and oracle."""
-    weight = np.eye(len(test.y))
-    base = base_reward(test.y, prompt_weight=weight)
-    return {
-        ("base", figure): np.repeat(base[:, None], len(at[figure]), axis=1)
-        for figure in ("table", "k")
-    } | {
-        ("oracle", figure): oracle_reward(test.y, at[figure], prompt_weight=weight)
-        for figure in ("table", "k")
-    }
+    """Measure the base model and the oracle, by (name, figure)."""
+    rewards = {}
+    for figure in ("table", "k"):
+        base = base_reward(test.y, average=None)
+        rewards["base", figure] = np.tile(base[:, None], len(at[figure]))
+        rewards["oracle", figure] = oracle_reward(test.y, at[figure], average=None)
+    return rewards
 
 
 def measure_seed(data, at, plan, seed):
@@ -277,16 +226,17 @@ def measure_seed(data, at, plan, seed):
     Returns
     -------
     rewards : dict of ndarray of shape (n_prompts, n_points)
-        By method, loss and figure; NaN for prompts that were trained on.
+        Rewards by method, loss and figure; NaN for training prompts.
     """
     start = time.perf_counter()
-    import_torch()  # a limit of threads holds for libraries that are already there
+    import_torch()  # a limit of threads applies to loaded libraries
     training, held_out = split(data, seed)
     train, test = data.take(training), data.take(held_out)
     rewards = {}
     with threadpool_limits(1):
         for (name, figure), values in measure_references(test, at).items():
             rewards[name, "", figure] = values
+        sets = draw_sets(test.y.shape, at["table"], plan, seed)
         for loss in LOSSES:
             for name in METHODS:
                 measured = measure_method(name, loss, train, test, at, plan, seed)
@@ -294,9 +244,8 @@ def measure_seed(data, at, plan, seed):
                     rewards[name, loss, figure] = values
             for name, fit in VARIANTS.items():
                 model = fit(loss, train, plan, seed)
-                rewards[name, loss, "table"] = rewards_by_context(
-                    model, test, at["table"], plan, seed
-                )
+                values = expected_rewards(model, test, at["table"], sets)
+                rewards[name, loss, "table"] = values
     for key, values in rewards.items():
         rewards[key] = np.full((len(data.y), values.shape[1]), np.nan)
         rewards[key][held_out] = values
@@ -305,53 +254,36 @@ def measure_seed(data, at, plan, seed):
     return rewards
 
 
-# %% Summaries: means over seeds and prompts, with intervals over prompts.
-
-
-def seed_mean(count, total, groups=None, prompt_weight=None):
-    """Mean reward of groups of prompts: of their total, by how many there were.
-
-    A metric for `prompt_bootstrap`: `count` has shape (n_groups, 1), `total` (n_groups,
-    n_points), and `prompt_weight` (n_weightings, n_groups).
-    """
-    return (prompt_weight @ total) / (prompt_weight @ count)
+# %% Means over seeds and prompts
 
 
 def totals(rewards, groups):
-    """Sum rewards, (n_seeds, n_prompts, n_points), by group, and count them."""
+    """Count and sum the rewards of each group, from (n_seeds, n_prompts, n_points)."""
     _, group = np.unique(groups, return_inverse=True)
     held_out = ~np.isnan(rewards[..., 0])
     total = np.zeros((group.max() + 1, rewards.shape[2]))
     np.add.at(total, group, np.nansum(rewards, axis=0))
     count = np.bincount(group, weights=held_out.sum(axis=0))
-    return count[count > 0, None], total[count > 0]
+    return count[count > 0], total[count > 0]
 
 
 def summarise(rewards, groups, n_resamples, versus=None):
-    """Mean with its interval, or that of a difference, and what each seed gave."""
+    """Estimate the mean, or the mean difference, with its interval and by seed."""
     count, total = totals(rewards, groups)
     other = None if versus is None else totals(versus, groups)[1]
-    estimate = prompt_bootstrap(
-        seed_mean,
-        count,
-        total,
-        versus=other,
-        n_resamples=n_resamples,
-        random_state=0,
-    )
     by_seed = np.nanmean(rewards if versus is None else rewards - versus, axis=1)
-    found = {name: values.tolist() for name, values in interval(estimate).items()}
+    found = group_interval(count, total, n_resamples, versus=other)
     return found | {"by_seed": by_seed.T.tolist()}
 
 
 def evaluate(data, seeds, plan, n_jobs):
-    """Measure a data set by all seeds.
+    """Measure a data set with all seeds.
 
     Returns
     -------
     result : dict
-        Ready for JSON. `lines` has an entry for each method, loss and figure, and
-        `differences` ours less theirs.
+        Figures, ready for JSON. `lines` has an entry for each method, loss and figure,
+        and `differences` for skqprobe minus paper.
     """
     start, at = time.perf_counter(), points(data, plan)
     of_seeds = Parallel(n_jobs)(
@@ -364,17 +296,10 @@ def evaluate(data, seeds, plan, n_jobs):
         found = summarise(values, data.groups, plan.n_resamples)
         lines.append(entry | found)
         if method == OURS:
-            found = summarise(
-                values, data.groups, plan.n_resamples, rewards[THEIRS, loss, figure]
-            )
+            theirs = rewards[THEIRS, loss, figure]
+            found = summarise(values, data.groups, plan.n_resamples, theirs)
             differences.append(entry | found)
-    n_prompts, m, d = data.X.shape
-    return {
-        "name": data.name,
-        "n_prompts": n_prompts,
-        "n_groups": len(np.unique(data.groups)),
-        "n_candidates": m,
-        "n_features": d,
+    return data.shape() | {
         "n_seeds": seeds,
         "lines": lines,
         "differences": differences,
@@ -382,143 +307,14 @@ def evaluate(data, seeds, plan, n_jobs):
     }
 
 
-def find(entries, method, loss, figure):
-    """Find the entry of a method, loss and figure."""
-    wanted = (method, loss, figure)
-    return next(e for e in entries if (e["method"], e["loss"], e["figure"]) == wanted)
-
-
-# %% Tables
-
-
-def show(result):
-    """Print the tables of a data set."""
-    print(
-        "\n{name}: {n_prompts} prompts in {n_groups} groups, {n_candidates} candidates "
-        "each, {n_features} features, {n_seeds} seeds, {seconds:.0f} s".format(**result)
-    )
-    for number, k in enumerate(find(result["lines"], "base", "", "table")["at"]):
-        print(
-            f"\n{f'k = {k}':8}"
-            + "".join(f"{name:22}" for name in COLUMNS)
-            + f"{f'{OURS} - {THEIRS}':25}seeds ahead"
-        )
-        for loss, short in LOSSES.items():
-            found = find(result["differences"], OURS, loss, "table")
-            ahead = sum(gain > 0 for gain in found["by_seed"][number])
-            print(
-                f"{short:8}"
-                + "".join(
-                    format_point(find(result["lines"], name, loss, "table"), number)
-                    for name in COLUMNS
-                )
-                + f"{format_point(found, number, '+'):25}{ahead}/{result['n_seeds']}"
-            )
-        for name in ("base", "oracle"):
-            entry = find(result["lines"], name, "", "table")
-            print(f"{name:8}{format_point(entry, number).rstrip()}")
-    for figure in ("prompts", "layers"):
-        show_figure(result, figure)
-
-
-def show_figure(result, figure):
-    """Print the lines of a figure, and where ours differs from theirs."""
-    at = find(result["lines"], OURS, next(iter(LOSSES)), figure)["at"]
-    print(f"\n{AXES[figure]:22}" + "".join(f"{x:8}" for x in at))
-    for loss, short in LOSSES.items():
-        for name in METHODS:
-            values = find(result["lines"], name, loss, figure)["value"]
-            row = "".join(f"{value:8.3f}" for value in values)
-            print(f"{f'{short}, {name}':22}{row}")
-        gain = find(result["differences"], OURS, loss, figure)
-        ends = zip(gain["low"], gain["high"], strict=True)
-        row = "".join(f"{'+' * (a > 0) + '-' * (b < 0):>8}" for a, b in ends)
-        print(f"{'':22}{row}".rstrip())
-    print("(+ ours earns more than theirs, - less, with an interval beyond 0)")
-
-
-def format_point(entry, number, sign=""):
-    point = {name: entry[name][number] for name in ("value", "low", "high")}
-    return f"{format_interval(point, sign):22}"
-
-
-# %% Pictures
-
-
-def draw(result, folder):
-    """Draw the four figures of a data set into one picture."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8), constrained_layout=True)
-    for name, ax in zip(AXES, axes.flat, strict=True):
-        draw_figure(result, name, ax)
-    figure.suptitle(
-        "{name}: reward on held-out prompts, mean of {n_seeds} seeds\n(filled: above "
-        "the other of the same loss, by the 95% interval of their difference over "
-        "prompts)".format(**result)
-    )
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    path = folder / f"{result['name']}.png"
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
-
-
-def draw_figure(result, figure, ax):
-    """Draw the lines of one figure, and what a reader needs to know of it."""
-    for number, loss in enumerate(LOSSES):
-        draw_loss(result, figure, loss, f"C{number}", ax)
-    base, oracle = (
-        find(result["lines"], name, "", "table") for name in ("base", "oracle")
-    )
-    ax.axhline(base["value"][0], color="0.4", linestyle=":", label="base model")
-    if figure == "k":
-        best = zip(oracle["value"], oracle["at"], strict=True)
-        text = ", ".join(f"{value:.2f} at k = {k}" for value, k in best)
-        ax.set_title(f"oracle, not drawn: {text}", fontsize="medium")
-    at = find(result["lines"], OURS, loss, figure)["at"]
-    if figure == "temperature":
-        ax.set_xscale("log")
-    elif figure == "layers":
-        ax.set_xticks(at)
-    else:
-        ax.set_xscale("log", base=2)
-        ticks = [*(x for x, after in pairwise(at) if after > 1.4 * x), at[-1]]
-        ax.set_xticks(ticks, [str(x) for x in ticks])
-        ax.minorticks_off()
-    ax.set_xlabel(AXES[figure])
-    among = {"k": "k", "temperature": result["n_candidates"]}
-    ax.set_ylabel(f"reward of the choice among {among.get(figure, base['at'][-1])}")
-
-
-def draw_loss(result, figure, loss, color, ax):
-    """Draw ours and theirs, filled where one is surely above the other."""
-    gain = find(result["differences"], OURS, loss, figure)
-    above = {OURS: np.array(gain["low"]) > 0, THEIRS: np.array(gain["high"]) < 0}
-    for name, style in ((OURS, "o-"), (THEIRS, "o--")):
-        line = find(result["lines"], name, loss, figure)
-        x, y = np.array(line["at"]), np.array(line["value"])
-        label = f"{LOSSES[loss]}, {name}"
-        ax.plot(x, y, style, ms=5, mfc="white", color=color, label=label)
-        ax.plot(x[above[name]], y[above[name]], "o", ms=5, color=color)
-
-
-# %% The command
+# %% Command line
 
 
 def parse_arguments(argv):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data")
-    parser.add_argument("--only", nargs="+", choices=DATA_SETS, help="of the data sets")
-    parser.add_argument("--seeds", type=int, help="number of splits, 10 or quickly 2")
-    parser.add_argument("--quick", action="store_true", help="fewer of everything")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time; -1 all")
-    parser.add_argument("--out", type=Path, help="folder to write pictures to")
-    parser.add_argument("--json", type=Path, help="where to write all figures")
+    parser = make_parser(__doc__, "data", "quick", "jobs", "out", "json", only=NAMES)
+    parser.add_argument(
+        "--seeds", type=int, help="number of splits: 10, or 2 with --quick"
+    )
     args = parser.parse_args(argv)
     if args.seeds is None:
         args.seeds = 2 if args.quick else 10
@@ -530,24 +326,17 @@ def parse_arguments(argv):
 def main(argv=None):
     args = parse_arguments(argv)
     plan = QUICK if args.quick else Plan()
-    used = versions() | {"torch": version("torch")}
-    print(", ".join(f"{name} {number}" for name, number in used.items()))
+    print_pairs(versions())
     if args.quick:
-        print("--quick: the figures show that the script runs, and little else")
+        print(QUICK_NOTE)
     results = []
-    for name in args.only or DATA_SETS:
-        data = load_data(name, args.data, plan.max_prompts)
-        if data is None:
-            print(f"\n{name}: left out, there is no {args.data / name}.npz")
-            continue
+    for data in iterate_data(args, plan.max_prompts):
         results.append(evaluate(data, args.seeds, plan, args.jobs))
-        show(results[-1])
+        print_all(results[-1])
         if args.out is not None:
-            args.out.mkdir(parents=True, exist_ok=True)
             print(f"\npicture: {draw(results[-1], args.out)}")
-        if args.json is not None:
-            out = {"versions": used, "plan": asdict(plan), "results": results}
-            args.json.write_text(json.dumps(out, indent=1, allow_nan=False) + "\n")
+        out = {"versions": versions(), "plan": asdict(plan), "results": results}
+        write_json(args.json, out)
 
 
 if __name__ == "__main__":

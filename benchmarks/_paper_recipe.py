@@ -1,29 +1,30 @@
-"""PaperRecipe: a probe trained as the authors of the paper trained theirs.
+"""PaperRecipe: a probe with the training of the paper.
 
 Li et al., "Q-Probe: A Lightweight Approach to Reward Maximization for Language Models",
-ICML 2024, arXiv 2402.14688; settings by the authors' public code for the coding tasks
+ICML 2024, arXiv 2402.14688; settings from the authors' public code for the coding tasks
 (github.com/likenneth/q_probe, the trainer and the sweep in code_exp).
 
-**Known.** Linear probes, or one or two hidden layers of 256 with ReLU; PyTorch's own
-random initialisation; float32, features as they come; AdamW with a learning rate of
-5e-5, no weight decay and no schedule; 150 epochs, in a new order each, without holding
-out or stopping. A batch is 1000 candidates for L_Q (squared error) and L_CE
-(cross-entropy of the sigmoid), whichever prompts they answer. For L_PG (minus the
-expected reward) it is 100 sets of 10 candidates of one prompt, with a softmax at
-temperature 1 over each set; the sets are dealt anew in each epoch, by one permutation
-of the candidates' positions that all prompts share. If there are fewer, all are one
-batch; what does not fill a batch sits the epoch out.
+**Published.** Linear probes, or one or two hidden layers of 256 with ReLU; the random
+initialisation of PyTorch; float32, features without scaling; AdamW with a learning rate
+of 5e-5, no weight decay and no schedule; 150 epochs, each in a new order, without
+held-out data or early stopping. A batch is 1000 candidates of any prompts for L_Q
+(squared error) and L_CE (cross-entropy of the sigmoid). For L_PG (minus the expected
+reward) it is 100 sets of 10 candidates of one prompt, with a softmax at temperature 1
+over each set. The sets are drawn again in each epoch, by one permutation of the
+candidates' positions that all prompts share. If there are fewer candidates, all are one
+batch. Candidates that do not fill a batch are left out of the epoch.
 
-**Our reading, where the recipe is silent.** Candidates that do not fill a set of 10 sit
-the epoch out (the authors' prompts had 200 or 100 each); prompts of fewer than 10
-candidates are one set. Rewards that are fractions are probabilities to L_CE; the
-authors' code makes integers of them, which had been 0 and 1. Their rewards for L_PG are
-less a mean; that is left out, since taking off a constant changes no gradient of L_PG.
+**Our reading, where the recipe is not explicit.** Candidates that do not fill a set of
+10 are left out of the epoch (the authors' prompts had 200 or 100 each); a prompt of
+fewer than 10 candidates is one set. Rewards that are fractions are probabilities to
+L_CE; the authors' code converts them to integers, and their rewards were 0 and 1. The
+authors subtract a mean from the rewards for L_PG. It is left out here, because
+subtracting a constant changes no gradient of L_PG.
 
-The recipe was made for 92,800 candidates and 4096 features: 92 steps an epoch and
-13,800 in all. AdamW moves a weight by about the learning rate in a step, so that on
-small data, with few steps, a probe stays near its random start. `n_steps_` says how
-many there were.
+The recipe was made for 92,800 candidates and 4096 features: 92 steps per epoch and
+13,800 in all. AdamW changes a weight by about the learning rate per step, so that on
+small data, with few steps, a probe stays near its random start. `n_steps_` is the
+number of steps.
 """
 
 from itertools import pairwise
@@ -34,37 +35,44 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 LEARNING_RATE = 5e-5
-N_EPOCHS = 150
 BATCH_SIZE = 1000
 SET_SIZE = 10
 LOSSES = ("squared_error", "log_loss", "policy_gradient")
 
 
 class PaperRecipe(BaseEstimator):
-    """Probe on candidate sets, trained by the paper's recipe.
+    """Probe on candidate sets, with the training of the paper.
 
     Parameters
     ----------
     loss : {"squared_error", "log_loss", "policy_gradient"}, default="policy_gradient"
-        The paper's L_Q, L_CE and L_PG.
+        Loss; the paper's L_Q, L_CE and L_PG.
     hidden_layer_sizes : tuple of int, default=()
-        The paper has (), (256,) and (256, 256).
+        Numbers of hidden units; (), (256,) and (256, 256) in the paper.
+    n_epochs : int, default=150
+        Number of epochs.
     random_state : int, RandomState instance or None, default=None
-        Determines the initialisation and the batches.
+        Seed or generator of the initialisation and the batches.
 
     Attributes
     ----------
     network_ : torch.nn.Sequential
-        The probe.
+        Probe.
     n_steps_ : int
         Number of steps of AdamW.
     """
 
     def __init__(
-        self, loss="policy_gradient", *, hidden_layer_sizes=(), random_state=None
+        self,
+        loss="policy_gradient",
+        *,
+        hidden_layer_sizes=(),
+        n_epochs=150,
+        random_state=None,
     ):
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
+        self.n_epochs = n_epochs
         self.random_state = random_state
 
     def fit(self, X, y):
@@ -75,7 +83,7 @@ class PaperRecipe(BaseEstimator):
         X : array-like of shape (n_prompts, k, n_features)
             Embeddings of candidates.
         y : array-like of shape (n_prompts, k)
-            Their rewards; in [0, 1] for "log_loss".
+            Rewards, in [0, 1] for "log_loss".
 
         Returns
         -------
@@ -89,13 +97,13 @@ class PaperRecipe(BaseEstimator):
         rewards = torch.from_numpy(y.ravel())
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         n_steps = 0
-        with torch.random.fork_rng(devices=[]):  # torch's own state stays as it is
+        with torch.random.fork_rng(devices=[]):  # torch's global state does not change
             torch.manual_seed(seed)
             network = make_network(X.shape[2], self.hidden_layer_sizes)
             optimizer = torch.optim.AdamW(
                 network.parameters(), lr=LEARNING_RATE, weight_decay=0.0
             )
-            for _ in range(N_EPOCHS):
+            for _ in range(self.n_epochs):
                 for batch in self._batches(*y.shape):
                     loss = self._loss(network(rows[batch])[..., 0], rewards[batch])
                     optimizer.zero_grad()
@@ -106,7 +114,7 @@ class PaperRecipe(BaseEstimator):
         return self
 
     def decision_function(self, X):
-        """Compute the probe's value of each candidate.
+        """Compute the value of each candidate.
 
         Parameters
         ----------
@@ -116,6 +124,7 @@ class PaperRecipe(BaseEstimator):
         Returns
         -------
         Q : ndarray of shape (n_prompts, k)
+            Values.
         """
         check_is_fitted(self)
         torch = import_torch()
@@ -135,7 +144,7 @@ class PaperRecipe(BaseEstimator):
             raise ValueError("y must lie in [0, 1] for loss='log_loss'.")
 
     def _batches(self, n_prompts, m):
-        """Yield the batches of an epoch: numbers of rows, for L_PG set by set."""
+        """Yield the batches of an epoch: positions of rows, by set for L_PG."""
         import torch
 
         if self.loss == "policy_gradient":
@@ -164,7 +173,7 @@ class PaperRecipe(BaseEstimator):
 
 
 def make_network(n_features, hidden_layer_sizes):
-    """Make a probe: linear layers with ReLU between them, and one output."""
+    """Make linear layers with ReLU between them and one output."""
     from torch import nn
 
     sizes = [n_features, *hidden_layer_sizes, 1]
@@ -174,12 +183,12 @@ def make_network(n_features, hidden_layer_sizes):
 
 
 def import_torch():
-    """Import torch, or say how to get it."""
+    """Import torch, or raise an error that tells how to install it."""
     try:
         import torch
     except ImportError:
         raise ImportError(
-            "PaperRecipe trains with PyTorch: pip install torch, or "
-            'pip install "skqprobe[transformers]", which brings it.'
+            "PaperRecipe needs PyTorch: pip install torch, or "
+            'pip install "skqprobe[transformers]", which contains it.'
         ) from None
     return torch

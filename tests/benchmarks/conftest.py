@@ -1,0 +1,87 @@
+"""Imports of the benchmarks, which are scripts, and data for them."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def load():
+    """Function that imports a file of benchmarks/ by its name."""
+    if not BENCHMARKS.exists():
+        pytest.skip("not a checkout")
+    names = [path.stem for path in BENCHMARKS.glob("*.py")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        for name in names:  # not another module of the same name
+            patch.delitem(sys.modules, name, raising=False)
+        yield importlib.import_module
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def make_sets():
+    """Function that makes candidates whose reward depends on the first feature."""
+
+    def make(seed=0, n_prompts=40, m=12, d=5, binary=True):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(n_prompts, m, d)).astype(np.float16).astype(np.float32)
+        y = X[..., 0] + 0.5 * rng.normal(size=(n_prompts, m))
+        return X, (y > 0).astype(float) if binary else y
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def make_data(load, make_sets):
+    """Function that makes `Data` of such candidates."""
+
+    def make(groups=None, name="A", view_sizes=None, **options):
+        X, y = make_sets(**options)
+        groups = np.arange(len(y)) if groups is None else groups
+        sizes = view_sizes or X.shape[2:]
+        return load("_data").Data(name, X, y, groups, None, None, sizes)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def make_npz(make_sets):
+    """Function that writes such candidates to a file."""
+
+    def make(path, key="embeddings", more=None, **options):
+        X, y = make_sets(**options)
+        np.savez(path, **{key: X.astype(np.float16), "rewards": y}, **(more or {}))
+        return X, y
+
+    return make
+
+
+class FirstFeature:
+    """Values that depend on the candidate alone, with ties."""
+
+    def decision_function(self, X):
+        return X[..., 0].round()
+
+
+class NearTheMean:
+    """Values that depend on the other candidates."""
+
+    def decision_function(self, X):
+        return -np.abs(X[..., 0] - X[..., 0].mean(axis=1, keepdims=True)).round(9)
+
+
+@pytest.fixture
+def alone():
+    return FirstFeature()
+
+
+@pytest.fixture
+def in_context():
+    return NearTheMean()
