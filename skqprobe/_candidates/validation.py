@@ -129,8 +129,8 @@ def list_to_array(X, name="X", rows="(n_rows, n_features)"):
     except ValueError as error:
         raise ValueError(
             f"{name} could not be made an array. Candidate sets need the same number "
-            f"of candidates for each prompt. If it differs, pass rows, {name} of shape "
-            f"{rows}, with groups, one label per row."
+            f"of candidates for every prompt. If it differs, pass rows, {name} of "
+            f"shape {rows}, with groups, one label per row."
         ) from error
 
 
@@ -291,7 +291,7 @@ def check_sums_to_one(proba, layout):
     if (proba < 0).any() or (abs(total - 1) > 1e-3).any():
         raise ValueError(
             "proba must be non-negative and sum to 1 inside each prompt; the lowest is "
-            f"{proba.min():.3g}, and the sums are between {total.min():.3g} and "
+            f"{proba.min():.3g}, and the sums range from {total.min():.3g} to "
             f"{total.max():.3g}."
         )
 
