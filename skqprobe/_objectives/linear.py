@@ -114,10 +114,10 @@ class LinearObjective(Objective):
         return np.concatenate(scores).astype(np.float64) + intercept
 
     def score_curvature(self, scores=None):
-        """Measure the typical curvature of the mean loss in the scores.
+        """Measure the curvature of the mean loss in a direction of unit spread.
 
-        It is the mean absolute change of the slope per unit of change of the scores in
-        a random direction, plus the mean absolute slope.
+        It is the sum over rows of the absolute change of the slope in a normal step of
+        standard deviation 0.1 in all scores, divided by 0.1, plus the absolute slope.
 
         Parameters
         ----------
@@ -127,7 +127,7 @@ class LinearObjective(Objective):
         Returns
         -------
         curvature : float
-            Curvature, in units of the loss.
+            Typical curvature, in units of the loss.
         """
         rng = np.random.RandomState(0)
         near = np.zeros(self.layout.n_rows) if scores is None else scores
@@ -140,8 +140,8 @@ class LinearObjective(Objective):
                 )[1]
                 for z in (near, far)
             )
-            # For a loss that is not convex or has kinks, the slope itself indicates the
-            # scale on which the loss bends.
+            # If a loss is not convex or has kinks, the slope itself indicates the scale
+            # on which the loss bends.
             weight = repeat_per_prompt(self.prompt_weight[prompts], offsets)
             curvature += weight @ (np.abs(there - here) / 0.1 + np.abs(here))
         return curvature
