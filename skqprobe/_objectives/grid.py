@@ -154,11 +154,10 @@ def restrict(objective, mask):
         Objective of these prompts, with the same penalty.
     """
     rows = repeat_per_prompt(mask, objective.layout.offsets)
-    weight = objective.candidate_weight
     return replace(
         objective,
         layout=objective.layout.keep(rows),
         rewards=objective.rewards[rows],
         prompt_weight=objective.prompt_weight[mask],
-        candidate_weight=None if weight is None else weight[rows],
+        candidate_weight=objective._weight(rows),
     )

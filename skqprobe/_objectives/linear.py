@@ -134,12 +134,9 @@ class LinearObjective(Objective):
         far = near + 0.1 * rng.standard_normal(len(near))
         curvature = 0.0
         for prompts, rows, offsets in self._blocks:
-            here, there = (
-                self.loss.value_and_gradient(
-                    z[rows], self.rewards[rows], offsets, self._weight(rows)
-                )[1]
-                for z in (near, far)
-            )
+            data = self.rewards[rows], offsets, self._weight(rows)
+            _, here = self.loss.value_and_gradient(near[rows], *data)
+            _, there = self.loss.value_and_gradient(far[rows], *data)
             # If a loss is not convex or has kinks, the slope itself indicates the scale
             # on which the loss bends.
             weight = repeat_per_prompt(self.prompt_weight[prompts], offsets)

@@ -83,9 +83,9 @@ class NetworkObjective(Objective):
     def split(self, theta):
         """Split theta into weights of shape (fan_in, fan_out) and biases, by layer."""
         fan_outs = [fan_out for _, fan_out in self.layer_shapes]
-        sizes = [fan_in * fan_out for fan_in, fan_out in self.layer_shapes]
-        parts = np.split(theta, np.cumsum(sizes + fan_outs)[:-1])
-        weights, biases = parts[: len(sizes)], parts[len(sizes) :]
+        n_weights = [fan_in * fan_out for fan_in, fan_out in self.layer_shapes]
+        parts = np.split(theta, np.cumsum(n_weights + fan_outs)[:-1])
+        weights, biases = parts[: len(n_weights)], parts[len(n_weights) :]
         if not self.has_intercept:
             biases[-1] = np.zeros(1)
         shaped = zip(weights, self.layer_shapes, strict=True)

@@ -50,7 +50,7 @@ def import_torch():
 
 
 def minimize_adam(objective, theta, *, tol, max_iter, random_state, on_iteration=None):
-    """Train a network with Adam until the held-out loss makes no more progress.
+    """Train a network with Adam [1]_ until the held-out loss makes no progress.
 
     A tenth of the prompts is held out, and the parameters with the least mean loss on
     them are kept. If there are fewer than ten prompts, none is held out, and the
@@ -98,7 +98,8 @@ def minimize_adam(objective, theta, *, tol, max_iter, random_state, on_iteration
 
     References
     ----------
-    Kingma and Ba, "Adam: A Method for Stochastic Optimization", arXiv 1412.6980.
+    .. [1] Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015, arXiv
+       1412.6980.
     """
     if objective.dtype == np.float32 and not hasattr(objective.loss, "least_squares"):
         check_magnitude(objective.rewards, "y", high=LARGEST_REWARD)

@@ -92,11 +92,16 @@ class Preconditioner:
         directions = np.sqrt(share)[:, None] * model.directions
         if self.center is None and not objective.loss.shift_invariant:
             # No intercept absorbs the mean: the second moments are M + mean mean'.
-            offset = np.sqrt(curvature) * mean * self.scale
-            offset = _solve(self.factor, offset) if full else offset
+            offset = self._solve(np.sqrt(curvature) * mean * self.scale)
             directions = np.column_stack([directions, offset])
         self.basis, length, _ = np.linalg.svd(directions, full_matrices=False)
         self.curvatures = 1 + length**2
+
+    def _solve(self, vector, trans=False):
+        """Solve a system with the Cholesky factor or its transpose, if there is one."""
+        if self.factor is None:
+            return vector
+        return dtrsv(self.factor, vector, lower=True, trans=trans)
 
     def _stretch(self, v, power):
         """Multiply by (I + u u' summed over the directions) to the given power."""
@@ -106,9 +111,7 @@ class Preconditioner:
     def to_theta(self, v):
         """Convert parameters v to theta."""
         coef = self._stretch(v if self.center is None else v[:-1], -0.5)
-        if self.factor is not None:
-            coef = _solve(self.factor, coef, trans=True)
-        coef = coef * self.scale
+        coef = self._solve(coef, trans=True) * self.scale
         if self.center is None:
             return coef
         return np.append(coef, v[-1] * self.intercept_scale - self.center @ coef)
@@ -129,10 +132,7 @@ class Preconditioner:
         slope = gradient[-1]
         if self.center is not None:
             gradient = gradient[:-1] - self.center * slope
-        gradient = gradient * self.scale
-        if self.factor is not None:
-            gradient = _solve(self.factor, gradient)
-        gradient = self._stretch(gradient, -0.5)
+        gradient = self._stretch(self._solve(gradient * self.scale), -0.5)
         if self.center is None:
             return gradient
         return np.append(gradient, slope * self.intercept_scale)
@@ -219,9 +219,9 @@ def _sampled_model(objective):
 def _principal_directions(objective, mean, variance, blocks):
     """Find directions of standardised columns with exceptionally large second moments.
 
-    In a sample of unstructured rows, the moments are spread, too, up to the upper edge
-    of the distribution of Marchenko and Pastur (1967). Only those beyond the edge
-    count.
+    In a sample of unstructured rows, too, moments reach up to the edge of the
+    distribution of Marchenko and Pastur (1967). Only directions beyond the edge are
+    returned, in the columns of an array of shape (d, n).
     """
     d, rank = len(mean), min(N_DIRECTIONS, len(mean) // 4)
     scale = np.sqrt(variance)
@@ -243,13 +243,11 @@ def _principal_directions(objective, mean, variance, blocks):
     return basis @ rotation[:, beyond] * np.sqrt(moments[beyond] / rest - 1)
 
 
-def _solve(factor, vector, trans=False):
-    """Solve a system with a lower triangular factor, or with its transpose."""
-    return dtrsv(factor, vector, lower=True, trans=trans)
-
-
 def _cholesky(hessian, scale):
-    """Compute the Cholesky factor of the scaled Hessian, with a jitter if singular."""
+    """Compute the lower Cholesky factor of the scaled Hessian plus a jitter.
+
+    The jitter grows until the matrix is positive definite.
+    """
     hessian *= scale
     hessian *= scale[:, None]
     diagonal = hessian.reshape(-1)[:: len(hessian) + 1]
@@ -257,7 +255,7 @@ def _cholesky(hessian, scale):
     while True:
         diagonal += jitter
         try:
-            # BLAS copies matrices that are not in Fortran order.
+            # In Fortran order, since BLAS would copy other matrices at each call.
             return np.asfortranarray(cholesky(hessian, lower=True, check_finite=False))
         except LinAlgError:
             jitter *= 100
