@@ -65,9 +65,9 @@ class Objective:
         return None if self.candidate_weight is None else self.candidate_weight[rows]
 
     def _least_squares_terms(self, prompts, rows, offsets):
-        """Weights v and targets t with which the loss is ``sum(v * (scores - t)**2)``.
+        """Compute v and t with which the mean loss is ``sum(v * (scores - t)**2)``.
 
-        A shift-invariant loss has this form after `center_per_prompt` of both.
+        For a shift-invariant loss, scores and t are centred inside prompts first.
         """
         v, t = self.loss.least_squares(self.rewards[rows], offsets, self._weight(rows))
         return v * repeat_per_prompt(self.prompt_weight[prompts], offsets), t
