@@ -5,6 +5,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe._arrays.magnitude import check_magnitude
+from skqprobe._utils.optional import import_optional
 from skqprobe._utils.warn import warn_user
 
 LEARNING_RATE = 1e-3
@@ -38,15 +39,8 @@ def import_torch():
     ImportError
         If torch is not installed or cannot be loaded.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            "Fitting a probe with hidden layers needs torch: pip install torch, or pip "
-            'install "skqprobe[transformers]", which includes it. A linear probe, '
-            f"hidden_layer_sizes=(), does not need it. (The error was: {error})"
-        ) from error
-    return torch
+    probe = "Unlike a linear probe, one with hidden layers"
+    return import_optional("torch", needed_by=probe, extra="transformers")
 
 
 def minimize_adam(objective, theta, *, tol, max_iter, random_state, on_iteration=None):
