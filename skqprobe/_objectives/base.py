@@ -64,6 +64,14 @@ class Objective:
     def _weight(self, rows):
         return None if self.candidate_weight is None else self.candidate_weight[rows]
 
+    def _weighted_loss(self, scores, prompts, rows, offsets):
+        """Sum the weighted losses of prompts, and differentiate by their scores."""
+        losses, slope = self.loss.value_and_gradient(
+            scores, self.rewards[rows], offsets, self._weight(rows)
+        )
+        weight = self.prompt_weight[prompts]
+        return weight @ losses, slope * repeat_per_prompt(weight, offsets)
+
     def _least_squares_terms(self, prompts, rows, offsets):
         """Compute v and t with which the mean loss is ``sum(v * (scores - t)**2)``.
 

@@ -85,14 +85,10 @@ class GridObjective:
         slopes = np.zeros_like(scores)
         for i, number in enumerate(which // len(self.alphas)):
             rows, fold = self.fold_rows[number], self.fold_objectives[number]
-            losses, slope = fold.loss.value_and_gradient(
-                scores[i, rows].astype(np.float64) + intercepts[i],
-                fold.rewards,
-                fold.layout.offsets,
-                fold.candidate_weight,
-            )
-            values[i] += fold.prompt_weight @ losses
-            slope = slope * repeat_per_prompt(fold.prompt_weight, fold.layout.offsets)
+            fold_scores = scores[i, rows].astype(np.float64) + intercepts[i]
+            every, offsets = slice(None), fold.layout.offsets
+            loss, slope = fold._weighted_loss(fold_scores, every, every, offsets)
+            values[i] += loss
             slopes[i, rows] = slope
             if objective.has_intercept:
                 gradients[i, -1] = slope.sum()

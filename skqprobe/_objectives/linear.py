@@ -96,11 +96,8 @@ class LinearObjective(Objective):
         for prompts, rows, offsets in self._blocks:
             X = self._read(rows)
             scores = (X @ coef).astype(np.float64) + intercept
-            losses, slope = self.loss.value_and_gradient(
-                scores, self.rewards[rows], offsets, self._weight(rows)
-            )
-            value += self.prompt_weight[prompts] @ losses
-            slope = slope * repeat_per_prompt(self.prompt_weight[prompts], offsets)
+            loss, slope = self._weighted_loss(scores, prompts, rows, offsets)
+            value += loss
             gradient[: self.n_features] += X.T @ slope.astype(self.dtype)
             if self.has_intercept:
                 gradient[-1] += slope.sum()

@@ -161,17 +161,13 @@ class NetworkObjective(Objective):
         offsets = np.concatenate(([0], np.cumsum(sizes)))
         starts = self.layout.offsets[prompts] - offsets[:-1]
         rows = np.repeat(starts, sizes) + np.arange(offsets[-1])
-        prompt_weight = self.prompt_weight[prompts]
-        candidate_weight = self._weight(rows)
-        by_row = repeat_per_prompt(prompt_weight, offsets)
+        copies = repeat_per_prompt(self.prompt_weight[prompts], offsets)
+        if self.candidate_weight is not None:
+            copies = copies * self.candidate_weight[rows]
 
         def loss(scores):
-            values, slope = self.loss.value_and_gradient(
-                scores, self.rewards[rows], offsets, candidate_weight
-            )
-            return prompt_weight @ values, by_row * slope
+            return self._weighted_loss(scores, prompts, rows, offsets)
 
-        copies = by_row if candidate_weight is None else by_row * candidate_weight
         return np.array(self._read(rows)), copies, loss
 
     def score_scale(self):
