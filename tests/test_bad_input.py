@@ -211,7 +211,7 @@ def test_rewards_of_the_wrong_shape_for_sets(sets, Probe, change, shape):
 @both
 def test_rewards_of_the_wrong_length_for_rows(rows, Probe):
     X, y, groups = rows
-    words = f"y has {len(y) - 1} values, but there are {len(y)} rows"
+    words = rf"y has shape \({len(y) - 1},\), but X holds {len(y)} rows"
     with pytest.raises(ValueError, match=words):
         Probe().fit(X, y[:-1], groups)
     with pytest.raises(ValueError, match=words):

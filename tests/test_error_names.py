@@ -24,7 +24,7 @@ def test_ragged_lists_are_called_by_the_name_of_the_argument(probe):
 
 
 def test_ragged_rewards_are_told_how_rows_look():
-    with pytest.raises(ValueError, match=r"give rows, y of shape \(n_rows,\), with gr"):
+    with pytest.raises(ValueError, match=r"pass rows, y of shape \(n_rows,\), with gr"):
         base_reward([[1.0, 2.0], [3.0]])
 
 

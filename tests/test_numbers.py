@@ -175,7 +175,7 @@ def test_sizes_beyond_float64_are_named(sets, Probe, loss, name, scale):
 @pytest.mark.parametrize("scale", [1e-60, 1e60])
 def test_rewards_beyond_float32_are_named(sets, scale, dtype):
     X, y = sets
-    with pytest.raises(ValueError, match=r"y has numbers .*give X in float64"):
+    with pytest.raises(ValueError, match=r"y has numbers .*pass X in float64"):
         QProbePolicy("squared_error").fit(X.astype(dtype), y * scale)
     policy = QProbePolicy("squared_error").fit(X, y * scale)
     assert_close(policy.coef_ / scale, QProbePolicy("squared_error").fit(X, y).coef_)

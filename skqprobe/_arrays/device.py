@@ -1,8 +1,8 @@
 """Array API input: X may be a tensor on a device, such as a GPU.
 
-Only X is large. It stays where it is, and so do the blocks that are cut from it. What a
-product with it gives, a number a row or a number a feature, comes to the host, where
-layouts, losses and solvers are numpy. This is the one module that knows other arrays.
+Only X is large. X and its blocks stay on the device. Products with X, which have one
+number per row or per feature, are moved to the host, where layouts, losses and solvers
+use numpy. Only this module calls other array libraries.
 """
 
 import numpy as np
@@ -17,10 +17,10 @@ from skqprobe._utils.sklearn_compat import (
 
 
 def is_device_array(values):
-    """Tell whether this is an array of another library, and the switch is on.
+    """Check for an array of another library, with ``array_api_dispatch`` switched on.
 
-    The switch is scikit-learn's, ``array_api_dispatch``. Where it is off, such arrays
-    are converted to numpy like anything array-like.
+    With this switch of scikit-learn off, such arrays are converted to numpy like any
+    array-like.
     """
     if not get_config()["array_api_dispatch"] or isinstance(values, np.ndarray):
         return False
@@ -35,19 +35,19 @@ def is_device_array(values):
 
 
 def namespace(X):
-    """Find the module of functions for an array, named as the standard names them."""
+    """Find the module of array functions for X, with the names of the standard."""
     return get_namespace_and_device(X)[0] if is_device_array(X) else np
 
 
 def float_dtypes(X):
-    """Types of floating point that X may have without being converted."""
+    """List the floating-point types that X may have without a conversion."""
     xp = namespace(X)
     names = ("float64", "float32", "float16", "bfloat16")
     return [getattr(xp, name) for name in names if hasattr(xp, name)]
 
 
 def to_host(values):
-    """Bring an array to numpy if it is another library's; else leave it as it is."""
+    """Convert an array of another library to numpy; return other values unchanged."""
     if not is_device_array(values):
         return values
     values = move_to(values, xp=np, device="cpu")
@@ -55,7 +55,7 @@ def to_host(values):
 
 
 def to_namespace_of(X, values):
-    """Bring numpy values to the library and device of X, as given or as checked."""
+    """Move numpy values to the library and device of X, an array or a DeviceArray."""
     X = X.array if isinstance(X, DeviceArray) else X
     if not is_device_array(X):
         return values
@@ -64,21 +64,21 @@ def to_namespace_of(X, values):
 
 
 class DeviceArray:
-    """An array of two dimensions on a device, as far as an ndarray's part is played.
+    """Two-dimensional array on a device, with a minimal ndarray interface.
 
-    A product with a numpy array gives a numpy array; all other operations, a product of
-    two such arrays among them, stay on the device, until `np.asarray`.
+    A matrix product with a numpy array is a numpy array. All other results, such as the
+    product of two arrays of this class, stay on the device until `np.asarray`.
 
     Parameters
     ----------
     array : array of shape (n, m)
-        Of a library that follows the array API standard, and of a real floating type.
+        Array of a real floating-point type, of a library that follows the array API
+        standard.
 
     Attributes
     ----------
     dtype : numpy.dtype
-        float64, or float32 for that and all smaller types; what is read from the array
-        has this type.
+        Type of blocks and products: float64 for that, float32 for all smaller types.
     """
 
     __array_ufunc__ = None  # so that ndarray leaves operators to this class
@@ -98,13 +98,13 @@ class DeviceArray:
         return np.asarray(to_host(self.array), dtype=dtype)
 
     def _type(self, dtype):
-        """Find the device's name for float64 or float32; it may lack the former."""
+        """Find the type of the device for float64, which it may lack, or float32."""
         if dtype == np.float64:
             return max_precision_float_dtype(self.xp, self.device)
         return self.xp.float32
 
     def astype(self, dtype):
-        """Convert, without a copy where nothing changes."""
+        """Convert to float64 or float32, with a copy only if the type changes."""
         return DeviceArray(self.xp.astype(self.array, self._type(dtype), copy=False))
 
     def __getitem__(self, rows):
@@ -121,7 +121,7 @@ class DeviceArray:
         return DeviceArray(self.array.T)
 
     def _operands(self, other):
-        """Bring this array and another, or a number, to the device and one type."""
+        """Bring this array and another to the device and to their common type."""
         on_device = isinstance(other, DeviceArray)
         dtype = self._type(np.result_type(self.dtype, other.dtype))
         array = other.array if on_device else self.xp.asarray(other, device=self.device)
@@ -130,9 +130,8 @@ class DeviceArray:
     def __matmul__(self, other):
         left, right = self._operands(other)
         product = left @ right
-        return (
-            DeviceArray(product) if isinstance(other, DeviceArray) else to_host(product)
-        )
+        stays = isinstance(other, DeviceArray)
+        return DeviceArray(product) if stays else to_host(product)
 
     def __rmatmul__(self, other):
         right, left = self._operands(other)
@@ -153,12 +152,12 @@ class DeviceArray:
         return DeviceArray(left * right)
 
     def sum(self, axis, dtype):
-        """Sum along an axis, as numpy."""
+        """Sum along an axis into a numpy array of `dtype`."""
         total = self.xp.sum(self.array, axis=axis, dtype=self._type(dtype))
         return to_host(total).astype(dtype, copy=False)
 
     def is_finite(self):
-        """Tell whether all numbers are finite."""
+        """Check that all numbers are finite."""
         return bool(self.xp.all(self.xp.isfinite(self.array)))
 
     def centered(self, offsets, weight):
@@ -166,22 +165,21 @@ class DeviceArray:
         sizes = np.diff(offsets)
         weight = np.ones(offsets[-1]) if weight is None else weight
         rows, parts = [], []
-        for size in np.unique(sizes):  # segments of one size are one array
+        for size in np.unique(sizes):  # segments of equal size are one array
             of_size = offsets[:-1][sizes == size][:, None] + np.arange(size)
             shape = (*of_size.shape, self.shape[1])
             part = self.xp.reshape(self[of_size.reshape(-1)].array, shape)
             share = weight[of_size] / weight[of_size].sum(axis=1, keepdims=True)
-            share = self.xp.asarray(
-                share[:, None].astype(self.dtype), device=self.device
-            )
-            parts.append(self.xp.reshape(part - share @ part, (-1, self.shape[1])))
+            share = share[:, None].astype(self.dtype)
+            mean = self.xp.asarray(share, device=self.device) @ part
+            parts.append(self.xp.reshape(part - mean, (-1, self.shape[1])))
             rows.append(of_size.reshape(-1))
         back = np.argsort(np.concatenate(rows))
         return DeviceArray(self.xp.concat(parts))[back]
 
 
 def concatenate(arrays):
-    """Join arrays along their first axis, all of numpy or all on a device."""
+    """Join arrays along the first axis, all of numpy or all on a device."""
     if isinstance(arrays[0], np.ndarray):
         return np.concatenate(arrays)
     return DeviceArray(arrays[0].xp.concat([array.array for array in arrays]))

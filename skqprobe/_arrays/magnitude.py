@@ -1,4 +1,4 @@
-"""Numbers too large or too small to compute with: errors that name them."""
+"""Errors for numbers that are too large or too small to compute with."""
 
 from contextlib import contextmanager
 
@@ -7,38 +7,40 @@ import numpy as np
 from skqprobe._arrays.blocks import BlockReader, row_blocks
 
 SMALLEST, LARGEST = 1e-150, 1e150
-"""Sizes between which squares, and sums of them, stay inside of float64."""
+"""Minimum and maximum magnitude of which squares, and sums of squares, fit in
+float64."""
 
 SMALLEST_SINGLE, LARGEST_SINGLE = 1e-32, 1e32
-"""The same for rewards where coefficients are float32, which ends near 1e38."""
+"""Minimum and maximum magnitude of rewards if coefficients are float32, of which the
+largest number is near 1e38."""
 
 
 def check_magnitude(values, name, low=0.0, high=LARGEST, hint=""):
-    """Raise if numbers are so large or so small that computing with them fails.
+    """Raise if numbers are too large or too small to compute with.
 
     Parameters
     ----------
     values : ndarray
-        Finite numbers. All may be 0; else the largest in size counts.
+        Finite numbers. They are valid if all are 0.
     name : str
-        How to call them in errors.
+        Name of the numbers in errors.
     low, high : float, default=0.0, 1e150
-        The sizes between which the largest must lie.
+        Minimum and maximum of the largest magnitude.
     hint : str, default=""
-        What to do, other than to rescale them.
+        Alternative to a rescaling of the numbers.
 
     Raises
     ------
     ValueError
-        Naming the numbers, their size and the limits.
+        If the largest magnitude is not 0 and not between `low` and `high`.
     """
-    size = _size(values)
-    if size == 0 or low <= size <= high:
+    magnitude = _largest_magnitude(values)
+    if magnitude == 0 or low <= magnitude <= high:
         return
     raise ValueError(
-        f"{name} has numbers of up to {size:.3g} in size, too "
-        f"{'small' if size < low else 'large'} to compute with: the largest must be "
-        f"between {low:g} and {high:g}. Rescale {name}{hint}."
+        f"{name} has numbers of up to {magnitude:.3g} in magnitude, too "
+        f"{'small' if magnitude < low else 'large'} to compute with: the largest must "
+        f"be between {low:g} and {high:g}. Rescale {name}{hint}."
     )
 
 
@@ -48,35 +50,40 @@ def check_training_magnitudes(X, rewards):
     Parameters
     ----------
     X : ndarray or DeviceArray of shape (n_rows, d)
-        Finite. Only a float64 array of numpy is read: squares of smaller types cannot
-        leave float64.
+        Finite numbers. Only a numpy array of float64 is read: squares of smaller types
+        fit in float64.
     rewards : ndarray of float64
-        Finite.
+        Finite rewards.
+
+    Raises
+    ------
+    ValueError
+        If their largest magnitude is outside of the limits of the type of X.
     """
     if X.dtype == np.float64:
         if isinstance(X, np.ndarray):
             check_magnitude(X, "X", SMALLEST)
         check_magnitude(rewards, "y", SMALLEST)
     else:
-        hint = f", or give X in float64: it is {X.dtype}"
+        hint = f", or pass X in float64 instead of {X.dtype}"
         check_magnitude(rewards, "y", SMALLEST_SINGLE, LARGEST_SINGLE, hint)
 
 
 TOO_DIFFERENT = (
-    "The coefficients cannot be computed, or not be held in the type of X: the columns "
-    "of X, y and alpha are of too different sizes. Scale X, as StandardScaler does; "
-    "rescale y, if it is far from 1; or give X in float64."
+    "The coefficients cannot be computed, or not be stored in the type of X: the "
+    "magnitudes of the columns of X, of y and of alpha differ too much. Scale X, as "
+    "StandardScaler does; rescale y if it is far from 1; or pass X in float64."
 )
 
 
 @contextmanager
 def raise_on_overflow():
-    """Turn an overflow while training into an error that says what to do.
+    """Raise an error with advice if numpy overflows in training.
 
     Raises
     ------
     ValueError
-        Instead of a warning of numpy's.
+        If an operation overflows, which is a warning in numpy by default.
     """
     try:
         with np.errstate(over="raise"):
@@ -86,23 +93,24 @@ def raise_on_overflow():
 
 
 def downcast(values, dtype):
-    """Convert parameters that were computed in float64 to the type they are kept in.
+    """Convert parameters, computed in float64, to the type in which they are stored.
 
     Parameters
     ----------
     values : ndarray of float64
         Coefficients, weights or biases.
     dtype : dtype
-        float32 or float64.
+        Type float32 or float64.
 
     Returns
     -------
     values : ndarray
+        The same values in `dtype`.
 
     Raises
     ------
     ValueError
-        If they are not finite, or all of them vanish.
+        If values are not finite in `dtype`, or all of them become 0.
     """
     with np.errstate(over="ignore"):
         narrowed = values.astype(dtype)
@@ -112,29 +120,29 @@ def downcast(values, dtype):
 
 
 def check_scores(scores, X):
-    """Raise unless the scores of a finite X are finite.
+    """Raise if the values that a probe assigns to a finite X are not finite.
 
     Parameters
     ----------
     scores : ndarray of shape (n_rows,)
-        Probe values.
+        Values of the probe.
     X : ndarray of shape (n_rows, d)
-        Finite.
+        Finite embeddings.
 
     Raises
     ------
     ValueError
-        With the size of X.
+        If a value is not finite. The message has the largest magnitude in X.
     """
     if not np.isfinite(scores).all():
         raise ValueError(
-            f"X has numbers of up to {_size(X):.3g} in size, with which the probe's "
-            f"values overflow {scores.dtype}. Scale X as in training."
+            f"X has numbers of up to {_largest_magnitude(X):.3g} in magnitude, for "
+            f"which the probe's values overflow {scores.dtype}. Scale X as in training."
         )
 
 
-def _size(values):
-    """Size of the largest number; of a matrix, read block by block."""
+def _largest_magnitude(values):
+    """Find the largest magnitude; a matrix is read in blocks."""
     if len(values.shape) != 2 or 0 in values.shape:
         return float(abs(values).max(initial=0))
     read = BlockReader(values)

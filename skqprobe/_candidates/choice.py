@@ -1,4 +1,4 @@
-"""From scores to choice probabilities and to the best candidate."""
+"""Choice probabilities and best candidates, from scores."""
 
 from numbers import Real
 
@@ -8,23 +8,30 @@ from skqprobe._candidates.segments import repeat_per_prompt, segment_max, segmen
 
 
 def choice_probabilities(scores, layout, temperature, weight=None):
-    """Softmax of the scores at a temperature, inside each prompt.
+    """Compute the softmax of the scores at a temperature, inside each prompt.
 
     Parameters
     ----------
     scores : ndarray of shape (n_rows,)
-        Probe values, prompt by prompt.
+        Scores in prompt order.
     layout : Layout
-        Where each prompt begins.
+        Layout of the candidates.
     temperature : float
-        In [0, inf); 0 shares the mass evenly among a prompt's best candidates.
+        Temperature in [0, inf). At 0, the best candidates of a prompt share the
+        probability equally.
     weight : ndarray of shape (n_rows,), default=None
-        How many copies there are of each row. The probability of a row is that of all
-        its copies.
+        Number of copies of each candidate. The probability of a candidate is that of
+        all its copies.
 
     Returns
     -------
-    proba : ndarray of shape (n_rows,) and the dtype of the scores
+    proba : ndarray of shape (n_rows,)
+        Probabilities in prompt order, in the dtype of the scores.
+
+    Raises
+    ------
+    ValueError
+        If `temperature` is not a number of 0 or more.
     """
     check_temperature(temperature)
     offsets = layout.offsets
@@ -42,20 +49,20 @@ def choice_mass(scores, best, temperature):
     Parameters
     ----------
     scores, best : ndarray
-        Probe values, and the best of their prompt.
+        Finite scores, and the best score of their prompt.
     temperature : float
-        0 or more.
+        Temperature in [0, inf).
 
     Returns
     -------
     mass : ndarray of float64
-        In [0, 1], for any finite scores.
+        Numbers in [0, 1].
     """
     if temperature == 0:
         return (scores == best).astype(np.float64)
-    # Halves: a difference of finite numbers can be twice the largest there is.
+    # Halves, since a difference of finite numbers may overflow.
     half_behind = scores.astype(np.float64) / 2 - best.astype(np.float64) / 2
-    with np.errstate(over="ignore"):  # far behind at a low temperature: exp(-inf)
+    with np.errstate(over="ignore"):  # exp(-inf), far behind at a low temperature
         return np.exp(half_behind / temperature * 2)
 
 
@@ -88,19 +95,18 @@ def expected_rewards(proba, rewards, layout):
 
 
 def check_temperature(temperature):
-    """Raise unless the temperature is a number from 0 up."""
-    # It may have been set after fit, so that no other check has seen it.
+    """Raise unless the temperature is a number of 0 or more."""
+    # scikit-learn does not validate a temperature that was set after fit.
     if not (isinstance(temperature, Real) and float(temperature) >= 0):
         raise ValueError(
-            f"temperature must be a number of 0 or more (0 takes the best candidate); "
+            "temperature must be a number of 0 or more (0 selects the best candidate); "
             f"got {temperature!r}."
         )
 
 
 def best_candidates(scores, layout):
-    """Row of the best candidate of each prompt, the first among equals."""
+    """Find the row of the best candidate of each prompt, the first among equals."""
     offsets = layout.offsets
-    best = np.flatnonzero(
-        scores == repeat_per_prompt(segment_max(scores, offsets), offsets)
-    )
-    return best[np.searchsorted(best, offsets[:-1])]
+    best = repeat_per_prompt(segment_max(scores, offsets), offsets)
+    rows = np.flatnonzero(scores == best)
+    return rows[np.searchsorted(rows, offsets[:-1])]

@@ -10,7 +10,30 @@ from skqprobe._candidates.validation import check_proba, warn_without_groups
 
 
 def draw_candidates(proba, layout, size, random_state):
-    """Draw rows by their probabilities: (n_prompts,), or (n_prompts, size)."""
+    """Draw rows by their probabilities.
+
+    Parameters
+    ----------
+    proba : ndarray of shape (n_rows,)
+        Choice probabilities in prompt order.
+    layout : Layout
+        Layout of the candidates.
+    size : int or None
+        Number of draws per prompt, with replacement. None makes one draw and drops the
+        axis.
+    random_state : int, RandomState instance or None
+        Seed or generator of the draws.
+
+    Returns
+    -------
+    rows : ndarray of int, of shape (n_prompts,) or (n_prompts, size)
+        Rows in prompt order.
+
+    Raises
+    ------
+    ValueError
+        If `size` is not None or an integer of 1 or more.
+    """
     is_count = isinstance(size, Integral) and not isinstance(size, bool)
     if size is not None and not (is_count and int(size) >= 1):
         raise ValueError(f"size must be None or an integer of 1 or more; got {size!r}.")
@@ -23,7 +46,7 @@ def draw_candidates(proba, layout, size, random_state):
     )
     target = before[:, None] + uniform * mass[:, None]
     rows = np.searchsorted(cumulated, target, side="right")
-    # Rounding may carry a target to its prompt's edge: back to a row that has mass.
+    # Rounding may move a target past the rows of its prompt that have mass.
     possible = np.flatnonzero(proba > 0)
     first = possible[np.searchsorted(possible, starts)]
     last = possible[np.searchsorted(possible, layout.offsets[1:]) - 1]
@@ -32,33 +55,43 @@ def draw_candidates(proba, layout, size, random_state):
 
 
 def sample_candidates(proba, groups=None, *, size=None, random_state=None):
-    """Draw a candidate for each prompt by the probabilities of a policy.
+    """Draw one candidate per prompt by the probabilities of a policy.
 
-    What :meth:`QProbePolicy.sample` does, for use behind a pipeline or a search, which
-    pass on `predict_proba` but not `sample`.
+    This is :meth:`QProbePolicy.sample` for pipelines and searches, which have the
+    method `predict_proba` of a policy, but not its `sample`.
 
     Parameters
     ----------
     proba : array-like of shape (n_prompts, k) or (n_rows,)
-        Choice probabilities; non-negative, and of sum 1 inside each prompt.
+        Choice probabilities. They are non-negative and sum to 1 inside each prompt.
     groups : array-like of shape (n_rows,), default=None
-        For rows: the labels of the prompts, any hashable values in any order.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
     size : int, default=None
-        How many draws to make a prompt, with replacement; None makes one and leaves
-        out the axis.
+        Number of draws per prompt, with replacement. None makes one draw and drops the
+        axis.
     random_state : int, RandomState instance or None, default=None
-        Determines the draws.
+        Seed or generator of the draws.
 
     Returns
     -------
     chosen : ndarray of int, of shape (n_prompts,) or (n_prompts, size)
-        For sets the index along axis 1; for rows the position in `proba`, prompts in
-        the order of their first appearance.
+        For sets, the index along axis 1. For rows, the position in `proba`, with the
+        prompts in order of first appearance.
 
     Raises
     ------
     ValueError
-        If the probabilities are negative, not finite, or do not sum to 1 in a prompt.
+        If probabilities are negative, not finite, or do not sum to 1 inside a prompt,
+        or `size` is not None or an integer of 1 or more.
+
+    Warns
+    -----
+    UserWarning
+        If rows have no groups, so that every row is a prompt of its own.
+
+    See Also
+    --------
+    QProbePolicy.sample : Draw with a fitted policy.
 
     Examples
     --------
@@ -68,8 +101,7 @@ def sample_candidates(proba, groups=None, *, size=None, random_state=None):
     array([[1, 1, 1, 1],
            [0, 2, 0, 2]])
     """
-    rows, layout = check_proba(proba, groups)
+    probabilities, layout = check_proba(proba, groups)
     warn_without_groups(layout)
-    return to_namespace_of(
-        proba, layout.to_user_index(draw_candidates(rows, layout, size, random_state))
-    )
+    chosen = draw_candidates(probabilities, layout, size, random_state)
+    return to_namespace_of(proba, layout.to_user_index(chosen))

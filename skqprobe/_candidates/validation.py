@@ -1,4 +1,4 @@
-"""Validation of X, and of values and weights of candidates, in either layout."""
+"""Validation of X, and of numbers and weights of candidates, in either layout."""
 
 from numbers import Real
 
@@ -15,10 +15,10 @@ from skqprobe._utils.warn import warn_user
 
 NO_GROUPS = (
     "X has rows but no groups were given, so every row is a prompt of its own and "
-    "there is nothing to choose from. Pass groups, one label a row that says which "
-    "prompt it answers. Inside a Pipeline, a search or cross-validation, groups reach "
-    "this estimator only after sklearn.set_config(enable_metadata_routing=True); and "
-    "a search over a Pipeline, before scikit-learn 1.8, scores with them only given "
+    "there is nothing to choose from. Pass groups, one prompt label per row. In a "
+    "Pipeline, a search or cross-validation, groups reach this estimator only after "
+    "sklearn.set_config(enable_metadata_routing=True). Before scikit-learn 1.8, a "
+    "search over a Pipeline scores with groups only if "
     "scoring=sklearn.metrics.check_scoring(QProbePolicy())."
 )
 
@@ -29,22 +29,27 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
     Parameters
     ----------
     estimator : estimator
-        Gets (`reset=True`) or is asked for `n_features_in_` and `feature_names_in_`.
-    X : array-like of shape (n_prompts, k, d) or (n_rows, d)
-        The embeddings.
+        Estimator that has, or gets, `n_features_in_` and `feature_names_in_`.
+    X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+        Embeddings of (prompt, completion) pairs, as sets or rows.
     reset : bool
-        Whether X defines the number of features or must agree with it.
+        Whether to set these attributes from X. Otherwise, X must agree with them.
     check_finite : bool, default=True
-        Whether to raise where X is not finite, which reads all of it. Who reads it
-        anyway may look at the results instead, and call `raise_unless_finite`.
+        Whether to raise if X is not finite, for which all of X is read. A caller that
+        reads X later may check its results instead, and call `raise_unless_finite`.
 
     Returns
     -------
-    X : ndarray of shape (n_rows, d), of dtype float16, float32 or float64
-        Never a copy when X was such an array in C order. A DeviceArray if X is of
-        another library and ``array_api_dispatch`` is on.
+    X : ndarray of shape (n_rows, n_features), of dtype float16, float32 or float64
+        Embeddings in user order: not a copy if X was such an array in C order. A
+        DeviceArray if X is of another library and ``array_api_dispatch`` is on.
     shape : tuple of int
-        The leading shape of X.
+        Leading shape of X.
+
+    Raises
+    ------
+    ValueError
+        If X is malformed.
     """
     shape = None
     if not hasattr(X, "shape"):
@@ -53,8 +58,8 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
         shape = tuple(X.shape[:2])
         if 0 in shape:
             raise ValueError(
-                f"X has {shape[0]} prompts with {shape[1]} candidates each; at least "
-                "one of both is needed."
+                f"X has {shape[0]} prompts with {shape[1]} candidates each; pass at "
+                "least one prompt, with at least one candidate."
             )
         xp = namespace(X)
         X = xp.reshape(xp.asarray(X), (shape[0] * shape[1], X.shape[2]))
@@ -64,11 +69,7 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
             "n_features), and rows have 2, (n_rows, n_features)."
         )
     X = validate_data(
-        estimator,
-        X,
-        reset=reset,
-        dtype=float_dtypes(X),
-        ensure_all_finite=False,
+        estimator, X, reset=reset, dtype=float_dtypes(X), ensure_all_finite=False
     )
     shape = shape or (X.shape[0],)
     if not isinstance(X, np.ndarray):
@@ -79,7 +80,10 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
 
 
 def raise_unless_finite(X, shape):
-    """Raise unless X is finite; in blocks, since the check may make arrays as large."""
+    """Raise unless X, of this leading shape, is finite.
+
+    Blocks bound the size of the temporary arrays of the check.
+    """
     reader = BlockReader(X)
     for rows in row_blocks(X):
         block = reader.raw(rows)
@@ -87,84 +91,109 @@ def raise_unless_finite(X, shape):
             continue
         block = np.asarray(block)
         try:
-            with np.errstate(invalid="ignore"):  # sums of very large numbers
+            with np.errstate(invalid="ignore"):  # in sums of very large numbers
                 assert_all_finite(block, input_name="X")
         except ValueError as error:
             row, column = np.argwhere(~np.isfinite(block))[0]
-            place = (*np.unravel_index(rows.start + row, shape), column)
-            where = ", ".join(str(i) for i in place)
+            index = (*np.unravel_index(rows.start + row, shape), column)
             raise ValueError(
-                f"{error} The first is X[{where}]. An embedding that failed, or passed "
-                f"65504 in float16, looks like this: embed it again, or leave that "
-                f"candidate out."
+                f"{error} The first is X[{', '.join(map(str, index))}]. Typical causes "
+                "are an embedding that failed, or exceeded 65504 in float16. Embed the "
+                "candidate again, or leave it out."
             ) from None
 
 
 def list_to_array(X, name="X", rows="(n_rows, n_features)"):
-    """Make an array of a list, or say what to do with a ragged one."""
+    """Convert a list to an array.
+
+    Parameters
+    ----------
+    X : array-like
+        List of numbers for candidates.
+    name : str, default="X"
+        Name of the list in errors.
+    rows : str, default="(n_rows, n_features)"
+        Shape of the rows layout in errors.
+
+    Returns
+    -------
+    X : ndarray
+
+    Raises
+    ------
+    ValueError
+        If the list is ragged.
+    """
     try:
         return np.asarray(X)
     except ValueError as error:
         raise ValueError(
             f"{name} could not be made an array. Candidate sets need the same number "
-            f"of candidates for every prompt; where it differs, give rows, {name} of "
-            f"shape {rows}, with groups, one label a row."
+            f"of candidates for every prompt. If it differs, pass rows, {name} of "
+            f"shape {rows}, with groups, one label per row."
         ) from error
 
 
 def check_values(values, shape, name):
-    """Validate rewards or other values that have one number a candidate.
+    """Validate rewards or other numbers, one per candidate.
 
     Parameters
     ----------
     values : array-like of shape (n_prompts, k) or (n_rows,)
-        The values.
+        Numbers in user order.
     shape : tuple of int
-        The leading shape of X.
+        Leading shape of X.
     name : str
-        How to call the values in errors.
+        Name of the numbers in errors.
 
     Returns
     -------
-    values : ndarray of float64, of that shape
+    values : ndarray of float64, of this shape
+
+    Raises
+    ------
+    ValueError
+        If the numbers are not finite, or of another shape.
     """
     values = to_host(values)
     if len(shape) == 1:
         values = column_or_1d(values, warn=True)
-    with np.errstate(invalid="ignore"):  # sums of very large numbers
+    with np.errstate(invalid="ignore"):  # in sums of very large numbers
         values = check_array(
             values, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name=name
         )
     if values.shape != shape:
-        if len(shape) == 1:
-            raise ValueError(
-                f"{name} has {len(values)} values, but there are {shape[0]} rows; give "
-                "one for each."
-            )
+        counted = "{} rows" if len(shape) == 1 else "{} sets of {} candidates"
         raise ValueError(
-            f"{name} has shape {values.shape}, but X holds {shape[0]} sets of "
-            f"{shape[1]} candidates; {name} must have shape {shape}."
+            f"{name} has shape {values.shape}, but X holds {counted.format(*shape)}; "
+            f"it must have shape {shape}."
         )
     return values
 
 
 def check_scored(values, groups, name):
-    """Validate values that come without X, and make their layout.
+    """Validate numbers of candidates without X, and make their layout.
 
     Parameters
     ----------
     values : array-like of shape (n_prompts, k) or (n_rows,)
-        One number a candidate.
+        One number per candidate.
     groups : array-like of shape (n_rows,) or None
-        For rows: labels of the prompts.
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
     name : str
-        How to call the values in errors.
+        Name of the numbers in errors.
 
     Returns
     -------
-    values : ndarray of shape (n_rows,), of float64
-        Prompt by prompt.
+    values : ndarray of float64, of shape (n_rows,)
+        Numbers in prompt order.
     layout : Layout
+        Layout of the candidates.
+
+    Raises
+    ------
+    ValueError
+        If `values` or `groups` are malformed.
     """
     if not hasattr(values, "shape"):
         values = list_to_array(values, name, "(n_rows,)")
@@ -177,21 +206,29 @@ def check_scored(values, groups, name):
 
 
 def check_weights(sample_weight, layout):
-    """Validate sample weights, and tell weights of prompts from those of candidates.
+    """Validate sample weights, and separate weights of prompts and of candidates.
 
     Parameters
     ----------
-    sample_weight : None, float or array-like
-        For sets, of shape (n_prompts,) or (n_prompts, k); for rows, of shape (n_rows,).
+    sample_weight : float, array-like or None
+        Non-negative number of copies of each candidate, of shape (n_prompts, k), or
+        (n_rows,) with groups; or of each prompt, of shape (n_prompts,), or (n_rows,)
+        without groups. A number is the weight of every prompt.
     layout : Layout
-        The layout of X.
+        Layout of the candidates.
 
     Returns
     -------
     prompt_weight : ndarray of shape (n_prompts,)
-        How many copies of each prompt there are.
-    candidate_weight : ndarray of the layout's shape, or None
-        How many copies of each candidate there are in its prompt; None for one.
+        Number of copies of each prompt.
+    candidate_weight : ndarray in user order, or None
+        Number of copies of each candidate; None if the weights are of prompts.
+
+    Raises
+    ------
+    ValueError
+        If weights are of another shape, negative, not finite, of extreme magnitude, or
+        all 0.
     """
     ones = np.ones(layout.n_prompts)
     if sample_weight is None:
@@ -199,25 +236,21 @@ def check_weights(sample_weight, layout):
     by_prompt = not layout.grouped
     if isinstance(sample_weight, Real):
         sample_weight, by_prompt = np.full(layout.n_prompts, sample_weight), True
-    weight = check_array(
-        to_host(sample_weight),
-        ensure_2d=False,
-        allow_nd=True,
-        dtype=np.float64,
-        input_name="sample_weight",
-    )
+    weight = to_host(sample_weight)
+    options = {"ensure_2d": False, "allow_nd": True, "dtype": np.float64}
+    weight = check_array(weight, input_name="sample_weight", **options)
     by_prompt = by_prompt or weight.ndim < len(layout.shape)
     expected = layout.shape[:1] if by_prompt else layout.shape
     if weight.shape != expected:
-        allowed = {layout.shape[:1], layout.shape}
+        allowed = sorted({layout.shape[:1], layout.shape}, key=len)
         raise ValueError(
             f"sample_weight has shape {weight.shape}; it must have shape "
-            f"{' or '.join(str(shape) for shape in sorted(allowed, key=len))}."
+            f"{' or '.join(map(str, allowed))}."
         )
     if (weight < 0).any():
         raise ValueError(
-            "sample_weight has negative values; a weight counts copies and must be 0 "
-            "or more."
+            "sample_weight has negative values; a weight is a number of copies, and "
+            "must be 0 or more."
         )
     if not weight.any():
         raise ValueError("sample_weight is zero everywhere; nothing is left to use.")
@@ -228,29 +261,42 @@ def check_weights(sample_weight, layout):
 def check_proba(proba, groups):
     """Validate choice probabilities.
 
+    Parameters
+    ----------
+    proba : array-like of shape (n_prompts, k) or (n_rows,)
+        Choice probabilities.
+    groups : array-like of shape (n_rows,) or None
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
+
     Returns
     -------
-    proba : ndarray of shape (n_rows,), of float64
-        Prompt by prompt.
+    proba : ndarray of float64, of shape (n_rows,)
+        Probabilities in prompt order.
     layout : Layout
+        Layout of the candidates.
+
+    Raises
+    ------
+    ValueError
+        If probabilities are negative, not finite, or do not sum to 1 inside a prompt.
     """
-    rows, layout = check_scored(proba, groups, "proba")
-    check_sums_to_one(rows, layout)
-    return rows, layout
+    proba, layout = check_scored(proba, groups, "proba")
+    check_sums_to_one(proba, layout)
+    return proba, layout
 
 
 def check_sums_to_one(proba, layout):
-    """Raise unless these are choice probabilities, prompt by prompt."""
+    """Raise unless probabilities in prompt order sum to 1 per prompt, up to 1e-3."""
     total = segment_sum(proba, layout.offsets)
     if (proba < 0).any() or (abs(total - 1) > 1e-3).any():
         raise ValueError(
             "proba must be non-negative and sum to 1 inside each prompt; the lowest is "
-            f"{proba.min():.3g}, and the sums go from {total.min():.3g} to "
+            f"{proba.min():.3g}, and the sums range from {total.min():.3g} to "
             f"{total.max():.3g}."
         )
 
 
 def warn_without_groups(layout):
-    """Warn that rows without groups leave nothing to choose."""
+    """Warn if all prompts have one candidate because rows have no groups."""
     if not layout.grouped and layout.n_rows > 1:
         warn_user(NO_GROUPS)

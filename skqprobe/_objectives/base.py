@@ -1,70 +1,89 @@
-"""Objective: the mean loss of a probe over prompts plus an L2 penalty."""
+"""Objective: mean loss of a probe over prompts plus an L2 penalty."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import numpy as np
 
 from skqprobe._arrays.blocks import BlockReader
-from skqprobe._candidates.segments import repeat_per_prompt
+from skqprobe._arrays.device import DeviceArray
+from skqprobe._candidates.layout import Layout
+from skqprobe._candidates.segments import repeat_per_prompt, segment_mean
 
 
+@dataclass(eq=False)
 class Objective:
-    """Mean loss of a probe over prompts, plus an L2 penalty: what both kinds share.
+    """Base class: mean loss of a probe over prompts plus an L2 penalty.
 
     Parameters
     ----------
     X : ndarray or DeviceArray of shape (n_rows, d)
-        Embeddings, as the user gave them.
+        Embeddings in user order.
     layout : Layout
-        Where in X the candidates of each prompt lie. Rows of X it does not mention are
-        not used.
+        Layout of the candidates. Rows of X that it leaves out are not used.
     rewards : ndarray of shape (layout.n_rows,)
-        Rewards, prompt by prompt.
+        Rewards in prompt order.
     loss : BaseLoss
-        The loss.
+        Loss.
     alpha : float
-        Strength of the L2 penalty, which spares intercepts.
+        Strength of the L2 penalty, in [0, inf). It does not apply to intercepts.
     fit_intercept : bool
-        Whether to add an intercept to the scores; a loss that needs a choice never has
-        one.
+        Whether to add an intercept to the scores. A shift-invariant loss has none.
     prompt_weight : ndarray of shape (layout.n_prompts,)
-        Weights of the prompts in the mean; brought to sum 1, unless all are 0.
-    candidate_weight : ndarray of shape (layout.n_rows,) or None
-        Positive weights of the candidates inside their prompt.
-    n_skipped : int
-        How many of the prompts have weight 0 because the loss has no use for them.
+        Non-negative weights of the prompts in the mean. They are scaled to sum to 1,
+        unless all are 0.
+    candidate_weight : ndarray of shape (layout.n_rows,), default=None
+        Positive weights of the candidates inside their prompt, in prompt order.
+    n_skipped : int, default=0
+        Number of prompts that are not informative for the loss and have weight 0.
     """
 
-    def __init__(
-        self,
-        X,
-        layout,
-        rewards,
-        loss,
-        *,
-        alpha,
-        fit_intercept,
-        prompt_weight,
-        candidate_weight=None,
-        n_skipped=0,
-    ):
-        self.X = X
-        self.layout = layout
-        self.rewards = rewards
-        self.loss = loss
-        self.alpha = alpha
-        self.has_intercept = fit_intercept and not loss.shift_invariant
-        self.prompt_weight = prompt_weight / (prompt_weight.sum() or 1)
-        self.n_skipped = n_skipped
-        self.candidate_weight = candidate_weight
-        self.reader = BlockReader(X)
+    X: Any
+    layout: Layout
+    rewards: np.ndarray
+    loss: Any
+    _: KW_ONLY
+    alpha: float
+    fit_intercept: bool
+    prompt_weight: np.ndarray
+    candidate_weight: np.ndarray | None = None
+    n_skipped: int = 0
+
+    def __post_init__(self):
+        self.has_intercept = self.fit_intercept and not self.loss.shift_invariant
+        self.prompt_weight = self.prompt_weight / (self.prompt_weight.sum() or 1)
+        self.reader = BlockReader(self.X)
         self.dtype = self.reader.dtype
-        self.n_features = X.shape[1]
+        self.n_features = self.X.shape[1]
 
     def _read(self, rows):
-        """Embeddings of rows counted prompt by prompt, in the dtype to compute in."""
+        """Read embeddings of rows in prompt order, in the dtype to compute in."""
         order = self.layout.order
         return self.reader(rows if order is None else order[rows])
 
     def _weight(self, rows):
         return None if self.candidate_weight is None else self.candidate_weight[rows]
 
+    def _weighted_loss(self, scores, prompts, rows, offsets):
+        """Sum the weighted losses of prompts, and differentiate by their scores."""
+        losses, slope = self.loss.value_and_gradient(
+            scores, self.rewards[rows], offsets, self._weight(rows)
+        )
+        weight = self.prompt_weight[prompts]
+        return weight @ losses, slope * repeat_per_prompt(weight, offsets)
+
     def _least_squares_terms(self, prompts, rows, offsets):
+        """Compute v and t with which the mean loss is ``sum(v * (scores - t)**2)``.
+
+        For a shift-invariant loss, scores and t are centred inside prompts first.
+        """
         v, t = self.loss.least_squares(self.rewards[rows], offsets, self._weight(rows))
         return v * repeat_per_prompt(self.prompt_weight[prompts], offsets), t
+
+
+def center_per_prompt(values, offsets, weight=None):
+    """Subtract the (weighted) mean of each prompt from the values of its rows."""
+    if isinstance(values, DeviceArray):
+        return values.centered(offsets, weight)
+    mean = segment_mean(values, offsets, weight).astype(values.dtype)
+    return values - repeat_per_prompt(mean, offsets)

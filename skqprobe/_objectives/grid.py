@@ -1,27 +1,28 @@
-"""Many objectives on one X: every pair of a fold of prompts and a penalty."""
+"""Objectives on one X for all pairs of a fold of prompts and a penalty."""
+
+from dataclasses import replace
 
 import numpy as np
 
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._objectives.linear import LinearObjective
 
 
 class GridObjective:
     """Objectives of one loss for all folds and penalties, evaluated together.
 
-    What costs time is reading X: with the parameters of all objectives as the columns
-    of a matrix, two matrix products serve all of them.
+    Most of the time is spent on reading X. The parameters of all objectives are the
+    columns of one matrix, so that two matrix products serve all of them.
 
-    The objectives are numbered fold by fold, with the penalties inside a fold.
+    The number of an objective is ``fold * n_alphas + index of the penalty``.
 
     Parameters
     ----------
     objective : LinearObjective
-        The objective of all prompts; its penalty is not read.
+        Objective of all prompts. Its penalty is not used.
     in_fold : ndarray of bool, of shape (n_folds, n_prompts)
-        Which prompts each fold trains on.
+        Prompts that each fold trains on.
     alphas : ndarray of shape (n_alphas,)
-        The penalties.
+        Strengths of the L2 penalty, in [0, inf).
     """
 
     def __init__(self, objective, in_fold, alphas):
@@ -29,8 +30,8 @@ class GridObjective:
         self.in_fold = in_fold
         self.alphas = np.asarray(alphas, dtype=np.float64)
         self.n_objectives = len(in_fold) * len(self.alphas)
-        # What each fold trains on: its rows, as the objective counts them, and its own
-        # objective, of the same penalty as that of all prompts.
+        # Rows of each fold in prompt order, and its objective at the penalty of
+        # `objective`.
         offsets = objective.layout.offsets
         self.fold_rows = [
             np.flatnonzero(repeat_per_prompt(mask, offsets)) for mask in in_fold
@@ -38,18 +39,18 @@ class GridObjective:
         self.fold_objectives = [restrict(objective, mask) for mask in in_fold]
 
     def parts(self):
-        """Cut the prompts into parts, each in all of some folds and in no other.
+        """Partition the prompts by the set of folds that train on them.
 
-        What is a sum over prompts need be summed once a part, not once a fold.
+        A sum over prompts is then computed once per part, not once per fold.
 
         Yields
         ------
         folds : ndarray of int
-            Numbers of the folds that train on the part; at least one.
+            Folds that train on the part, at least one.
         objective : LinearObjective
-            The objective of the part.
+            Objective of the part.
         share : float
-            The weight of its prompts in the objective of all.
+            Sum of the weights of its prompts in the objective of all prompts.
         """
         patterns, number = np.unique(self.in_fold, axis=1, return_inverse=True)
         for i, pattern in enumerate(patterns.T):
@@ -59,19 +60,21 @@ class GridObjective:
                 yield np.flatnonzero(pattern), restrict(self.objective, mask), share
 
     def value_and_gradient(self, thetas, which):
-        """Evaluate some of the objectives, reading X twice.
+        """Evaluate some of the objectives in two reads of X.
 
         Parameters
         ----------
         thetas : ndarray of shape (n, n_parameters)
-            Where to evaluate each.
-        which : ndarray of shape (n,)
+            Parameters of each of these objectives.
+        which : ndarray of int, of shape (n,)
             Numbers of the objectives.
 
         Returns
         -------
         values : ndarray of shape (n,)
+            Mean losses plus penalties.
         gradients : ndarray of shape (n, n_parameters)
+            Gradients with respect to `thetas`.
         """
         objective = self.objective
         coefs, intercepts = self.split(thetas)
@@ -82,14 +85,10 @@ class GridObjective:
         slopes = np.zeros_like(scores)
         for i, number in enumerate(which // len(self.alphas)):
             rows, fold = self.fold_rows[number], self.fold_objectives[number]
-            losses, slope = fold.loss.value_and_gradient(
-                scores[i, rows].astype(np.float64) + intercepts[i],
-                fold.rewards,
-                fold.layout.offsets,
-                fold.candidate_weight,
-            )
-            values[i] += fold.prompt_weight @ losses
-            slope = slope * repeat_per_prompt(fold.prompt_weight, fold.layout.offsets)
+            fold_scores = scores[i, rows].astype(np.float64) + intercepts[i]
+            every, offsets = slice(None), fold.layout.offsets
+            loss, slope = fold._weighted_loss(fold_scores, every, every, offsets)
+            values[i] += loss
             slopes[i, rows] = slope
             if objective.has_intercept:
                 gradients[i, -1] = slope.sum()
@@ -100,13 +99,11 @@ class GridObjective:
         return values, gradients
 
     def split(self, thetas):
-        """Coefficients and intercepts of parameters, (n, n_parameters)."""
-        if self.objective.has_intercept:
-            return thetas[:, :-1], thetas[:, -1]
-        return thetas, np.zeros(len(thetas))
+        """Split parameters, (n, n_parameters), into coefficients and intercepts."""
+        return self.objective.split(thetas)
 
     def scores(self, coefs):
-        """Compute scores without intercept: (n, n_rows), prompt by prompt."""
+        """Compute scores without intercept, (n, n_rows), in prompt order."""
         objective = self.objective
         coefs = coefs.astype(objective.dtype)
         scores = np.empty((len(coefs), objective.layout.n_rows), objective.dtype)
@@ -115,10 +112,17 @@ class GridObjective:
         return scores
 
     def score_curvatures(self, thetas):
-        """Curvatures of all objectives where they give the scores of their thetas.
+        """Measure the curvature of each objective at the scores of its parameters.
 
-        See `LinearObjective.score_curvature`; thetas are of shape
-        (n_objectives, n_parameters).
+        Parameters
+        ----------
+        thetas : ndarray of shape (n_objectives, n_parameters)
+            Parameters of all objectives.
+
+        Returns
+        -------
+        curvatures : list of float
+            Curvatures, see `LinearObjective.score_curvature`.
         """
         coefs, intercepts = self.split(thetas)
         scores, curvatures = self.scores(coefs), []
@@ -131,29 +135,25 @@ class GridObjective:
 
 
 def restrict(objective, mask):
-    """Make the objective of the prompts where `mask` is True.
+    """Make the objective of some of the prompts, with the mean over these alone.
 
     Parameters
     ----------
     objective : LinearObjective
-        The objective of all prompts.
+        Objective of all prompts.
     mask : ndarray of bool, of shape (n_prompts,)
-        Which to keep.
+        Prompts to keep.
 
     Returns
     -------
     objective : LinearObjective
-        The mean is over these prompts alone.
+        Objective of these prompts, with the same penalty.
     """
     rows = repeat_per_prompt(mask, objective.layout.offsets)
-    weight = objective.candidate_weight
-    return LinearObjective(
-        objective.X,
-        objective.layout.keep(rows),
-        objective.rewards[rows],
-        objective.loss,
-        alpha=objective.alpha,
-        fit_intercept=objective.has_intercept,
+    return replace(
+        objective,
+        layout=objective.layout.keep(rows),
+        rewards=objective.rewards[rows],
         prompt_weight=objective.prompt_weight[mask],
-        candidate_weight=None if weight is None else weight[rows],
+        candidate_weight=objective._weight(rows),
     )

@@ -1,22 +1,21 @@
-"""Scores of a linear probe, and the objective that its training minimises."""
+"""Scores of a linear probe, and the objective of its training."""
 
 from functools import cached_property
 
 import numpy as np
 
 from skqprobe._arrays.blocks import PRODUCT_ROWS, BlockReader, row_blocks, rows_at_once
-from skqprobe._arrays.device import DeviceArray
-from skqprobe._candidates.segments import repeat_per_prompt, segment_mean
-from skqprobe._objectives.base import Objective
+from skqprobe._candidates.segments import repeat_per_prompt
+from skqprobe._objectives.base import Objective, center_per_prompt
 
 
 def linear_scores(X, coef, intercept):
-    """Compute ``X @ coef + intercept``, block by block where X is not plain memory.
+    """Compute ``X @ coef + intercept``, in blocks unless X is a plain array in memory.
 
     Parameters
     ----------
     X : ndarray or DeviceArray of shape (n_rows, d)
-        Rows in any order.
+        Embeddings in any order.
     coef : ndarray of shape (d,)
         Coefficients of the probe.
     intercept : float
@@ -24,11 +23,12 @@ def linear_scores(X, coef, intercept):
 
     Returns
     -------
-    scores : ndarray of shape (n_rows,), of X's dtype, float32 if that is float16
+    scores : ndarray of shape (n_rows,)
+        Scores in the dtype of X, or float32 for float16.
     """
     read = BlockReader(X)
     dtype = read.dtype
-    coef = coef.astype(dtype, copy=False)  # BLAS is slow on mixed types
+    coef = coef.astype(dtype, copy=False)  # BLAS is slow with mixed types
     if read.is_plain:
         return X @ coef + dtype.type(intercept)
     scores = np.empty(len(X), dtype=dtype)
@@ -40,23 +40,23 @@ def linear_scores(X, coef, intercept):
 class LinearObjective(Objective):
     """Mean loss of a linear probe over prompts, plus ``alpha / 2 * |coef|**2``.
 
-    One blocked pass over X gives value and gradient. The parameters theta are the d
-    coefficients, followed by the intercept if there is one.
+    The parameters theta are the d coefficients, followed by the intercept if there is
+    one. X is read in blocks of whole prompts.
 
     Parameters
     ----------
     X, layout, rewards, loss, **settings
-        See Objective.
+        See `Objective`.
     """
 
-    def __init__(self, X, layout, rewards, loss, **settings):
-        super().__init__(X, layout, rewards, loss, **settings)
+    def __post_init__(self):
+        super().__post_init__()
         self.n_parameters = self.n_features + self.has_intercept
-        self._n_rows_at_once = rows_at_once(X, self.dtype.itemsize)
+        self._n_rows_at_once = rows_at_once(self.X, self.dtype.itemsize)
         self._blocks = self._prompt_blocks(self._n_rows_at_once)
 
     def _prompt_blocks(self, n_rows):
-        """Cut the prompts into blocks of whole prompts, of up to that many rows."""
+        """List blocks (prompts, rows, offsets) of up to `n_rows`, or of one prompt."""
         offsets = self.layout.offsets
         blocks, first = [], 0
         while first < self.layout.n_prompts:
@@ -68,13 +68,13 @@ class LinearObjective(Objective):
         return blocks
 
     def split(self, theta):
-        """Coefficients and intercept of the parameters."""
+        """Split parameters, (..., n_parameters), into coefficients and intercepts."""
         if self.has_intercept:
-            return theta[:-1], theta[-1]
-        return theta, 0.0
+            return theta[..., :-1], theta[..., -1]
+        return theta, np.zeros(theta.shape[:-1])
 
     def value_and_gradient(self, theta):
-        """Evaluate the objective, reading X once.
+        """Evaluate the objective in one read of X.
 
         Parameters
         ----------
@@ -84,7 +84,9 @@ class LinearObjective(Objective):
         Returns
         -------
         value : float
+            Mean loss plus penalty.
         gradient : ndarray of shape (n_parameters,)
+            Gradient with respect to `theta`.
         """
         coef, intercept = self.split(theta)
         value = self.alpha / 2 * (coef @ coef)
@@ -94,33 +96,69 @@ class LinearObjective(Objective):
         for prompts, rows, offsets in self._blocks:
             X = self._read(rows)
             scores = (X @ coef).astype(np.float64) + intercept
-            losses, slope = self.loss.value_and_gradient(
-                scores, self.rewards[rows], offsets, self._weight(rows)
-            )
-            value += self.prompt_weight[prompts] @ losses
-            slope = slope * repeat_per_prompt(self.prompt_weight[prompts], offsets)
+            loss, slope = self._weighted_loss(scores, prompts, rows, offsets)
+            value += loss
             gradient[: self.n_features] += X.T @ slope.astype(self.dtype)
             if self.has_intercept:
                 gradient[-1] += slope.sum()
         return value, gradient
 
-    def moments(self, full, blocks=None):
-        """Mean of the columns, and their second moments around it.
+    def scores(self, theta):
+        """Compute the scores in prompt order, of shape (n_rows,)."""
+        coef, intercept = self.split(theta)
+        coef = coef.astype(self.dtype)
+        scores = [self._read(rows) @ coef for _, rows, _ in self._blocks]
+        return np.concatenate(scores).astype(np.float64) + intercept
 
-        Around the mean of each prompt instead, if the loss reads only differences
-        inside a prompt. All rows count the same.
+    def score_curvature(self, scores=None):
+        """Measure the curvature of the mean loss in a direction of unit spread.
+
+        It is the sum over rows of the absolute change of the slope in a normal step of
+        standard deviation 0.1 in all scores, divided by 0.1, plus the absolute slope.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_rows,), default=None
+            Scores, in prompt order, at which to measure. None means 0.
+
+        Returns
+        -------
+        curvature : float
+            Typical curvature, in units of the loss.
+        """
+        rng = np.random.RandomState(0)
+        near = np.zeros(self.layout.n_rows) if scores is None else scores
+        far = near + 0.1 * rng.standard_normal(len(near))
+        curvature = 0.0
+        for prompts, rows, offsets in self._blocks:
+            data = self.rewards[rows], offsets, self._weight(rows)
+            _, here = self.loss.value_and_gradient(near[rows], *data)
+            _, there = self.loss.value_and_gradient(far[rows], *data)
+            # If a loss is not convex or has kinks, the slope itself indicates the scale
+            # on which the loss bends.
+            weight = repeat_per_prompt(self.prompt_weight[prompts], offsets)
+            curvature += weight @ (np.abs(there - here) / 0.1 + np.abs(here))
+        return curvature
+
+    def moments(self, full, blocks=None):
+        """Compute the mean of the columns, and their second moments around it.
+
+        For a shift-invariant loss, the second moments are around the mean of each
+        prompt. All rows have equal weight.
 
         Parameters
         ----------
         full : bool
-            Whether to compute all second moments or the variances alone.
+            Whether to compute all second moments. Otherwise, only the variances.
         blocks : list, default=None
-            Those to take, of `sampled_blocks`; None takes all rows.
+            Blocks from `sampled_blocks` to use. None means all.
 
         Returns
         -------
         mean : ndarray of shape (d,)
+            Mean of the columns.
         moment : ndarray of shape (d, d) or (d,)
+            Second moments or variances.
         """
         blocks, d = self._blocks if blocks is None else blocks, self.n_features
         mean, n_rows = np.zeros(d), 0
@@ -133,7 +171,7 @@ class LinearObjective(Objective):
             X = self._read(rows)
             X = X.astype(np.float64) if full else X
             if self.loss.shift_invariant:
-                X = _centered(X, offsets)
+                X = center_per_prompt(X, offsets)
             else:
                 X = X - mean.astype(X.dtype)
             squares = X.T @ X if full else (X * X).sum(axis=0, dtype=np.float64)
@@ -141,114 +179,71 @@ class LinearObjective(Objective):
         return mean, np.asarray(moment) / n_rows
 
     def sampled_blocks(self, n_rows):
-        """Draw some blocks, of about that many rows in all, as far as there are."""
+        """Draw blocks of at least `n_rows` in total, or all blocks, at a fixed seed."""
         order = np.random.RandomState(0).permutation(len(self._blocks))
         sizes = np.array([rows.stop - rows.start for _, rows, _ in self._blocks])
         n_blocks = np.searchsorted(np.cumsum(sizes[order]), n_rows) + 1
         return [self._blocks[i] for i in order[:n_blocks]]
 
     def moment_product(self, mean, basis, blocks):
-        """Multiply the second moments, as of `moments`, with a few columns.
+        """Multiply the second moments, as defined by `moments`, by a matrix.
 
         Parameters
         ----------
         mean : ndarray of shape (d,)
             Mean of the columns.
         basis : ndarray of shape (d, n)
-            What to multiply.
+            Matrix of few columns.
         blocks : list
-            The blocks to take.
+            Blocks to use.
 
         Returns
         -------
         product : ndarray of shape (d, n)
+            Second moments times `basis`.
         """
         product, n_rows = np.zeros_like(basis), 0
         for _, rows, offsets in blocks:
             X = self._read(rows) - mean.astype(self.dtype)
             image = X @ basis
             if self.loss.shift_invariant:
-                # Centred on one side of the product, which is enough.
-                image -= repeat_per_prompt(
-                    segment_mean(image, offsets), offsets
-                ).astype(X.dtype)
+                # Centring one factor of the product is enough.
+                image = center_per_prompt(image, offsets)
             product, n_rows = product + X.T @ image, n_rows + len(X)
         return product / n_rows
 
-    def scores(self, theta):
-        """Compute the scores, of shape (n_rows,), prompt by prompt."""
-        coef, intercept = self.split(theta)
-        coef = coef.astype(self.dtype)
-        scores = [self._read(rows) @ coef for _, rows, _ in self._blocks]
-        return np.concatenate(scores).astype(np.float64) + intercept
+    def least_squares_rows(self):
+        """Yield the least-squares problem of a loss with the method `least_squares`.
 
-    def score_curvature(self, scores=None):
-        """Typical curvature of the mean loss along a direction of unit spread in z.
-
-        Parameters
-        ----------
-        scores : ndarray of shape (n_rows,), default=None
-            Where, prompt by prompt; None for scores of zero.
-
-        Returns
-        -------
-        curvature : float
-        """
-        rng = np.random.RandomState(0)
-        near = np.zeros(self.layout.n_rows) if scores is None else scores
-        far = near + 0.1 * rng.standard_normal(len(near))
-        curvature = 0.0
-        for prompts, rows, offsets in self._blocks:
-            here, there = (
-                self.loss.value_and_gradient(
-                    z[rows], self.rewards[rows], offsets, self._weight(rows)
-                )[1]
-                for z in (near, far)
-            )
-            # The slope itself counts too: where the loss is not convex, or has kinks,
-            # it tells the scale on which the loss bends.
-            weight = repeat_per_prompt(self.prompt_weight[prompts], offsets)
-            curvature += weight @ (np.abs(there - here) / 0.1 + np.abs(here))
-        return curvature
-
-    def least_squares_blocks(self):
-        """Yield the centred least-squares problem that the objective is.
-
-        The objective is ``sum_i v_i (x_i @ coef - t_i)**2 + alpha / 2 |coef|**2`` over
-        all blocks of (X, t, v), up to a constant.
+        Up to a constant, the objective is ``sum_i v_i (x_i @ coef + intercept - t_i)**2
+        + alpha / 2 * |coef|**2`` over the rows of all blocks.
 
         Yields
         ------
-        X : ndarray of shape (n, d)
-            Rows, centred inside prompts if the loss needs a choice, else around
-            the column means if there is an intercept.
+        X : ndarray or DeviceArray of shape (n, d)
+            Rows in prompt order, centred inside prompts if the loss is
+            shift-invariant.
         t : ndarray of shape (n,)
-            Targets, centred the same way.
+            Targets, centred in the same way.
         v : ndarray of shape (n,)
             Weights.
         """
-        if self.has_intercept:
-            x_mean, t_mean = self.least_squares_means
-        for X, t, v in self.least_squares_rows():
-            if self.has_intercept:
-                X, t = X - x_mean.astype(self.dtype), t - t_mean
-            yield X, t, v
-
-    def least_squares_rows(self):
-        """Yield the same as `least_squares_blocks`, centred inside prompts at most."""
         n_rows = max(PRODUCT_ROWS, self._n_rows_at_once)
         for prompts, rows, offsets in self._prompt_blocks(n_rows):
             X = self._read(rows)
             v, t = self._least_squares_terms(prompts, rows, offsets)
             if self.loss.shift_invariant:
                 weight = self._weight(rows)
-                X = _centered(X, offsets, weight)
-                t = t - repeat_per_prompt(segment_mean(t, offsets, weight), offsets)
+                X = center_per_prompt(X, offsets, weight)
+                t = center_per_prompt(t, offsets, weight)
             yield X, t, v
 
     @cached_property
     def least_squares_means(self):
-        """Weighted means of the rows and of the targets."""
+        """Weighted means of the rows and of the targets of the least-squares problem.
+
+        The optimal intercept is ``t_mean - x_mean @ coef``.
+        """
         x_mean, t_mean, total = np.zeros(self.n_features), 0.0, 0.0
         for prompts, rows, offsets in self._blocks:
             v, t = self._least_squares_terms(prompts, rows, offsets)
@@ -256,12 +251,3 @@ class LinearObjective(Objective):
             t_mean += v @ t
             total += v.sum()
         return x_mean / total, t_mean / total
-
-
-def _centered(X, offsets, weight=None):
-    """Subtract the (weighted) mean of each prompt from its rows."""
-    if isinstance(X, DeviceArray):
-        return X.centered(offsets, weight)
-    return X - repeat_per_prompt(
-        segment_mean(X, offsets, weight).astype(X.dtype), offsets
-    )

@@ -1,4 +1,4 @@
-"""Solvers for the objectives of probes. They use no data but the objective's."""
+"""Solvers for the objectives of probes, which are the only data that they use."""
 
 from skqprobe._solvers.adam import import_torch, minimize_adam
 from skqprobe._solvers.lbfgs import minimize_lbfgs, minimize_lbfgs_grid

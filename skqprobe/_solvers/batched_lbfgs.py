@@ -1,56 +1,60 @@
-"""L-BFGS on many functions in lockstep, so that they can share their evaluations."""
+"""L-BFGS on many functions at the same time, with shared evaluations."""
 
 import numpy as np
 
 MEMORY = 10
-"""How many of the last steps make up the model of the curvature."""
+"""Number of latest steps in the model of the curvature."""
 
-SUFFICIENT, FLAT = 1e-4, 0.9
-"""The Wolfe conditions: a step must gain this part of what the slope at its start
-promises, and leave at most this part of the slope."""
+SUFFICIENT_DECREASE, CURVATURE = 1e-4, 0.9
+"""Constants of the Wolfe conditions: minimum decrease of the value, as a share of what
+the slope at the start of a step predicts, and maximum share of this slope that may
+remain at its end."""
 
 MAX_TRIALS = 30
-"""How many step lengths to try before a line search has failed."""
+"""Maximum number of step lengths in a line search."""
 
 N_RESTARTS = 2
-"""How often a failed line search may begin anew without memory."""
+"""Maximum number of restarts without memory after a failed line search."""
 
 
 def minimize_batched_lbfgs(
     evaluate, start, at_start, *, tol, ftol, max_iter, precision, on_iteration=None
 ):
-    """Minimise many functions of as many variables each, all at the same time.
+    """Minimise several functions of equally many variables at the same time.
 
-    Every function is minimised by itself, by L-BFGS with a line search for the weak
-    Wolfe conditions, which kinks do not trouble [1]_ [2]_. What they share is the
-    evaluation: each call asks for one point of every function that is not at its end.
+    Each function has its own L-BFGS search, with a line search for the weak Wolfe
+    conditions, which also work at kinks [1]_ [2]_. The functions share evaluations:
+    each call evaluates one point of every function that has not converged.
 
     Parameters
     ----------
     evaluate : callable
-        ``evaluate(points, which)`` gives the values (n,) and the gradients (n, d) of
-        the functions numbered `which`, an array of shape (n,), at `points`, (n, d).
+        Function ``evaluate(points, which)`` that returns the values, (n,), and the
+        gradients, (n, d), at `points`, (n, d), of the functions with the numbers
+        `which`, an array of shape (n,).
     start : ndarray of shape (n_functions, d)
-        Where to start.
+        Starting points.
     at_start : tuple of ndarray, or None
-        The values and gradients there, if they are known.
+        Values and gradients at the starting points, if they are known.
     tol : float
-        A function is at its end where its gradient is no longer than `tol`...
+        A function has converged when the length of its gradient is at most `tol`...
     ftol : float
-        ... or when an iteration gains at most `ftol` times the size of the value; or
-        when no step along minus the gradient leads down.
+        ... or when an iteration gains at most `ftol` times the magnitude of the value,
+        or when no step along minus the gradient decreases the value.
     max_iter : int or ndarray of shape (n_functions,)
-        The most iterations for each.
+        Maximum number of iterations of each function.
     precision : float
-        The rounding error of values, relative to themselves or to 1.
+        Rounding error of values, relative to their magnitude or to 1, the larger.
     on_iteration : callable, default=None
-        Called with all points and values after iterations; returns True to stop.
+        Function called with all points and values after iterations. It returns True to
+        stop.
 
     Returns
     -------
-    ends : object
-        With arrays over the functions: `point`, the best found; `gradient`, there;
-        `n_iter`; and `converged`, False where the iterations did not suffice.
+    state : object
+        Attributes per function: `point`, the best point found; `gradient` at this
+        point; `n_iter`; and `converged`, False if `max_iter` was reached first. The
+        attribute `stopped` tells whether `on_iteration` stopped the search.
 
     References
     ----------
@@ -69,7 +73,8 @@ def minimize_batched_lbfgs(
         ended[accepted] = (state.gradient_length(accepted) <= tol) | (gain <= limit)
         ended[failed] = ~state.restart(failed)
         if on_iteration is not None and len(accepted):
-            ended |= bool(on_iteration(state.point, state.value))
+            state.stopped = bool(on_iteration(state.point, state.value))
+            ended |= state.stopped
         state.converged |= ended
         ended |= state.n_iter >= max_iter
         state.new_direction(accepted[~ended[accepted]])
@@ -78,7 +83,7 @@ def minimize_batched_lbfgs(
 
 
 class _State:
-    """Where every minimisation stands. `which` are always numbers of functions."""
+    """State of all searches. An argument `which` has the numbers of functions."""
 
     def __init__(self, evaluate, start, at_start, precision):
         n, d = start.shape
@@ -88,14 +93,15 @@ class _State:
         self.value, self.gradient = (array.copy() for array in at_start)
         self.n_iter = np.zeros(n, dtype=int)
         self.converged = np.zeros(n, dtype=bool)
+        self.stopped = False
         self.n_restarts = np.zeros(n, dtype=int)
-        # The last steps, the latest first, and the changes of the gradient over them.
+        # Latest steps, the last one first, and the changes of the gradient over them.
         self.steps = np.zeros((n, MEMORY, d))
         self.changes = np.zeros((n, MEMORY, d))
-        self.inverse_products = np.zeros((n, MEMORY))  # 0 where there is no step yet
+        self.inverse_products = np.zeros((n, MEMORY))  # 0 if there is no step yet
         self.direction = np.zeros((n, d))
         self.slope = np.zeros(n)
-        # A line search: the step to try next, and the bracket around a good one.
+        # Line searches: next step length, and the bracket around an acceptable one.
         self.length, self.low, self.high = np.ones(n), np.zeros(n), np.full(n, np.inf)
         self.n_trials = np.zeros(n, dtype=int)
 
@@ -104,7 +110,10 @@ class _State:
         return np.linalg.norm(self.gradient[which], axis=1)
 
     def new_direction(self, which):
-        """Set out anew, along minus the gradient times the modelled inverse Hessian."""
+        """Compute a search direction: minus the inverse Hessian times the gradient.
+
+        The inverse Hessian is modelled from the latest steps.
+        """
         steps, changes = self.steps[which], self.changes[which]
         inverse = self.inverse_products[which]
         q, shares = self.gradient[which], []
@@ -123,39 +132,39 @@ class _State:
         self.n_trials[which] = 0
 
     def try_step(self, which):
-        """Evaluate one point of each line search, and go there where it is good.
+        """Evaluate one point of each line search, and accept it if it is good.
 
         Returns
         -------
         accepted, failed : ndarray of int
-            Which searches have ended, well or not.
+            Numbers of the functions whose line search has succeeded or failed.
         gain : ndarray of shape (len(accepted),)
-            By how much the value fell.
+            Decrease of the value.
         """
         length, slope = self.length[which], self.slope[which]
         point = self.point[which] + length[:, None] * self.direction[which]
         value, gradient = self.evaluate(point, which)
         new_slope = _dot(gradient, self.direction[which])
         noise = self.precision * np.maximum(1, abs(self.value[which]))
-        promised = SUFFICIENT * length * slope
-        # "not more" rather than "less": an overflow to NaN is too far as well.
-        near = value <= self.value[which] + promised + noise
-        far = new_slope >= FLAT * slope
-        good = near & far
+        predicted = SUFFICIENT_DECREASE * length * slope
+        # NaN, after an overflow, fails the first comparison: the step is too long.
+        not_too_long = value <= self.value[which] + predicted + noise
+        not_too_short = new_slope >= CURVATURE * slope
+        good = not_too_long & not_too_short
         self.n_trials[which] += 1
-        self._bracket(which[~good], near[~good], value[~good])
+        self._bracket(which[~good], not_too_long[~good], value[~good])
         failed = which[~good & (self.n_trials[which] >= MAX_TRIALS)]
         gain = self.value[which[good]] - value[good]
         self._accept(which[good], point[good], value[good], gradient[good])
         return which[good], failed, gain
 
-    def _bracket(self, which, near, value):
-        """Choose the next step length: between what was too near and what too far."""
+    def _bracket(self, which, not_too_long, value):
+        """Choose the next step length, between one too short and one too long."""
         length = self.length[which]
-        self.low[which] = np.where(near, length, self.low[which])
-        self.high[which] = np.where(near, self.high[which], length)
+        self.low[which] = np.where(not_too_long, length, self.low[which])
+        self.high[which] = np.where(not_too_long, self.high[which], length)
         low, high = self.low[which], self.high[which]
-        # Where the parabola through the start has its lowest point.
+        # Minimum of the parabola through value and slope at the start, and this value.
         bend = value - self.value[which] - length * self.slope[which]
         with np.errstate(all="ignore"):
             lowest = -self.slope[which] * length**2 / (2 * bend)
@@ -164,22 +173,26 @@ class _State:
         self.length[which] = np.where(np.isinf(high), 4 * length, middle)
 
     def _accept(self, which, point, value, gradient):
-        """Go to the points, and remember the steps."""
+        """Move to the points, and store the steps in the memory."""
         step, change = point - self.point[which], gradient - self.gradient[which]
         product = _dot(step, change)
-        for memory, new in [(self.steps, step), (self.changes, change)]:
+        inverse = np.divide(1, product, where=product > 0, out=np.zeros(len(which)))
+        memories = [self.steps, self.changes, self.inverse_products]
+        for memory, new in zip(memories, [step, change, inverse], strict=True):
             memory[which, 1:] = memory[which, :-1]
             memory[which, 0] = new
-        self.inverse_products[which, 1:] = self.inverse_products[which, :-1]
-        self.inverse_products[which, 0] = np.divide(
-            1, product, where=product > 0, out=np.zeros(len(which))
-        )
         self.point[which], self.value[which] = point, value
         self.gradient[which] = gradient
         self.n_iter[which] += 1
 
     def restart(self, which):
-        """Forget the memory after a failed line search; tell where that may help."""
+        """Clear the memory after failed line searches.
+
+        Returns
+        -------
+        helps : ndarray of bool, of shape (len(which),)
+            Whether a search without memory may succeed.
+        """
         had_memory = self.inverse_products[which].any(axis=1)
         helps = had_memory & (self.n_restarts[which] < N_RESTARTS)
         self.n_restarts[which] += 1
@@ -189,5 +202,5 @@ class _State:
 
 
 def _dot(a, b):
-    """Scalar products of rows."""
+    """Compute the scalar products of rows."""
     return np.einsum("ij,ij->i", a, b)

@@ -1,4 +1,4 @@
-"""L-BFGS on well-conditioned versions of objectives: of one, or of a whole grid."""
+"""L-BFGS in well-conditioned parameters, for one objective or for a grid of them."""
 
 from dataclasses import replace
 
@@ -14,68 +14,70 @@ from skqprobe._solvers.preconditioner import (
 from skqprobe._utils.warn import warn_user
 
 NEAR = 0.1
-"""How long the gradient is, against that at zero, near enough to the minimum to measure
-the curvature there."""
+"""Length of the gradient, relative to that at zero, at which the parameters are near
+enough to the minimum to measure the curvature there."""
 
 
 def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     """Minimise an objective with L-BFGS.
 
-    Works in parameters of about equal curvature, see `Preconditioner`, scaled so that
-    the gradient at zero has length 1. Neither the scale of the columns, nor that of the
-    rewards, nor the start changes what `tol` means.
+    The search runs in parameters of about equal curvature, see `Preconditioner`, scaled
+    so that the gradient at zero has length 1. The meaning of `tol` therefore depends
+    neither on the scale of the columns or the rewards, nor on the starting point.
 
     Parameters
     ----------
     objective : LinearObjective
-        What to minimise.
+        Objective to minimise.
     theta : ndarray of shape (n_parameters,)
-        Where to start.
+        Starting point.
     tol : float
-        Stop when the gradient is `tol` times as long as at zero, or an iteration gains
-        less than ``tol**1.5`` of what has been gained since zero.
+        Tolerance, above 0. The search has converged when the gradient is `tol` times as
+        long as at zero, or an iteration gains less than ``tol**1.5`` of the total gain
+        since zero.
     max_iter : int
-        The most iterations; more raise a ConvergenceWarning.
+        Maximum number of iterations, at least 1.
     on_iteration : callable, default=None
-        Called with (theta, value) after each iteration; returns True to stop.
+        Function called with (theta, value) after each iteration. It returns True to
+        stop.
 
     Returns
     -------
     theta : ndarray of shape (n_parameters,)
-        The minimum found.
+        Parameters at the minimum.
     n_iter : int
         Number of iterations, at least 1.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the search has not converged after `max_iter` iterations.
     """
 
     def evaluate(thetas, which):
         value, gradient = objective.value_and_gradient(thetas[0])
         return np.array([value]), gradient[None]
 
-    def preconditioners(thetas=None):
-        here = model
-        if thetas is not None:
-            curvature = objective.score_curvature(objective.scores(thetas[0]))
-            here = replace(model, curvature=curvature)
-        return [Preconditioner(objective, objective.alpha, here)]
+    def measure_curvatures(thetas):
+        return [objective.score_curvature(objective.scores(thetas[0]))]
 
     def callback(thetas, values):
         return on_iteration(thetas[0], values[0])
 
-    model = model_hessian(objective)
-    thetas, ends = _minimize(
+    thetas, state = _minimize(
         evaluate,
-        preconditioners,
+        measure_curvatures,
+        [(objective, objective.alpha, model_hessian(objective))],
         theta[None],
         tol=tol,
         max_iter=max_iter,
-        precision=np.finfo(objective.dtype).eps,
         on_iteration=None if on_iteration is None else callback,
     )
-    n_iter = int(ends.n_iter[0])
-    if not ends.converged[0]:
+    n_iter = int(state.n_iter[0])
+    if not state.converged[0]:
         warn_user(
             f"L-BFGS did not converge after {n_iter} iterations (max_iter={max_iter}): "
-            f"the gradient is {np.linalg.norm(ends.gradient[0]):.1e} times as long as "
+            f"the gradient is {np.linalg.norm(state.gradient[0]):.1e} times as long as "
             f"at zero, tol={tol:g}. Increase max_iter, or alpha, or tol.",
             ConvergenceWarning,
         )
@@ -83,117 +85,113 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
 
 
 def minimize_lbfgs_grid(grid, *, tol, max_iter):
-    """Minimise all objectives of a grid with L-BFGS, reading X for all of them at once.
+    """Minimise all objectives of a grid with L-BFGS, in common reads of X.
 
-    Each takes the path that `minimize_lbfgs` would take on its fold, but for rounding.
+    Up to rounding, each search takes the path of `minimize_lbfgs` on its fold.
 
     Parameters
     ----------
     grid : GridObjective
-        What to minimise.
+        Objectives to minimise.
     tol : float
-        See `minimize_lbfgs`.
+        Tolerance, see `minimize_lbfgs`.
     max_iter : int
-        The most iterations for each.
+        Maximum number of iterations of each search.
 
     Returns
     -------
     thetas : ndarray of shape (n_objectives, n_parameters)
-        The minima found.
+        Parameters at the minima.
     converged : ndarray of bool, of shape (n_objectives,)
-        False where the iterations did not suffice.
+        Whether each search has converged.
     """
-    alphas = np.tile(grid.alphas, len(grid.in_fold))
-    objectives, models = (
-        np.repeat(np.array(of_folds, dtype=object), len(grid.alphas))
-        for of_folds in (grid.fold_objectives, model_fold_hessians(grid))
-    )
-
-    def preconditioners(thetas=None):
-        if thetas is None:
-            return list(map(Preconditioner, objectives, alphas, models))
-        curvatures = grid.score_curvatures(thetas)
-        here = [
-            replace(model, curvature=curvature)
-            for model, curvature in zip(models, curvatures, strict=True)
-        ]
-        return list(map(Preconditioner, objectives, alphas, here))
-
-    thetas, ends = _minimize(
+    folds = zip(grid.fold_objectives, model_fold_hessians(grid), strict=True)
+    thetas, state = _minimize(
         grid.value_and_gradient,
-        preconditioners,
+        grid.score_curvatures,
+        [(fold, alpha, model) for fold, model in folds for alpha in grid.alphas],
         np.zeros((grid.n_objectives, grid.objective.n_parameters)),
         tol=tol,
         max_iter=max_iter,
-        precision=np.finfo(grid.objective.dtype).eps,
     )
-    return thetas, ends.converged
+    return thetas, state.converged
 
 
 def _minimize(
-    evaluate, preconditioners, thetas, *, tol, max_iter, precision, on_iteration=None
+    evaluate, measure_curvatures, models, thetas, *, tol, max_iter, on_iteration=None
 ):
     """Minimise objectives in two stages.
 
-    Where softmax and sigmoid saturate, a loss is far less curved than at zero. Near the
-    minimum its curvature is measured anew, for parameters that are well-conditioned
-    there.
+    Where softmax and sigmoid saturate, the curvature of a loss is far smaller than at
+    zero. The second stage starts near the minimum, in parameters that are
+    well-conditioned for the curvature there.
 
     Parameters
     ----------
     evaluate : callable
-        See _PreconditionedProblems.
-    preconditioners : callable
-        Makes those for scores of zero, or for the scores of thetas that it is given.
+        Function of all objectives, see `_PreconditionedProblems`.
+    measure_curvatures : callable
+        Function that maps thetas to the curvature of the loss of each objective.
+    models : list of tuple
+        Arguments of the `Preconditioner` of each objective, for scores of zero.
     thetas : ndarray of shape (n, n_parameters)
-        Where to start.
-    tol, max_iter, precision, on_iteration
-        See `minimize_batched_lbfgs`; `on_iteration` gets thetas and values.
+        Starting points.
+    tol, max_iter
+        See `minimize_lbfgs`.
+    on_iteration : callable, default=None
+        Function called with thetas and values after each iteration. It returns True to
+        stop.
 
     Returns
     -------
     thetas : ndarray of shape (n, n_parameters)
-        The minima.
-    ends : object
-        Of the last `minimize_batched_lbfgs`, with the iterations of both.
+        Parameters at the minima.
+    state : object
+        Result of the last `minimize_batched_lbfgs`, with `n_iter` of both stages.
     """
     at_zero = evaluate(np.zeros_like(thetas), np.arange(len(thetas)))
-    n_iter, stopped = 0, False
+    n_iter = 0
 
     def callback(v, values):
-        nonlocal stopped
-        stopped = on_iteration(problems.to_theta(v), problems.to_values(values))
-        return stopped
+        return on_iteration(problems.to_theta(v), problems.to_values(values))
 
     for until in [NEAR, tol] if tol < NEAR else [tol]:
-        made = preconditioners() if until >= NEAR else preconditioners(thetas)
-        problems = _PreconditionedProblems(evaluate, made, at_zero)
-        ends = minimize_batched_lbfgs(
+        if until < NEAR:
+            curvatures = measure_curvatures(thetas)
+            models = [
+                (objective, alpha, replace(model, curvature=curvature))
+                for (objective, alpha, model), curvature in zip(
+                    models, curvatures, strict=True
+                )
+            ]
+        preconditioners = [Preconditioner(*model) for model in models]
+        problems = _PreconditionedProblems(evaluate, preconditioners, at_zero)
+        state = minimize_batched_lbfgs(
             problems.value_and_gradient,
             problems.to_v(thetas),
-            # Most fits start at zero: that they need not read X for it again.
+            # Most fits start at zero, which saves them a read of X.
             None if thetas.any() else problems.at_zero,
             tol=until,
-            ftol=least_gain(until),
+            ftol=_least_gain(until),
             max_iter=max_iter - n_iter,
-            precision=precision,
+            precision=np.finfo(models[0][0].dtype).eps,
             on_iteration=None if on_iteration is None else callback,
         )
-        moved = ends.n_iter > 0
-        thetas = np.where(moved[:, None], problems.to_theta(ends.point), thetas)
-        n_iter = n_iter + ends.n_iter
-        if stopped:
+        moved = state.n_iter > 0
+        thetas = np.where(moved[:, None], problems.to_theta(state.point), thetas)
+        n_iter = n_iter + state.n_iter
+        if state.stopped:
             break
-    ends.n_iter = n_iter
-    return thetas, ends
+    state.n_iter = n_iter
+    return thetas, state
 
 
-def least_gain(tol):
-    """Tell the gain of an iteration, relative to all so far, that is not worth another.
+def _least_gain(tol):
+    """Compute the gain, relative to the total gain, below which a search has converged.
 
-    The hinge loss, whose gradient never vanishes, and probes that win ever less by
-    growing, end by it. A gradient of size `tol` leaves about ``tol**2`` to gain; the
-    many small steps of a slow end sum up to more.
+    This criterion ends searches on the hinge loss, whose gradient never vanishes, and
+    on probes that gain ever less as they grow. A gradient of length `tol` leaves about
+    ``tol**2`` to gain, but the many small steps of a slow search add up to more.
     """
     return max(tol**1.5, 64 * np.finfo(np.float64).eps)
 
@@ -204,12 +202,12 @@ class _PreconditionedProblems:
     Parameters
     ----------
     evaluate : callable
-        Maps thetas (n, n_parameters) and the numbers of as many problems (n,) to their
-        values (n,) and gradients (n, n_parameters).
+        Function that maps thetas, (n, n_parameters), and the numbers of as many
+        problems, (n,), to values, (n,), and gradients, (n, n_parameters).
     preconditioners : list of Preconditioner
-        One a problem.
+        Preconditioner of each problem.
     at_zero : tuple of ndarray
-        The values and gradients of all problems at thetas of zero.
+        Values and gradients of all problems at thetas of zero.
     """
 
     def __init__(self, evaluate, preconditioners, at_zero):
@@ -218,12 +216,14 @@ class _PreconditionedProblems:
         self.everything = np.arange(len(preconditioners))
         self.offset, gradients = at_zero
         gradients = self._convert("gradient_in_v", gradients, self.everything)
-        # With unit curvature, a step as long as the gradient leads near the minimum.
+        # With unit curvature, a step of the length of the gradient ends near the
+        # minimum.
         self.unit = np.linalg.norm(gradients, axis=1)
         self.unit[self.unit == 0] = 1
         self.at_zero = np.zeros(len(self.unit)), gradients / self.unit[:, None]
 
     def _convert(self, method, vectors, which):
+        """Apply a method of the preconditioners to the vectors of some problems."""
         converted = [
             getattr(self.preconditioners[number], method)(vector)
             for number, vector in zip(which, vectors, strict=True)
@@ -231,19 +231,19 @@ class _PreconditionedProblems:
         return np.array(converted)
 
     def to_theta(self, v):
-        """Parameters of all problems."""
+        """Convert parameters v of all problems to theta."""
         return self._convert("to_theta", self.unit[:, None] * v, self.everything)
 
     def to_v(self, thetas):
-        """Parameters of which the minima are about 1 away from zero."""
+        """Convert thetas to v, in which the minima are about 1 away from zero."""
         return self._convert("to_v", thetas, self.everything) / self.unit[:, None]
 
     def to_values(self, values):
-        """Values of the objectives, from those in units of their own."""
+        """Convert values from the units of the problems to those of the objectives."""
         return values * self.unit**2 + self.offset
 
     def value_and_gradient(self, v, which):
-        """Values and gradients, in units of their own, of some of the problems."""
+        """Evaluate some of the problems, in their own units."""
         unit = self.unit[which]
         thetas = self._convert("to_theta", unit[:, None] * v, which)
         values, gradients = self.evaluate(thetas, which)

@@ -1,4 +1,4 @@
-"""A change of variables that makes an objective well-conditioned."""
+"""Change of variables after which an objective is well-conditioned."""
 
 from dataclasses import dataclass
 
@@ -7,36 +7,37 @@ from scipy.linalg import LinAlgError, cholesky
 from scipy.linalg.blas import dtrsv
 
 FULL_COST = 10**11
-"""Largest n_rows * d**2 for which all second moments of X are worth their cost."""
+"""Maximum of n_rows * d**2 for which all second moments of X are computed."""
 
 FULL_ENTRIES = 2**27
-"""How many entries the factors of the second moments may have in all: 1 GiB."""
+"""Maximum number of entries in all factors of second moments: 1 GiB."""
 
 N_DIRECTIONS = 64
-"""How many principal directions of X to look for where all moments cost too much."""
+"""Maximum number of principal directions of X, if all moments cost too much."""
 
 N_SAMPLED = 2**14
-"""In how many rows."""
+"""Minimum number of rows in the sample in which these directions are found."""
 
 N_POWERS = 3
-"""How often these are read, for a power iteration each."""
+"""Number of power iterations, each of which reads the sample once."""
 
 
 @dataclass(frozen=True)
 class HessianModel:
-    """What a `Preconditioner` has to know of X and of the loss.
+    """Properties of X and of the loss that a `Preconditioner` needs.
 
     Parameters
     ----------
     mean : ndarray of shape (d,)
         Mean of the columns.
-    moment : ndarray of shape (d, d), or (d,) where it would cost too much
-        Second moments of the columns, or the diagonal of them.
+    moment : ndarray of shape (d, d) or (d,)
+        Second moments of the columns, or only their diagonal if all cost too much.
     curvature : float
-        Typical curvature of the loss along a direction of unit spread in the scores.
+        Typical curvature of the mean loss in a direction of unit spread in the scores.
     directions : ndarray of shape (d, n)
-        Directions u in columns of unit variance, so long that the second moments are
-        about proportional to I + u u' summed over them; n is 0 if the moments are full.
+        Principal directions u for columns of unit variance. Their lengths are such that
+        the second moments are about proportional to I + u u' summed over them. If the
+        second moments are full, n is 0.
     """
 
     mean: np.ndarray
@@ -46,27 +47,27 @@ class HessianModel:
 
 
 class Preconditioner:
-    """Parameters v in which an objective has about unit curvature everywhere.
+    """Parameters v in which an objective has about unit curvature in all directions.
 
     Columns of hidden states differ in scale by orders of magnitude and are strongly
-    correlated; L-BFGS would need an iteration for each such difference. The Hessian is
-    about ``c * M + alpha`` on the coefficients, with c the typical curvature of the
-    loss and M the second moments of X (inside prompts, if only these count). With L its
-    Cholesky factor, ``coef = inv(L).T @ v``. Where M would cost too much, its diagonal
-    and the principal directions of a sample stand for it. An intercept belongs to the
-    centred columns, so that it does not interfere; without one, the common offset of
-    the columns is a direction of its own.
+    correlated. L-BFGS would need an iteration for each such difference. The Hessian is
+    about ``c * M + alpha`` on the coefficients, where c is the typical curvature of the
+    loss, and M are the second moments of X, inside prompts for a shift-invariant loss.
+    With L its Cholesky factor, ``coef = inv(L).T @ v``. If M costs too much, its
+    diagonal and the principal directions of a sample replace it. The intercept is that
+    of centred columns, so that it does not interact with the coefficients. Without an
+    intercept, the mean of the columns is one more direction.
 
-    A guess is good enough: it changes the path of a solver, not the optimum.
+    An approximation is sufficient: it affects the path of a solver, not the optimum.
 
     Parameters
     ----------
     objective : LinearObjective
-        The objective.
+        Objective.
     alpha : float
-        Strength of its penalty.
+        Strength of its L2 penalty, in [0, inf).
     model : HessianModel
-        What `model_hessian` gives for the objective.
+        Result of `model_hessian` for the objective.
     """
 
     def __init__(self, objective, alpha, model):
@@ -74,8 +75,8 @@ class Preconditioner:
         d, full = objective.n_features, model.moment.ndim == 2
         hessian = curvature * model.moment
         diagonal = hessian.reshape(-1)[:: d + 1] if full else hessian  # a view
-        # Rounding leaves a constant column a variance too; it must not be blown up to
-        # that of the others.
+        # After rounding, a constant column has a small variance, which must not be
+        # scaled to that of the others.
         eps = np.finfo(objective.dtype).eps
         constant = diagonal <= curvature * (8 * eps * mean) ** 2
         np.maximum(diagonal, curvature * eps * mean**2, out=diagonal)
@@ -87,33 +88,36 @@ class Preconditioner:
         self.factor = _cholesky(hessian, self.scale) if full else None
         self.center = mean if objective.has_intercept else None
         self.intercept_scale = 1 / np.sqrt(curvature or 1)
-        # The penalty, which is the same in all directions, makes them less marked.
-        long = np.sqrt(share)[:, None] * model.directions
+        # The penalty, which is equal in all directions, makes them less prominent.
+        directions = np.sqrt(share)[:, None] * model.directions
         if self.center is None and not objective.loss.shift_invariant:
-            # Nothing takes the mean up: the second moments are M + mean mean'.
-            offset = np.sqrt(curvature) * mean * self.scale
-            offset = _solve(self.factor, offset) if full else offset
-            long = np.column_stack([long, offset])
-        self.basis, length, _ = np.linalg.svd(long, full_matrices=False)
+            # No intercept absorbs the mean: the second moments are M + mean mean'.
+            offset = self._solve(np.sqrt(curvature) * mean * self.scale)
+            directions = np.column_stack([directions, offset])
+        self.basis, length, _ = np.linalg.svd(directions, full_matrices=False)
         self.curvatures = 1 + length**2
 
+    def _solve(self, vector, trans=False):
+        """Solve a system with the Cholesky factor or its transpose, if there is one."""
+        if self.factor is None:
+            return vector
+        return dtrsv(self.factor, vector, lower=True, trans=trans)
+
     def _stretch(self, v, power):
-        """Multiply by (I + u u' summed over the directions)**power."""
+        """Multiply by (I + u u' summed over the directions) to the given power."""
         along = (self.curvatures**power - 1) * (v @ self.basis)
         return v + self.basis @ along
 
     def to_theta(self, v):
-        """Parameters of the objective."""
+        """Convert parameters v to theta."""
         coef = self._stretch(v if self.center is None else v[:-1], -0.5)
-        if self.factor is not None:
-            coef = _solve(self.factor, coef, trans=True)
-        coef = coef * self.scale
+        coef = self._solve(coef, trans=True) * self.scale
         if self.center is None:
             return coef
         return np.append(coef, v[-1] * self.intercept_scale - self.center @ coef)
 
     def to_v(self, theta):
-        """Parameters of about unit curvature."""
+        """Convert theta to parameters v."""
         coef = theta if self.center is None else theta[:-1]
         v = coef / self.scale
         if self.factor is not None:
@@ -124,72 +128,88 @@ class Preconditioner:
         return np.append(v, (theta[-1] + self.center @ coef) / self.intercept_scale)
 
     def gradient_in_v(self, gradient):
-        """Gradient with respect to v, from that with respect to theta."""
+        """Convert the gradient with respect to theta to that with respect to v."""
         slope = gradient[-1]
         if self.center is not None:
             gradient = gradient[:-1] - self.center * slope
-        gradient = gradient * self.scale
-        if self.factor is not None:
-            gradient = _solve(self.factor, gradient)
-        gradient = self._stretch(gradient, -0.5)
+        gradient = self._stretch(self._solve(gradient * self.scale), -0.5)
         if self.center is None:
             return gradient
         return np.append(gradient, slope * self.intercept_scale)
 
 
 def model_hessian(objective):
-    """Measure what a `Preconditioner` has to know of X and of the loss.
+    """Measure the Hessian model of an objective.
+
+    Parameters
+    ----------
+    objective : LinearObjective
+        Objective.
 
     Returns
     -------
     model : HessianModel
+        Model with full second moments, or with those of a sample if they cost too much.
     """
-    if not affordable(objective):
+    if not _is_affordable(objective):
         return _sampled_model(objective)
-    mean, moment = objective.moments(full=True)
-    return HessianModel(mean, moment, objective.score_curvature(), _none(objective))
+    return _full_model(objective, *objective.moments(full=True))
 
 
 def model_fold_hessians(grid):
-    """Measure the models of all folds of a grid, reading X once for the moments.
+    """Measure the Hessian models of all folds of a grid, in one read for the moments.
 
     Parameters
     ----------
     grid : GridObjective
-        The grid.
+        Grid of folds and penalties.
 
     Returns
     -------
     models : list of HessianModel
-        What `model_hessian` gives for each fold, but for rounding, and for the
-        memory that full moments may take.
+        Results of `model_hessian` for the folds, up to rounding. They are of samples if
+        the factors of all folds and penalties would take too much memory.
     """
-    if not affordable(grid.objective, grid.n_objectives):
+    if not _is_affordable(grid.objective, grid.n_objectives):
         return [_sampled_model(objective) for objective in grid.fold_objectives]
-    d = grid.objective.n_features
-    sums = [_Moments(0, np.zeros(d), np.zeros((d, d)))] * len(grid.in_fold)
+    d, shift_invariant = grid.objective.n_features, grid.objective.loss.shift_invariant
+    pooled = [(0, np.zeros(d), np.zeros((d, d)))] * len(grid.in_fold)
     for folds, part, _ in grid.parts():
-        moments = _Moments(part.layout.n_rows, *part.moments(full=True))
+        moments = part.layout.n_rows, *part.moments(full=True)
         for fold in folds:
-            sums[fold] = sums[fold].merge(moments, grid.objective.loss.shift_invariant)
+            pooled[fold] = _pool(pooled[fold], moments, shift_invariant)
     return [
-        HessianModel(s.mean, s.moment, objective.score_curvature(), _none(objective))
-        for s, objective in zip(sums, grid.fold_objectives, strict=True)
+        _full_model(objective, mean, moment)
+        for objective, (_, mean, moment) in zip(
+            grid.fold_objectives, pooled, strict=True
+        )
     ]
 
 
-def affordable(objective, n_factors=1):
-    """Tell whether the full second moments are worth their cost."""
+def _is_affordable(objective, n_factors=1):
+    """Check that full second moments, and this number of factors, cost little."""
     n_rows, d = objective.layout.n_rows, objective.n_features
     return n_rows * d**2 <= FULL_COST and n_factors * d**2 <= FULL_ENTRIES
 
 
-def _none(objective):
-    return np.zeros((objective.n_features, 0))
+def _full_model(objective, mean, moment):
+    """Make the model of full second moments, which needs no directions."""
+    no_directions = np.zeros((objective.n_features, 0))
+    return HessianModel(mean, moment, objective.score_curvature(), no_directions)
+
+
+def _pool(first, second, shift_invariant):
+    """Pool number, mean and second moments of two samples of rows."""
+    (n, mean, moment), (n_second, second_mean, second_moment) = first, second
+    share, step = n_second / (n + n_second), second_mean - mean
+    moment = moment + share * (second_moment - moment)
+    if not shift_invariant:  # moments are around the mean, which changes
+        moment += share * (1 - share) * np.outer(step, step)
+    return n + n_second, mean + share * step, moment
 
 
 def _sampled_model(objective):
-    """Measure the variances and the principal directions of a sample."""
+    """Make the model of variances and principal directions of a sample."""
     blocks = objective.sampled_blocks(N_SAMPLED)
     mean, variance = objective.moments(full=False, blocks=blocks)
     directions = _principal_directions(objective, mean, variance, blocks)
@@ -197,16 +217,17 @@ def _sampled_model(objective):
 
 
 def _principal_directions(objective, mean, variance, blocks):
-    """Find where the second moments of standardised columns stand out from the rest.
+    """Find directions of standardised columns with exceptionally large second moments.
 
-    Of rows without any structure, too, some directions of a sample have large moments:
-    up to the edge that Marchenko and Pastur found (1967). Those beyond it are taken.
+    In a sample of unstructured rows, too, moments reach up to the edge of the
+    distribution of Marchenko and Pastur (1967). Only directions beyond the edge are
+    returned, in the columns of an array of shape (d, n).
     """
     d, rank = len(mean), min(N_DIRECTIONS, len(mean) // 4)
     scale = np.sqrt(variance)
     inverse = np.divide(1, scale, where=scale > 0, out=np.zeros_like(scale))
     inverse = inverse.astype(objective.dtype)[:, None]
-    # A power iteration on a few directions more than are wanted.
+    # Power iterations on a few more directions than are needed.
     image = np.random.RandomState(0).standard_normal((d, min(d, rank + 10)))
     for _ in range(N_POWERS):
         basis = np.linalg.qr(image)[0].astype(objective.dtype)
@@ -222,31 +243,11 @@ def _principal_directions(objective, mean, variance, blocks):
     return basis @ rotation[:, beyond] * np.sqrt(moments[beyond] / rest - 1)
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Number, mean and second moments of rows."""
-
-    n: int
-    mean: np.ndarray
-    moment: np.ndarray
-
-    def merge(self, other, around_prompts):
-        """Moments of the rows of both."""
-        n = self.n + other.n
-        share, step = other.n / n, other.mean - self.mean
-        moment = self.moment + share * (other.moment - self.moment)
-        if not around_prompts:  # but around the mean, which moves
-            moment += share * (1 - share) * np.outer(step, step)
-        return _Moments(n, self.mean + share * step, moment)
-
-
-def _solve(factor, vector, trans=False):
-    """Solve with a lower triangular factor."""
-    return dtrsv(factor, vector, lower=True, trans=trans)
-
-
 def _cholesky(hessian, scale):
-    """Cholesky factor of the scaled Hessian, made positive definite where it is not."""
+    """Compute the lower Cholesky factor of the scaled Hessian plus a jitter.
+
+    The jitter grows until the matrix is positive definite.
+    """
     hessian *= scale
     hessian *= scale[:, None]
     diagonal = hessian.reshape(-1)[:: len(hessian) + 1]
@@ -254,7 +255,7 @@ def _cholesky(hessian, scale):
     while True:
         diagonal += jitter
         try:
-            # In Fortran's order, in which BLAS takes it without a copy.
+            # In Fortran order, since BLAS would copy other matrices at each call.
             return np.asfortranarray(cholesky(hessian, lower=True, check_finite=False))
         except LinAlgError:
             jitter *= 100

@@ -1,4 +1,4 @@
-"""BaseEstimator: scikit-learn's, but knowing which skqprobe it was saved by."""
+"""BaseEstimator: that of scikit-learn, with the version of skqprobe in saved states."""
 
 from sklearn import base
 
@@ -7,10 +7,10 @@ from skqprobe._utils.warn import warn_user
 
 
 class BaseEstimator(base.BaseEstimator):
-    """Base class of everything that is saved and loaded.
+    """Base class of all objects that can be saved and loaded.
 
-    The saved state has the version of skqprobe beside the attributes. What an older
-    version saved is loaded without a word, what a newer one saved with a warning.
+    A saved state holds the attributes and the version of skqprobe. To load the state of
+    a newer version raises a warning.
     """
 
     def __getstate__(self):
@@ -23,8 +23,8 @@ class BaseEstimator(base.BaseEstimator):
         if saved_by is not None and parse_version(saved_by) > parse_version(this):
             warn_user(
                 f"This {type(self).__name__} was saved by skqprobe {saved_by}, and is "
-                f"loaded by skqprobe {this}, which is older and may not understand "
-                f"it. Install skqprobe {saved_by} or later, or fit again.",
+                f"loaded by skqprobe {this}, which is older and may misread it. "
+                f"Install skqprobe {saved_by} or later, or fit again."
             )
         super().__setstate__(attributes)
 

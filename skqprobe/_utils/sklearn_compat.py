@@ -1,4 +1,4 @@
-"""Imports that scikit-learn keeps private or has only in recent versions."""
+"""Functions of scikit-learn that are private, or only in recent versions."""
 
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -8,13 +8,13 @@ from sklearn.utils.validation import _check_feature_names_in as feature_names_in
 
 try:  # scikit-learn 1.9 and later
     from sklearn.callback import CallbackSupportMixin, with_callbacks
-except ImportError:  # pragma: no cover  (run with the oldest scikit-learn supported)
+except ImportError:  # pragma: no cover  (run with the oldest supported scikit-learn)
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stands in where scikit-learn has no callbacks."""
+        """Base class that replaces scikit-learn's before version 1.9."""
 
     def with_callbacks(method):
-        """Stand in where scikit-learn has no callbacks."""
+        """Return the method unchanged: before version 1.9, there are no callbacks."""
         return method
 
 
@@ -29,12 +29,12 @@ try:  # scikit-learn 1.9 and later
     )
 
     ARRAY_API_SUPPORT = True
-except ImportError:  # pragma: no cover  (run with the oldest scikit-learn supported)
+except ImportError:  # pragma: no cover  (run with the oldest supported scikit-learn)
     ARRAY_API_SUPPORT = False
     get_namespace_and_device = max_precision_float_dtype = move_to = None
 
     def check_same_namespace(X, estimator, *, attribute, method):
-        """Stand in where scikit-learn does not check."""
+        """Accept any X: before version 1.9, all input is converted to numpy."""
 
 
 __all__ = [
@@ -56,5 +56,5 @@ __all__ = [
 
 
 def wrap_output(values, X, transformer):
-    """Give a transformer's output the container that `set_output` asks for."""
+    """Put the output of a transformer in the container that `set_output` selects."""
     return _wrap_data_with_container("transform", values, X, transformer)
