@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skqprobe import QProbePolicy, QProbePolicyCV
 from skqprobe._arrays.blocks import PRODUCT_ROWS
-from skqprobe._solvers.closed_form import add_products
+from skqprobe._solvers.ridge import add_products
 
 
 def measure_closed_form(plan, shape=PAPER):

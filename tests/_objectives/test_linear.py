@@ -323,7 +323,7 @@ def test_score_curvature_grows_with_a_loss(loss, sets):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("loss", LEAST_SQUARES)
-def test_least_squares_blocks_are_the_objective(
+def test_least_squares_rows_are_the_objective(
     loss, fit_intercept, weighted, data, rng, monkeypatch
 ):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 300)
@@ -333,12 +333,13 @@ def test_least_squares_blocks_are_the_objective(
     )
     theta = rng.normal(size=objective.n_parameters)
     coef, _ = objective.split(theta)
-    problem = list(objective.least_squares_blocks())
-    assert len(problem) > 1
-    squares = sum(v @ (X @ coef - t) ** 2 for X, t, v in problem)
-    if objective.has_intercept:  # the blocks speak of the best intercept
+    if objective.has_intercept:
         x_mean, t_mean = objective.least_squares_means
         theta[-1] = t_mean - x_mean @ coef
+    _, intercept = objective.split(theta)
+    problem = list(objective.least_squares_rows())
+    assert len(problem) > 1
+    squares = sum(v @ (X @ coef + intercept - t) ** 2 for X, t, v in problem)
     expected = objective.value_and_gradient(theta)[0]
     assert squares + 0.3 / 2 * coef @ coef == pytest.approx(expected, rel=1e-12)
     if objective.has_intercept:
