@@ -29,7 +29,7 @@ def test_sum(values):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_sum_of_many_numbers_keeps_its_digits(rng, dtype):
+def test_sum_of_many_numbers_is_accurate(rng, dtype):
     values = rng.normal(3, size=(4000, 2)).astype(dtype)
     total = segment_sum(values, np.array([0, 4000]))
     assert total.dtype == dtype
@@ -60,7 +60,7 @@ def test_weighted_mean(values, rng):
     assert_allclose(segment_mean(values, OFFSETS, weight), expected)
 
 
-def test_spread():
+def test_repeat_per_prompt():
     expected = [0, 0, 0, 1, 2, 3, 3, 3, 3, 3, 4, 4]
     assert_array_equal(repeat_per_prompt(np.arange(5), OFFSETS), expected)
     assert_array_equal(repeat_per_prompt(np.eye(5), OFFSETS), np.eye(5)[expected])
@@ -74,7 +74,7 @@ def test_log_softmax(rng):
         assert_allclose(result[rows], np.log(mass / mass.sum()), atol=1e-14)
 
 
-def test_log_softmax_with_weights_is_that_of_copies(rng):
+def test_weights_of_log_softmax_are_copies(rng):
     scores, weight = rng.normal(size=12), rng.integers(1, 5, size=12)
     copies = np.repeat(scores, weight)
     copy_offsets = np.append(0, np.cumsum([weight[rows].sum() for rows in PROMPTS]))
