@@ -45,19 +45,6 @@ def test_squared_error_is_ridge(layout, fit_intercept, alpha, problem):
     assert_same_fit(model, expected, rtol=1e-8, atol=1e-10)
 
 
-@with_and_without_intercept
-def test_squared_error_with_weights_of_prompts(fit_intercept, problem, rng):
-    X, y = problem
-    weight = rng.integers(0, 4, len(X)).astype(float)
-    model = QProbeRegressor(alpha=0.1, fit_intercept=fit_intercept)
-    model.fit(X, y, sample_weight=weight)
-    # The mean over prompts of the mean over their 4 rows.
-    share = np.repeat(weight / weight.sum() / 4, 4)
-    expected = Ridge(0.1 / 2, fit_intercept=fit_intercept)
-    expected.fit(X.reshape(y.size, -1), y.ravel(), sample_weight=share)
-    assert_same_fit(model, expected, rtol=1e-8, atol=1e-10)
-
-
 def test_squared_error_with_weights_of_rows(rows, rng):
     X, y, groups = rows
     weight = rng.uniform(0.2, 4, len(X))
@@ -72,38 +59,23 @@ def test_squared_error_with_weights_of_rows(rows, rng):
 
 @with_and_without_intercept
 @pytest.mark.parametrize("alpha", [1e-3, 0.1])
-def test_log_loss_is_logistic_regression(alpha, fit_intercept, sets):
-    X, y = (sets[0] + [0.5, 0, -1, 2]).reshape(-1, 4), sets[1].ravel()
-    expected = LogisticRegression(
-        C=1 / (alpha * len(y)),
-        fit_intercept=fit_intercept,
-        solver="newton-cholesky",
-        tol=1e-10,
-    ).fit(X, y)
-    model = QProbeRegressor(
-        loss="log_loss", alpha=alpha, fit_intercept=fit_intercept, tol=1e-8
-    ).fit(X, y)
-    assert_same_fit(model, expected, rtol=1e-5)
-    assert_allclose(model.predict(X), expected.predict_proba(X)[:, 1], rtol=1e-5)
-
-
-@with_and_without_intercept
-def test_log_loss_of_fractional_rewards(fit_intercept, rows, rng):
+def test_log_loss_is_logistic_regression(alpha, fit_intercept, rows, rng):
     """A reward r is a success of weight r and a failure of weight 1 - r."""
     X, _, groups = rows
     y, weight = rng.uniform(size=len(X)), rng.uniform(0.5, 2, size=len(X))
     share = share_of_rows(groups, weight)
     expected = LogisticRegression(
-        C=1 / 0.01, fit_intercept=fit_intercept, solver="newton-cholesky", tol=1e-10
+        C=1 / alpha, fit_intercept=fit_intercept, solver="newton-cholesky", tol=1e-10
     ).fit(
         np.concatenate([X, X]),
         np.repeat([1, 0], len(X)),
         sample_weight=np.concatenate([share * y, share * (1 - y)]),
     )
     model = QProbeRegressor(
-        loss="log_loss", alpha=0.01, fit_intercept=fit_intercept, tol=1e-8
+        loss="log_loss", alpha=alpha, fit_intercept=fit_intercept, tol=1e-8
     ).fit(X, y, groups, sample_weight=weight)
     assert_same_fit(model, expected, rtol=1e-5, atol=1e-7)
+    assert_allclose(model.predict(X), expected.predict_proba(X)[:, 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", WITH_INTERCEPT)

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from cases import LEAST_SQUARES, SMOOTH, make_objective
 from numpy.testing import assert_allclose
-from scipy.optimize import check_grad
 
 from skqprobe._arrays import blocks
 from skqprobe._candidates.layout import check_layout
@@ -69,18 +68,6 @@ def test_values_and_gradients_are_those_of_single_objectives(loss, grid_of, rng)
         expected = single(grid, number).value_and_gradient(theta)
         assert value == pytest.approx(expected[0])
         assert_allclose(gradient, expected[1], atol=1e-12)
-
-
-@two_kinds_of_loss
-def test_gradient_is_that_of_finite_differences(loss, grid_of, rng):
-    grid = grid_of(loss)
-    theta = rng.normal(size=grid.objective.n_parameters)
-
-    def part(theta, which):
-        return grid.value_and_gradient(theta[None], np.array([3]))[which][0]
-
-    error = check_grad(lambda t: part(t, 0), lambda t: part(t, 1), theta)
-    assert error < 1e-5
 
 
 @two_kinds_of_loss

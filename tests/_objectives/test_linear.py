@@ -109,27 +109,6 @@ def test_intercept_only_if_it_changes_the_loss(loss, sets):
         assert intercept == 4
 
 
-def test_intercept_has_no_penalty(sets):
-    theta = np.array([1.0, -2, 0, 3, 10])
-    (strong, strong_gradient), (weak, weak_gradient) = (
-        objective_of((*sets, None), "squared_error", alpha=a).value_and_gradient(theta)
-        for a in (7, 2)
-    )
-    assert strong - weak == pytest.approx(5 / 2 * (1 + 4 + 9))
-    expected = 5 * np.array([1.0, -2, 0, 3, 0])
-    assert_allclose(strong_gradient - weak_gradient, expected, atol=1e-14)
-
-
-def test_scale_of_prompt_weights_does_not_matter(sets, rng):
-    weight, theta = rng.uniform(size=60), rng.normal(size=5)
-    one, other = (
-        make_objective(*sets, "log_loss", prompt_weight=scale * weight)
-        for scale in (1, 1000)
-    )
-    expected = other.value_and_gradient(theta)[0]
-    assert one.value_and_gradient(theta)[0] == pytest.approx(expected, rel=1e-14)
-
-
 @every_loss
 def test_only_the_penalty_if_all_weights_are_zero(loss, sets):
     settings = {"alpha": 2.0, "fit_intercept": False, "prompt_weight": np.zeros(60)}

@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 
 from skqprobe import QProbePolicy
-from skqprobe._solvers import minimize_lbfgs, ridge, solve_ridge
+from skqprobe._solvers import ridge, solve_ridge
 from skqprobe._solvers.ridge import solve_systems
 from skqprobe.losses import LOSSES, ContrastivePolicyGradient
 
@@ -46,44 +46,22 @@ def test_gradient_vanishes(loss, fit_intercept, alpha, problem):
     assert abs(gradient).max() < 1e-10 * abs(at_zero).max()
 
 
-@with_and_without_intercept
-@every_loss
-def test_equals_lbfgs(loss, fit_intercept, problem):
-    objective = make_objective(*problem, loss, fit_intercept=fit_intercept)
-    start = np.zeros(objective.n_parameters)
-    expected, _ = minimize_lbfgs(objective, start, tol=1e-10, max_iter=1000)
-    assert_allclose(solve_ridge(objective), expected, atol=1e-7)
-
-
 @pytest.mark.parametrize("b", [1.0, 2.5])
-def test_contrastive_policy_gradient_is_ridge_on_centred_rows(b, problem):
-    X, y = problem
-    policy = QProbePolicy(
-        loss=ContrastivePolicyGradient(b), alpha=0.1, solver="closed_form"
-    ).fit(X, y)
-    # 30 prompts, each k / 2 b^2 sum_i (z_i - r_i / b)^2 with k = 4, all centred.
-    centred = X - X.mean(axis=1, keepdims=True)
-    target = (y - y.mean(axis=1, keepdims=True)) / b
-    expected = Ridge(30 * 0.1 / (4 * b**2), fit_intercept=False)
-    expected.fit(centred.reshape(y.size, -1), target.ravel())
-    assert_allclose(policy.coef_, expected.coef_, rtol=1e-8, atol=1e-10)
-    assert policy.intercept_ == 0
-    assert policy.n_iter_ == 1
-
-
 @pytest.mark.parametrize("weighted", [False, True])
-def test_contrastive_policy_gradient_on_ragged_prompts(weighted, rows, rng):
+def test_contrastive_policy_gradient_is_ridge_on_centred_rows(b, weighted, rows, rng):
     X, y, groups = rows
     weight = rng.uniform(0.2, 4, len(X)) if weighted else np.ones(len(X))
-    policy = QProbePolicy("contrastive_policy_gradient", alpha=0.1)
+    policy = QProbePolicy(ContrastivePolicyGradient(b), alpha=0.1, solver="closed_form")
     policy.fit(X, y, groups, sample_weight=weight if weighted else None)
     copies = {label: weight[groups == label].sum() for label in set(groups)}
-    expected = Ridge(0.1, fit_intercept=False).fit(
+    expected = Ridge(0.1 / b**2, fit_intercept=False).fit(
         centred_in_prompts(X, groups, weight),
-        centred_in_prompts(y, groups, weight),
+        centred_in_prompts(y, groups, weight) / b,
         sample_weight=weight * [copies[label] for label in groups] / len(copies),
     )
     assert_allclose(policy.coef_, expected.coef_, rtol=1e-8)
+    assert policy.intercept_ == 0
+    assert policy.n_iter_ == 1
 
 
 @every_loss
