@@ -23,9 +23,14 @@ def values(request, rng):
     return rng.normal(size=request.param)
 
 
-def test_sum(values):
+def test_sum_and_means(values, rng):
     expected = [sum(values[rows]) for rows in PROMPTS]
     assert_allclose(segment_sum(values, OFFSETS), expected)
+    expected = [values[rows].mean(axis=0) for rows in PROMPTS]
+    assert_allclose(segment_mean(values, OFFSETS), expected)
+    w = rng.uniform(0.1, 5, size=12)
+    expected = [np.average(values[r], axis=0, weights=w[r]) for r in PROMPTS]
+    assert_allclose(segment_mean(values, OFFSETS, w), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -45,19 +50,6 @@ def test_stable_order_is_a_stable_argsort(rng, n):
 def test_max(rng):
     values = rng.normal(size=12)
     assert_array_equal(segment_max(values, OFFSETS), [max(values[r]) for r in PROMPTS])
-
-
-def test_mean(values):
-    expected = [values[rows].mean(axis=0) for rows in PROMPTS]
-    assert_allclose(segment_mean(values, OFFSETS), expected)
-
-
-def test_weighted_mean(values, rng):
-    weight = rng.uniform(0.1, 5, size=12)
-    expected = [
-        np.average(values[rows], axis=0, weights=weight[rows]) for rows in PROMPTS
-    ]
-    assert_allclose(segment_mean(values, OFFSETS, weight), expected)
 
 
 def test_repeat_per_prompt():

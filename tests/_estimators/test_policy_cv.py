@@ -22,6 +22,7 @@ from skqprobe.losses import LOSSES, PairwiseHinge
 from skqprobe.metrics import best_of_k_scorer
 
 ALPHAS, TEMPERATURES = (1.0, 0.1, 1e-3), (0.0, 0.3)
+SEVERAL = ["squared_error", "policy_gradient", PairwiseHinge(0.5), "log_loss"]
 
 
 def grid_search(losses, **options):
@@ -58,19 +59,18 @@ def assert_same_search(policy, search):
 # The result is that of a grid search
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_each_loss(loss, sets):
-    search = grid_search([loss], cv=5).fit(*sets)
-    assert_same_search(policy_cv([loss]).fit(*sets), search)
-
-
 @pytest.mark.parametrize(
-    "cv", [4, KFold(3, shuffle=True, random_state=0), ShuffleSplit(4, random_state=0)]
+    ("losses", "options"),
+    [
+        *(([loss], {"cv": 5}) for loss in LOSSES),
+        (SEVERAL, {"cv": KFold(3, shuffle=True, random_state=0)}),
+        (SEVERAL, {"cv": ShuffleSplit(4, random_state=0)}),
+        (["log_loss"], {"cv": 5, "scoring": best_of_k_scorer(3)}),
+    ],
 )
-def test_several_losses_and_any_splitter(cv, sets):
-    losses = ["squared_error", "policy_gradient", PairwiseHinge(0.5), "log_loss"]
-    policy = policy_cv(losses, cv=cv).fit(*sets)
-    assert_same_search(policy, grid_search(losses, cv=cv).fit(*sets))
+def test_sets(losses, options, sets):
+    policy = policy_cv(losses, **options).fit(*sets)
+    assert_same_search(policy, grid_search(losses, **options).fit(*sets))
     assert policy.loss_ is policy.best_params_["loss"]
     assert policy.alpha_ == policy.best_params_["alpha"]
     assert policy.temperature_ == policy.best_params_["temperature"]
@@ -83,12 +83,6 @@ def test_rows_with_a_splitter_of_groups(loss, rows):
     with config_context(enable_metadata_routing=True):
         expected = grid_search([loss], cv=cv).fit(X, y, groups=groups)
     assert_same_search(policy_cv([loss], cv=cv).fit(X, y, groups), expected)
-
-
-def test_scoring(sets):
-    options = {"scoring": best_of_k_scorer(3), "cv": 5}
-    policy = policy_cv(["log_loss"], **options).fit(*sets)
-    assert_same_search(policy, grid_search(["log_loss"], **options).fit(*sets))
 
 
 @pytest.mark.parametrize("value", [0.0, 3.3, 1e30])
@@ -184,6 +178,7 @@ def test_low_precision(loss, dtype, sets):
 def test_is_the_policy_of_the_best_settings(sets):
     X, y = sets
     policy = policy_cv(["log_loss", "policy_gradient"], random_state=0).fit(X, y)
+    assert policy.n_splits_ == 5  # the default
     plain = QProbePolicy(**policy.best_params_, tol=1e-6, random_state=0).fit(X, y)
     for method in ("decision_function", "predict", "predict_proba", "sample"):
         assert_array_equal(getattr(policy, method)(X), getattr(plain, method)(X))
