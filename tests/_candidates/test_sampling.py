@@ -114,6 +114,12 @@ def test_rounded_probabilities_are_accepted(rng):
     sample_candidates(proba.astype(np.float16))
 
 
+def test_one_draw_without_an_axis(rng):
+    proba = rng.dirichlet(np.ones(6), size=40)
+    one, many = (sample_candidates(proba, size=k, random_state=0) for k in (None, 1))
+    assert_array_equal(one[:, None], many)
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.0, "2", (2,)])
 def test_bad_size(size):
     with pytest.raises(ValueError, match=r"size must be None or an integer of 1"):

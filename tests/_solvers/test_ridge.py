@@ -21,12 +21,6 @@ def problem(request, rng):
     return X, X[..., 0] - X[..., 1] + rng.normal(size=(30, 4))
 
 
-@pytest.fixture
-def small(rng):
-    X = rng.normal(size=(30, 4, 7))
-    return X, X[..., 0] + rng.normal(size=(30, 4))
-
-
 def solve(X, y, loss, **settings):
     return solve_ridge(make_objective(X, y, loss, **settings))
 
@@ -107,19 +101,18 @@ def test_constant_and_duplicated_columns(loss, alpha, problem):
     assert_allclose(scores, expected_scores, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("alpha", "scale", "shift", "rtol"),
+    [(0, 10.0 ** np.linspace(-6, 6, 7), 0, 1e-9), (0.1, np.ones(7), 1e3, 1e-8)],
+    ids=["many scales", "far from zero"],
+)
 @every_loss
-def test_columns_of_many_scales_without_penalty(loss, small):
-    X, y = small
-    scale = 10.0 ** np.linspace(-6, 6, 7)
-    theta, scaled = solve(X, y, loss, alpha=0), solve(X * scale, y, loss, alpha=0)
-    assert_allclose(scaled[:7] * scale, theta[:7], rtol=1e-9)
-
-
-@every_loss
-def test_columns_far_from_zero(loss, small):
-    X, y = small
-    theta, shifted = solve(X, y, loss), solve(X + 1e3, y, loss)
-    assert_allclose(shifted[:7], theta[:7], rtol=1e-8)
+def test_scaled_and_shifted_columns(loss, alpha, scale, shift, rtol, rng):
+    X = rng.normal(size=(30, 4, 7))
+    y = X[..., 0] + rng.normal(size=(30, 4))
+    theta = solve(X, y, loss, alpha=alpha)
+    changed = solve(X * scale + shift, y, loss, alpha=alpha)
+    assert_allclose(changed[:7] * scale, theta[:7], rtol=rtol)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -223,12 +216,16 @@ def factored(monkeypatch):
     return counts
 
 
-@pytest.mark.parametrize("order", ["falling", "rising", "mixed"])
-def test_systems_equal_single_solutions(order, equations, rng):
-    alphas = {"falling": ALPHAS, "rising": ALPHAS[::-1]}.get(
-        order, rng.permutation(ALPHAS)
-    )
-    assert_solves(solve_systems(*equations, alphas), *equations, alphas)
+@pytest.mark.parametrize(
+    "alphas",
+    [ALPHAS, ALPHAS[::-1], ALPHAS[np.arange(20) * 7 % 20], [0.1, 0.0, 0.1, 0.0], [0.0]],
+    ids=["falling", "rising", "mixed", "repeated, with 0", "0"],
+)
+def test_systems_equal_single_solutions(alphas, equations):
+    coefs = solve_systems(*equations, np.array(alphas))
+    assert_solves(coefs, *equations, alphas)
+    if len(alphas) == 4:
+        assert_allclose(coefs[:, :2], coefs[:, 2:])
 
 
 def test_only_lower_triangles_are_read_and_nothing_is_changed(equations):
@@ -288,13 +285,6 @@ def test_singular_system_with_a_tiny_penalty(rng):
     gram = np.asfortranarray(X.T @ X)
     coefs = solve_systems([gram, gram], np.tile(X.T @ y, (2, 1)), np.array([1e-30]))
     assert_allclose(coefs[:, 0] @ X.T, [y, y], rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize("alphas", [[0.1, 0.0, 0.1, 0.0], [0.0]])
-def test_systems_without_penalty(alphas, equations):
-    coefs = solve_systems(*equations, np.array(alphas))
-    assert_allclose(coefs[:, :2], coefs[:, -2:])
-    assert_solves(coefs, *equations, alphas)
 
 
 def test_singular_system_without_penalty(rng):
