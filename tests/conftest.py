@@ -3,8 +3,8 @@ import os
 import string
 from pathlib import Path
 
-# Before the libraries that read them are imported. The tests' problems are small:
-# threads would wait for each other for longer than they work.
+# Set before the libraries that read them are imported. The problems of the tests are
+# small: threads would spend more time waiting than computing.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,7 +20,7 @@ def rng():
 
 @pytest.fixture
 def sets(rng):
-    """60 prompts, 6 candidates, 4 features; noisy 0/1 rewards that lean on two."""
+    """60 prompts of 6 candidates; of 4 features, two predict the noisy 0/1 rewards."""
     X = rng.normal(size=(60, 6, 4))
     signal = X[..., 0] - 0.5 * X[..., 1] + rng.normal(size=(60, 6))
     return X, (signal > 0).astype(float)
@@ -28,12 +28,19 @@ def sets(rng):
 
 @pytest.fixture
 def rows(rng):
-    """The ragged layout: 40 prompts of 1 to 9 candidates, shuffled, string labels."""
+    """40 prompts of 1 to 9 candidates as shuffled rows with string labels."""
     sizes = rng.integers(1, 10, size=40)
     groups = rng.permutation(np.repeat([f"prompt {i}" for i in range(40)], sizes))
     X = rng.normal(size=(len(groups), 4))
     signal = X[:, 0] - 0.5 * X[:, 1] + rng.normal(size=len(groups))
     return X, (signal > 0).astype(float), groups
+
+
+@pytest.fixture(params=["sets", "rows"])
+def data(request):
+    """X, y and groups in either layout; groups of sets are None."""
+    X, y, *groups = request.getfixturevalue(request.param)
+    return X, y, groups[0] if groups else None
 
 
 @pytest.fixture(scope="session")

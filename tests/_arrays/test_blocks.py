@@ -2,7 +2,7 @@ import mmap
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from skqprobe import QProbePolicy
 from skqprobe._arrays import blocks
@@ -14,30 +14,34 @@ from skqprobe._arrays.blocks import (
     take_rows,
 )
 
+HAS_ADVICE = hasattr(mmap, "MADV_DONTNEED")
+both_orders = pytest.mark.parametrize("order", ["C", "F"])
 
-def test_half_to_single_is_exact():
+
+def test_float16_to_float32_is_exact():
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    every = every[np.isfinite(every)]  # subnormal ones and both zeros among them
-    values = float16_to_float32(every, np.empty(len(every), np.float32))
-    assert_array_equal(values.view(np.int32), every.astype(np.float32).view(np.int32))
+    every = every[np.isfinite(every)]  # with subnormal numbers and both zeros
+    found = float16_to_float32(every, np.empty(len(every), np.float32))
+    assert_array_equal(found.view(np.int32), every.astype(np.float32).view(np.int32))
 
 
-def test_half_to_single_of_a_view(rng):
+def test_float16_to_float32_of_a_view(rng):
     X = rng.normal(size=(6, 8)).astype(np.float16)
     for view in (X[::2], X[:, 1::3], X.T, X[:0]):
         out = float16_to_float32(view, np.empty(view.shape, np.float32))
         assert_array_equal(out, view.astype(np.float32))
 
 
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_reading_half_precision(order, rng):
+@both_orders
+def test_reader_of_float16(order, rng):
     X = np.asarray(rng.normal(size=(40, 6)).astype(np.float16), order=order)
     read = BlockReader(X)
-    for rows in (slice(3, 9), slice(20, 40), np.array([7, 2]), slice(0, 1)):
+    slices = [slice(3, 9), slice(20, 40), slice(0, 1)]
+    for rows in (*slices, np.array([7, 2])):
         assert_array_equal(read(rows), X[rows].astype(np.float32))
         assert_array_equal(read.unchecked(rows), X[rows].astype(np.float32))
     X[5, 1], X[30, 2], X[31, 0] = np.nan, np.inf, -np.inf
-    for rows in (slice(3, 9), slice(20, 40), slice(0, 1)):
+    for rows in slices:
         assert_array_equal(read.unchecked(rows), X[rows].astype(np.float32))
 
 
@@ -46,8 +50,8 @@ def test_is_finite(dtype, rng):
     X = rng.normal(size=(20, 5)).astype(dtype)
     assert is_finite(X)
     assert is_finite(0 * X)
-    for bad in (np.nan, np.inf, -np.inf):
-        X[7, 3] = bad
+    for value in (np.nan, np.inf, -np.inf):
+        X[7, 3] = value
         assert not is_finite(X)
     if dtype == np.float16:
         assert is_finite(np.full((9, 9), np.finfo(dtype).max, dtype))
@@ -59,9 +63,16 @@ def test_blocks_cover_all_rows(monkeypatch):
     assert [len(X[rows]) for rows in row_blocks(X)] == [2, 2, 2, 1]
 
 
+@both_orders
+def test_take_rows(order, rng):
+    X = np.asarray(rng.normal(size=(50, 3)), order=order)
+    for rows in (rng.permutation(50)[:20], rng.integers(0, 50, (4, 2)), slice(3, 9)):
+        assert_array_equal(take_rows(X, rows), X[rows])
+
+
 @pytest.fixture
 def mapped(tmp_path, rng):
-    """An array, and the same in a file that is mapped into memory."""
+    """Return a function that makes an array, and its copy as a memory-mapped file."""
 
     def make(dtype, mode="r"):
         X = rng.normal(size=(30, 6, 50)).astype(dtype)
@@ -72,39 +83,36 @@ def mapped(tmp_path, rng):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.skipif(not hasattr(mmap, "MADV_DONTNEED"), reason="the system has none")
-def test_pages_are_given_back(dtype, mapped, rng, monkeypatch):
+@pytest.mark.skipif(not HAS_ADVICE, reason="the system has no MADV_DONTNEED")
+def test_pages_of_a_file_are_released(dtype, mapped, monkeypatch):
     monkeypatch.setattr(blocks, "KEPT_BYTES", 3000)
     X, on_disk = mapped(dtype)
     y = (X[..., 0] > 0).astype(float)
     in_memory = QProbePolicy(alpha=0.1).fit(X, y)
     policy = QProbePolicy(alpha=0.1).fit(on_disk, y)
     assert_array_equal(policy.coef_, in_memory.coef_)
-    given_back = []
+    released = []
 
     class Spy:
         def madvise(self, option):
-            given_back.append(option)
+            released.append(option)
 
     monkeypatch.setattr(blocks, "_file_mapping", lambda X: Spy())
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
-    np.testing.assert_allclose(
-        policy.decision_function(on_disk), in_memory.decision_function(X), rtol=1e-5
-    )
-    assert len(given_back) >= X.nbytes // 5000
-    assert set(given_back) == {mmap.MADV_DONTNEED}
+    expected = in_memory.decision_function(X)
+    assert_allclose(policy.decision_function(on_disk), expected, rtol=1e-5)
+    assert len(released) >= X.nbytes // 5000
+    assert set(released) == {mmap.MADV_DONTNEED}
 
 
-def test_only_pages_that_the_file_has_are_given_back(mapped):
+def test_only_pages_equal_to_the_file_are_released(mapped):
     for mode, safe in [("r", True), ("r+", True), ("c", False)]:
         X, on_disk = mapped(np.float32, mode)
         mapping = BlockReader(on_disk.reshape(-1, 50)[3:])._map
-        assert isinstance(mapping, mmap.mmap) == (
-            safe and hasattr(mmap, "MADV_DONTNEED")
-        )
+        assert isinstance(mapping, mmap.mmap) == (safe and HAS_ADVICE)
         on_disk.flush()
     assert BlockReader(X)._map is None
-    # A change that is nowhere but in memory stays.
+    # A change that is only in memory is kept.
     on_disk[0, 0, 0] = 42
     reader = BlockReader(on_disk.reshape(-1, 50))
     for _ in range(3):
@@ -112,21 +120,13 @@ def test_only_pages_that_the_file_has_are_given_back(mapped):
     assert on_disk[0, 0, 0] == 42
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("coefficient", [0.0, 1.0])
-def test_predict_finds_what_is_not_finite(dtype, coefficient, sets):
-    X, y = sets
-    policy = QProbePolicy().fit(X.astype(dtype), y)
-    policy.coef_[2] = coefficient  # where it is 0, the scores may not show it
-    X = X.astype(dtype)
-    for bad in (np.nan, np.inf):
-        X[3, 1, 2] = bad
-        with pytest.raises(ValueError, match=r"The first is X\[3, 1, 2\]"):
-            policy.predict(X)
-
-
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_scattered_rows_are_those_of_an_index(order, rng):
-    X = np.asarray(rng.normal(size=(50, 3)), order=order)
-    for rows in (rng.permutation(50)[:20], rng.integers(0, 50, (4, 2)), slice(3, 9)):
-        assert_array_equal(take_rows(X, rows), X[rows])
+def test_predict_raises_unless_x_is_finite(dtype, coefficient, value, sets):
+    X, y = sets[0].astype(dtype), sets[1]
+    policy = QProbePolicy().fit(X, y)
+    policy.coef_[2] = coefficient  # with 0, the scores may be finite
+    X[3, 1, 2] = value
+    with pytest.raises(ValueError, match=r"The first is X\[3, 1, 2\]"):
+        policy.predict(X)

@@ -1,17 +1,18 @@
-"""X as a tensor: of torch on any device there is, and of array-api-strict.
+"""X as a tensor of torch, on all available devices, and of array-api-strict.
 
-The latter has nothing but the standard, and a device that numpy cannot read.
+The latter has only the functions of the standard, and a device that numpy cannot read.
 """
 
 import json
 import re
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import LEAST_SQUARES, WITH_INTERCEPT
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -52,7 +53,7 @@ class Place:
         return self.xp.asarray(array, device=self.device)
 
     def get(self, array):
-        """Bring an array back, and see that it was there."""
+        """Check that an array is on the device, and convert it to numpy."""
         assert type(array) is type(self.put(np.zeros(1)))
         assert array.device == self.put(np.zeros(1)).device
         return np.asarray(device.to_host(array))
@@ -60,7 +61,7 @@ class Place:
 
 @pytest.fixture
 def dispatch(monkeypatch):
-    # Nothing here hands such arrays to scipy, which would have to know when imported.
+    # scikit-learn requires the variable; nothing here passes such arrays to scipy.
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")
     with config_context(array_api_dispatch=True):
         yield
@@ -76,18 +77,17 @@ def torch_cpu(dispatch):
     return Place("torch cpu")
 
 
-@pytest.fixture(params=["sets", "rows"])
-def data(request):
-    """X, y and groups in either layout."""
-    values = request.getfixturevalue(request.param)
-    return values if len(values) == 3 else (*values, None)
+def fit_both(place, probe, data, *, rtol=1e-7, atol=0, **weights):
+    """Fit clones of a probe to X in numpy and on the device; compare coefficients."""
+    X, *rest = data
+    here, there = (
+        clone(probe).fit(array, *rest, **weights) for array in (X, place.put(X))
+    )
+    assert_allclose(place.get(there.coef_), here.coef_, rtol=rtol, atol=atol)
+    return here, there
 
 
-def tolerance(dtype):
-    return {"rtol": 1e-3, "atol": 1e-3} if dtype == "float32" else {"rtol": 1e-7}
-
-
-# The same answers as numpy's, in the same place as X
+# The results are those of numpy, on the device of X
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -95,99 +95,77 @@ def tolerance(dtype):
 def test_policy(place, data, loss, dtype):
     X, y, groups = data
     X = X.astype(dtype)
-    arguments = () if groups is None else (groups,)
     policy = QProbePolicy(loss, alpha=0.01, temperature=0.5, random_state=0)
-    expected = policy.fit(X, y, groups)
-    answers = {
-        "decision_function": expected.decision_function(X),
-        "predict_proba": expected.predict_proba(X, *arguments),
-        "predict": expected.predict(X, *arguments),
-        "sample": expected.sample(X, *arguments),
-    }
-    coef, intercept = expected.coef_, expected.intercept_
-    score = expected.score(X, y, *arguments)
-
-    X, y = place.put(X), place.put(y)
-    policy.fit(X, y, groups)
-    close = tolerance(dtype)
+    expected = clone(policy).fit(X, y, groups)
+    X_there, y_there = place.put(X), place.put(y)
+    policy.fit(X_there, y_there, groups)
+    close = {"rtol": 1e-3, "atol": 1e-3} if dtype == "float32" else {"rtol": 1e-7}
     assert place.get(policy.coef_).dtype == dtype
-    assert_allclose(place.get(policy.coef_), coef, **close)
-    assert policy.intercept_ == pytest.approx(intercept, rel=1e-3)
-    for method, answer in answers.items():
-        given = () if method == "decision_function" else arguments
-        found = place.get(getattr(policy, method)(X, *given))
-        assert found.dtype == answer.dtype
-        assert_allclose(found, answer, **close)
-    assert policy.score(X, y, *arguments) == pytest.approx(score, rel=1e-3)
+    assert_allclose(place.get(policy.coef_), expected.coef_, **close)
+    assert policy.intercept_ == pytest.approx(expected.intercept_, rel=1e-3)
+    for method in ("decision_function", "predict_proba", "predict", "sample"):
+        arguments = () if method == "decision_function" else (groups,)
+        result = getattr(expected, method)(X, *arguments)
+        found = place.get(getattr(policy, method)(X_there, *arguments))
+        assert found.dtype == result.dtype
+        assert_allclose(found, result, **close)
+    score = expected.score(X, y, groups)
+    assert policy.score(X_there, y_there, groups) == pytest.approx(score, rel=1e-3)
 
 
-@pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
+@pytest.mark.parametrize("loss", WITH_INTERCEPT)
 def test_regressor(place, data, loss):
     X, y, groups = data
-    expected = QProbeRegressor(loss).fit(X, y, groups)
-    model = QProbeRegressor(loss).fit(place.put(X), place.put(y), groups)
-    assert_allclose(place.get(model.coef_), expected.coef_)
-    assert_allclose(place.get(model.predict(place.put(X))), expected.predict(X))
-    score = model.score(place.put(X), place.put(y), groups)
-    assert score == pytest.approx(expected.score(X, y, groups))
+    expected, model = fit_both(place, QProbeRegressor(loss), data)
+    X_there, y_there = place.put(X), place.put(y)
+    assert_allclose(place.get(model.predict(X_there)), expected.predict(X))
+    score = expected.score(X, y, groups)
+    assert model.score(X_there, y_there, groups) == pytest.approx(score)
 
 
 def test_weights_groups_and_n_candidates(place, rows, rng):
     X, y, groups = rows
     groups = np.unique(groups, return_inverse=True)[1]
     weight = rng.integers(0, 3, size=len(y)).astype(float)
-    policy = QProbePolicy(n_candidates=4, random_state=0)
-    coef = policy.fit(X, y, groups, sample_weight=weight).coef_
-    score = policy.score(X, y, groups, sample_weight=weight)
-    arrays = [place.put(array) for array in (X, y, groups)]
-    policy.fit(*arrays, sample_weight=place.put(weight))
-    assert_allclose(place.get(policy.coef_), coef)
-    found = policy.score(*arrays, sample_weight=place.put(weight))
+    expected, policy = (QProbePolicy(n_candidates=4, random_state=0) for _ in range(2))
+    expected.fit(X, y, groups, sample_weight=weight)
+    *there, weight_there = (place.put(array) for array in (X, y, groups, weight))
+    policy.fit(*there, sample_weight=weight_there)
+    assert_allclose(place.get(policy.coef_), expected.coef_)
+    score = expected.score(X, y, groups, sample_weight=weight)
+    found = policy.score(*there, sample_weight=weight_there)
     assert found == pytest.approx(score)
 
 
-@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
+@pytest.mark.parametrize("loss", LEAST_SQUARES)
 def test_weights_in_closed_form(place, data, loss, rng):
-    X, y, groups = data
-    weight = rng.integers(0, 3, size=y.shape)
-    policy = QProbePolicy(loss, alpha=0.01)
-    coef = policy.fit(X, y, groups, sample_weight=weight).coef_
-    policy.fit(place.put(X), y, groups, sample_weight=weight)
-    assert_allclose(place.get(policy.coef_), coef)
+    weight = rng.integers(0, 3, size=data[1].shape)
+    fit_both(place, QProbePolicy(loss, alpha=0.01), data, sample_weight=weight)
 
 
 @pytest.mark.parametrize("alpha", [0, 0.1])
-@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
+@pytest.mark.parametrize("loss", LEAST_SQUARES)
 def test_more_features_than_rows(place, loss, alpha, rng):
-    X, y = rng.normal(size=(10, 4, 60)), rng.normal(size=(10, 4))
-    policy = QProbePolicy(loss, alpha=alpha)
-    coef = policy.fit(X, y).coef_
-    policy.fit(place.put(X), place.put(y))
-    assert_allclose(place.get(policy.coef_), coef, atol=1e-10)
+    data = rng.normal(size=(10, 4, 60)), rng.normal(size=(10, 4)), None
+    fit_both(place, QProbePolicy(loss, alpha=alpha), data, atol=1e-10)
 
 
 @pytest.mark.parametrize("loss", ["log_loss", "pairwise_logistic", "squared_error"])
 def test_many_blocks(place, data, loss, monkeypatch):
-    X, y, groups = data
-    policy = QProbePolicy(loss, alpha=0.01)
-    coef = policy.fit(X, y, groups).coef_
-    values = policy.decision_function(X)
+    X = data[0]
     monkeypatch.setattr(blocks, "DEVICE_BLOCK_BYTES", 20 * X.shape[-1] * X.itemsize)
-    monkeypatch.setattr(linear, "PRODUCT_ROWS", 1)
-    policy.fit(place.put(X), y, groups)
-    assert_allclose(place.get(policy.coef_), coef, rtol=1e-6)
+    expected, policy = fit_both(place, QProbePolicy(loss, alpha=0.01), data, rtol=1e-6)
     found = place.get(policy.decision_function(place.put(X)))
-    assert_allclose(found, values, rtol=1e-6)
+    assert_allclose(found, expected.decision_function(X), rtol=1e-6)
+    monkeypatch.setattr(linear, "PRODUCT_ROWS", 1)
+    there = clone(policy).fit(place.put(X), *data[1:])
+    assert_allclose(place.get(there.coef_), expected.coef_, rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["log_loss", "policy_gradient"])
 def test_sampled_moments(place, loss, data, monkeypatch):
     monkeypatch.setattr(preconditioner, "FULL_COST", 0)
-    X, y, groups = data
-    policy = QProbePolicy(loss, alpha=0.01, tol=1e-6)
-    coef = policy.fit(X, y, groups).coef_
-    policy.fit(place.put(X), y, groups)
-    assert_allclose(place.get(policy.coef_), coef, rtol=1e-5)
+    fit_both(place, QProbePolicy(loss, alpha=0.01, tol=1e-6), data, rtol=1e-5)
 
 
 def test_warm_start(place, sets):
@@ -220,11 +198,9 @@ def test_policy_cv(place, data):
         temperatures=(0, 0.5),
         cv=3,
     )
-    expected = policy.fit(X, y, groups).cv_results_["mean_test_score"]
-    coef = policy.coef_
-    policy.fit(place.put(X), place.put(y), groups)
-    assert_allclose(policy.cv_results_["mean_test_score"], expected)
-    assert_allclose(place.get(policy.coef_), coef)
+    expected, policy = fit_both(place, policy, data)
+    name = "mean_test_score"
+    assert_allclose(policy.cv_results_[name], expected.cv_results_[name])
     policy.set_params(scoring=lambda policy, X, y: 0.0)
     with pytest.raises(ValueError, match="scoring=None, or convert X to numpy"):
         policy.fit(place.put(X), place.put(y), groups)
@@ -243,7 +219,7 @@ def test_hidden_layers(torch_cpu, sets):
 
 
 def test_search(torch_cpu, sets):
-    # Not with array-api-strict, which numpy's indices cannot index.
+    # Not with array-api-strict, whose arrays do not accept numpy's indices.
     X, y = sets
     search = GridSearchCV(QProbePolicy("log_loss"), {"alpha": [0.1, 10]}, cv=3)
     scores = search.fit(X, y).cv_results_["mean_test_score"]
@@ -261,7 +237,7 @@ def test_pipeline(torch_cpu, rows):
     assert_allclose(torch_cpu.get(pipeline.fit(X, y).predict(X)), expected)
 
 
-# X stays where it is
+# X is not copied to the host
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -269,30 +245,27 @@ def test_pipeline(torch_cpu, rows):
     "loss, shape",
     [
         *((loss, (60, 6, 50)) for loss in LOSSES),
-        ("squared_error", (10, 5, 200)),
-        ("contrastive_policy_gradient", (10, 5, 200)),
+        *((loss, (10, 5, 200)) for loss in LEAST_SQUARES),
     ],
 )
-def test_nothing_of_the_size_of_x_comes_to_the_host(
+def test_only_small_arrays_are_copied_to_the_host(
     torch_cpu, loss, shape, dtype, rng, monkeypatch
 ):
     X = rng.normal(size=shape)
     y = (X[..., 0] > 0).astype(float)
     X = torch_cpu.put(X.astype(dtype))
     policy = QProbePolicy(loss, alpha=0.1)
+    sizes = []
 
-    def watch(name):
+    for name in ("__array__", "__dlpack__", "cpu", "numpy", "tolist"):
         method = getattr(torch_cpu.xp.Tensor, name)
 
-        def watched(self, *args, **kwargs):
+        def watched(self, *args, method=method, **kwargs):
             sizes.append(self.numel())
             return method(self, *args, **kwargs)
 
         monkeypatch.setattr(torch_cpu.xp.Tensor, name, watched)
 
-    sizes: list[int] = []
-    for name in ("__array__", "__dlpack__", "cpu", "numpy", "tolist"):
-        watch(name)
     policy.fit(X, y)
     policy.predict(X)
     policy.sample(X)
@@ -314,7 +287,7 @@ def test_not_finite(place, sets):
 
 
 @pytest.mark.parametrize("method", ["decision_function", "predict", "sample"])
-def test_another_place_than_in_fit(place, sets, method):
+def test_another_device_than_in_fit(place, sets, method):
     X, y = sets
     policy = QProbePolicy().fit(place.put(X), y)
     with pytest.raises(
@@ -342,7 +315,7 @@ def test_older_scikit_learn(torch_cpu, sets, monkeypatch):
     assert isinstance(QProbePolicy().fit(X, y).coef_, np.ndarray)
 
 
-def test_switched_off(sets):
+def test_dispatch_is_off(sets):
     torch = pytest.importorskip("torch")
     X, y = (torch.asarray(array) for array in sets)
     policy = QProbePolicy().fit(X, y)
@@ -351,7 +324,7 @@ def test_switched_off(sets):
     assert isinstance(policy.predict(X), np.ndarray)
 
 
-# What goes with a probe
+# Other functions
 
 
 def test_metrics(place, sets):
@@ -382,7 +355,7 @@ def test_export_of_a_probe_on_a_device(place, sets):
     assert_array_equal(written["coef"], place.get(policy.coef_))
 
 
-def test_sibling_features_come_to_the_host(place, sets):
+def test_sibling_features_are_on_the_host(place, sets):
     features = SiblingFeatures(embedding="drop")
     expected = features.fit_transform(sets[0])
     assert_allclose(features.fit_transform(place.put(sets[0])), expected)
@@ -396,13 +369,10 @@ def scikit_learn_checks():
         QProbePolicyCV(["squared_error", "policy_gradient"], cv=2),
     ):
         for _, check in estimator_checks_generator(estimator):
-            if "array_api" in check.func.__name__:
-                yield pytest.param(estimator, check, id=check_id(estimator, check))
-
-
-def check_id(estimator, check: partial):
-    words = [repr(estimator), check.func.__name__, *map(str, check.keywords.values())]
-    return " ".join(words)
+            name = check.func.__name__
+            if "array_api" in name:
+                words = [repr(estimator), name, *map(str, check.keywords.values())]
+                yield pytest.param(estimator, check, id=" ".join(words))
 
 
 @pytest.mark.filterwarnings("ignore")  # rows without groups
@@ -412,7 +382,7 @@ def test_scikit_learn_checks(estimator, check, monkeypatch):
     check(estimator)
 
 
-def test_the_guide(torch_cpu, sets):
+def test_code_of_the_guide(torch_cpu, sets):
     text = (Path(__file__).parents[2] / "docs/guide/array_api.md").read_text()
     X, y = sets
     names = {"embeddings": X.astype(np.float32), "rewards": y}

@@ -23,13 +23,18 @@ def values(request, rng):
     return rng.normal(size=request.param)
 
 
-def test_sum(values):
+def test_sum_and_means(values, rng):
     expected = [sum(values[rows]) for rows in PROMPTS]
     assert_allclose(segment_sum(values, OFFSETS), expected)
+    expected = [values[rows].mean(axis=0) for rows in PROMPTS]
+    assert_allclose(segment_mean(values, OFFSETS), expected)
+    w = rng.uniform(0.1, 5, size=12)
+    expected = [np.average(values[r], axis=0, weights=w[r]) for r in PROMPTS]
+    assert_allclose(segment_mean(values, OFFSETS, w), expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_sum_of_many_numbers_keeps_its_digits(rng, dtype):
+def test_sum_of_many_numbers_is_accurate(rng, dtype):
     values = rng.normal(3, size=(4000, 2)).astype(dtype)
     total = segment_sum(values, np.array([0, 4000]))
     assert total.dtype == dtype
@@ -47,20 +52,7 @@ def test_max(rng):
     assert_array_equal(segment_max(values, OFFSETS), [max(values[r]) for r in PROMPTS])
 
 
-def test_mean(values):
-    expected = [values[rows].mean(axis=0) for rows in PROMPTS]
-    assert_allclose(segment_mean(values, OFFSETS), expected)
-
-
-def test_weighted_mean(values, rng):
-    weight = rng.uniform(0.1, 5, size=12)
-    expected = [
-        np.average(values[rows], axis=0, weights=weight[rows]) for rows in PROMPTS
-    ]
-    assert_allclose(segment_mean(values, OFFSETS, weight), expected)
-
-
-def test_spread():
+def test_repeat_per_prompt():
     expected = [0, 0, 0, 1, 2, 3, 3, 3, 3, 3, 4, 4]
     assert_array_equal(repeat_per_prompt(np.arange(5), OFFSETS), expected)
     assert_array_equal(repeat_per_prompt(np.eye(5), OFFSETS), np.eye(5)[expected])
@@ -74,7 +66,7 @@ def test_log_softmax(rng):
         assert_allclose(result[rows], np.log(mass / mass.sum()), atol=1e-14)
 
 
-def test_log_softmax_with_weights_is_that_of_copies(rng):
+def test_weights_of_log_softmax_are_copies(rng):
     scores, weight = rng.normal(size=12), rng.integers(1, 5, size=12)
     copies = np.repeat(scores, weight)
     copy_offsets = np.append(0, np.cumsum([weight[rows].sum() for rows in PROMPTS]))

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
+from cases import as_rows
+from numpy.testing import assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
 
 from skqprobe import make_probe_pipeline
 
 
-def test_settings_arrive():
+def test_settings_are_passed_to_the_steps():
     settings = {"alphas": [2.0], "temperatures": [0.5], "cv": 3, "scoring": np.mean}
     pipeline = make_probe_pipeline(["log_loss"], view_sizes=(1, 3), **settings)
     probe = pipeline["probe"].get_params()
@@ -14,14 +16,13 @@ def test_settings_arrive():
     assert pipeline["siblings"].view_sizes == (1, 3)
 
 
-def test_both_layouts_agree(sets):
-    X, y = sets
-    of_sets = make_probe_pipeline().fit(X, y)
-    rows, groups = X.reshape(-1, 4), np.repeat(np.arange(60), 6)
+def test_sets_and_rows_agree(sets):
+    X, y, groups = as_rows(*sets)
+    of_sets = make_probe_pipeline().fit(*sets)
     with config_context(enable_metadata_routing=True):
-        of_rows = clone(of_sets).fit(rows, y.ravel(), groups=groups)
-        score = of_rows.score(rows, y.ravel(), groups=groups)
-        chosen = of_rows.predict(rows, groups=groups)
-    assert score == pytest.approx(of_sets.score(X, y))
-    np.testing.assert_array_equal(chosen - 6 * np.arange(60), of_sets.predict(X))
+        of_rows = clone(of_sets).fit(X, y, groups=groups)
+        score = of_rows.score(X, y, groups=groups)
+        chosen = of_rows.predict(X, groups=groups)
+    assert score == pytest.approx(of_sets.score(*sets))
+    assert_array_equal(chosen - 6 * np.arange(60), of_sets.predict(sets[0]))
     assert score > y.mean() + 0.2

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from cases import LEAST_SQUARES, as_rows
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
@@ -18,9 +19,10 @@ from sklearn.model_selection import (
 
 from skqprobe import QProbePolicy, QProbePolicyCV, sample_candidates
 from skqprobe.losses import LOSSES, PairwiseHinge
-from skqprobe.metrics import best_of_k_reward, best_of_k_scorer
+from skqprobe.metrics import best_of_k_scorer
 
 ALPHAS, TEMPERATURES = (1.0, 0.1, 1e-3), (0.0, 0.3)
+SEVERAL = ["squared_error", "policy_gradient", PairwiseHinge(0.5), "log_loss"]
 
 
 def grid_search(losses, **options):
@@ -29,9 +31,8 @@ def grid_search(losses, **options):
 
 
 def policy_cv(losses, **options):
-    return QProbePolicyCV(
-        losses, alphas=ALPHAS, temperatures=TEMPERATURES, tol=1e-6, **options
-    )
+    settings = {"alphas": ALPHAS, "temperatures": TEMPERATURES, "tol": 1e-6}
+    return QProbePolicyCV(losses, **settings | options)
 
 
 def assert_same_search(policy, search):
@@ -55,41 +56,28 @@ def assert_same_search(policy, search):
     assert policy.n_iter_ == search.best_estimator_.n_iter_
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_finds_what_a_grid_search_finds(loss, sets):
-    X, y = sets
-    assert_same_search(policy_cv([loss]).fit(X, y), grid_search([loss], cv=5).fit(X, y))
-
-
-@pytest.mark.parametrize("value", [0.0, 3.3, 1e30])
-@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
-def test_constant_column(loss, value, sets):
-    X, y = sets
-    X = X.copy()
-    X[..., 1] = value
-    alphas = (0.0, 1e-12, 0.1)
-    search = policy_cv([loss], cv=4).set_params(alphas=alphas).fit(X, y)
-    grid = {"alpha": alphas, "temperature": TEMPERATURES}
-    expected = GridSearchCV(QProbePolicy(loss), grid, cv=4).fit(X, y)
-    name = "mean_test_score"
-    assert_allclose(search.cv_results_[name], expected.cv_results_[name], atol=1e-6)
+# The result is that of a grid search
 
 
 @pytest.mark.parametrize(
-    "cv", [4, KFold(3, shuffle=True, random_state=0), ShuffleSplit(4, random_state=0)]
+    ("losses", "options"),
+    [
+        *(([loss], {"cv": 5}) for loss in LOSSES),
+        (SEVERAL, {"cv": KFold(3, shuffle=True, random_state=0)}),
+        (SEVERAL, {"cv": ShuffleSplit(4, random_state=0)}),
+        (["log_loss"], {"cv": 5, "scoring": best_of_k_scorer(3)}),
+    ],
 )
-def test_several_losses_and_any_splits(cv, sets):
-    X, y = sets
-    losses = ["squared_error", "policy_gradient", PairwiseHinge(0.5), "log_loss"]
-    policy = policy_cv(losses, cv=cv).fit(X, y)
-    assert_same_search(policy, grid_search(losses, cv=cv).fit(X, y))
+def test_sets(losses, options, sets):
+    policy = policy_cv(losses, **options).fit(*sets)
+    assert_same_search(policy, grid_search(losses, **options).fit(*sets))
     assert policy.loss_ is policy.best_params_["loss"]
     assert policy.alpha_ == policy.best_params_["alpha"]
     assert policy.temperature_ == policy.best_params_["temperature"]
 
 
 @pytest.mark.parametrize("loss", ["contrastive_policy_gradient", "log_loss"])
-def test_rows_by_a_splitter_that_minds_groups(loss, rows):
+def test_rows_with_a_splitter_of_groups(loss, rows):
     X, y, groups = rows
     cv = GroupKFold(4, shuffle=True, random_state=0)
     with config_context(enable_metadata_routing=True):
@@ -97,68 +85,103 @@ def test_rows_by_a_splitter_that_minds_groups(loss, rows):
     assert_same_search(policy_cv([loss], cv=cv).fit(X, y, groups), expected)
 
 
+@pytest.mark.parametrize("value", [0.0, 3.3, 1e30])
+@pytest.mark.parametrize("loss", LEAST_SQUARES)
+def test_constant_column(loss, value, sets):
+    X, y = sets
+    X[..., 1] = value
+    alphas = (0.0, 1e-12, 0.1)
+    search = policy_cv([loss], cv=4, alphas=alphas).fit(X, y)
+    grid = {"alpha": alphas, "temperature": TEMPERATURES}
+    expected = GridSearchCV(QProbePolicy(loss), grid, cv=4).fit(X, y)
+    name = "mean_test_score"
+    assert_allclose(search.cv_results_[name], expected.cv_results_[name], atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LEAST_SQUARES)
+@pytest.mark.parametrize(("dtype", "atol"), [("f8", 1e-6), ("f4", 1e-3)])
+@pytest.mark.parametrize("n_features", [50, 75, 300])  # at 75, all rows are 80
+def test_folds_with_fewer_rows_than_features(loss, dtype, atol, n_features, rng):
+    X = rng.normal(loc=5, size=(20, 4, n_features)) * rng.lognormal(
+        sigma=3, size=n_features
+    )
+    X, y = X.astype(dtype), rng.normal(size=(20, 4))
+    alphas = [1e3, 1.0, 1e-3, 1e-8, 0.0] if dtype == "f8" else [1e3, 1.0, 1e-3]
+    policy = QProbePolicyCV([loss], alphas=alphas, cv=4, temperatures=[0.5]).fit(X, y)
+    for i, alpha in enumerate(alphas):
+        single = QProbePolicy(loss, alpha=alpha, temperature=0.5)
+        scores = cross_val_score(single, X, y, cv=4)
+        found = [policy.cv_results_[f"split{fold}_test_score"][i] for fold in range(4)]
+        assert_allclose(found, scores, atol=atol)
+    best = QProbePolicy(loss, alpha=policy.alpha_).fit(X, y)
+    assert_allclose(policy.coef_, best.coef_, rtol=1e-9)
+
+
+def test_few_rows_need_no_square_matrix_of_features(rng):
+    """At d = 20,000 it would need 3 GiB."""
+    X, y = rng.normal(size=(20, 4, 20_000)).astype("f4"), rng.normal(size=(20, 4))
+    tracemalloc.start()
+    QProbePolicyCV(["squared_error"], alphas=[1.0, 0.1], cv=3).fit(X, y)
+    assert tracemalloc.get_traced_memory()[1] < 20 * X.nbytes
+    tracemalloc.stop()
+
+
+# Layouts, weights and dtypes
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_sets_and_rows_agree(loss, sets, rng):
-    X, y = sets
-    groups = np.repeat(np.arange(len(X)), X.shape[1])
-    by_sets = policy_cv([loss]).fit(X, y)
-    by_rows = policy_cv([loss]).fit(X.reshape(-1, 4), y.ravel(), groups)
+    X, y, groups = as_rows(*sets)
+    of_sets = policy_cv([loss]).fit(*sets)
+    of_rows = policy_cv([loss]).fit(X, y, groups)
     for name in ("mean_test_score", "rank_test_score"):
-        assert_allclose(by_rows.cv_results_[name], by_sets.cv_results_[name])
-    assert_allclose(by_rows.coef_, by_sets.coef_)
-    # Prompts are folded in the order of their first appearance, wherever rows lie.
+        assert_allclose(of_rows.cv_results_[name], of_sets.cv_results_[name])
+    assert_allclose(of_rows.coef_, of_sets.coef_)
+    # Folds are of prompts in order of first appearance, in any order of the rows.
     order = np.lexsort((rng.random(len(groups)), groups % 2 == 0, groups))
-    shuffled = policy_cv([loss]).fit(
-        X.reshape(-1, 4)[order], y.ravel()[order], groups[order]
-    )
-    assert_allclose(
-        shuffled.cv_results_["mean_test_score"],
-        by_sets.cv_results_["mean_test_score"],
-        atol=1e-3,
-    )
+    shuffled = policy_cv([loss]).fit(X[order], y[order], groups[order])
+    name = "mean_test_score"
+    assert_allclose(shuffled.cv_results_[name], of_sets.cv_results_[name], atol=1e-3)
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "pairwise_logistic"])
-def test_weights_are_repetitions(loss, sets, rng):
+def test_weights_are_copies(loss, sets, rng):
     X, y = sets
-    weight = rng.integers(0, 3, len(X))
-    cv = [(np.arange(len(X)) % 3 != i, np.arange(len(X)) % 3 == i) for i in range(3)]
-    repeated = [
-        tuple(np.flatnonzero(np.repeat(side, weight)) for side in fold) for fold in cv
-    ]
-    cv = [tuple(np.flatnonzero(side) for side in fold) for fold in cv]
-    weighted = policy_cv([loss], cv=cv).fit(X, y, sample_weight=weight)
-    expected = policy_cv([loss], cv=repeated).fit(
-        np.repeat(X, weight, axis=0), np.repeat(y, weight, axis=0)
-    )
+    weight, fold = rng.integers(0, 3, len(X)), np.arange(60) % 3
+
+    def splits(fold):
+        return [
+            (np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(3)
+        ]
+
+    weighted = policy_cv([loss], cv=splits(fold)).fit(X, y, sample_weight=weight)
+    expected = policy_cv([loss], cv=splits(np.repeat(fold, weight)))
+    expected.fit(np.repeat(X, weight, axis=0), np.repeat(y, weight, axis=0))
     for name in ("split0_test_score", "mean_test_score"):
-        assert_allclose(
-            weighted.cv_results_[name], expected.cv_results_[name], atol=1e-3
-        )
+        found = weighted.cv_results_[name]
+        assert_allclose(found, expected.cv_results_[name], atol=1e-3)
     assert_allclose(weighted.coef_, expected.coef_, rtol=1e-3)
 
 
-def test_weights_of_candidates_count_in_scores(sets, rng):
-    X, y = sets
-    weight = rng.integers(0, 3, y.shape)
-    weight[:, 0] = 1
-    cv = KFold(3)
-    policy = policy_cv(["log_loss"], cv=cv).fit(X, y, sample_weight=weight)
-    for number, (train, test) in enumerate(cv.split(X)):
-        one = QProbePolicy(**policy.cv_results_["params"][1], tol=1e-6)
-        one.fit(X[train], y[train], sample_weight=weight[train])
-        score = one.score(X[test], y[test], sample_weight=weight[test])
-        found = policy.cv_results_[f"split{number}_test_score"][1]
-        assert found == pytest.approx(score, abs=1e-4)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("loss", ["squared_error", "pairwise_logistic"])
+def test_low_precision(loss, dtype, sets):
+    X, y = sets[0].astype(dtype), sets[1]
+    policy, expected = (policy_cv([loss]).fit(a, y) for a in (X, X.astype(float)))
+    assert policy.coef_.dtype == np.float32
+    assert_allclose(policy.coef_, expected.coef_, rtol=1e-2, atol=1e-4)
 
 
-def test_is_the_policy_with_the_best_setting(sets):
+# The fitted policy
+
+
+def test_is_the_policy_of_the_best_settings(sets):
     X, y = sets
     policy = policy_cv(["log_loss", "policy_gradient"], random_state=0).fit(X, y)
+    assert policy.n_splits_ == 5  # the default
     plain = QProbePolicy(**policy.best_params_, tol=1e-6, random_state=0).fit(X, y)
-    assert_array_equal(policy.decision_function(X), plain.decision_function(X))
-    assert_array_equal(policy.predict(X), plain.predict(X))
-    assert_array_equal(policy.predict_proba(X), plain.predict_proba(X))
+    for method in ("decision_function", "predict", "predict_proba", "sample"):
+        assert_array_equal(getattr(policy, method)(X), getattr(plain, method)(X))
     assert_array_equal(policy.sample(X, size=3), plain.sample(X, size=3))
     assert policy.score(X, y) == plain.score(X, y)
     assert policy.n_skipped_prompts_ == plain.n_skipped_prompts_
@@ -166,7 +189,7 @@ def test_is_the_policy_with_the_best_setting(sets):
     assert sample_candidates(proba, random_state=0).shape == (len(X),)
 
 
-def test_copies_and_pickles(sets):
+def test_clone_and_pickle(sets):
     X, y = sets
     policy = policy_cv(["policy_gradient"]).fit(X, y)
     again = pickle.loads(pickle.dumps(policy))
@@ -176,64 +199,23 @@ def test_copies_and_pickles(sets):
     assert_array_equal(clone(policy).fit(X, y).coef_, policy.coef_)
 
 
-def test_scoring_of_sets(sets):
+def test_first_of_equal_settings_is_best(sets):
     X, y = sets
-    scorer = best_of_k_scorer(3)
-    policy = policy_cv(["log_loss"], scoring=scorer).fit(X, y)
-    assert_same_search(
-        policy, grid_search(["log_loss"], scoring=scorer, cv=5).fit(X, y)
-    )
-
-
-def test_scoring_of_rows(rows):
-    X, y, groups = rows
-    cv, seen = GroupKFold(3), []
-
-    def scoring(policy, X, y, groups=None):
-        seen.append(len(y))
-        values = policy.decision_function(X)
-        return best_of_k_reward(y, values, groups=groups, k=2, too_few="skip")
-
-    policy = policy_cv(["log_loss"], scoring=scoring, cv=cv).fit(X, y, groups.tolist())
-    train, test = next(cv.split(X, y, groups))
-    one = QProbePolicy(**policy.cv_results_["params"][0], tol=1e-6)
-    one.fit(X[train], y[train], groups[train])
-    expected = scoring(one, X[test], y[test], groups[test])
-    assert policy.cv_results_["split0_test_score"][0] == pytest.approx(expected)
-    assert set(seen) == {len(test) for _, test in cv.split(X, y, groups)}
-
-
-def test_of_equals_the_first_is_taken(sets):
-    X, y = sets
-    # Whatever is chosen has the same reward.
+    # Every choice has the same reward.
     with pytest.warns(UserWarning, match="No prompt is informative"):
         policy = policy_cv(["policy_gradient", "pairwise_hinge"]).fit(X, 0 * y)
-    assert policy.best_params_ == {
-        "alpha": 1.0,
-        "loss": "policy_gradient",
-        "temperature": 0.0,
-    }
+    expected = {"alpha": 1.0, "loss": "policy_gradient", "temperature": 0.0}
+    assert policy.best_params_ == expected
 
 
-def test_a_fold_without_anything_to_learn(sets):
+@pytest.mark.parametrize(
+    ("low", "expected"),
+    [(0, {"pairwise_logistic", "log_loss"}), (-1, {"pairwise_logistic"})],
+)
+def test_default_losses_depend_on_the_range_of_rewards(sets, low, expected):
     X, y = sets
-    y[10:] = 0.5  # no pairs outside the first ten prompts
-    cv = [(np.arange(10, 60), np.arange(10)), (np.arange(10), np.arange(10, 60))]
-    policy = policy_cv(["pairwise_logistic"], cv=cv).fit(X, y)
-    first = policy.cv_results_["split0_test_score"]
-    assert_allclose(first, y[:10].mean())  # no choice made: all Q are 0
-    assert policy.n_skipped_prompts_ >= 50
-
-
-def test_losses_by_default(sets):
-    X, y = sets
-
-    def tried(y):
-        policy = QProbePolicyCV(alphas=[0.1, 0.01]).fit(X, y)
-        return {params["loss"] for params in policy.cv_results_["params"]}
-
-    assert tried(y) == {"pairwise_logistic", "log_loss"}
-    assert tried(2 * y - 1) == {"pairwise_logistic"}
+    policy = QProbePolicyCV(alphas=[0.1, 0.01]).fit(X, np.where(y > 0, y, low))
+    assert {params["loss"] for params in policy.cv_results_["params"]} == expected
 
 
 def test_without_refit(sets):
@@ -246,6 +228,9 @@ def test_without_refit(sets):
     policy.set_params(refit=True).fit(X, y).predict(X)
     policy.set_params(refit=False).fit(X, y)
     assert not hasattr(policy, "coef_")
+
+
+# Warnings and errors
 
 
 def test_rows_without_groups(sets):
@@ -261,16 +246,6 @@ def test_convergence_warning(sets):
         QProbePolicyCV(["log_loss"], max_iter=2).fit(*sets)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("loss", ["squared_error", "pairwise_logistic"])
-def test_low_precision(loss, dtype, sets):
-    X, y = sets
-    policy = policy_cv([loss]).fit(X.astype(dtype), y)
-    expected = policy_cv([loss]).fit(X.astype(dtype).astype(float), y)
-    assert policy.coef_.dtype == np.float32
-    assert_allclose(policy.coef_, expected.coef_, rtol=1e-2, atol=1e-4)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -284,12 +259,11 @@ def test_low_precision(loss, dtype, sets):
         ({"cv": 100}, "n_splits=100"),
     ],
 )
-def test_bad_settings_leave_the_fit_as_it_was(settings, message, sets):
-    X, y = sets
-    policy = policy_cv(["squared_error"]).fit(X, y)
+def test_bad_settings_leave_the_last_fit_unchanged(settings, message, sets):
+    policy = policy_cv(["squared_error"]).fit(*sets)
     before = copy.deepcopy(vars(policy))
     with pytest.raises(ValueError, match=message):
-        policy.set_params(**settings).fit(X, y)
+        policy.set_params(**settings).fit(*sets)
     assert_array_equal(policy.coef_, before["coef_"])
     assert policy.best_params_ == before["best_params_"]
 
@@ -300,57 +274,3 @@ def test_bad_rewards(sets):
         policy_cv(["squared_error", "log_loss"]).fit(X, 2 * y)
     with pytest.raises(ValueError, match="requires y to be passed"):
         policy_cv(["squared_error"]).fit(X, None)
-
-
-@pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
-def test_folds_must_not_part_a_prompt(rows):
-    X, y, groups = rows
-    with pytest.raises(ValueError, match="cv splits the candidates of a prompt"):
-        policy_cv(["squared_error"], cv=KFold(3)).fit(X, y, groups)
-
-
-def test_groups_of_sets_are_for_the_splitter(sets):
-    X, y = sets
-    families = np.arange(len(X)) % 4
-    seen = []
-
-    class Spy(GroupKFold):
-        def split(self, X, y=None, groups=None):
-            seen.append(groups)
-            return super().split(X, y, groups)
-
-    policy = policy_cv(["squared_error"], cv=Spy(4)).fit(X, y, families)
-    assert_array_equal(seen[0], families)
-    assert policy.n_splits_ == 4
-
-
-# Fewer rows in a fold than features
-
-
-@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
-@pytest.mark.parametrize(("dtype", "atol"), [("f8", 1e-6), ("f4", 1e-3)])
-@pytest.mark.parametrize("n_features", [50, 75, 300])  # at 75, all rows are 80
-def test_folds_in_the_span_of_their_rows(loss, dtype, atol, n_features, rng):
-    """Scores and coefficients are those of a loop of single fits, at any penalty."""
-    X = rng.normal(loc=5, size=(20, 4, n_features)) * rng.lognormal(
-        sigma=3, size=n_features
-    )
-    X, y = X.astype(dtype), rng.normal(size=(20, 4))
-    alphas = [1e3, 1.0, 1e-3, 1e-8, 0.0] if dtype == "f8" else [1e3, 1.0, 1e-3]
-    policy = QProbePolicyCV([loss], alphas=alphas, cv=4, temperatures=[0.5]).fit(X, y)
-    for i, alpha in enumerate(alphas):
-        single = QProbePolicy(loss, alpha=alpha, temperature=0.5)
-        scores = cross_val_score(single, X, y, cv=4)
-        found = [policy.cv_results_[f"split{fold}_test_score"][i] for fold in range(4)]
-        np.testing.assert_allclose(found, scores, atol=atol)
-    best = QProbePolicy(loss, alpha=policy.alpha_).fit(X, y)
-    np.testing.assert_allclose(policy.coef_, best.coef_, rtol=1e-9)
-
-
-def test_a_search_in_few_rows_makes_no_square_matrix_of_features(rng):
-    """At d = 20,000 that would take 3 GiB."""
-    X, y = rng.normal(size=(20, 4, 20_000)).astype("f4"), rng.normal(size=(20, 4))
-    tracemalloc.start()
-    QProbePolicyCV(["squared_error"], alphas=[1.0, 0.1], cv=3).fit(X, y)
-    assert tracemalloc.get_traced_memory()[1] < 20 * X.nbytes
-    tracemalloc.stop()

@@ -1,181 +1,130 @@
 import numpy as np
 import pytest
+from cases import (
+    LEAST_SQUARES,
+    WITH_INTERCEPT,
+    as_rows,
+    centred_in_prompts,
+    make_objective,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skqprobe._arrays import blocks
 from skqprobe._arrays.blocks import compute_dtype
 from skqprobe._candidates.layout import check_layout
 from skqprobe._objectives import linear
-from skqprobe._objectives.linear import LinearObjective, linear_scores
+from skqprobe._objectives.linear import linear_scores
 from skqprobe._solvers import solve_ridge
 from skqprobe.losses import LOSSES
 
-LEAST_SQUARES = [name for name in LOSSES if hasattr(LOSSES[name], "least_squares")]
+every_loss = pytest.mark.parametrize("loss", LOSSES)
+two_kinds_of_loss = pytest.mark.parametrize("loss", ["log_loss", "policy_gradient"])
+with_and_without_weights = pytest.mark.parametrize("weighted", [False, True])
+with_and_without_intercept = pytest.mark.parametrize("fit_intercept", [False, True])
 
 
-@pytest.fixture(params=["sets", "rows"])
-def data(request):
-    """Candidates in one of the layouts; prompts of `rows` lie in pieces."""
-    X, y, *groups = request.getfixturevalue(request.param)
-    return X, y, groups[0] if groups else None
-
-
-def make_objective(data, loss, *, weighted=False, alpha=0.3, **options):
-    """Objective of data (X, y, groups); with weights of prompts and of rows."""
+def objective_of(data, loss, *, weighted=False, alpha=0.3, **settings):
+    """Objective of data (X, y, groups), with weights of prompts and candidates."""
     X, y, groups = data
-    layout = check_layout(y.shape, groups)
-    rng = np.random.default_rng(1)
-    prompt_weight, candidate_weight = np.ones(layout.n_prompts), None
     if weighted:
-        prompt_weight = rng.integers(0, 3, layout.n_prompts).astype(float)
-        candidate_weight = rng.uniform(0.5, 2, layout.n_rows)
-    return LinearObjective(
-        X.reshape(-1, X.shape[-1]),
-        layout,
-        layout.to_prompt_order(y),
-        LOSSES[loss](),
-        alpha=alpha,
-        prompt_weight=prompt_weight,
-        candidate_weight=candidate_weight,
-        **{"fit_intercept": True, **options},
-    )
+        layout = check_layout(y.shape, groups)
+        settings["prompt_weight"], settings["candidate_weight"] = weights_of(layout)
+    return make_objective(X, y, loss, groups, alpha=alpha, **settings)
 
 
-def with_x(data, change):
-    X, *rest = data
-    return change(X), *rest
+def weights_of(layout):
+    rng = np.random.default_rng(1)
+    prompt_weight = rng.integers(0, 3, layout.n_prompts).astype(float)
+    return prompt_weight, rng.uniform(0.5, 2, layout.n_rows)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_value_prompt_by_prompt(loss, fit_intercept, weighted, data, rng):
-    objective = make_objective(
-        data, loss, weighted=weighted, fit_intercept=fit_intercept
-    )
+def with_dtype(data, dtype):
+    return data[0].astype(dtype), *data[1:]
+
+
+@with_and_without_weights
+@with_and_without_intercept
+@every_loss
+def test_value_is_that_of_a_loop_over_prompts(loss, fit_intercept, weighted, data, rng):
+    settings = {"weighted": weighted, "fit_intercept": fit_intercept}
+    objective = objective_of(data, loss, **settings)
     theta = rng.normal(scale=0.3, size=objective.n_parameters)
     coef, intercept = theta[:4], theta[4] if objective.has_intercept else 0
-
-    # Straight from the user's arrays, one prompt after the other.
     X, y, groups = data
-    labels = np.arange(len(y)) if groups is None else groups
+    if groups is None:
+        X, y, groups = as_rows(X, y)
+    prompt_weight, candidate_weight = np.ones(len(set(groups))), np.ones(len(y))
+    if weighted:
+        prompt_weight, candidate_weight = weights_of(objective.layout)
     total, n = 0.0, 0
-    rng = np.random.default_rng(1)
-    first_seen = list(dict.fromkeys(labels.tolist()))
-    w = rng.integers(0, 3, len(first_seen)) if weighted else np.ones(len(first_seen))
-    v = rng.uniform(0.5, 2, y.size) if weighted else np.ones(y.size)
-    for prompt, label in enumerate(first_seen):
-        phi = X[labels == label].reshape(-1, 4)
-        r = y[labels == label].ravel()
+    for w, label in zip(prompt_weight, dict.fromkeys(groups), strict=True):
+        phi, r = X[groups == label], y[groups == label]
         z = [sum(p * c for p, c in zip(row, coef, strict=True)) for row in phi]
         value, _ = LOSSES[loss]().value_and_gradient(
-            np.array(z) + intercept, r, np.array([0, len(r)]), v[n : n + len(r)]
+            np.array(z) + intercept,
+            r,
+            np.array([0, len(r)]),
+            candidate_weight[n : n + len(r)],
         )
-        total += w[prompt] * value[0]
+        total += w * value[0]
         n += len(r)
-    expected = total / w.sum() + 0.3 / 2 * sum(c**2 for c in coef)
+    expected = total / prompt_weight.sum() + 0.3 / 2 * sum(c**2 for c in coef)
     assert objective.value_and_gradient(theta)[0] == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize("loss", LOSSES)
-def test_gradient_by_finite_differences(loss, fit_intercept, weighted, data, rng):
-    objective = make_objective(
-        data, loss, weighted=weighted, fit_intercept=fit_intercept
-    )
+@with_and_without_weights
+@with_and_without_intercept
+@every_loss
+def test_gradient_is_that_of_finite_differences(
+    loss, fit_intercept, weighted, data, rng
+):
+    settings = {"weighted": weighted, "fit_intercept": fit_intercept}
+    objective = objective_of(data, loss, **settings)
     theta = rng.normal(scale=0.3, size=objective.n_parameters)
     _, gradient = objective.value_and_gradient(theta)
-    step = 1e-6
-    differences = [
-        (
-            objective.value_and_gradient(theta + along)[0]
-            - objective.value_and_gradient(theta - along)[0]
-        )
-        / (2 * step)
-        for along in step * np.eye(len(theta))
-    ]
+
+    def value(theta):
+        return objective.value_and_gradient(theta)[0]
+
+    steps = 1e-6 * np.eye(len(theta))
+    differences = [(value(theta + e) - value(theta - e)) / 2e-6 for e in steps]
     assert_allclose(gradient, differences, rtol=1e-6, atol=1e-7)
     assert abs(gradient).min() > 1e-5
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_intercept_only_where_the_loss_sees_it(loss, sets):
-    objective = make_objective((*sets, None), loss)
-    sees = loss in ("squared_error", "log_loss")
-    assert objective.has_intercept == sees
-    assert objective.n_parameters == 4 + sees
-    without = make_objective((*sets, None), loss, fit_intercept=False)
+@every_loss
+def test_intercept_only_if_it_changes_the_loss(loss, sets):
+    data = (*sets, None)
+    objective = objective_of(data, loss)
+    assert objective.has_intercept == (loss in WITH_INTERCEPT)
+    assert objective.n_parameters == 4 + objective.has_intercept
+    without = objective_of(data, loss, fit_intercept=False)
     assert not without.has_intercept
     coef, intercept = without.split(np.arange(4.0))
     assert_array_equal(coef, np.arange(4))
     assert intercept == 0
-    if sees:
+    if objective.has_intercept:
         coef, intercept = objective.split(np.arange(5.0))
         assert_array_equal(coef, np.arange(4))
         assert intercept == 4
 
 
-def test_penalty_spares_the_intercept(sets):
-    strong, weak = (
-        make_objective((*sets, None), "squared_error", alpha=alpha) for alpha in (7, 2)
-    )
-    theta = np.array([1.0, -2, 0, 3, 10])
-    value, gradient = (
-        one - other
-        for one, other in zip(
-            strong.value_and_gradient(theta),
-            weak.value_and_gradient(theta),
-            strict=True,
-        )
-    )
-    assert value == pytest.approx(5 / 2 * (1 + 4 + 9))
-    assert_allclose(gradient, 5 * np.array([1.0, -2, 0, 3, 0]), atol=1e-14)
-
-
-def test_scale_of_prompt_weights_changes_nothing(sets, rng):
-    X, y = sets
-    weight = rng.uniform(size=len(X))
-    theta = rng.normal(size=5)
-    values = [
-        LinearObjective(
-            X.reshape(-1, 4),
-            check_layout(y.shape),
-            y.ravel(),
-            LOSSES["log_loss"](),
-            alpha=0.1,
-            fit_intercept=True,
-            prompt_weight=scale * weight,
-        ).value_and_gradient(theta)[0]
-        for scale in (1, 1000)
-    ]
-    assert values[0] == pytest.approx(values[1], rel=1e-14)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_without_any_weight_the_penalty_is_left(loss, sets):
-    X, y = sets
-    objective = LinearObjective(
-        X.reshape(-1, 4),
-        check_layout(y.shape),
-        y.ravel(),
-        LOSSES[loss](),
-        alpha=2.0,
-        fit_intercept=False,
-        prompt_weight=np.zeros(len(X)),
-    )
+@every_loss
+def test_only_the_penalty_if_all_weights_are_zero(loss, sets):
+    settings = {"alpha": 2.0, "fit_intercept": False, "prompt_weight": np.zeros(60)}
+    objective = make_objective(*sets, loss, **settings)
     value, gradient = objective.value_and_gradient(np.ones(4))
     assert value == 4
     assert_array_equal(gradient, 2)
 
 
-# 1 byte makes a block of each prompt; 300 bytes are 9 rows of 4 features.
+# Blocks of 1 byte are single prompts; 300 bytes are 9 rows of 4 features.
 @pytest.mark.parametrize("block_bytes", [1, 300, 1000])
-@pytest.mark.parametrize("loss", LOSSES)
+@every_loss
 def test_blocks_change_nothing(loss, block_bytes, data, rng, monkeypatch):
-    whole = make_objective(data, loss, weighted=True)
+    whole = objective_of(data, loss, weighted=True)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
-    blocked = make_objective(data, loss, weighted=True)
+    blocked = objective_of(data, loss, weighted=True)
     theta = rng.normal(size=whole.n_parameters)
 
     read = []
@@ -200,74 +149,57 @@ def test_blocks_change_nothing(loss, block_bytes, data, rng, monkeypatch):
         assert_allclose(solve_ridge(blocked), solve_ridge(whole), atol=1e-13)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("dtype, rtol", [(np.float32, 1e-5), (np.float16, 1e-5)])
-def test_low_precision_is_close(loss, dtype, rtol, data, rng):
-    data = with_x(data, lambda X: X.astype(dtype))
-    exact = make_objective(with_x(data, lambda X: X.astype(np.float64)), loss)
-    objective = make_objective(data, loss)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@every_loss
+def test_low_precision(loss, dtype, data, rng):
+    data = with_dtype(data, dtype)
+    objective = objective_of(data, loss)
     assert objective.dtype == np.float32
     theta = rng.normal(scale=0.3, size=objective.n_parameters)
     value, gradient = objective.value_and_gradient(theta)
-    expected_value, expected_gradient = exact.value_and_gradient(theta)
+    exact = objective_of(with_dtype(data, np.float64), loss)
+    expected_value, expected = exact.value_and_gradient(theta)
     assert gradient.dtype == np.float64
-    assert value == pytest.approx(expected_value, rel=rtol)
-    assert_allclose(
-        gradient, expected_gradient, atol=rtol * abs(expected_gradient).max()
-    )
+    assert value == pytest.approx(expected_value, rel=1e-5)
+    assert_allclose(gradient, expected, atol=1e-5 * abs(expected).max())
 
 
 def test_memory_mapped_x(tmp_path, data, rng):
-    X, y, groups = data
-    np.save(tmp_path / "X.npy", X.astype(np.float16))
+    X, *rest = with_dtype(data, np.float16)
+    np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
-    one = make_objective((mapped, y, groups), "policy_gradient")
-    other = make_objective((X.astype(np.float16), y, groups), "policy_gradient")
+    one, other = (
+        objective_of((array, *rest), "policy_gradient") for array in (mapped, X)
+    )
     assert isinstance(one.X, np.memmap)
     theta = rng.normal(size=4)
-    assert_array_equal(
-        one.value_and_gradient(theta)[1], other.value_and_gradient(theta)[1]
-    )
+    expected = other.value_and_gradient(theta)[1]
+    assert_array_equal(one.value_and_gradient(theta)[1], expected)
 
 
-def test_rows_that_the_layout_leaves_out_are_not_read(rows):
+def test_rows_outside_the_layout_are_not_read(rows):
     X, y, groups = rows
     out = np.arange(len(X)) % 3 == 0
-    spoilt = np.where(out[:, None], np.nan, X)
     layout = check_layout(y.shape, groups)
     layout = layout.keep(~layout.to_prompt_order(out))
-    results = []
-    for these in (spoilt, X):
-        objective = LinearObjective(
-            these,
-            layout,
-            layout.to_prompt_order(y),
-            LOSSES["squared_error"](),
-            alpha=0.1,
-            fit_intercept=True,
-            prompt_weight=np.ones(layout.n_prompts),
-        )
-        results.append(objective.value_and_gradient(np.ones(5))[1])
-    assert_array_equal(*results)
-
-
-def centred_in_prompts(data):
-    X, _, groups = data
-    if groups is None:
-        return (X - X.mean(axis=1, keepdims=True)).reshape(-1, X.shape[-1])
-    centred = X.copy()
-    for label in set(groups):
-        centred[groups == label] -= X[groups == label].mean(axis=0)
-    return centred
+    one, other = (
+        make_objective(array, y, "squared_error", layout=layout)
+        for array in (np.where(out[:, None], np.nan, X), X)
+    )
+    expected = other.value_and_gradient(np.ones(5))[1]
+    assert_array_equal(one.value_and_gradient(np.ones(5))[1], expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("loss", ["squared_error", "policy_gradient"])
 def test_moments(loss, dtype, data):
-    X = data[0].reshape(-1, 4)
-    shift_invariant = LOSSES[loss].shift_invariant
-    centred = centred_in_prompts(data) if shift_invariant else X - X.mean(axis=0)
-    objective = make_objective(with_x(data, lambda X: X.astype(dtype)), loss)
+    X, y, groups = data
+    if groups is None:
+        X, y, groups = as_rows(X, y)
+    centred = X - X.mean(axis=0)
+    if loss == "policy_gradient":  # shift-invariant
+        centred = centred_in_prompts(X, groups)
+    objective = objective_of(with_dtype(data, dtype), loss)
     mean, moment = objective.moments(full=True)
     _, variance = objective.moments(full=False)
     rtol = 1e-12 if dtype == np.float64 else 1e-5
@@ -276,41 +208,34 @@ def test_moments(loss, dtype, data):
     assert_allclose(variance, (centred**2).mean(axis=0), rtol=rtol)
 
 
+# Curvature of the loss in the scores
+
+
 def test_score_curvature_of_squared_errors(sets):
-    # The second derivative is 2 everywhere, and the mean size of a standard normal step
-    # sqrt(2 / pi).
+    """The second derivative is 2; a standard normal step has length sqrt(2 / pi)."""
     X, y = sets
-    objective = make_objective((X, np.zeros_like(y), None), "squared_error")
+    objective = objective_of((X, np.zeros_like(y), None), "squared_error")
     expected = 2 * np.sqrt(2 / np.pi)
     assert objective.score_curvature() == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize("loss", ["log_loss", "policy_gradient"])
+@two_kinds_of_loss
 def test_score_curvature_falls_where_scores_saturate(loss, sets, rng):
-    X, y = sets
-    objective = make_objective((X, y, None), loss)
-    theta = rng.normal(size=objective.n_parameters)
-    curvature = [
-        objective.score_curvature(objective.scores(scale * theta)) for scale in (0, 30)
-    ]
-    assert curvature[0] == objective.score_curvature()
-    assert curvature[1] < 0.7 * curvature[0]
-
-
-@pytest.mark.parametrize("loss", ["log_loss", "policy_gradient"])
-def test_scores(loss, sets, rng):
-    X, y = sets
-    objective = make_objective((X, y, None), loss)
+    objective = objective_of((*sets, None), loss)
     theta = rng.normal(size=objective.n_parameters)
     coef, intercept = objective.split(theta)
-    expected = X.reshape(-1, X.shape[-1]) @ coef + intercept
+    expected = sets[0].reshape(-1, 4) @ coef + intercept
     assert_allclose(objective.scores(theta), expected)
+    at_zero, saturated = (
+        objective.score_curvature(objective.scores(scale * theta)) for scale in (0, 30)
+    )
+    assert at_zero == objective.score_curvature()
+    assert saturated < 0.7 * at_zero
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_score_curvature_grows_with_a_loss(loss, sets):
-    X, y = sets
-    objective = make_objective((X, y, None), loss)
+@every_loss
+def test_score_curvature_is_proportional_to_the_loss(loss, sets):
+    objective = objective_of((*sets, None), loss)
     before = objective.score_curvature()
     assert before > 0
     original = objective.loss.value_and_gradient
@@ -320,17 +245,16 @@ def test_score_curvature_grows_with_a_loss(loss, sets):
     assert objective.score_curvature() == pytest.approx(1e6 * before)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("fit_intercept", [False, True])
+@with_and_without_weights
+@with_and_without_intercept
 @pytest.mark.parametrize("loss", LEAST_SQUARES)
 def test_least_squares_rows_are_the_objective(
     loss, fit_intercept, weighted, data, rng, monkeypatch
 ):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 300)
     monkeypatch.setattr(linear, "PRODUCT_ROWS", 1)
-    objective = make_objective(
-        data, loss, weighted=weighted, fit_intercept=fit_intercept
-    )
+    settings = {"weighted": weighted, "fit_intercept": fit_intercept}
+    objective = objective_of(data, loss, **settings)
     theta = rng.normal(size=objective.n_parameters)
     coef, _ = objective.split(theta)
     if objective.has_intercept:
@@ -340,18 +264,17 @@ def test_least_squares_rows_are_the_objective(
     problem = list(objective.least_squares_rows())
     assert len(problem) > 1
     squares = sum(v @ (X @ coef + intercept - t) ** 2 for X, t, v in problem)
-    expected = objective.value_and_gradient(theta)[0]
-    assert squares + 0.3 / 2 * coef @ coef == pytest.approx(expected, rel=1e-12)
+    value, gradient = objective.value_and_gradient(theta)
+    assert squares + 0.3 / 2 * coef @ coef == pytest.approx(value, rel=1e-12)
     if objective.has_intercept:
-        assert objective.value_and_gradient(theta)[1][-1] == pytest.approx(0, abs=1e-13)
+        assert gradient[-1] == pytest.approx(0, abs=1e-13)
 
 
 @pytest.mark.parametrize("block_bytes", [1, 64, 2**20])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_linear_scores(dtype, block_bytes, rng, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
-    X = rng.normal(size=(50, 7)).astype(dtype)
-    coef = rng.normal(size=7)
+    X, coef = rng.normal(size=(50, 7)).astype(dtype), rng.normal(size=7)
     scores = linear_scores(X, coef, 2.5)
     assert scores.dtype == compute_dtype(X)
     assert scores.dtype == (np.float64 if dtype == np.float64 else np.float32)

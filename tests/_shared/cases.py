@@ -1,10 +1,102 @@
-"""Cases that several test modules share: losses by kind, and estimators.
+"""Cases and helpers that test modules share: losses by kind, probes, objectives.
 
 pyproject.toml puts this folder on the path, so that tests can import it.
 """
 
+import numpy as np
+import pytest
+
+from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe._candidates.layout import check_layout
+from skqprobe._objectives.linear import LinearObjective
+from skqprobe._objectives.network import NetworkObjective
 from skqprobe.losses import LOSSES
 
 PAIRWISE = [name for name in LOSSES if name.startswith("pairwise")]
 SHIFT_INVARIANT = [name for name in LOSSES if LOSSES[name].shift_invariant]
+WITH_INTERCEPT = [name for name in LOSSES if not LOSSES[name].shift_invariant]
 LEAST_SQUARES = [name for name in LOSSES if hasattr(LOSSES[name], "least_squares")]
+SMOOTH = [name for name in LOSSES if name != "pairwise_hinge"]
+CONVEX = [name for name in LOSSES if name != "policy_gradient"]
+
+PROBES = [QProbeRegressor, QProbePolicy]
+both_probes = pytest.mark.parametrize("Probe", PROBES)
+every_probe_and_loss = pytest.mark.parametrize(
+    ("Probe", "loss"),
+    [
+        pytest.param(Probe, loss, id=f"{Probe.__name__}-{loss}")
+        for Probe, losses in zip(PROBES, (WITH_INTERCEPT, LOSSES), strict=True)
+        for loss in losses
+    ],
+)
+
+
+def values(probe, X):
+    """Values of the candidates: Q of a policy, the expected reward of a regressor."""
+    return getattr(probe, "decision_function", probe.predict)(X)
+
+
+def as_rows(X, y):
+    """Rows, rewards and group labels of candidate sets."""
+    n_prompts, k = y.shape
+    return X.reshape(n_prompts * k, -1), y.ravel(), np.repeat(np.arange(n_prompts), k)
+
+
+def make_objective(X, y, loss, groups=None, *, layout=None, **settings):
+    """Make an objective: of a network if there are hidden_layer_sizes, else linear."""
+    layout = layout or check_layout(y.shape, groups)
+    Objective = (
+        NetworkObjective if "hidden_layer_sizes" in settings else LinearObjective
+    )
+    defaults = {
+        "alpha": 0.1,
+        "fit_intercept": True,
+        "prompt_weight": np.ones(layout.n_prompts),
+    }
+    return Objective(
+        X.reshape(-1, X.shape[-1]),
+        layout,
+        layout.to_prompt_order(y),
+        LOSSES[loss](),
+        **defaults | settings,
+    )
+
+
+def centred_in_prompts(values, groups, weight=None):
+    """Subtract the (weighted) mean of each prompt from values in rows."""
+    centred = np.empty_like(values)
+    for label in set(groups):
+        rows = groups == label
+        of_prompt = None if weight is None else weight[rows]
+        mean = np.average(values[rows], axis=0, weights=of_prompt)
+        centred[rows] = values[rows] - mean
+    return centred
+
+
+def positions_of(labels):
+    """Positions of each label, labels in order of first appearance."""
+    positions = {}
+    for i, label in enumerate(labels):
+        positions.setdefault(label, []).append(i)
+    return list(positions.values())
+
+
+def prompts_of(layout):
+    """Positions of each prompt's candidates in user order, from a layout."""
+    n = int(np.prod(layout.shape))
+    order = np.arange(n) if layout.order is None else layout.order
+    return [rows.tolist() for rows in np.split(order, layout.offsets[1:-1])]
+
+
+class ConstantState(np.random.RandomState):
+    """A RandomState that draws the same number in [0, 1) always."""
+
+    def __new__(cls, value):
+        return super().__new__(cls)
+
+    def __init__(self, value):
+        super().__init__(0)
+        self.value = value
+
+    def random_sample(self, size=None):
+        return np.full(size, self.value)

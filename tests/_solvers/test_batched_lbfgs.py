@@ -8,14 +8,14 @@ from skqprobe._solvers.batched_lbfgs import minimize_batched_lbfgs
 
 
 class Functions:
-    """Rosenbrock's valleys around other centres, and a count of what is asked."""
+    """Rosenbrock's functions around several centres, with a record of evaluations."""
 
     def __init__(self, centers):
         self.centers = np.asarray(centers, dtype=float)
-        self.asked = []
+        self.evaluated = []
 
     def __call__(self, points, which):
-        self.asked.append(which.copy())
+        self.evaluated.append(which.copy())
         points = points - self.centers[which]
         return (
             np.array([rosen(point) for point in points]),
@@ -23,9 +23,9 @@ class Functions:
         )
 
 
-def minimize(functions, start, **options):
+def minimize(functions, start, known=None, **options):
     options = {"tol": 1e-8, "ftol": 0.0, "max_iter": 500, "precision": 1e-16} | options
-    return minimize_batched_lbfgs(functions, np.asarray(start, float), None, **options)
+    return minimize_batched_lbfgs(functions, np.asarray(start, float), known, **options)
 
 
 CENTERS = [[0, 0, 0], [1, -1, 2], [0.3, 0.1, 0]]
@@ -41,7 +41,7 @@ def test_finds_every_minimum():
     assert (ends.n_iter[1:] > 5).all()
 
 
-def test_each_goes_its_own_way():
+def test_each_problem_is_solved_as_if_alone():
     together = minimize(Functions(CENTERS), START)
     for number in range(3):
         alone = minimize(Functions(CENTERS[number : number + 1]), [START[number]])
@@ -49,24 +49,23 @@ def test_each_goes_its_own_way():
         assert alone.n_iter[0] == together.n_iter[number]
 
 
-def test_who_is_at_the_end_is_asked_no_more():
+def test_a_converged_problem_is_not_evaluated_again():
     functions = Functions(CENTERS)
     ends = minimize(functions, START)
-    counts = np.bincount(np.concatenate(functions.asked))
+    counts = np.bincount(np.concatenate(functions.evaluated))
     assert counts[0] == 1
-    # A step is tried a little more than once.
+    # A step needs a little more than one evaluation.
     assert (counts[1:] <= 2 * ends.n_iter[1:] + 2).all()
 
 
-def test_the_start_may_be_known():
+def test_known_value_and_gradient_at_the_start():
     functions = Functions(CENTERS)
     expected = minimize(functions, START)
     known = functions(np.array(START), np.arange(3))
-    functions.asked.clear()
-    options = {"tol": 1e-8, "ftol": 0, "max_iter": 500, "precision": 1e-16}
-    ends = minimize_batched_lbfgs(functions, np.array(START), known, **options)
+    functions.evaluated.clear()
+    ends = minimize(functions, START, known)
     assert_array_equal(ends.point, expected.point)
-    assert len(functions.asked[0]) == 2  # the first is at its end
+    assert len(functions.evaluated[0]) == 2  # the first has converged
 
 
 def test_max_iter():
@@ -75,14 +74,14 @@ def test_max_iter():
     assert_array_equal(ends.converged, [True, False, False])
 
 
-def test_little_gain_is_an_end():
+def test_small_gain_is_convergence():
     ends = minimize(Functions(CENTERS), START, tol=0.0, ftol=1e-3)
     assert ends.converged.all()
-    # The valley is flat where the third arrives in it.
+    # The valley is flat where the third problem enters it.
     assert ends.n_iter[2] < minimize(Functions(CENTERS), START).n_iter[2] / 2
 
 
-def test_callback_sees_values_fall_and_may_stop():
+def test_callback_gets_falling_values_and_can_stop_the_solver():
     seen = []
 
     def on_iteration(points, values):
@@ -92,20 +91,20 @@ def test_callback_sees_values_fall_and_may_stop():
     ends = minimize(Functions(CENTERS), START, on_iteration=on_iteration)
     assert len(seen) == 4
     assert (np.diff(seen, axis=0) <= 0).all()
-    assert ends.converged.all()  # the user wanted no more
+    assert ends.converged.all()  # so there is no warning
 
 
 def test_kinks():
     # |x - 1| + 2 |y + 2| has no gradient at its minimum.
     def corner(points, which):
-        apart = points - [1.0, -2.0]
-        return abs(apart) @ [1.0, 2.0], np.sign(apart) * [1.0, 2.0]
+        difference = points - [1.0, -2.0]
+        return abs(difference) @ [1.0, 2.0], np.sign(difference) * [1.0, 2.0]
 
     ends = minimize(corner, [[3.3, 4.7]], ftol=1e-12)
     assert_allclose(ends.point, [[1, -2]], atol=1e-4)
 
 
-def test_a_step_into_the_undefined_is_too_far():
+def test_a_step_to_an_undefined_value_is_shortened():
     def barrier(points, which):  # x - log(x), a minimum at 1, undefined at x <= 0
         with np.errstate(all="ignore"):
             return (points - np.log(points))[:, 0], 1 - 1 / points
@@ -115,8 +114,8 @@ def test_a_step_into_the_undefined_is_too_far():
 
 
 @pytest.mark.parametrize("n_failures", [1, 2])
-def test_forgets_its_memory_where_no_step_leads_down(n_failures, monkeypatch):
-    """A function that misleads the line search for a while, and then does not."""
+def test_memory_is_dropped_if_no_step_leads_down(n_failures, monkeypatch):
+    """Of a function that misleads the line search in some iterations."""
     monkeypatch.setattr(batched_lbfgs, "MAX_TRIALS", 15)
     valley = Functions([[0, 0, 0]])
     accepted, failed = [], []
@@ -134,5 +133,5 @@ def test_forgets_its_memory_where_no_step_leads_down(n_failures, monkeypatch):
         on_iteration=lambda points, values: accepted.append(1),
     )
     assert ends.converged.all()
-    recovers = n_failures == 1  # without memory, there is nothing to forget
+    recovers = n_failures == 1  # without memory, nothing can be dropped
     assert (np.linalg.norm(ends.gradient) < 1e-8) == recovers

@@ -1,53 +1,38 @@
 import numpy as np
 import pytest
+from cases import LEAST_SQUARES, centred_in_prompts, make_objective
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 
-from skqprobe import QProbePolicy, QProbeRegressor
-from skqprobe._candidates.layout import check_layout
-from skqprobe._objectives.linear import LinearObjective
-from skqprobe._solvers import minimize_lbfgs, solve_ridge
+from skqprobe import QProbePolicy
+from skqprobe._solvers import ridge, solve_ridge
+from skqprobe._solvers.ridge import solve_systems
 from skqprobe.losses import LOSSES, ContrastivePolicyGradient
 
-WITH_CLOSED_FORM = ["squared_error", "contrastive_policy_gradient"]
+every_loss = pytest.mark.parametrize("loss", LEAST_SQUARES)
+with_and_without_intercept = pytest.mark.parametrize("fit_intercept", [False, True])
 
 
 @pytest.fixture(params=["few_features", "many_features"])
-def data(request, rng):
+def problem(request, rng):
     """30 prompts of 4, with 7 features (fewer than rows) or with 150 (more)."""
     d = 7 if request.param == "few_features" else 150
     X = rng.normal(size=(30, 4, d)) + rng.normal(size=d)
     return X, X[..., 0] - X[..., 1] + rng.normal(size=(30, 4))
 
 
-def make_objective(X, y, loss, *, alpha=0.1, fit_intercept=True):
-    layout = check_layout(y.shape)
-    return LinearObjective(
-        X.reshape(-1, X.shape[-1]),
-        layout,
-        y.ravel(),
-        LOSSES[loss](),
-        alpha=alpha,
-        fit_intercept=fit_intercept,
-        prompt_weight=np.ones(layout.n_prompts),
-    )
+def solve(X, y, loss, **settings):
+    return solve_ridge(make_objective(X, y, loss, **settings))
 
 
-def centred_in_prompts(values, groups, weight):
-    """Values less their weighted mean in each prompt, one prompt after the other."""
-    centred = np.empty_like(values)
-    for label in set(groups):
-        rows = groups == label
-        mean = np.average(values[rows], axis=0, weights=weight[rows])
-        centred[rows] = values[rows] - mean
-    return centred
+# The solution of one objective
 
 
 @pytest.mark.parametrize("alpha", [1e-4, 0.1, 100])
-@pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
-def test_is_a_stationary_point(loss, fit_intercept, alpha, data):
-    objective = make_objective(*data, loss, alpha=alpha, fit_intercept=fit_intercept)
+@with_and_without_intercept
+@every_loss
+def test_gradient_vanishes(loss, fit_intercept, alpha, problem):
+    objective = make_objective(*problem, loss, alpha=alpha, fit_intercept=fit_intercept)
     theta = solve_ridge(objective)
     assert theta.shape == (objective.n_parameters,)
     _, at_zero = objective.value_and_gradient(np.zeros_like(theta))
@@ -55,94 +40,28 @@ def test_is_a_stationary_point(loss, fit_intercept, alpha, data):
     assert abs(gradient).max() < 1e-10 * abs(at_zero).max()
 
 
-@pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
-def test_equals_lbfgs(loss, fit_intercept, data):
-    objective = make_objective(*data, loss, fit_intercept=fit_intercept)
-    start = np.zeros(objective.n_parameters)
-    expected, _ = minimize_lbfgs(objective, start, tol=1e-10, max_iter=1000)
-    assert_allclose(solve_ridge(objective), expected, atol=1e-7)
-
-
-@pytest.mark.parametrize("alpha", [1e-3, 0.1, 10])
-@pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize("layout", ["sets", "rows"])
-def test_squared_error_is_ridge(layout, fit_intercept, alpha, data):
-    X, y = data
-    ridge = Ridge(alpha * y.size / 2, fit_intercept=fit_intercept)
-    ridge.fit(X.reshape(y.size, -1), y.ravel())
-    if layout == "rows":
-        X, y = X.reshape(y.size, -1), y.ravel()
-    model = QProbeRegressor(
-        alpha=alpha, fit_intercept=fit_intercept, solver="closed_form"
-    ).fit(X, y)
-    assert model.n_iter_ == 1
-    assert_allclose(model.coef_, ridge.coef_, rtol=1e-8, atol=1e-10)
-    assert model.intercept_ == pytest.approx(ridge.intercept_, rel=1e-8, abs=1e-10)
-
-
-@pytest.mark.parametrize("fit_intercept", [False, True])
-def test_weights_of_prompts_as_in_ridge(fit_intercept, data, rng):
-    X, y = data
-    weight = rng.integers(0, 4, len(X)).astype(float)
-    model = QProbeRegressor(alpha=0.1, fit_intercept=fit_intercept)
-    model.fit(X, y, sample_weight=weight)
-    # The mean over prompts of the mean over their 4 rows.
-    share = np.repeat(weight / weight.sum() / 4, 4)
-    ridge = Ridge(0.1 / 2, fit_intercept=fit_intercept)
-    ridge.fit(X.reshape(y.size, -1), y.ravel(), sample_weight=share)
-    assert_allclose(model.coef_, ridge.coef_, rtol=1e-8, atol=1e-10)
-    assert model.intercept_ == pytest.approx(ridge.intercept_, rel=1e-8, abs=1e-10)
-
-
-def test_weights_of_rows_as_in_ridge(rows, rng):
-    X, y, groups = rows
-    weight = rng.uniform(0.2, 4, len(X))
-    model = QProbeRegressor(alpha=0.1).fit(X, y, groups, sample_weight=weight)
-    # In each prompt the shares sum to one.
-    total = {label: weight[groups == label].sum() for label in set(groups)}
-    share = weight / [total[label] for label in groups] / len(total)
-    ridge = Ridge(0.1 / 2).fit(X, y, sample_weight=share)
-    assert_allclose(model.coef_, ridge.coef_, rtol=1e-8)
-    assert model.intercept_ == pytest.approx(ridge.intercept_, rel=1e-8)
-
-
 @pytest.mark.parametrize("b", [1.0, 2.5])
-def test_contrastive_policy_gradient_is_ridge_on_centred_rows(b, data):
-    X, y = data
-    policy = QProbePolicy(
-        loss=ContrastivePolicyGradient(b), alpha=0.1, solver="closed_form"
-    ).fit(X, y)
-    # 30 prompts, each k / 2 b^2 sum_i (z_i - r_i / b)^2 with k = 4, all centred.
-    centred = X - X.mean(axis=1, keepdims=True)
-    ridge = Ridge(30 * 0.1 / (4 * b**2), fit_intercept=False)
-    ridge.fit(
-        centred.reshape(y.size, -1), (y - y.mean(axis=1, keepdims=True)).ravel() / b
+@pytest.mark.parametrize("weighted", [False, True])
+def test_contrastive_policy_gradient_is_ridge_on_centred_rows(b, weighted, rows, rng):
+    X, y, groups = rows
+    weight = rng.uniform(0.2, 4, len(X)) if weighted else np.ones(len(X))
+    policy = QProbePolicy(ContrastivePolicyGradient(b), alpha=0.1, solver="closed_form")
+    policy.fit(X, y, groups, sample_weight=weight if weighted else None)
+    copies = {label: weight[groups == label].sum() for label in set(groups)}
+    expected = Ridge(0.1 / b**2, fit_intercept=False).fit(
+        centred_in_prompts(X, groups, weight),
+        centred_in_prompts(y, groups, weight) / b,
+        sample_weight=weight * [copies[label] for label in groups] / len(copies),
     )
-    assert_allclose(policy.coef_, ridge.coef_, rtol=1e-8, atol=1e-10)
+    assert_allclose(policy.coef_, expected.coef_, rtol=1e-8)
     assert policy.intercept_ == 0
     assert policy.n_iter_ == 1
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_contrastive_policy_gradient_on_ragged_prompts(weighted, rows, rng):
-    X, y, groups = rows
-    weight = rng.uniform(0.2, 4, len(X)) if weighted else np.ones(len(X))
-    policy = QProbePolicy("contrastive_policy_gradient", alpha=0.1)
-    policy.fit(X, y, groups, sample_weight=weight if weighted else None)
-    copies = {label: weight[groups == label].sum() for label in set(groups)}
-    ridge = Ridge(0.1, fit_intercept=False).fit(
-        centred_in_prompts(X, groups, weight),
-        centred_in_prompts(y, groups, weight),
-        sample_weight=weight * [copies[label] for label in groups] / len(copies),
-    )
-    assert_allclose(policy.coef_, ridge.coef_, rtol=1e-8)
-
-
-@pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
-def test_without_penalty(loss, data):
-    X, y = data
-    theta = solve_ridge(make_objective(X, y, loss, alpha=0))
+@every_loss
+def test_without_penalty(loss, problem):
+    X, y = problem
+    theta = solve(X, y, loss, alpha=0)
     if loss == "squared_error":
         design = np.column_stack([X.reshape(y.size, -1), np.ones(y.size)])
         target = y.ravel()
@@ -151,17 +70,17 @@ def test_without_penalty(loss, data):
         target = (y - y.mean(axis=1, keepdims=True)).ravel()
     expected = np.linalg.lstsq(design, target, rcond=None)[0]
     assert_allclose(design @ theta, design @ expected, atol=1e-8)
-    if design.shape[1] < y.size:  # the only solution
+    if design.shape[1] < y.size:  # the solution is unique
         assert_allclose(theta, expected, rtol=1e-8)
 
 
 @pytest.mark.parametrize("alpha", [0, 1e-7, 1e-3])
-@pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
-def test_constant_and_duplicated_columns(loss, alpha, data):
-    X, y = data
+@every_loss
+def test_constant_and_duplicated_columns(loss, alpha, problem):
+    X, y = problem
     constant = np.full((*y.shape, 1), 0.1)  # not a sum of powers of two
     degenerate = np.concatenate([X, X[..., :2], constant, 0 * constant], axis=-1)
-    theta = solve_ridge(make_objective(degenerate, y, loss, alpha=alpha))
+    theta = solve(degenerate, y, loss, alpha=alpha)
     assert np.isfinite(theta).all()
     d = X.shape[-1]
     if alpha > 0:
@@ -169,10 +88,10 @@ def test_constant_and_duplicated_columns(loss, alpha, data):
         assert abs(theta[d + 2]) < 1e-6
     assert theta[d + 3] == 0
 
-    # The scores are those of twice the first two columns under sqrt(2) of the norm.
+    # A duplicated column equals one column times sqrt(2) under the same penalty.
     same = X.copy()
     same[..., :2] *= np.sqrt(2)
-    expected = solve_ridge(make_objective(same, y, loss, alpha=alpha))
+    expected = solve(same, y, loss, alpha=alpha)
     scores, expected_scores = degenerate @ theta[: d + 4], same @ expected[:d]
     if loss == "squared_error":
         scores, expected_scores = scores + theta[-1], expected_scores + expected[-1]
@@ -182,61 +101,56 @@ def test_constant_and_duplicated_columns(loss, alpha, data):
     assert_allclose(scores, expected_scores, atol=1e-6)
 
 
-@pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
-def test_many_scales_without_penalty(loss, rng):
+@pytest.mark.parametrize(
+    ("alpha", "scale", "shift", "rtol"),
+    [(0, 10.0 ** np.linspace(-6, 6, 7), 0, 1e-9), (0.1, np.ones(7), 1e3, 1e-8)],
+    ids=["many scales", "far from zero"],
+)
+@every_loss
+def test_scaled_and_shifted_columns(loss, alpha, scale, shift, rtol, rng):
     X = rng.normal(size=(30, 4, 7))
     y = X[..., 0] + rng.normal(size=(30, 4))
-    scale = 10.0 ** np.linspace(-6, 6, 7)
-    theta = solve_ridge(make_objective(X, y, loss, alpha=0))
-    scaled = solve_ridge(make_objective(X * scale, y, loss, alpha=0))
-    assert_allclose(scaled[:7] * scale, theta[:7], rtol=1e-9)
-
-
-@pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
-def test_columns_far_from_zero(loss, rng):
-    X = rng.normal(size=(30, 4, 7))
-    y = X[..., 0] + rng.normal(size=(30, 4))
-    theta = solve_ridge(make_objective(X, y, loss))
-    shifted = solve_ridge(make_objective(X + 1e3, y, loss))
-    assert_allclose(shifted[:7], theta[:7], rtol=1e-8)
+    theta = solve(X, y, loss, alpha=alpha)
+    changed = solve(X * scale + shift, y, loss, alpha=alpha)
+    assert_allclose(changed[:7] * scale, theta[:7], rtol=rtol)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
-def test_low_precision(loss, dtype, data):
-    X, y = data
-    X = X.astype(dtype)
-    theta = solve_ridge(make_objective(X, y, loss))
-    expected = solve_ridge(make_objective(X.astype(np.float64), y, loss))
+@every_loss
+def test_low_precision(loss, dtype, problem):
+    X, y = problem[0].astype(dtype), problem[1]
+    theta, expected = solve(X, y, loss), solve(X.astype(np.float64), y, loss)
     assert_allclose(theta, expected, atol=1e-4 * abs(expected).max())
 
 
 @pytest.mark.parametrize("alpha", [0, 1e-8])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
+@every_loss
 def test_dependent_columns_in_low_precision(loss, dtype, alpha, rng):
-    # Up to the rounding of X, half of the columns are combinations of the others: the
-    # normal equations must not add the rounding of products in float32.
+    """The normal equations do not add the rounding of products in float32.
+
+    Up to the rounding of X, half of the columns are combinations of the others.
+    """
     X = rng.normal(size=(100, 6, 20))
     X[..., 10:] = X[..., :10] @ rng.normal(size=(10, 10))
     y = X[..., 0] + rng.normal(size=(100, 6))
     X = X.astype(dtype)
     exact = make_objective(X.astype(np.float64), y, loss, alpha=alpha)
     best, _ = exact.value_and_gradient(solve_ridge(exact))
-    theta = solve_ridge(make_objective(X, y, loss, alpha=alpha))
+    theta = solve(X, y, loss, alpha=alpha)
     assert exact.value_and_gradient(theta)[0] == pytest.approx(best, rel=1e-4)
 
 
-def test_there_is_a_closed_form_for_these_alone(sets):
-    assert [
-        name for name in LOSSES if hasattr(LOSSES[name], "least_squares")
-    ] == WITH_CLOSED_FORM
+# The choice of the solver
+
+
+def test_losses_with_a_closed_form(sets):
+    assert LEAST_SQUARES == ["squared_error", "contrastive_policy_gradient"]
     for loss in LOSSES:
         policy = QProbePolicy(loss, solver="closed_form")
-        if loss in WITH_CLOSED_FORM:
-            closed = policy.fit(*sets)
+        if loss in LEAST_SQUARES:
             auto = QProbePolicy(loss).fit(*sets)
-            assert_array_equal(closed.coef_, auto.coef_)
+            assert_array_equal(policy.fit(*sets).coef_, auto.coef_)
         else:
             message = f"solver='closed_form' cannot minimise loss='{loss}'"
             with pytest.raises(ValueError, match=message):
@@ -244,10 +158,167 @@ def test_there_is_a_closed_form_for_these_alone(sets):
             assert not hasattr(policy, "coef_")
 
 
-@pytest.mark.parametrize("loss", WITH_CLOSED_FORM)
-def test_lbfgs_may_be_asked_for(loss, sets):
+@every_loss
+def test_lbfgs_on_request(loss, sets):
     closed = QProbePolicy(loss).fit(*sets)
     policy = QProbePolicy(loss, solver="lbfgs", tol=1e-8).fit(*sets)
     assert policy.n_iter_ > 1
     assert_allclose(policy.coef_, closed.coef_, atol=1e-7)
     assert policy.intercept_ == pytest.approx(closed.intercept_, abs=1e-7)
+
+
+# Systems of several folds and penalties
+
+ALPHAS = np.logspace(3, -6, 20)
+
+
+def normal_equations(rng, n_rows, d):
+    """Equations of three folds, of columns whose scales differ by orders of magnitude.
+
+    Each fold has its own two thirds of the rows.
+    """
+    X = rng.normal(size=(n_rows, d)) * rng.lognormal(sigma=2, size=d)
+    X += rng.normal(size=(n_rows, 1))
+    y = X @ rng.normal(size=d) + rng.normal(size=n_rows)
+    part = np.arange(n_rows) % 3
+    folds = [(X[part != i], y[part != i]) for i in range(3)]
+    grams = [np.asfortranarray(X.T @ X / len(X)) for X, _ in folds]
+    return grams, np.array([X.T @ y / len(X) for X, y in folds])
+
+
+@pytest.fixture(params=[1, 2, 30, 200])
+def equations(request, rng):
+    return normal_equations(rng, 9 * request.param, request.param)
+
+
+def assert_solves(coefs, grams, moments, alphas, tolerance=1e-6):
+    half = np.eye(len(grams[0])) / 2
+    expected = [
+        [np.linalg.solve(gram + alpha * half, moment) for alpha in alphas]
+        for gram, moment in zip(grams, moments, strict=True)
+    ]
+    error = np.linalg.norm(coefs - np.array(expected), axis=-1)
+    assert (error / np.linalg.norm(expected, axis=-1)).max() < tolerance
+
+
+@pytest.fixture
+def factored(monkeypatch):
+    """Numbers of factorisations: for all folds together, and for one system alone."""
+    counts = {"_factor": 0, "solve_system": 0}
+    for name in counts:
+        original = getattr(ridge, name)
+
+        def count(*args, name=name, original=original):
+            counts[name] += 1
+            return original(*args)
+
+        monkeypatch.setattr(ridge, name, count)
+    return counts
+
+
+@pytest.mark.parametrize(
+    "alphas",
+    [ALPHAS, ALPHAS[::-1], ALPHAS[np.arange(20) * 7 % 20], [0.1, 0.0, 0.1, 0.0], [0.0]],
+    ids=["falling", "rising", "mixed", "repeated, with 0", "0"],
+)
+def test_systems_equal_single_solutions(alphas, equations):
+    coefs = solve_systems(*equations, np.array(alphas))
+    assert_solves(coefs, *equations, alphas)
+    if len(alphas) == 4:
+        assert_allclose(coefs[:, :2], coefs[:, 2:])
+
+
+def test_only_lower_triangles_are_read_and_nothing_is_changed(equations):
+    grams, moments = equations
+    lower = [np.asfortranarray(np.tril(gram)) for gram in grams]
+    before = moments.copy()
+    coefs = solve_systems(lower, moments, ALPHAS)
+    for gram, triangle in zip(grams, lower, strict=True):
+        assert_array_equal(triangle, np.tril(gram))
+    assert_array_equal(moments, before)
+    assert_solves(coefs, grams, moments, ALPHAS)
+
+
+def test_one_factorisation_per_decade(rng, factored):
+    solve_systems(*normal_equations(rng, 1800, 200), ALPHAS)
+    assert factored == {"_factor": 10, "solve_system": 0}
+
+
+def test_systems_of_more_features_than_rows(rng, factored):
+    equations = normal_equations(rng, 60, 90)
+    alphas = np.logspace(2, -4, 13)
+    coefs = solve_systems(*equations, alphas)
+    assert factored["_factor"] > 7  # not only those of the mean over folds
+    assert_solves(coefs, *equations, alphas, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("max_steps", [0, 1])
+def test_a_system_that_does_not_converge_is_solved_alone(
+    max_steps, equations, factored, monkeypatch
+):
+    monkeypatch.setattr(ridge, "MAX_STEPS", max_steps)
+    alphas = ALPHAS[::4] * 1.1
+    assert_solves(solve_systems(*equations, alphas), *equations, alphas)
+    if max_steps == 0:
+        assert factored["solve_system"] == 3 * len(alphas)
+
+
+def test_factors_are_in_float32_if_possible():
+    gram = np.array([[1.0, 0.0], [1 - 1e-9, 1.0]], order="F")
+    assert ridge._factor(gram, 1e-2).dtype == np.float32
+    assert ridge._factor(gram, 1e-10).dtype == np.float64
+    assert_allclose(ridge._factor(gram, -1.0), np.eye(2))
+
+
+def test_mean_over_folds_that_float32_cannot_factor(rng):
+    grams, moments = normal_equations(rng, 900, 30)
+    mixed = np.eye(30)
+    mixed[:, 1] += (1 - 1e-5) / 1e-5 * mixed[:, 0]  # two columns that are nearly one
+    grams = [np.asfortranarray(mixed.T @ gram @ mixed) for gram in grams]
+    equations, alphas = (grams, moments @ mixed), np.array([1e-3, 1e-4])
+    assert_solves(solve_systems(*equations, alphas), *equations, alphas)
+
+
+def test_singular_system_with_a_tiny_penalty(rng):
+    X = rng.normal(size=(20, 5)) @ rng.normal(size=(5, 8))
+    y = X @ rng.normal(size=8)
+    gram = np.asfortranarray(X.T @ X)
+    coefs = solve_systems([gram, gram], np.tile(X.T @ y, (2, 1)), np.array([1e-30]))
+    assert_allclose(coefs[:, 0] @ X.T, [y, y], rtol=1e-6, atol=1e-6)
+
+
+def test_singular_system_without_penalty(rng):
+    """The solution is the shortest for columns divided by their root mean square."""
+    X, y = rng.normal(size=(5, 8)), rng.normal(size=5)
+    equations = [np.asfortranarray(X.T @ X)], (X.T @ y)[None]
+    coefs = solve_systems(*equations, np.array([1.0, 0.0, 1e-3]))
+    scale = np.sqrt((X**2).sum(axis=0))
+    assert_allclose(coefs[0, 1] * scale, np.linalg.pinv(X / scale) @ y, rtol=1e-6)
+    assert_allclose(X @ coefs[0, 1], y)
+    assert_solves(coefs[:, [0, 2]], *equations, [1.0, 1e-3])
+
+
+@pytest.mark.parametrize("unit", [1e-140, 1e-45, 1e45, 1e140])
+def test_unit_of_the_rewards_does_not_matter(unit, equations):
+    grams, moments = equations
+    coefs = solve_systems(grams, moments * unit, ALPHAS)
+    assert_solves(coefs / unit, *equations, ALPHAS)
+
+
+def test_moments_of_zero_have_the_solution_zero(equations):
+    grams, moments = equations
+    coefs = solve_systems(grams, moments * np.array([0, 1, 1])[:, None], ALPHAS)
+    assert not coefs[0].any()
+    assert_solves(coefs[1:], grams[1:], moments[1:], ALPHAS)
+
+
+def test_column_of_zeros_and_penalties_of_many_magnitudes(rng):
+    grams, moments = normal_equations(rng, 90, 5)
+    for gram in grams:
+        gram[2], gram[:, 2] = 0, 0
+    moments[:, 2] = 0
+    alphas, others = np.array([1e-30, 1e12]), [0, 1, 3, 4]
+    coefs = solve_systems(grams, moments, alphas)
+    assert not coefs[..., 2].any()
+    grams = [gram[np.ix_(others, others)] for gram in grams]
+    assert_solves(coefs[..., others], grams, moments[:, others], alphas)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from skqprobe.datasets import load_two_words
 
@@ -20,7 +21,7 @@ def two_words():
 @pytest.fixture(scope="module")
 def script():
     if not SCRIPT.exists():
-        pytest.skip("benchmarks/make_two_words.py is not here")
+        pytest.skip("benchmarks/make_two_words.py is not available")
     spec = importlib.util.spec_from_file_location("make_two_words", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -52,35 +53,29 @@ def test_shapes_and_dtypes(embedding):
     assert bunch.DESCR.startswith(".. _two_words_dataset:")
 
 
-def test_features_differ_between_completions(two_words):
-    spread = two_words.data.astype(np.float32).std(axis=1)
-    assert (spread.max(axis=1) > 0).all()
+def test_embeddings(two_words):
+    deviation = two_words.data.astype(np.float32).std(axis=1)
+    assert (deviation.max(axis=1) > 0).all()  # completions of a prompt differ
+    minilm = load_two_words(embedding="minilm").data.astype(np.float32)
+    assert_allclose(np.linalg.norm(minilm, axis=-1), 1, atol=1e-3)
 
 
-def test_minilm_has_unit_length():
-    data = load_two_words(embedding="minilm").data.astype(np.float32)
-    np.testing.assert_allclose(np.linalg.norm(data, axis=-1), 1, atol=1e-3)
-
-
-def test_likelihoods_and_lengths(two_words):
+def test_likelihoods_lengths_and_rewards(two_words):
     assert (two_words.log_likelihood < 0).all()
     assert two_words.n_tokens.min() >= 1
     assert two_words.n_tokens.max() <= 40
     assert not any("\n" in text for text in two_words.completions.ravel())
-
-
-def test_rewards(two_words):
     assert set(np.unique(two_words.target)) == {0.0, 1.0}
     assert 0.2 < two_words.target.mean() < 0.5
     assert two_words.target.max(axis=1).mean() > 0.9
 
 
-def test_rewards_follow_the_rule(two_words, script):
-    again = [
+def test_rewards_are_those_of_the_rule(two_words, script):
+    expected = [
         [script.reward(words, text) for text in texts]
         for words, texts in zip(two_words.words, two_words.completions, strict=True)
     ]
-    np.testing.assert_array_equal(two_words.target, again)
+    assert_array_equal(two_words.target, expected)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +101,9 @@ def test_reward_rule(script, text, expected):
     assert script.reward(["fox", "box"], text) == expected
 
 
-def test_no_two_prompts_share_a_word(two_words):
-    pairs = {frozenset(pair) for pair in two_words.words}
-    assert len(pairs) == 240
+def test_prompts_hold_distinct_words(two_words, script):
     assert len(np.unique(two_words.words)) == 480
-
-
-def test_prompts_end_with_the_words(two_words, script):
-    np.testing.assert_array_equal(two_words.words, script.draw_pairs(240))
+    assert_array_equal(two_words.words, script.draw_pairs(240))
     for words, prompt in zip(two_words.words, two_words.prompts, strict=True):
         assert prompt == script.TEMPLATE.format(*words)
         assert prompt.endswith(f"Words: {words[0]} and {words[1]}\nSentence:")
@@ -127,8 +117,8 @@ def test_word_list(script):
 
 def test_return_data_and_target(two_words):
     X, y = load_two_words(return_X_y=True)
-    np.testing.assert_array_equal(X, two_words.data)
-    np.testing.assert_array_equal(y, two_words.target)
+    assert_array_equal(X, two_words.data)
+    assert_array_equal(y, two_words.target)
 
 
 @pytest.mark.parametrize("embedding", N_FEATURES)
@@ -140,8 +130,8 @@ def test_as_frame(embedding):
     assert X.shape == (3840, N_FEATURES[embedding])
     assert (X.dtypes == np.float32).all()
     assert list(X.columns) == sets.feature_names == bunch.feature_names
-    np.testing.assert_array_equal(X.to_numpy().reshape(sets.data.shape), sets.data)
-    np.testing.assert_array_equal(y.to_numpy().reshape(240, 16), sets.target)
+    assert_array_equal(X.to_numpy().reshape(sets.data.shape), sets.data)
+    assert_array_equal(y.to_numpy().reshape(240, 16), sets.target)
     assert y.name == "reward"
     assert X.index.name == "prompt"
     assert X.index.equals(y.index)
@@ -167,7 +157,7 @@ def test_unknown_embedding(embedding):
         load_two_words(embedding=embedding)
 
 
-def test_loading_works_without_torch_and_pandas():
+def test_loading_without_torch_and_pandas():
     code = """
 import sys
 
@@ -183,7 +173,7 @@ load_two_words()
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_description_quotes_the_figures(two_words, script, capsys):
+def test_description_has_the_figures_of_the_script(two_words, script, capsys):
     script.describe(script.OUT)
     figures = capsys.readouterr().out.splitlines()
     assert f"{two_words.target.mean():.3f}" in figures[1]

@@ -2,6 +2,8 @@ import sys
 
 import numpy as np
 import pytest
+from cases import as_rows
+from numpy.testing import assert_allclose
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -27,14 +29,14 @@ FIGURES = ["base", "greedy", "sampled", "oracle", "recovery", "kl"]
 FIGURES += ["effective candidates"]
 
 
-def test_figures_are_those_of_the_metrics(sets):
+def test_values_are_those_of_the_metrics(sets):
     X, y = sets
     policy = QProbePolicy("log_loss", temperature=0.5).fit(X, y)
     table = policy_report(policy, X, y, ks=[3, 6], random_state=0)
     assert table.index.names == ["k", "figure"]
     assert table.index.to_list() == [(k, figure) for k in (3, 6) for figure in FIGURES]
     Q, proba = policy.decision_function(X), policy.predict_proba(X)
-    of_all = [
+    of_six = [
         base_reward(y),
         best_of_k_reward(y, Q, 6),
         expected_reward(y, proba),
@@ -43,59 +45,58 @@ def test_figures_are_those_of_the_metrics(sets):
         kl_upper_estimate(proba),
         effective_candidates(proba),
     ]
-    np.testing.assert_allclose(table.loc[6, "value"], of_all)
-    of_three = table.loc[3, "value"]
-    np.testing.assert_allclose(
-        of_three.iloc[:5],
-        [
-            base_reward(y),
-            best_of_k_reward(y, Q, 3),
-            soft_best_of_k_reward(y, Q, [3, 6], 0.5, random_state=0)[0],
-            oracle_reward(y, 3),
-            recovery(y, Q, 3),
-        ],
-    )
-    assert 0 < of_three["kl"] < np.log(3)
-    assert 1 < of_three["effective candidates"] < 3
+    assert_allclose(table.loc[6, "value"], of_six)
+    of_three = [
+        base_reward(y),
+        best_of_k_reward(y, Q, 3),
+        soft_best_of_k_reward(y, Q, [3, 6], 0.5, random_state=0)[0],
+        oracle_reward(y, 3),
+        recovery(y, Q, 3),
+    ]
+    *found, kl, effective = table.loc[3, "value"]
+    assert_allclose(found, of_three)
+    assert 0 < kl < np.log(3)
+    assert 1 < effective < 3
     assert (table["low"] <= table["value"]).all()
     assert (table["value"] <= table["high"]).all()
     interval = prompt_bootstrap(recovery, y, Q, k=6, random_state=0)
-    np.testing.assert_allclose(
-        table.loc[(6, "recovery"), ["low", "high"]].tolist(),
-        [interval.low, interval.high],
-        atol=0.01,
-    )
+    found = table.loc[(6, "recovery"), ["low", "high"]].tolist()
+    assert_allclose(found, [interval.low, interval.high], atol=0.01)
 
 
 def test_rows_agree_with_sets(sets):
-    X, y = sets
-    policy = QProbePolicy(temperature=0.1).fit(X, y)
-    groups = np.repeat(np.arange(60), 6)
-    kwargs = {"ks": [1, 6], "random_state": 0, "n_resamples": 200}
+    X, y, groups = as_rows(*sets)
+    policy = QProbePolicy(temperature=0.1).fit(*sets)
+    options = {"ks": [1, 6], "random_state": 0, "n_resamples": 200}
     pd.testing.assert_frame_equal(
-        policy_report(policy, X, y, **kwargs),
-        policy_report(policy, X.reshape(-1, 4), y.ravel(), groups, **kwargs),
+        policy_report(policy, *sets, **options),
+        policy_report(policy, X, y, groups, **options),
     )
 
 
-def test_ragged_prompts_with_too_few_are_left_out(rows):
+def test_ragged_prompts_with_fewer_than_k_are_left_out(rows):
     X, y, groups = rows
     policy = QProbePolicy("log_loss").fit(X, y, groups)
-    table = policy_report(
-        policy, X, y, groups, ks=(1, 5), n_resamples=200, random_state=0
-    )
+    options = {"ks": (1, 5), "random_state": 0, "n_resamples": 200}
+    table = policy_report(policy, X, y, groups, **options)
     labels, sizes = np.unique(groups, return_counts=True)
     kept = np.isin(groups, labels[sizes >= 5])
-    assert table.loc[(5, "base"), "value"] == pytest.approx(
-        base_reward(y[kept], groups[kept])
-    )
+    expected = base_reward(y[kept], groups[kept])
+    assert table.loc[(5, "base"), "value"] == pytest.approx(expected)
 
 
-def test_ks_above_the_prompts_are_cut_down(sets):
-    X, y = sets
-    table = policy_report(QProbePolicy().fit(X, y), X, y, n_resamples=100)
+def test_ks_above_the_number_of_candidates_are_reduced(sets):
+    table = policy_report(QProbePolicy().fit(*sets), *sets, n_resamples=100)
     assert table.index.unique("k").tolist() == [1, 6]
     assert np.isnan(table.loc[(1, "recovery"), "value"])
+
+
+def test_no_recovery_among_one_candidate():
+    """Not even if two ways to compute a mean differ by rounding."""
+    rng = np.random.default_rng(11)  # the oracle's mean is 1e-16 above the base's
+    X, y = rng.normal(size=(30, 7, 3)), rng.random((30, 7))
+    table = policy_report(QProbePolicy().fit(X, y), X, y, ks=[1], n_resamples=100)
+    assert table.loc[(1, "recovery")].isna().all()
 
 
 @pytest.mark.parametrize(
@@ -107,42 +108,42 @@ def test_ks_above_the_prompts_are_cut_down(sets):
     ],
     ids=lambda e: type(e).__name__,
 )
-def test_the_temperature_is_found(sets, policy):
-    X, y = sets
-    policy.fit(X, y)
-    table = policy_report(policy, X, y, ks=[6], n_resamples=100, random_state=0)
+def test_temperature_of_pipelines_and_searches(sets, policy):
+    policy.fit(*sets)
+    table = policy_report(policy, *sets, ks=[6], n_resamples=100, random_state=0)
     assert table.loc[(6, "effective candidates"), "value"] > 1.05
 
 
-def test_any_regressor_chooses_greedily(sets):
-    X, y = sets
-    rows, groups = X.reshape(-1, 4), np.repeat(np.arange(60), 6)
-    ridge = Ridge().fit(rows, y.ravel())
-    table = policy_report(ridge, rows, y.ravel(), groups, ks=[6], n_resamples=100)
+def test_any_regressor_is_a_greedy_policy(sets):
+    X, y, groups = as_rows(*sets)
+    table = policy_report(Ridge().fit(X, y), X, y, groups, ks=[6], n_resamples=100)
     assert table.loc[(6, "sampled"), "value"] == table.loc[(6, "greedy"), "value"]
     assert table.loc[(6, "effective candidates"), "value"] == 1
 
 
-def test_says_how_to_install_pandas(sets, monkeypatch):
-    X, y = sets
-    policy = QProbePolicy().fit(X, y)
+def test_message_without_pandas(sets, monkeypatch):
+    policy = QProbePolicy().fit(*sets)
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r'pip install "skqprobe\[frame\]"'):
-        policy_report(policy, X, y)
+        policy_report(policy, *sets)
 
 
-def test_bad_input_is_named(sets):
-    X, y = sets
-    policy = QProbePolicy().fit(X, y)
-    with pytest.raises(ValueError, match="no groups"):
-        policy_report(policy, X.reshape(-1, 4), y.ravel())
-    with pytest.raises(ValueError, match="k must be an integer"):
-        policy_report(policy, X, y, ks=[0])
+class Constant:
+    """A ranker that returns the same values for any X."""
+
+    def predict(self, X):
+        return np.eye(2)
 
 
-def test_nothing_is_to_gain_from_one_candidate():
-    """Not even what rounding leaves between two ways to take a mean."""
-    rng = np.random.default_rng(11)  # here the oracle's is 1e-16 above the base's
-    X, y = rng.normal(size=(30, 7, 3)), rng.random((30, 7))
-    table = policy_report(QProbePolicy().fit(X, y), X, y, ks=[1], n_resamples=100)
-    assert table.loc[(1, "recovery")].isna().all()
+@pytest.mark.parametrize(
+    ("y", "options", "message"),
+    [
+        ([0.0, 1.0], {}, "^y has rows but no groups"),
+        ([[0, 1e200], [1e200, 0]], {}, "^y has numbers of up to 1e"),
+        (np.eye(3), {}, "^the output of policy has shape"),
+        (np.eye(2), {"ks": [0]}, "k must be an integer"),
+    ],
+)
+def test_bad_input(y, options, message):
+    with pytest.raises(ValueError, match=message):
+        policy_report(Constant(), None, y, **options)

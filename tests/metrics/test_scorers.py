@@ -2,10 +2,12 @@ import pickle
 
 import numpy as np
 import pytest
+from cases import as_rows
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -14,10 +16,12 @@ from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe.metrics import (
     best_of_k_reward,
     best_of_k_scorer,
+    candidate_values,
     expected_reward,
     expected_reward_scorer,
     recovery,
     recovery_scorer,
+    softmax_reward,
 )
 from skqprobe.preprocessing import PerCandidate
 
@@ -30,18 +34,25 @@ SCORING = {
 
 @pytest.fixture
 def flat(sets):
-    X, y = sets
-    return X.reshape(-1, 4), y.ravel(), np.repeat(np.arange(60), 6)
+    return as_rows(*sets)
 
 
-def test_values_are_those_of_the_metrics(sets):
+def test_scores_are_those_of_the_metrics(sets):
     X, y = sets
     policy = QProbePolicy("log_loss").fit(X, y)
     Q = policy.decision_function(X)
     proba = policy.set_params(temperature=0.5).predict_proba(X)
-    expected = [best_of_k_reward(y, Q, 3), expected_reward(y, proba), recovery(y, Q, 6)]
-    got = [scorer(policy, X, y) for scorer in SCORING.values()]
-    np.testing.assert_allclose(got, expected)
+    # Scorers are made here, too, so that mutation testing covers their factories.
+    for scorers in (
+        SCORING.values(),
+        (best_of_k_scorer(3), expected_reward_scorer(0.5), recovery_scorer(6)),
+    ):
+        assert_allclose(
+            [scorer(policy, X, y) for scorer in scorers],
+            [best_of_k_reward(y, Q, 3), expected_reward(y, proba), recovery(y, Q, 6)],
+        )
+    greedy = softmax_reward(y, Q, 0)
+    assert expected_reward_scorer()(policy, X, y) == pytest.approx(greedy)
 
 
 @pytest.mark.parametrize(
@@ -71,10 +82,9 @@ def test_both_layouts_agree_in_cross_validation(sets, flat, estimator):
             params={"groups": groups},
         )
     for name in SCORING:
-        np.testing.assert_allclose(
-            sets_scores[f"test_{name}"], rows_scores[f"test_{name}"], atol=1e-3
-        )
-        assert np.isfinite(sets_scores[f"test_{name}"]).all()
+        of_sets, of_rows = (s[f"test_{name}"] for s in (sets_scores, rows_scores))
+        assert_allclose(of_sets, of_rows, atol=1e-3)
+        assert np.isfinite(of_sets).all()
 
 
 @pytest.mark.parametrize("scoring", [SCORING["best"], SCORING], ids=["one", "many"])
@@ -89,7 +99,7 @@ def test_both_layouts_agree_in_cross_validation(sets, flat, estimator):
     ],
     ids=["Ridge", "LogisticRegression", "boosting", "pipeline", "QProbePolicy"],
 )
-def test_any_estimator_in_a_search_on_rows(flat, estimator, grid, scoring):
+def test_search_of_any_estimator_on_rows(flat, estimator, grid, scoring):
     X, y, groups = flat
     refit = "best" if isinstance(scoring, dict) else True
     with config_context(enable_metadata_routing=True):
@@ -102,7 +112,7 @@ def test_any_estimator_in_a_search_on_rows(flat, estimator, grid, scoring):
             assert search.score(X, y, groups=groups) > y.mean() + 0.1
 
 
-def test_in_a_search_on_sets(sets):
+def test_search_on_sets(sets):
     X, y = sets
     search = GridSearchCV(
         QProbePolicy(), {"loss": ["log_loss"]}, scoring=SCORING, refit="share", cv=3
@@ -112,13 +122,13 @@ def test_in_a_search_on_sets(sets):
 
 
 class Rank:
-    """A ranker: `predict` gives a score, not a reward, and there is nothing else."""
+    """A ranker: `predict` returns a score, not a reward, and is the only method."""
 
     def predict(self, X):
         return 100 * X[:, 0]
 
 
-def test_rankers_and_graded_classifiers(flat):
+def test_rankers_and_classifiers_of_grades(flat):
     X, y, groups = flat
     expected = best_of_k_reward(y, X[:, 0], 3, groups)
     assert best_of_k_scorer(3)(Rank(), X, y, groups=groups) == expected
@@ -127,15 +137,18 @@ def test_rankers_and_graded_classifiers(flat):
     values = classifier.predict_proba(X) @ [0, 1, 2]
     expected = best_of_k_reward(grades, values, 3, groups)
     assert best_of_k_scorer(3)(classifier, X, grades, groups=groups) == expected
+    # Without probabilities, the values are the predicted labels.
+    classifier = RidgeClassifier().fit(X, grades)
+    assert_array_equal(candidate_values(classifier, X), classifier.predict(X))
 
 
-def test_rows_without_groups_are_nan_and_say_why(flat):
+def test_rows_without_groups_warn_and_score_nan(flat):
     X, y, _ = flat
     with pytest.warns(UserWarning, match="enable_metadata_routing"):
         assert np.isnan(best_of_k_scorer(3)(Ridge().fit(X, y), X, y))
 
 
-def test_can_be_cloned_and_pickled(sets):
+def test_clone_and_pickle(sets):
     X, y = sets
     policy = QProbePolicy().fit(X, y)
     for scorer in SCORING.values():

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from cases import make_objective
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skqprobe._objectives.network import network_scores
+
+
+@pytest.fixture
+def objective(rows):
+    X, y, groups = rows
+    return make_objective(X, y, "log_loss", groups, hidden_layer_sizes=(8, 4))
+
+
+def split(objective):
+    return objective.deal(np.random.RandomState(0))
+
+
+def test_scores_in_blocks(monkeypatch, rng):
+    X = rng.normal(size=(50, 3))
+    coefs = [rng.normal(size=shape) for shape in [(3, 20), (20, 1)]]
+    intercepts = [rng.normal(size=20), rng.normal(size=1)]
+    expected = np.maximum(X @ coefs[0] + intercepts[0], 0) @ coefs[1] + intercepts[1]
+    assert_allclose(network_scores(X, coefs, intercepts), expected[:, 0], rtol=1e-12)
+    monkeypatch.setattr("skqprobe._objectives.network.BLOCK_BYTES", 7 * 20 * 8)
+    assert_allclose(network_scores(X, coefs, intercepts), expected[:, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("n_prompts", "n_rows", "n_least", "low", "high"),
+    [
+        (40, 1, 1, 40, 40),
+        (40, 10**6, 1, 1, 1),
+        # At least n_least, if there are as many prompts.
+        (40, 10**6, 10, 8, 10),
+        (3, 10**6, 10, 1, 3),
+    ],
+)
+def test_batches_are_whole_prompts(objective, n_prompts, n_rows, n_least, low, high):
+    prompts = np.arange(n_prompts)[::-1]
+    batches = objective.batches(prompts, n_rows, n_least)
+    assert low <= len(batches) <= high
+    assert all(len(batch) for batch in batches)
+    assert_array_equal(np.concatenate(batches), prompts)
+
+
+@pytest.mark.parametrize(
+    ("n_prompts", "expected"), [(1, 0), (9, 0), (10, 1), (19, 1), (20, 2), (60, 6)]
+)
+def test_a_tenth_of_the_prompts_is_held_out(sets, n_prompts, expected):
+    X, y = (array[:n_prompts] for array in sets)
+    train, held_out = split(make_objective(X, y, "log_loss", hidden_layer_sizes=(2,)))
+    assert len(held_out) == expected
+    assert_array_equal(np.sort(np.append(train, held_out)), np.arange(n_prompts))
+
+
+def test_sets_of_one_prompt_are_held_out_together(sets):
+    origin = np.repeat(np.arange(20), 3)
+    settings = {"hidden_layer_sizes": (2,), "origin": origin}
+    train, held_out = split(make_objective(*sets, "log_loss", **settings))
+    assert len(held_out) == 6
+    assert np.intersect1d(origin[train], origin[held_out]).size == 0
