@@ -341,7 +341,7 @@ def strided(X, path):
         pytest.param(lambda X, path: X.astype(">f8"), id="big endian"),
     ],
 )
-def test_memory_layout_of_X(candidates, tmp_path, Probe, loss, lay_out):
+def test_memory_layout_of_embeddings(candidates, tmp_path, Probe, loss, lay_out):
     X, y, groups = candidates
     expected = make(Probe, loss).fit(X, y, groups)
     X_new = lay_out(X, tmp_path)
