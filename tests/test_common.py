@@ -1,14 +1,12 @@
 """Common checks of QProbeRegressor and QProbePolicy, with each of their losses."""
 
 import copy
-import pickle
 
 import numpy as np
 import pytest
 from estimators import (
     as_rows,
     assert_same_state,
-    every_loss,
     every_probe,
     every_probe_and_loss,
     state_of,
@@ -19,7 +17,7 @@ from sklearn.base import clone
 
 from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe._candidates.layout import check_layout
-from skqprobe.losses import LOSSES, get_loss
+from skqprobe.losses import get_loss
 
 
 def make(Probe, loss, **params):
@@ -151,21 +149,6 @@ def test_order_of_rows_does_not_matter(ragged, Probe, loss):
 
 
 @every_probe_and_loss
-def test_names_of_groups_do_not_matter(ragged, Probe, loss):
-    X, y, groups = ragged
-    probe = make(Probe, loss, temperature=0.5).fit(X, y, groups)
-    names = {label: (-i, "x") for i, label in enumerate(np.unique(groups))}
-    renamed = [names[label] for label in groups]
-    other = make(Probe, loss, temperature=0.5).fit(X, y, renamed)
-    np.testing.assert_array_equal(other.coef_, probe.coef_)
-    assert other.score(X, y, renamed) == probe.score(X, y, groups)
-    np.testing.assert_array_equal(
-        other.sample(X, renamed, random_state=0),
-        probe.sample(X, groups, random_state=0),
-    )
-
-
-@every_probe_and_loss
 def test_order_of_candidates_and_prompts_does_not_matter(sets, Probe, loss):
     X, y = sets
     rng = np.random.default_rng(1)
@@ -262,7 +245,7 @@ def test_scale_of_weights(sets, ragged, Probe, loss):
     # candidates too, unless the loss is a sum over pairs.
     X, y = sets
     probe = make(Probe, loss).fit(X, y)
-    for factor in (1, 1e-3, 1e3):
+    for factor in (1, 1e-140, 1e140):
         other = make(Probe, loss).fit(X, y, sample_weight=np.full(60, factor))
         assert_same_fit(other, probe, X, y)
     if loss == "contrastive_policy_gradient":
@@ -270,8 +253,9 @@ def test_scale_of_weights(sets, ragged, Probe, loss):
     X, y, groups = ragged
     weight = np.random.default_rng(1).uniform(0.5, 2, size=len(y))
     probe = make(Probe, loss).fit(X, y, groups, sample_weight=weight)
-    other = make(Probe, loss).fit(X, y, groups, sample_weight=weight / 50)
-    assert_same_fit(other, probe, X, y, groups)
+    for factor in (1e-140, 1 / 50, 1e140):
+        other = make(Probe, loss).fit(X, y, groups, sample_weight=weight * factor)
+        assert_same_fit(other, probe, X, y, groups)
 
 
 # Dtypes and memory
@@ -407,30 +391,6 @@ def test_fitted_attributes_do_not_share_memory_with_the_data(sets, Probe, loss):
     before = values_of(probe, first)
     X[:], y[:] = 0, 0
     np.testing.assert_array_equal(values_of(probe, first), before)
-
-
-@every_probe_and_loss
-def test_clone_and_pickle(sets, Probe, loss):
-    X, y = sets
-    probe = make(Probe, loss, temperature=0.5, random_state=0).fit(X, y)
-    copied = pickle.loads(pickle.dumps(probe))
-    np.testing.assert_array_equal(values_of(copied, X), values_of(probe, X))
-    np.testing.assert_array_equal(copied.sample(X, size=3), probe.sample(X, size=3))
-    assert copied.score(X, y) == probe.score(X, y)
-    fresh = clone(probe)
-    assert not hasattr(fresh, "coef_")
-    assert fresh.get_params() == probe.get_params()
-    np.testing.assert_array_equal(fresh.fit(X, y).coef_, probe.coef_)
-
-
-@every_loss
-def test_loss_by_name_and_as_an_object(sets, loss):
-    by_name = make(QProbePolicy, loss).fit(*sets)
-    policy = make(QProbePolicy, LOSSES[loss]()).fit(*sets)
-    np.testing.assert_array_equal(policy.coef_, by_name.coef_)
-    fresh = clone(policy)
-    assert fresh.loss is not policy.loss
-    assert fresh.loss.get_params() == policy.loss.get_params()
 
 
 # n_candidates

@@ -122,18 +122,6 @@ def test_scale_of_embeddings(sets, Probe, loss, scale, dtype):
     assert_close(values_of(probe, scaled), values_of(expected, X), 1e-2)
 
 
-@every_probe_and_loss
-@pytest.mark.parametrize("scale", [1e-140, 1e140])
-def test_scale_of_weights(sets, Probe, loss, scale):
-    X, y = sets
-    expected = fit(loss, X, y, Probe=Probe)
-    prompts = fit(loss, X, y, Probe=Probe, sample_weight=np.full(len(y), scale))
-    assert_close(prompts.coef_, expected.coef_)
-    if loss != "contrastive_policy_gradient":  # a sum over pairs, which weights scale
-        candidates = fit(loss, X, y, Probe=Probe, sample_weight=np.full(y.shape, scale))
-        assert_close(candidates.coef_, expected.coef_)
-
-
 @pytest.mark.parametrize("loss", PAIRWISE)
 def test_pairs_of_tiny_weight_count_in_their_prompt(sets, loss):
     X, y = sets
