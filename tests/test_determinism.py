@@ -138,8 +138,12 @@ def test_metrics_and_features_give_equal_results(rng):
     for compute in (
         lambda: soft_best_of_k_reward(y, scores, [2, 5], 0.5, **seed),
         lambda: (
-            prompt_bootstrap(best_of_k_reward, y, scores, k=4, n_resamples=99, **seed)
-        ).low,
+            (
+                prompt_bootstrap(
+                    best_of_k_reward, y, scores, k=4, n_resamples=99, **seed
+                )
+            ).low
+        ),
         lambda: SiblingFeatures().fit_transform(X),
     ):
         np.testing.assert_array_equal(compute(), compute())
