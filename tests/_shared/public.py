@@ -7,7 +7,7 @@ import skqprobe
 
 
 def public_names():
-    """Yield the path of each name in `__all__` of the package and its public modules."""
+    """Yield the paths of the names in `__all__` of the package and public modules."""
     modules = [
         module.name
         for module in pkgutil.iter_modules(skqprobe.__path__, "skqprobe.")
