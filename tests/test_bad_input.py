@@ -23,7 +23,7 @@ from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
 from skqprobe.embedders import LikelihoodEmbedder, flatten_records
 from skqprobe.embedders._cache import text_keys
 from skqprobe.generators import BaseGenerator, collect
-from skqprobe.losses import LOSSES, LogLoss, PairwiseHinge, PolicyGradient, SquaredError
+from skqprobe.losses import LOSSES, LogLoss, PolicyGradient, SquaredError
 from skqprobe.metrics import base_reward
 
 NOT_FINITE = pytest.mark.parametrize(
@@ -503,12 +503,6 @@ def test_solver_closed_form_is_not_for_every_loss(sets, loss):
     else:
         words = rf"solver='closed_form'.*loss='{loss}'.*lbfgs"
         assert_fit_refused(policy, words, *sets)
-
-
-@pytest.mark.parametrize("margin", [0, -0.1, np.nan])
-def test_bad_setting_of_a_loss(sets, margin):
-    words = r"margin of PairwiseHinge must be .*above 0"
-    assert_fit_refused(QProbePolicy(PairwiseHinge(margin)), words, *sets)
 
 
 @every_probe

@@ -404,16 +404,6 @@ def test_huge_penalty_gives_a_gradient_step(sets, Probe, loss, alpha, dtype):
     assert_close(fit(loss, X, y, alpha, Probe).coef_, -gradient / alpha, 5e-3)
 
 
-@every_probe
-@pytest.mark.parametrize("n_features", [4, 30])
-def test_no_penalty_is_least_squares(rng, Probe, n_features):
-    X, y = rng.normal(size=(40, 5, n_features)), rng.normal(size=(40, 5))
-    design = np.column_stack([X.reshape(200, -1), np.ones(200)])
-    expected = np.linalg.lstsq(design, y.ravel(), rcond=None)[0]
-    probe = Probe("squared_error", alpha=0).fit(X, y)
-    np.testing.assert_allclose(np.append(probe.coef_, probe.intercept_), expected)
-
-
 def test_equal_columns_share_a_coefficient_if_rounding_absorbs_the_penalty(rng):
     x, y = rng.normal(size=(50, 1)), rng.normal(size=50)
     once = QProbeRegressor(alpha=0).fit(x, y)
