@@ -1,38 +1,36 @@
-"""Our own common checks: every estimator with each of its losses, from one list."""
+"""Common checks of QProbeRegressor and QProbePolicy, with each of their losses."""
 
 import copy
-import pickle
 
 import numpy as np
 import pytest
+from estimators import (
+    as_rows,
+    assert_same_state,
+    every_probe,
+    every_probe_and_loss,
+    state_of,
+    values_of,
+)
 from scipy.special import softmax
 from sklearn.base import clone
 
 from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe._candidates.layout import check_layout
-from skqprobe.losses import LOSSES, get_loss
-
-CASES = [
-    *((QProbeRegressor, loss) for loss in ("squared_error", "log_loss")),
-    *((QProbePolicy, loss) for loss in LOSSES),
-]
-every = pytest.mark.parametrize(
-    ("Probe", "loss"),
-    [pytest.param(*case, id=f"{case[0].__name__}-{case[1]}") for case in CASES],
-)
+from skqprobe.losses import get_loss
 
 
 def make(Probe, loss, **params):
     """A probe whose coefficients are exact enough to be compared.
 
-    alpha makes the minimum of all losses distinct, that of "policy_gradient", which is
-    not convex, in the neighbourhood of zero, where the solver starts.
+    With this alpha, all losses have a distinct minimum; "policy_gradient", which is not
+    convex, has it near zero, where the solver starts.
     """
     return Probe(loss, **{"alpha": 0.05, "tol": 1e-8, "max_iter": 1000} | params)
 
 
 def objective(probe, X, y, groups=None, coef=None):
-    """The objective from its definition, with nothing but the loss of the package."""
+    """The objective from its definition, with only the loss from the package."""
     coef = probe.coef_ if coef is None else coef
     X, y = np.asarray(X, dtype=float), np.asarray(y, dtype=float)
     layout = check_layout(y.shape, groups)
@@ -46,12 +44,12 @@ def objective(probe, X, y, groups=None, coef=None):
 
 
 def assert_same_fit(probe, other, X, y, groups=None):
-    """Both are minima of the objective on these data, and the same one."""
+    """Both are the same minimum of the objective on these data."""
     if probe.loss == "pairwise_hinge":
-        # At a kink the gradient does not vanish, so that L-BFGS ends where its line
-        # search does: two paths end within about 1e-5 of the minimum in value. As the
-        # objective is alpha-strongly convex, coefficients then differ by no more than
-        # the root of 2/alpha times that.
+        # The gradient does not vanish at a kink, so L-BFGS ends where its line search
+        # does: two paths end within about 1e-5 of the minimum in value. The objective
+        # is alpha-strongly convex, so coefficients differ by at most the root of
+        # 2/alpha times that.
         gap = abs(objective(probe, X, y, groups) - objective(other, X, y, groups))
         assert gap < 1e-4
         np.testing.assert_allclose(probe.coef_, other.coef_, atol=1e-2)
@@ -61,15 +59,10 @@ def assert_same_fit(probe, other, X, y, groups=None):
 
 
 def with_coefficients(probe, other):
-    """A copy of a probe with the coefficients of another, to compare answers alone."""
+    """A copy of a probe with the coefficients of another one, to compare methods."""
     probe = copy.deepcopy(probe)
     probe.coef_, probe.intercept_ = other.coef_, other.intercept_
     return probe
-
-
-def values(probe, X):
-    """A number a candidate: Q of a policy, the expected reward of a regressor."""
-    return getattr(probe, "decision_function", probe.predict)(X)
 
 
 @pytest.fixture
@@ -82,15 +75,20 @@ def ragged(rows):
     return X, (y + np.clip(0.2 * X[:, 2], -1, 1) + 1) / 3, groups
 
 
+@pytest.fixture(params=["sets", "rows"])
+def candidates(request, sets, ragged):
+    """X, y and groups in each layout."""
+    return (*sets, None) if request.param == "sets" else ragged
+
+
 # Layouts
 
 
-@every
+@every_probe_and_loss
 def test_sets_and_rows_agree(sets, Probe, loss):
     X, y = sets
     n, k = y.shape
-    flat_X, flat_y = X.reshape(-1, 4), y.ravel()
-    groups = np.repeat([f"prompt {i}" for i in range(n)], k)
+    flat_X, flat_y, groups = as_rows(X, y)
     probe = make(Probe, loss, temperature=0.5).fit(X, y)
     by_rows = make(Probe, loss, temperature=0.5).fit(flat_X, flat_y, groups)
     np.testing.assert_allclose(by_rows.coef_, probe.coef_, rtol=1e-10)
@@ -98,10 +96,10 @@ def test_sets_and_rows_agree(sets, Probe, loss):
     assert by_rows.n_features_in_ == probe.n_features_in_ == 4
     assert by_rows.n_skipped_prompts_ == probe.n_skipped_prompts_
     np.testing.assert_allclose(
-        values(by_rows, flat_X), values(probe, X).ravel(), rtol=1e-9
+        values_of(by_rows, flat_X), values_of(probe, X).ravel(), rtol=1e-9
     )
     assert by_rows.score(flat_X, flat_y, groups) == pytest.approx(probe.score(X, y))
-    # Choices are counted along axis 1 in sets, in X in rows.
+    # Choices are indices along axis 1 of sets, and positions in X of rows.
     starts = k * np.arange(n)
     for size in (None, 5):
         np.testing.assert_array_equal(
@@ -119,48 +117,38 @@ def test_sets_and_rows_agree(sets, Probe, loss):
         )
 
 
-@every
+@every_probe_and_loss
 def test_order_of_rows_does_not_matter(ragged, Probe, loss):
     X, y, groups = ragged
     probe = make(Probe, loss, temperature=0.5).fit(X, y, groups)
     p = np.random.default_rng(1).permutation(len(y))
     permuted = make(Probe, loss, temperature=0.5).fit(X[p], y[p], groups[p])
     assert_same_fit(permuted, probe, X, y, groups)
-    # With the same coefficients, the answers are the same permuted.
+    # With the same coefficients, the results are the same, permuted.
     permuted = with_coefficients(permuted, probe)
-    np.testing.assert_allclose(values(permuted, X[p]), values(probe, X)[p], rtol=1e-9)
+    np.testing.assert_allclose(
+        values_of(permuted, X[p]), values_of(probe, X)[p], rtol=1e-9
+    )
     score = permuted.score(X[p], y[p], groups[p])
     assert score == pytest.approx(probe.score(X, y, groups))
     cold = copy.deepcopy(probe).set_params(temperature=0)
-    assert set(p[cold.sample(X[p], groups[p])]) == set(cold.sample(X, groups))
+    chosen, values = cold.sample(X, groups), values_of(probe, X)
+    assert set(p[cold.sample(X[p], groups[p])]) == set(chosen)
+    assert all(values[row] == values[groups == groups[row]].max() for row in chosen)
     if Probe is QProbePolicy:
         np.testing.assert_allclose(
             permuted.predict_proba(X[p], groups[p]),
             probe.predict_proba(X, groups)[p],
             rtol=1e-9,
         )
+        np.testing.assert_array_equal(probe.predict(X, groups), chosen)
         chosen = permuted.predict(X[p], groups[p])
         assert set(p[chosen]) == set(probe.predict(X, groups))
-        # One a prompt, prompts in the order of their first appearance.
+        # One per prompt, prompts in order of first appearance.
         assert groups[p][chosen].tolist() == list(dict.fromkeys(groups[p]))
 
 
-@every
-def test_names_of_groups_do_not_matter(ragged, Probe, loss):
-    X, y, groups = ragged
-    probe = make(Probe, loss, temperature=0.5).fit(X, y, groups)
-    names = {label: (-i, "x") for i, label in enumerate(np.unique(groups))}
-    renamed = [names[label] for label in groups]
-    other = make(Probe, loss, temperature=0.5).fit(X, y, renamed)
-    np.testing.assert_array_equal(other.coef_, probe.coef_)
-    assert other.score(X, y, renamed) == probe.score(X, y, groups)
-    np.testing.assert_array_equal(
-        other.sample(X, renamed, random_state=0),
-        probe.sample(X, groups, random_state=0),
-    )
-
-
-@every
+@every_probe_and_loss
 def test_order_of_candidates_and_prompts_does_not_matter(sets, Probe, loss):
     X, y = sets
     rng = np.random.default_rng(1)
@@ -172,8 +160,8 @@ def test_order_of_candidates_and_prompts_does_not_matter(sets, Probe, loss):
     permuted = make(Probe, loss, temperature=0.5).fit(X_new, y_new)
     assert_same_fit(permuted, probe, X, y)
     permuted = with_coefficients(permuted, probe)
-    expected = np.take_along_axis(values(probe, X)[prompts], inside, axis=1)
-    np.testing.assert_allclose(values(permuted, X_new), expected, rtol=1e-9)
+    expected = np.take_along_axis(values_of(probe, X)[prompts], inside, axis=1)
+    np.testing.assert_allclose(values_of(permuted, X_new), expected, rtol=1e-9)
     assert permuted.score(X_new, y_new) == pytest.approx(probe.score(X, y))
     if Probe is QProbePolicy:
         proba = np.take_along_axis(probe.predict_proba(X)[prompts], inside, axis=1)
@@ -182,7 +170,7 @@ def test_order_of_candidates_and_prompts_does_not_matter(sets, Probe, loss):
         np.testing.assert_array_equal(chosen[:, 0], probe.predict(X)[prompts])
 
 
-# Weights: an integer weight is that many copies
+# Weights: an integer weight is a number of copies
 
 
 def assert_weights_are_copies(probe, weighted, copied):
@@ -196,53 +184,25 @@ def assert_weights_are_copies(probe, weighted, copied):
         one.temperature = other.temperature = temperature
         score = one.score(X, y, groups, sample_weight=weight)
         assert score == pytest.approx(other.score(*copied), rel=1e-9)
-    # The weights do something: else this would hold without them as well. (They need
-    # not at temperature 0, where copies of the best candidate change nothing.)
+    # The weights change the score, or this would hold without them. (At temperature 0,
+    # copies of the best candidate need not change it.)
     assert score != pytest.approx(one.score(X, y, groups), rel=1e-4)
 
 
-@every
-def test_weights_of_candidates_are_copies(ragged, Probe, loss):
-    X, y, groups = ragged
-    weight = np.random.default_rng(1).integers(1, 4, size=len(y))
-    repeated = [np.repeat(array, weight, axis=0) for array in ragged]
-    assert_weights_are_copies(make(Probe, loss), (X, y, groups, weight), repeated)
+@every_probe_and_loss
+@pytest.mark.parametrize("low, high", [(1, 4), (0, 2)], ids=["copies", "zeros"])
+def test_weights_of_candidates_are_copies(candidates, Probe, loss, low, high):
+    X, y, groups = candidates
+    weight = np.random.default_rng(1).integers(low, high, size=y.shape)
+    rows = as_rows(X, y) if groups is None else candidates
+    if low == 0:  # remove whole prompts, too, the first one included
+        gone = np.isin(rows[2], rows[2][[0, 5, 18, -1]])
+        weight[gone.reshape(weight.shape)] = 0
+    copied = [np.repeat(array, weight.ravel(), axis=0) for array in rows]
+    assert_weights_are_copies(make(Probe, loss), (*candidates, weight), copied)
 
 
-@every
-def test_weights_of_candidates_in_sets_are_copies(sets, Probe, loss):
-    X, y = sets
-    weight = np.random.default_rng(1).integers(1, 4, size=y.shape)
-    # Copies make prompts of different sizes, which are rows.
-    times = weight.ravel()
-    repeated = (
-        np.repeat(X.reshape(-1, 4), times, axis=0),
-        np.repeat(y.ravel(), times),
-        np.repeat(np.repeat(np.arange(len(X)), 6), times),
-    )
-    assert_weights_are_copies(make(Probe, loss), (X, y, None, weight), repeated)
-
-
-@every
-@pytest.mark.parametrize("layout", ["sets", "rows"])
-def test_candidates_of_weight_zero_are_not_there(sets, ragged, Probe, loss, layout):
-    rng = np.random.default_rng(1)
-    if layout == "rows":
-        X, y, groups = ragged
-        weight = rng.integers(0, 2, size=len(y))
-        # Whole prompts are gone, too, the first among them.
-        weight[np.isin(groups, [groups[0], groups[5], groups[-1]])] = 0
-        left = tuple(array[weight > 0] for array in ragged)
-    else:
-        X, y = sets
-        groups, weight = None, rng.integers(0, 2, size=y.shape)
-        weight[[0, 3, -1]] = 0
-        rows = X.reshape(-1, 4), y.ravel(), np.repeat(np.arange(len(X)), 6)
-        left = tuple(array[weight.ravel() > 0] for array in rows)
-    assert_weights_are_copies(make(Probe, loss), (X, y, groups, weight), left)
-
-
-@every
+@every_probe_and_loss
 def test_weights_of_prompts_are_copies(sets, Probe, loss):
     X, y = sets
     weight = np.random.default_rng(1).integers(0, 4, size=len(X))
@@ -251,7 +211,7 @@ def test_weights_of_prompts_are_copies(sets, Probe, loss):
     assert_weights_are_copies(make(Probe, loss), (X, y, None, weight), repeated)
 
 
-@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+@every_probe
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
 def test_weights_of_rows_without_groups_are_copies(rows, Probe, loss):
     X, y, _ = rows
@@ -266,10 +226,10 @@ def test_weights_of_rows_without_groups_are_copies(rows, Probe, loss):
         assert score != pytest.approx(probe.score(X, y), rel=1e-4)
 
 
-@every
-def test_weights_of_a_lone_candidate_are_copies(rows, Probe, loss):
-    # A prompt of one candidate becomes, in copies, one of several equal candidates. It
-    # tells a loss that compares them as little as before.
+@every_probe_and_loss
+def test_weights_of_single_candidates_are_copies(rows, Probe, loss):
+    # Copies of the only candidate of a prompt make a prompt of equal candidates. It
+    # tells a loss that compares them nothing, as before.
     X, y, groups = rows
     labels, sizes = np.unique(groups, return_counts=True)
     weight = np.where(np.isin(groups, labels[sizes == 1]), 3, 1)
@@ -279,13 +239,13 @@ def test_weights_of_a_lone_candidate_are_copies(rows, Probe, loss):
     assert_same_fit(probe, make(Probe, loss).fit(*repeated), *repeated)
 
 
-@every
+@every_probe_and_loss
 def test_scale_of_weights(sets, ragged, Probe, loss):
-    # All weights the same are no weights. Those of prompts may have any scale, and
-    # those of candidates too, unless the loss is a sum over pairs.
+    # Equal weights are no weights. Those of prompts may have any scale, and those of
+    # candidates too, unless the loss is a sum over pairs.
     X, y = sets
     probe = make(Probe, loss).fit(X, y)
-    for factor in (1, 1e-3, 1e3):
+    for factor in (1, 1e-140, 1e140):
         other = make(Probe, loss).fit(X, y, sample_weight=np.full(60, factor))
         assert_same_fit(other, probe, X, y)
     if loss == "contrastive_policy_gradient":
@@ -293,14 +253,15 @@ def test_scale_of_weights(sets, ragged, Probe, loss):
     X, y, groups = ragged
     weight = np.random.default_rng(1).uniform(0.5, 2, size=len(y))
     probe = make(Probe, loss).fit(X, y, groups, sample_weight=weight)
-    other = make(Probe, loss).fit(X, y, groups, sample_weight=weight / 50)
-    assert_same_fit(other, probe, X, y, groups)
+    for factor in (1e-140, 1 / 50, 1e140):
+        other = make(Probe, loss).fit(X, y, groups, sample_weight=weight * factor)
+        assert_same_fit(other, probe, X, y, groups)
 
 
-# Types and memory
+# Dtypes and memory
 
 
-@every
+@every_probe_and_loss
 def test_float32_and_float64_agree(sets, Probe, loss):
     X, y = sets
     X = X.astype(np.float32)
@@ -308,28 +269,28 @@ def test_float32_and_float64_agree(sets, Probe, loss):
     double = make(Probe, loss, tol=1e-5).fit(X.astype(np.float64), y)
     assert single.coef_.dtype == np.float32
     assert double.coef_.dtype == np.float64
-    tol = 1e-2 if loss == "pairwise_hinge" else 1e-3  # for kinks, see assert_same_fit
+    tol = 1e-2 if loss == "pairwise_hinge" else 1e-3  # kinks, see assert_same_fit
     np.testing.assert_allclose(single.coef_, double.coef_, rtol=tol, atol=tol)
-    assert values(single, X).dtype == np.float32
-    assert values(double, X).dtype == np.float32
-    assert values(double, X.astype(np.float64)).dtype == np.float64
+    assert values_of(single, X).dtype == np.float32
+    assert values_of(double, X).dtype == np.float32
+    assert values_of(double, X.astype(np.float64)).dtype == np.float64
     if Probe is QProbePolicy:
         assert single.predict_proba(X).dtype == np.float32
         np.testing.assert_allclose(single.predict_proba(X).sum(axis=1), 1, rtol=1e-6)
 
 
-@every
+@every_probe_and_loss
 def test_float16(sets, Probe, loss):
     X, y = sets
     X = X.astype(np.float16)
     half = make(Probe, loss, tol=1e-5).fit(X, y)
     single = make(Probe, loss, tol=1e-5).fit(X.astype(np.float32), y)
-    # Nothing is computed in float16, so that it is the same problem as in float32.
+    # Nothing is computed in float16, so this is the same problem as in float32.
     np.testing.assert_array_equal(half.coef_, single.coef_)
-    assert half.coef_.dtype == values(half, X).dtype == np.float32
-    np.testing.assert_allclose(
-        values(half, X), values(single, X.astype(np.float32)), rtol=1e-5, atol=1e-6
-    )
+    values = values_of(half, X)
+    assert half.coef_.dtype == values.dtype == np.float32
+    expected = values_of(single, X.astype(np.float32))
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
 
 
 def memmap(X, path):
@@ -352,254 +313,179 @@ def strided(X, path):
     return wide[..., ::2]
 
 
-def reversed_view(X, path):
-    return X[::-1].copy()[::-1]
-
-
-@every
-@pytest.mark.parametrize("layout", ["sets", "rows"])
+@every_probe_and_loss
 @pytest.mark.parametrize(
     "lay_out",
     [
         memmap,
         read_only,
         strided,
-        reversed_view,
+        pytest.param(lambda X, path: X[::-1].copy()[::-1], id="reversed"),
         pytest.param(lambda X, path: np.asfortranarray(X), id="fortran"),
         pytest.param(lambda X, path: X.astype(">f8"), id="big endian"),
     ],
 )
-def test_how_embeddings_lie_in_memory(
-    sets, ragged, tmp_path, Probe, loss, lay_out, layout
-):
-    X, y, groups = (*sets, None) if layout == "sets" else ragged
+def test_memory_layout_of_embeddings(candidates, tmp_path, Probe, loss, lay_out):
+    X, y, groups = candidates
     expected = make(Probe, loss).fit(X, y, groups)
     X_new = lay_out(X, tmp_path)
     np.testing.assert_array_equal(X_new, X)
     probe = make(Probe, loss).fit(X_new, y, groups)
-    # BLAS may round differently in another order of memory.
+    # BLAS may round differently in another memory order.
     assert_same_fit(probe, expected, X, y, groups)
     probe = with_coefficients(probe, expected)
-    np.testing.assert_allclose(values(probe, X_new), values(expected, X), rtol=1e-9)
+    np.testing.assert_allclose(
+        values_of(probe, X_new), values_of(expected, X), rtol=1e-9
+    )
     assert probe.score(X_new, y, groups) == pytest.approx(expected.score(X, y, groups))
 
 
 # State
 
 
-@every
-def test_fit_again_gives_the_same_to_the_bit(ragged, Probe, loss):
+@every_probe_and_loss
+def test_second_fit_has_equal_attributes(ragged, Probe, loss):
     X, y, groups = ragged
     weight = np.random.default_rng(1).uniform(0, 2, size=len(y))
     for params in ({}, {"n_candidates": 3, "random_state": 0}):
         probe = make(Probe, loss, **params).fit(X, y, groups, sample_weight=weight)
-        before = copy.deepcopy(vars(probe))
+        before = state_of(probe)
         probe.fit(X, y, groups, sample_weight=weight)
-        assert vars(probe).keys() == before.keys()
-        for name, value in before.items():
-            np.testing.assert_array_equal(getattr(probe, name), value)
-        # Other data in between leave no trace.
+        assert_same_state(state_of(probe), before)
+        # A fit to other data in between changes nothing.
         probe.fit(X[:, :2], y, groups).fit(X, y, groups, sample_weight=weight)
         np.testing.assert_array_equal(probe.coef_, before["coef_"])
 
 
-@every
-@pytest.mark.parametrize("layout", ["sets", "rows"])
-def test_arguments_are_not_changed(sets, ragged, Probe, loss, layout):
-    X, y, groups = (*sets, None) if layout == "sets" else ragged
+@every_probe
+def test_warm_start_uses_the_intercept(sets, Probe):
+    X, y = sets
+    X = X + 3  # without its intercept, the start is far from the minimum
+    probe = Probe("log_loss", alpha=0.1, warm_start=True, tol=1e-6).fit(X, y)
+    coef, intercept, n_iter = probe.coef_.copy(), probe.intercept_, probe.n_iter_
+    probe.fit(X, y)
+    assert probe.n_iter_ < n_iter / 2
+    np.testing.assert_allclose(probe.coef_, coef, atol=1e-4)
+    np.testing.assert_allclose(probe.intercept_, intercept, atol=1e-3)
+
+
+@every_probe_and_loss
+def test_arguments_are_not_changed(candidates, Probe, loss):
+    X, y, groups = candidates
     weight = np.random.default_rng(1).uniform(0, 2, size=y.shape)
     data = [array for array in (X, y, weight, groups) if array is not None]
     before = copy.deepcopy(data)
     probe = make(Probe, loss, n_candidates=3).fit(X, y, groups, sample_weight=weight)
     probe.score(X, y, groups, sample_weight=weight)
     probe.sample(X, groups)
-    values(probe, X)
+    values_of(probe, X)
     for array, copied in zip(data, before, strict=True):
         np.testing.assert_array_equal(array, copied)
 
 
-@every
+@every_probe_and_loss
 def test_fitted_attributes_do_not_share_memory_with_the_data(sets, Probe, loss):
     X, y = sets
     probe = make(Probe, loss).fit(X, y)
-    before = values(probe, X[:3].copy())
     first = X[:3].copy()
+    before = values_of(probe, first)
     X[:], y[:] = 0, 0
-    np.testing.assert_array_equal(values(probe, first), before)
-
-
-@every
-def test_clone_and_pickle(sets, Probe, loss):
-    X, y = sets
-    probe = make(Probe, loss, temperature=0.5, random_state=0).fit(X, y)
-    copied = pickle.loads(pickle.dumps(probe))
-    np.testing.assert_array_equal(values(copied, X), values(probe, X))
-    np.testing.assert_array_equal(copied.sample(X, size=3), probe.sample(X, size=3))
-    assert copied.score(X, y) == probe.score(X, y)
-    fresh = clone(probe)
-    assert not hasattr(fresh, "coef_")
-    assert fresh.get_params() == probe.get_params()
-    np.testing.assert_array_equal(fresh.fit(X, y).coef_, probe.coef_)
-
-
-@pytest.mark.parametrize("loss", sorted(LOSSES))
-def test_loss_by_name_and_as_an_object(sets, loss):
-    X, y = sets
-    by_name = make(QProbePolicy, loss).fit(X, y)
-    policy = make(QProbePolicy, LOSSES[loss]()).fit(X, y)
-    np.testing.assert_array_equal(policy.coef_, by_name.coef_)
-    copied = pickle.loads(pickle.dumps(policy))
-    np.testing.assert_array_equal(copied.predict(X), policy.predict(X))
-    fresh = clone(policy)
-    assert fresh.loss is not policy.loss
-    assert fresh.loss.get_params() == policy.loss.get_params()
-
-
-# Choice
-
-
-@every
-def test_probabilities_sum_to_one(sets, ragged, Probe, loss):
-    if Probe is QProbeRegressor:
-        pytest.skip("a regressor has no predict_proba")
-    X, y = sets
-    policy = make(Probe, loss).fit(X, y)
-    for temperature in (0, 1e-3, 1, 1e3):
-        policy.temperature = temperature
-        proba = policy.predict_proba(X)
-        assert proba.shape == y.shape
-        assert proba.min() >= 0
-        np.testing.assert_allclose(proba.sum(axis=1), 1)
-        rows, _, groups = ragged
-        proba = policy.predict_proba(rows, groups)
-        assert proba.shape == groups.shape
-        total = [proba[groups == label].sum() for label in np.unique(groups)]
-        np.testing.assert_allclose(total, 1)
-
-
-@every
-def test_sample_at_temperature_zero_is_the_best(sets, ragged, Probe, loss):
-    X, y = sets  # continuous embeddings, so without ties
-    probe = make(Probe, loss).fit(X, y)
-    best = values(probe, X).argmax(axis=1)
-    np.testing.assert_array_equal(probe.sample(X, random_state=0), best)
-    X, _, groups = ragged
-    q = values(probe, X)
-    for row in probe.sample(X, groups, random_state=0):
-        assert q[row] == q[groups == groups[row]].max()
-    if Probe is QProbePolicy:
-        np.testing.assert_array_equal(probe.predict(sets[0]), best)
-        np.testing.assert_array_equal(
-            probe.predict(X, groups), probe.sample(X, groups, random_state=0)
-        )
-
-
-@every
-def test_a_fit_is_better_than_chance(sets, Probe, loss):
-    X, y = sets
-    test_X = np.random.default_rng(2).normal(size=(200, 6, 4))
-    test_y = test_X[..., 0] - 0.5 * test_X[..., 1]  # what the fixture's rewards follow
-    probe = make(Probe, loss).fit(X, y)
-    chosen = np.take_along_axis(test_y, probe.sample(test_X)[:, None], axis=1)
-    best, chance = test_y.max(axis=1).mean(), test_y.mean()
-    assert chosen.mean() > chance + 0.8 * (best - chance)
+    np.testing.assert_array_equal(values_of(probe, first), before)
 
 
 # n_candidates
 
 
-@every
-def test_n_candidates_of_whole_prompts_changes_nothing(sets, ragged, Probe, loss):
-    for X, y, groups in [(*sets, None), ragged]:
-        probe = make(Probe, loss).fit(X, y, groups)
-        for n_candidates in (9, 1000):  # the largest prompt has 9
-            whole = make(Probe, loss, n_candidates=n_candidates, random_state=0)
-            whole.fit(X, y, groups)
-            assert whole.n_skipped_prompts_ == probe.n_skipped_prompts_
-            # Only the order of candidates differs, see above.
-            assert_same_fit(whole, probe, X, y, groups)
+@every_probe_and_loss
+def test_n_candidates_of_whole_prompts_changes_nothing(candidates, Probe, loss):
+    X, y, groups = candidates
+    probe = make(Probe, loss).fit(X, y, groups)
+    for n_candidates in (9, 1000):  # the largest prompt has 9
+        whole = make(Probe, loss, n_candidates=n_candidates, random_state=0)
+        whole.fit(X, y, groups)
+        assert whole.n_skipped_prompts_ == probe.n_skipped_prompts_
+        # Only the order of the candidates differs.
+        assert_same_fit(whole, probe, X, y, groups)
 
 
-@every
-def test_random_state_determines_the_sets_of_n_candidates(sets, Probe, loss):
+@every_probe_and_loss
+def test_sets_of_n_candidates_are_random(sets, Probe, loss):
     X, y = sets
 
     def coef(random_state):
         probe = make(Probe, loss, n_candidates=3, random_state=random_state)
         return probe.fit(X, y).coef_
 
-    np.testing.assert_array_equal(coef(0), coef(0))
-    np.testing.assert_array_equal(coef(0), coef(np.random.RandomState(0)))
     state = np.random.RandomState(0)
-    one, other = coef(state), coef(state)  # goes on, as everywhere in scikit-learn
+    one, other = coef(state), coef(state)  # the second fit draws other sets
+    np.testing.assert_array_equal(one, coef(0))
     if get_loss(loss).shift_invariant:
-        assert abs(coef(0) - coef(1)).max() > 1e-4
+        assert abs(one - coef(1)).max() > 1e-4
         assert abs(one - other).max() > 1e-4
     else:
-        # The mean over sets of equal size is that over the prompt.
-        np.testing.assert_allclose(coef(0), coef(1), rtol=1e-5, atol=1e-6)
+        # The mean over sets of equal size is the mean over the prompt.
+        np.testing.assert_allclose(one, coef(1), rtol=1e-5, atol=1e-6)
         whole = make(Probe, loss).fit(X, y)
-        np.testing.assert_allclose(coef(0), whole.coef_, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(one, whole.coef_, rtol=1e-5, atol=1e-6)
 
 
-@every
+@every_probe_and_loss
 def test_n_candidates_is_a_split_by_hand(sets, Probe, loss):
-    # Prompts of 6 in sets of 4: two of 3 each, that count as half a prompt each.
+    # Prompts of 6 in sets of 4: two sets of 3, each with half the weight of a prompt.
     X, y = sets
     probe = make(Probe, loss, n_candidates=4, random_state=0).fit(X, y)
-    dealt, n_sets = check_layout(y.shape).split(4, np.random.RandomState(0))
+    split, n_sets = check_layout(y.shape).split(4, np.random.RandomState(0))
     assert (n_sets == 2).all()
-    X_sets = X.reshape(-1, 4)[dealt.order].reshape(120, 3, 4)
-    y_sets = y.ravel()[dealt.order].reshape(120, 3)
+    X_sets = X.reshape(-1, 4)[split.order].reshape(120, 3, 4)
+    y_sets = y.ravel()[split.order].reshape(120, 3)
     by_hand = make(Probe, loss).fit(X_sets, y_sets)
     assert_same_fit(probe, by_hand, X_sets, y_sets)
     assert probe.n_skipped_prompts_ == by_hand.n_skipped_prompts_
 
 
-@every
-def test_n_candidates_leaves_each_prompt_its_weight(sets, Probe, loss):
-    # A prompt of two sets counts no more than one that fills a single set.
+@every_probe_and_loss
+def test_n_candidates_does_not_change_the_weight_of_a_prompt(sets, Probe, loss):
+    # A prompt of two sets counts as much as a prompt of a single set.
     X, y = sets
     X_rows = np.concatenate([X[:40].reshape(-1, 4), X[40:, :3].reshape(-1, 4)])
     y_rows = np.concatenate([y[:40].ravel(), y[40:, :3].ravel()])
     groups = np.repeat(np.arange(60), [6] * 40 + [3] * 20)
-    probe = make(Probe, loss, n_candidates=3, random_state=0).fit(
-        X_rows, y_rows, groups
-    )
+    probe = make(Probe, loss, n_candidates=3, random_state=0)
+    probe.fit(X_rows, y_rows, groups)
     layout = check_layout(groups.shape, groups)
-    dealt, _ = layout.split(3, np.random.RandomState(0))
+    split, _ = layout.split(3, np.random.RandomState(0))
     by_hand = make(Probe, loss).fit(
-        X_rows[dealt.order].reshape(100, 3, 4),
-        y_rows[dealt.order].reshape(100, 3),
+        X_rows[split.order].reshape(100, 3, 4),
+        y_rows[split.order].reshape(100, 3),
         sample_weight=[0.5] * 80 + [1.0] * 20,
     )
-    # The hinge's kinks end its minimisation early, see assert_same_fit.
+    # The minimisation of the hinge ends early, see assert_same_fit.
     tol = 1e-2 if loss == "pairwise_hinge" else 1e-5
     np.testing.assert_allclose(probe.coef_, by_hand.coef_, rtol=tol, atol=tol / 10)
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
-def test_n_candidates_of_uneven_sets_in_the_regressor(ragged, loss):
-    # "Changes nothing but rounding here": also where a prompt's sets differ in size.
+def test_n_candidates_changes_only_rounding_in_the_regressor(ragged, loss):
+    # Also if the sets of a prompt differ in size.
     X, y, groups = ragged
     sizes = np.unique(groups, return_counts=True)[1]
     assert (sizes % 2).any()
     whole = make(QProbeRegressor, loss).fit(X, y, groups)
     for seed in (0, 1):
-        dealt = make(QProbeRegressor, loss, n_candidates=2, random_state=seed)
-        assert_same_fit(dealt.fit(X, y, groups), whole, X, y, groups)
+        in_sets = make(QProbeRegressor, loss, n_candidates=2, random_state=seed)
+        assert_same_fit(in_sets.fit(X, y, groups), whole, X, y, groups)
 
 
-# The objective is what the documentation says
+# The objective and the methods are those of the documentation
 
 
-@every
-def test_fit_is_a_minimum_of_the_documented_objective(ragged, Probe, loss):
+@every_probe_and_loss
+def test_fit_minimises_the_documented_objective(ragged, Probe, loss):
     X, y, groups = ragged
     probe = make(Probe, loss).fit(X, y, groups)
     at = objective(probe, X, y, groups)
     rng = np.random.default_rng(1)
-    # The hinge's minimum is found to about 1e-5 in value only, see assert_same_fit.
+    # The minimum of the hinge is exact to about 1e-5 in value, see assert_same_fit.
     slack, step = (1e-5, 0.05) if loss == "pairwise_hinge" else (0, 1e-3)
     for _ in range(20):
         direction = rng.normal(size=4)
@@ -607,18 +493,32 @@ def test_fit_is_a_minimum_of_the_documented_objective(ragged, Probe, loss):
         assert objective(probe, X, y, groups, probe.coef_ + direction) > at - slack
 
 
-@every
-def test_decision_and_prediction_follow_from_coefficients(sets, Probe, loss):
+@every_probe_and_loss
+def test_methods_follow_from_the_coefficients(sets, Probe, loss):
     X, y = sets
     probe = make(Probe, loss, temperature=0.5).fit(X, y)
     q = X @ probe.coef_ + probe.intercept_
+    best = q.argmax(axis=1)
     if Probe is QProbePolicy:
         np.testing.assert_allclose(probe.decision_function(X), q)
         np.testing.assert_allclose(probe.predict_proba(X), softmax(q / 0.5, axis=1))
+        np.testing.assert_array_equal(probe.predict(X), best)
         assert (probe.intercept_ == 0.0) == get_loss(loss).shift_invariant
     elif loss == "log_loss":
         np.testing.assert_allclose(probe.predict(X), 1 / (1 + np.exp(-q)))
     else:
         np.testing.assert_allclose(probe.predict(X), q)
+    probe.temperature = 0
+    np.testing.assert_array_equal(probe.sample(X, random_state=0), best)
     without = make(Probe, loss, fit_intercept=False).fit(X, y)
     assert without.intercept_ == 0.0
+
+
+@every_probe_and_loss
+def test_choice_is_better_than_chance(sets, Probe, loss):
+    test_X = np.random.default_rng(2).normal(size=(200, 6, 4))
+    test_y = test_X[..., 0] - 0.5 * test_X[..., 1]  # the signal of the fixture
+    probe = make(Probe, loss).fit(*sets)
+    chosen = np.take_along_axis(test_y, probe.sample(test_X)[:, None], axis=1)
+    best, chance = test_y.max(axis=1).mean(), test_y.mean()
+    assert chosen.mean() > chance + 0.8 * (best - chance)

@@ -1,8 +1,9 @@
-"""The estimators inside scikit-learn's tools, in both layouts."""
+"""The estimators in the tools of scikit-learn, in both layouts."""
 
 import numpy as np
 import pytest
 import sklearn
+from estimators import as_rows
 from sklearn import config_context
 from sklearn.decomposition import PCA
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
@@ -13,19 +14,17 @@ from sklearn.model_selection import (
     HalvingGridSearchCV,
     KFold,
     cross_val_predict,
-    cross_validate,
     learning_curve,
 )
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.fixes import parse_version
 
-from skqprobe import QProbePolicy, QProbeRegressor, sample_candidates
-from skqprobe.losses import PairwiseHinge
+from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, sample_candidates
 from skqprobe.preprocessing import PerCandidate
 
-# Before scikit-learn 1.8 the default scorer of a Pipeline does not know that its last
-# step asks for groups.
+# Before scikit-learn 1.8, the default scorer of a Pipeline does not request the groups
+# that its last step requests.
 OLD = parse_version(sklearn.__version__) < parse_version("1.8")
 SCORING = check_scoring(QProbePolicy()) if OLD else None
 
@@ -37,25 +36,13 @@ GRID = {
 
 
 def on_sets():
-    return Pipeline(
-        [
-            ("scale", PerCandidate(StandardScaler())),
-            ("reduce", PerCandidate(PCA(3))),
-            ("probe", QProbePolicy()),
-        ]
-    )
+    scale, reduce = PerCandidate(StandardScaler()), PerCandidate(PCA(3))
+    return Pipeline([("scale", scale), ("reduce", reduce), ("probe", QProbePolicy())])
 
 
 def on_rows():
-    return Pipeline(
-        [("scale", StandardScaler()), ("reduce", PCA(3)), ("probe", QProbePolicy())]
-    )
-
-
-def as_rows(X, y):
-    """The rows of sets, and their groups."""
-    n_prompts, k, d = X.shape
-    return X.reshape(-1, d), y.ravel(), np.repeat(np.arange(n_prompts), k)
+    scale, reduce = StandardScaler(), PCA(3)
+    return Pipeline([("scale", scale), ("reduce", reduce), ("probe", QProbePolicy())])
 
 
 def test_search_on_sets_needs_no_groups(sets):
@@ -68,7 +55,7 @@ def test_search_on_sets_needs_no_groups(sets):
     assert draws.shape == (20, 3)
 
 
-def test_search_on_rows_needs_routing_alone(rows):
+def test_search_on_rows_needs_only_routing(rows):
     X, y, groups = rows
     with config_context(enable_metadata_routing=True):
         search = GridSearchCV(on_rows(), GRID, cv=GroupKFold(3), scoring=SCORING)
@@ -78,16 +65,16 @@ def test_search_on_rows_needs_routing_alone(rows):
     assert len(set(groups[chosen])) == len(chosen) == len(set(groups))
 
 
-def test_both_layouts_find_the_same(sets):
+def test_searches_on_sets_and_rows_agree(sets):
     X, y = sets
-    R, r, groups = as_rows(X, y)
+    rows, rewards, groups = as_rows(X, y)
     folds = list(KFold(4, shuffle=True, random_state=0).split(X))
     row_folds = [tuple(np.flatnonzero(np.isin(groups, f)) for f in ab) for ab in folds]
     of_sets = GridSearchCV(on_sets(), GRID, cv=folds).fit(X, y)
     with config_context(enable_metadata_routing=True):
         of_rows = GridSearchCV(on_rows(), GRID, cv=row_folds, scoring=SCORING)
-        of_rows.fit(R, r, groups=groups)
-        chosen = of_rows.best_estimator_.predict(R, groups=groups)
+        of_rows.fit(rows, rewards, groups=groups)
+        chosen = of_rows.best_estimator_.predict(rows, groups=groups)
     assert of_sets.best_params_ == of_rows.best_params_
     for name in ("mean_test_score", "split0_test_score", "std_test_score"):
         np.testing.assert_allclose(
@@ -96,36 +83,20 @@ def test_both_layouts_find_the_same(sets):
     np.testing.assert_array_equal(of_sets.predict(X), chosen % 6)
 
 
-def test_one_pipeline_serves_both_layouts(sets):
-    X, y = sets
-    R, r, groups = as_rows(X, y)
+def test_one_pipeline_for_both_layouts(sets):
+    rows, rewards, groups = as_rows(*sets)
     with config_context(enable_metadata_routing=True):
-        pipe = on_sets().fit(R, r, groups=groups)
-        proba = pipe.predict_proba(R, groups=groups)
-    expected = on_sets().fit(X, y).predict_proba(X)
+        pipe = on_sets().fit(rows, rewards, groups=groups)
+        proba = pipe.predict_proba(rows, groups=groups)
+    expected = on_sets().fit(*sets).predict_proba(sets[0])
     np.testing.assert_allclose(proba, expected.ravel(), atol=1e-6)
-
-
-def test_settings_of_a_loss_are_searched(sets):
-    search = GridSearchCV(
-        QProbePolicy(loss=PairwiseHinge()), {"loss__margin": [0.1, 1.0]}, cv=3
-    )
-    margin = search.fit(*sets).best_params_["loss__margin"]
-    assert search.best_estimator_.loss.margin == margin
-
-
-def test_cross_validate(sets):
-    result = cross_validate(on_sets(), *sets, cv=4, return_train_score=True)
-    assert result["test_score"].shape == (4,)
-    assert result["train_score"].mean() > sets[1].mean()
 
 
 @pytest.mark.parametrize("method", ["decision_function", "predict_proba", "predict"])
 def test_cross_val_predict(method, sets):
     X, y = sets
     cv = KFold(4)
-    # Rewards that are no class labels: had they been taken for such, the values that
-    # come out would be those of a fit to their ranks.
+    # With rewards that are no class labels, a fit to their ranks differs.
     y = y + np.random.default_rng(1).random(size=y.shape)
     out = cross_val_predict(on_sets(), X, params={"y": y}, cv=cv, method=method)
     for train, test in cv.split(X):
@@ -136,17 +107,12 @@ def test_cross_val_predict(method, sets):
 @pytest.mark.parametrize("routing", [False, True])
 def test_cross_val_predict_on_rows(routing, rows):
     X, y, groups = rows
-    params = {"y": y, "groups": groups}
-    to_splitter = {} if routing else {"groups": groups}
+    options = {"cv": GroupKFold(3), "method": "decision_function"}
+    if not routing:
+        options["groups"] = groups  # for the splitter
     with config_context(enable_metadata_routing=routing):
-        out = cross_val_predict(
-            QProbePolicy(),
-            X,
-            params=params,
-            cv=GroupKFold(3),
-            method="decision_function",
-            **to_splitter,
-        )
+        params = {"y": y, "groups": groups}
+        out = cross_val_predict(QProbePolicy(), X, params=params, **options)
     for train, test in GroupKFold(3).split(X, y, groups):
         policy = QProbePolicy().fit(X[train], y[train], groups[train])
         np.testing.assert_allclose(out[test], policy.decision_function(X[test]))
@@ -174,31 +140,42 @@ def test_halving_search(sets):
 
 
 def test_learning_curve(sets):
-    sizes, _, test_scores = learning_curve(
+    sizes, train_scores, test_scores = learning_curve(
         on_sets(), *sets, cv=3, train_sizes=[10, 40], shuffle=True, random_state=0
     )
     assert sizes.tolist() == [10, 40]
     assert test_scores.shape == (2, 3)
     assert np.isfinite(test_scores).all()
+    assert train_scores.mean() > sets[1].mean()
 
 
-def test_feature_union_on_rows(rows):
+def test_feature_union(rows, sets):
     X, y, groups = rows
     union = FeatureUnion([("scaled", StandardScaler()), ("pca", PCA(2))])
     with config_context(enable_metadata_routing=True):
         pipe = make_pipeline(union, QProbePolicy()).fit(X, y, groups=groups)
     assert pipe[-1].n_features_in_ == 6
-
-
-def test_feature_union_on_sets(sets):
-    # FeatureUnion joins along axis 1, so that it goes inside of PerCandidate.
-    X, y = sets
-    union = FeatureUnion([("scaled", StandardScaler()), ("pca", PCA(2))])
-    pipe = make_pipeline(PerCandidate(union), QProbePolicy()).fit(X, y)
+    # FeatureUnion concatenates along axis 1, so sets need PerCandidate around it.
+    pipe = make_pipeline(PerCandidate(union), QProbePolicy()).fit(*sets)
     assert pipe[-1].n_features_in_ == 6
+    scaled = [f"scaled__{name}" for name in "abcd"]
     names = pipe[0].get_feature_names_out(list("abcd"))
-    assert names.tolist() == [
-        *(f"scaled__{name}" for name in "abcd"),
-        "pca__pca0",
-        "pca__pca1",
-    ]
+    assert names.tolist() == [*scaled, "pca__pca0", "pca__pca1"]
+
+
+def test_own_scoring_of_rows_without_groups(rng):
+    X, y = rng.normal(size=(30, 2)), rng.normal(size=30)
+    shapes = []
+
+    def scoring(policy, X, y):
+        shapes.append((X.shape, y.shape))
+        return -np.mean((policy.decision_function(X) - y) ** 2)
+
+    search = QProbePolicyCV(["squared_error"], alphas=[1.0], scoring=scoring, cv=3)
+    search.fit(X, y)
+    assert shapes == [((10, 2), (10,))] * 3
+    expected = []
+    for train, test in KFold(3).split(X):
+        probe = QProbeRegressor(alpha=1.0).fit(X[train], y[train])
+        expected.append(-np.mean((probe.predict(X[test]) - y[test]) ** 2))
+    np.testing.assert_allclose(search.best_score_, np.mean(expected))

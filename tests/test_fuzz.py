@@ -1,7 +1,7 @@
-"""Whatever comes in: a right answer, or an error that says what is wrong with it.
+"""Any input: a correct result, or an error that says what is wrong with the input.
 
-Each target takes what hypothesis draws. The tests run some cases of each, the same
-every time; ``python benchmarks/fuzz.py`` runs new ones for as long as it is told to.
+Each target takes arguments that hypothesis draws. The tests run the same cases every
+time; ``python benchmarks/fuzz.py`` runs new ones for a given time.
 """
 
 import copy
@@ -41,6 +41,8 @@ from skqprobe.io import to_json, to_safetensors
 from skqprobe.losses import LOSSES
 from skqprobe.preprocessing import PerCandidate
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = settings(
     derandomize=True,
     database=None,
@@ -55,7 +57,7 @@ KEYS = ["prompt", "completions", "completion", "rewards", "role", "content", "x"
 
 
 def values(*more):
-    """Anything: what JSON has and what it has not, nested, under telling keys."""
+    """Nested values with and without a JSON type, under keys that have a meaning."""
     single = st.one_of(
         st.none(),
         st.booleans(),
@@ -63,7 +65,7 @@ def values(*more):
         st.floats(),
         st.text(st.characters(), max_size=3),  # surrogates too
         st.binary(max_size=3),
-        st.integers(1024, 1100).map(lambda n: 2**n),  # no float is as large
+        st.integers(1024, 1100).map(lambda n: 2**n),  # beyond all floats
         st.sampled_from([np.float32(1), np.array("a"), np.array(1), str, list]),
     )
     return st.recursive(
@@ -80,7 +82,7 @@ def values(*more):
 
 
 def as_objects(entries):
-    """Make a 1-D array of the entries, whatever they are."""
+    """Make a 1-D array of entries of any type."""
     array = np.empty(len(entries), dtype=object)
     array[:] = entries
     return array
@@ -96,7 +98,7 @@ REWARDS = st.lists(st.none() | st.integers() | st.floats(), min_size=2, max_size
 
 
 def rows(entry):
-    """Lists of entries, a few of which may be anything."""
+    """Lists of entries, some of which may be any value."""
     return st.lists(entry, max_size=3) | st.lists(entry | values(), max_size=3)
 
 
@@ -124,7 +126,7 @@ TEXTS = st.one_of(
 
 
 def check_any_texts(X):
-    """Bring X into rows, or say by the name of X what it should have been."""
+    """Arrange X in rows, or raise an error that names X."""
     try:
         texts = check_texts(X)
     except ValueError as error:
@@ -139,7 +141,7 @@ def check_any_texts(X):
 
 
 def check_any_records(records):
-    """Give rows of which every one has its record and its reward, or say why not."""
+    """Return rows with their record and reward, or raise an error."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".* rewards failed \(None\)")
         try:
@@ -173,17 +175,17 @@ EDITS = st.lists(
 
 
 def damaged(content, edits):
-    """Write over, insert, remove or cut off what begins at a place of a file."""
-    for place, how, new in edits:
-        at = place % (len(content) + 1)
-        end = {"write": at + len(new), "insert": at, "remove": at + place % 200}
+    """Overwrite, insert, remove or cut off bytes at positions of a file."""
+    for position, how, new in edits:
+        at = position % (len(content) + 1)
+        end = {"write": at + len(new), "insert": at, "remove": at + position % 200}
         new = b"" if how in ("remove", "cut") else new
         content = content[:at] + new + content[end.get(how, len(content)) :]
     return content
 
 
 class Echo(BaseGenerator):
-    """Completions that hang on the prompt alone, with an array beside them."""
+    """Completions that depend only on the prompt, with an array."""
 
     def __init__(self, progress=False):
         self.progress = progress
@@ -200,7 +202,7 @@ class Echo(BaseGenerator):
 PROMPTS = ["a", "b", {"prompt": "c", "answer": 1}]
 
 
-def length_but_for_b(item, completion):
+def length_except_for_b(item, completion):
     if completion == "b0":
         raise ArithmeticError("no answer")
     return len(completion)
@@ -209,12 +211,12 @@ def length_but_for_b(item, completion):
 def collect_to(path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* rewards failed")
-        return collect(PROMPTS, Echo(), length_but_for_b, 2, path=path)
+        return collect(PROMPTS, Echo(), length_except_for_b, 2, path=path)
 
 
 @cache
 def collected():
-    """Make what collect writes, with a reward that failed."""
+    """Return the file that collect writes, with a reward that failed."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "records.jsonl")
         collect_to(path)
@@ -222,7 +224,7 @@ def collected():
 
 
 def with_values(replaced):
-    """Make a file of records in which some values are others."""
+    """Return a file of records in which some values are replaced."""
     lines = [json.loads(line) for line in collected().splitlines()]
     for number, key, value in replaced:
         lines[number][key] = value
@@ -266,11 +268,11 @@ FILES = {
     | st.binary(max_size=30),
     "edits": EDITS,
 }
-"""What stands in a file, None for what belongs there, and what happened to it."""
+"""The content of a file, or None for a valid one, and the damage to it."""
 
 
 def resume_any_file(content, edits):
-    """Go on from a file, or refuse it and leave it as it is."""
+    """Resume from a file, or refuse it and leave it unchanged."""
     content = damaged(collected() if content is None else content, edits)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "records.jsonl")
@@ -285,7 +287,7 @@ def resume_any_file(content, edits):
         for record in records:
             assert len(record["completions"]) == len(record["rewards"]) == 2
             assert all(r is None or math.isfinite(r) for r in record["rewards"])
-        # The file is whole again: it is read back, and complete.
+        # The file is complete again, and is read back.
         content = path.read_bytes()
         np.testing.assert_equal(collect_to(path), records)
         assert path.read_bytes().count(b"\n") == content.count(b"\n")
@@ -299,7 +301,7 @@ CACHED = {
 
 @cache
 def cache_file():
-    """Make a cache of several pages, closed, so that it is one file."""
+    """Return a cache of several pages; it is closed, so it is one file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "cache.sqlite")
         with closing(sqlite3.connect(path)) as connection:
@@ -319,7 +321,7 @@ CACHE_CASES = {
 
 
 def use_any_cache(content, edits, methods):
-    """Read what was written, or nothing, or say that the file is no good."""
+    """Read written values or nothing, or raise an error that names the file."""
     content = damaged(cache_file() if content is None else content, edits)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "cache.sqlite")
@@ -364,7 +366,7 @@ EXPORT_CASES = {
 
 
 def export_any_probe(coef, dtype, intercept, temperature, scales, metadata):
-    """Write what is read back to the last bit, or say what cannot be written."""
+    """Write numbers that are read back exactly, or raise an error."""
     with np.errstate(over="ignore"):
         policy = QProbePolicy(temperature=temperature)
         policy.coef_ = np.array(coef).astype(dtype)
@@ -399,9 +401,9 @@ def assert_same_in_safetensors(read, model, metadata):
     with np.errstate(all="ignore"):
         content = to_safetensors(model, metadata=metadata)
     start = 8 + int.from_bytes(content[:8], "little")
-    said = json.loads(json.loads(content[8:start])["__metadata__"]["probe"])
-    said |= {name: array.tolist() for name, array in load(content).items()}
-    assert repr(sorted(said.items())) == repr(sorted(read.items()))  # also -0.0
+    stored_json = json.loads(json.loads(content[8:start])["__metadata__"]["probe"])
+    stored_json |= {name: array.tolist() for name, array in load(content).items()}
+    assert repr(sorted(stored_json.items())) == repr(sorted(read.items()))  # also -0.0
 
 
 TARGETS = {
@@ -411,7 +413,7 @@ TARGETS = {
     "cache": (use_any_cache, CACHE_CASES),
     "export": (export_any_probe, EXPORT_CASES),
 }
-"""By name: a function that must not fail, and what to draw for its arguments."""
+"""By name: a function that must not fail, and strategies for its arguments."""
 
 
 # Estimators
@@ -454,7 +456,7 @@ N_FEATURES = st.integers(1, 4)
 
 @st.composite
 def candidate_sets(draw, n_features=N_FEATURES):
-    """Embeddings and rewards, often with ties, a constant column or a single prompt."""
+    """Embeddings and rewards, often with ties, a constant column or one prompt."""
     n, k, d = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(n_features)
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     X = rng.normal(size=(n, k, d)) * draw(st.sampled_from([1, 1e-3, 100]))
@@ -478,7 +480,7 @@ def rows_of(sets):
 
 
 def mixed_rows_of(sets):
-    """Arrange them as rows, first all prompts' first candidates, and so on."""
+    """Arrange them as rows, starting with the first candidates of all prompts."""
     return rows_of(sets.swapaxes(0, 1))
 
 
@@ -499,7 +501,7 @@ EXPECTED_FAILURES = [
     "sample_weight is zero everywhere",
     "sample_weight is zero for all prompts that a fold",
 ]
-"""What a fit to valid data may still say, for the settings that it meets."""
+"""Errors that a fit to valid data may raise for some settings."""
 
 BAD_CALLS = {
     "nan": lambda probe, X, y: probe.fit(X * np.nan, y),
@@ -507,7 +509,7 @@ BAD_CALLS = {
     "no y": lambda probe, X, y: probe.fit(X, None),
     "y": lambda probe, X, y: probe.fit(X, y[:, :-1]),
     "y is infinite": lambda probe, X, y: probe.fit(X, y + np.inf),
-    "groups": lambda probe, X, y: probe.fit(rows_of(X), y.ravel(), [1, 2.5]),
+    "groups": lambda probe, X, y: probe.fit(rows_of(X), y.ravel(), [1] * (y.size + 1)),
     "weights": lambda probe, X, y: probe.fit(X, y, sample_weight=-y - 9),
     "name": lambda probe, X, y: probe.set_params(alhpa=1),
     "tol": lambda probe, X, y: clone(probe).set_params(tol=-1).fit(X, y),
@@ -519,7 +521,7 @@ BAD_CALLS = {
 
 
 class Estimators(RuleBasedStateMachine):
-    """An estimator in the hands of somebody who calls its methods in any order."""
+    """An estimator whose methods are called in any order."""
 
     @initialize(Probe=st.sampled_from(list(PARAMETERS)))
     def begin(self, Probe):
@@ -527,7 +529,7 @@ class Estimators(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def set_params(self, data):
-        # The settings that were chosen have their own names, and stay.
+        # The fitted attributes do not change.
         fitted = state_of(self.probe)
         params = data.draw(parameters_of(type(self.probe)))
         assert self.probe.set_params(**params) is self.probe
@@ -535,9 +537,10 @@ class Estimators(RuleBasedStateMachine):
 
     @rule(data=candidate_sets(), weighted=st.booleans())
     def fit(self, data, weighted):
-        (X, y), weight = data, None
+        (X, y), weight, candidate_weight = data, None, None
         if weighted:
             weight = np.random.default_rng(len(X)).integers(0, 3, size=y.shape)
+            candidate_weight = rows_of(weight)
         before, other = state_of(self.probe), copy.deepcopy(self.probe)
         try:
             assert self.probe.fit(X, y, sample_weight=weight) is self.probe
@@ -547,12 +550,11 @@ class Estimators(RuleBasedStateMachine):
             return
         # As rows, the same candidates in the same order give the same bits.
         groups = np.repeat([f"prompt {i}" for i in range(len(X))], y.shape[1])
-        weight = None if weight is None else rows_of(weight)
-        other.fit(rows_of(X), rows_of(y), groups, sample_weight=weight)
+        other.fit(rows_of(X), rows_of(y), groups, sample_weight=candidate_weight)
         assert_same_state(vars(other), vars(self.probe))
-        # A fit depends on nothing that was fitted before, but for a warm start.
+        # A fit depends on no fit before it, except for a warm start.
         if not getattr(self.probe, "warm_start", False):
-            fresh = clone(self.probe).fit(X, y, sample_weight=rows_as(weight, y))
+            fresh = clone(self.probe).fit(X, y, sample_weight=weight)
             assert_same_state(vars(fresh), vars(self.probe))
 
     @rule()
@@ -567,10 +569,11 @@ class Estimators(RuleBasedStateMachine):
         X, y = self.draw_candidates(data)
         loaded = pickle.loads(pickle.dumps(self.probe))
         assert_same_state(vars(loaded), vars(self.probe))
-        for one, other in zip(
-            self.answers(self.probe, X, y), self.answers(loaded, X, y), strict=True
-        ):
-            np.testing.assert_array_equal(one, other, strict=True)
+        results, expected = (
+            list(self.results_of(p, X, y)) for p in (loaded, self.probe)
+        )
+        for result, other in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(result, other, strict=True)
         self.probe = loaded
 
     @precondition(lambda self: hasattr(self.probe, "coef_"))
@@ -596,7 +599,7 @@ class Estimators(RuleBasedStateMachine):
         eps = np.finfo(Q.dtype).eps
         near = 100 * eps * (1 + abs(probe.coef_) @ abs(rows_of(X)).max(axis=0))
         np.testing.assert_allclose(Q_of_rows, mixed_rows_of(Q), rtol=0, atol=near)
-        # Draws are of the right prompt, and of what can be drawn.
+        # Draws are candidates of their prompt.
         drawn = probe.sample(X, size=3, random_state=seed)
         drawn_rows = probe.sample(mixed, groups, size=3, random_state=seed)
         assert drawn.shape == drawn_rows.shape == (n, 3)
@@ -629,7 +632,7 @@ class Estimators(RuleBasedStateMachine):
     def check_score(self, X, y, groups, behind, near):
         probe = self.probe
         if not isinstance(probe, QProbePolicy) and y.size < 2:
-            return  # R^2 is of two values at least
+            return  # R^2 needs two values
         score = probe.score(X, y)
         of_rows = probe.score(mixed_rows_of(X), mixed_rows_of(y), groups)
         if not isinstance(probe, QProbePolicy):
@@ -640,13 +643,13 @@ class Estimators(RuleBasedStateMachine):
         if probe.temperature > 0:
             atol += 4 * near / probe.temperature * np.ptp(y) * y.shape[1]
         elif ((behind <= 2 * near).sum(axis=1) > 1).any():
-            return  # which of the best is the best is left to rounding
+            return  # rounding decides which one is the best
         assert score == pytest.approx(of_rows, rel=1e-6, abs=atol)
 
     def draw_candidates(self, data):
         return data.draw(candidate_sets(st.just(self.probe.n_features_in_)))
 
-    def answers(self, probe, X, y):
+    def results_of(self, probe, X, y):
         yield probe.predict(X)
         yield probe.sample(X, size=2, random_state=0)
         if y.size > 1:
@@ -664,13 +667,9 @@ class Estimators(RuleBasedStateMachine):
             assert np.isfinite([*self.probe.coef_, self.probe.intercept_]).all()
 
 
-def rows_as(weight, y):
-    return None if weight is None else weight.reshape(y.shape)
-
-
 @contextmanager
 def warnings_of_fits():
-    """Let pass what fits to such small data warn of."""
+    """Ignore the warnings of fits to such small data."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No prompt is informative")
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -712,7 +711,7 @@ def test_any_records(records):
     check_any_records(records)
 
 
-def test_frame_with_two_columns_of_a_name():
+def test_frame_with_two_columns_of_one_name():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame([["a", "b", "c"]])
     frame.columns = ["prompt", "prompt", "completion"]
@@ -741,11 +740,11 @@ def test_any_cache_file(content, edits, methods):
     use_any_cache(content, edits, methods)
 
 
-def test_a_damaged_index_of_the_cache_gives_nothing_of_another_text():
-    # The index leads from a key to a row; a wrong lead ends at a sound row.
+def test_cache_with_a_damaged_index_returns_no_value_of_another_text():
+    # The index maps a key to a row; a wrong entry leads to a valid row.
     content = cache_file()
     for key in list(CACHED)[::6]:
-        at = content.rindex(key) + len(key)  # the row's number stands behind the key
+        at = content.rindex(key) + len(key)  # the number of the row follows the key
         use_any_cache(content, [(at, "write", b"\x07")], ["read"])
 
 
@@ -762,6 +761,6 @@ def test_any_use_of_an_estimator():
         SETTINGS,
         max_examples=60,
         stateful_step_count=20,
-        phases=[Phase.generate],  # to make a failing case small may take minutes
+        phases=[Phase.generate],  # shrinking a failing case may take minutes
     )
     use_any_estimator(settings=few)

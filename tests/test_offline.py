@@ -1,7 +1,7 @@
-"""Nothing in the core opens a connection: not at import, in fit, nor in predict.
+"""The core opens no network connection at import, in fit or in predict.
 
-``python -W error tests/test_offline.py`` is what is watched: no socket can be made in
-that process, and every try is noted, also where a library would swallow the error.
+The test runs ``python -W error tests/test_offline.py``. In that process no socket can
+be created, and each attempt is recorded, also if a library catches the error.
 """
 
 import importlib.util
@@ -12,23 +12,25 @@ import sys
 import tempfile
 from pathlib import Path
 
-TRIES: list[str] = []
+import pytest
+
+ATTEMPTS: list[str] = []
 
 
 def block_network():
-    """Let every use of the network fail, and note it in TRIES."""
+    """Make every use of the network fail, and record it in ATTEMPTS."""
 
     def refuse(event, arguments):
-        # To make a socket, or to ask for this machine's own name, is no connection yet.
+        # Creating a socket or reading the name of this machine is no connection.
         if event in ("socket.__new__", "socket.gethostname"):
             return
         if event.startswith(("socket.", "urllib.", "http.client.")):
-            TRIES.append(event)
+            ATTEMPTS.append(event)
             raise ConnectionRefusedError(f"no network in this test: {event}")
 
     class NoSocket(socket.socket):
         def __init__(self, *args, **kwargs):
-            TRIES.append("socket.socket")
+            ATTEMPTS.append("socket.socket")
             raise ConnectionRefusedError("no network in this test: socket.socket")
 
     sys.addaudithook(refuse)
@@ -36,7 +38,7 @@ def block_network():
 
 
 def import_everything():
-    """Import every module of the package, the private ones too."""
+    """Import every module of the package, private ones included."""
     import pkgutil
 
     import skqprobe
@@ -50,7 +52,7 @@ def import_everything():
 
 
 def load_data():
-    """Load the data that ship with the package, as sets and as rows."""
+    """Return part of the data of the package, with the groups of its rows."""
     import numpy as np
 
     from skqprobe.datasets import load_two_words
@@ -90,14 +92,15 @@ def fit_everything():
         QProbePolicy(hidden_layer_sizes=(3,), tol=1).fit(X, y).predict(X)
 
 
-def judge():
-    """Compute the metrics, and draw them where matplotlib is installed."""
+def evaluate():
+    """Compute the metrics, and plot them if matplotlib is installed."""
     from skqprobe import QProbePolicy, metrics, plotting
 
     X, y, groups = load_data()
     policy = QProbePolicy("log_loss", temperature=0.5).fit(X, y)
     scores, proba = policy.decision_function(X), policy.predict_proba(X)
-    metrics.policy_report(policy, X, y, ks=[2, 6], n_draws=5, n_resamples=99)
+    if importlib.util.find_spec("pandas"):
+        metrics.policy_report(policy, X, y, ks=[2, 6], n_draws=5, n_resamples=99)
     metrics.prompt_bootstrap(metrics.win_rate, y, scores, k=2, n_resamples=99)
     metrics.expected_reward(y.ravel(), proba.ravel(), groups)
     metrics.effective_candidates(proba)
@@ -111,7 +114,7 @@ def judge():
 
 
 def save_and_load():
-    """Save, load and export, by what is installed."""
+    """Save, load and export, with the packages that are installed."""
     import pickle
 
     from skqprobe import QProbePolicy
@@ -130,26 +133,17 @@ def save_and_load():
 
 
 def embed_and_generate():
-    """From text: vectorisers, a backend of one's own with a cache, the best of k."""
+    """Use vectorizers, an own embedder with a cache, and the best of k."""
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_pipeline
 
     from skqprobe import QProbePolicy
-    from skqprobe.embedders import BaseEmbedder, VectorizerEmbedder
+    from skqprobe.embedders import VectorizerEmbedder
     from skqprobe.generators import BaseGenerator, BestOfK, collect
 
-    class Lengths(BaseEmbedder):
-        progress = False
-
-        def __init__(self, *, join="\n", batch_size=4, dtype="float32", cache=None):
-            self.join = join
-            self.batch_size = batch_size
-            self.dtype = dtype
-            self.cache = cache
-
-        def embed_batch(self, texts):
-            return np.array([[len(text), text.count("e")] for text in texts])
+    def lengths(texts):
+        return np.array([[len(text), text.count("e")] for text in texts])
 
     class Parrot(BaseGenerator):
         def __init__(self, progress=False):
@@ -162,23 +156,32 @@ def embed_and_generate():
     rewards = [record["rewards"] for record in records]
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder) / "embeddings.sqlite"
-        for embedder in (Lengths(cache=cache), VectorizerEmbedder(TfidfVectorizer())):
+        for embedder in (
+            VectorizerEmbedder(lengths, cache=cache, revision="1"),
+            VectorizerEmbedder(TfidfVectorizer()),
+        ):
             pipeline = make_pipeline(embedder, QProbePolicy()).fit(records, rewards)
             pipeline.predict(records)
             BestOfK(Parrot(), pipeline, k=2).generate(["two"])
 
 
 def run_offline():
-    """Do everything that the core does, and print what tried to connect."""
+    """Use all of the core, and print the attempts to connect."""
     block_network()
-    work = [import_everything, fit_everything, judge, save_and_load, embed_and_generate]
+    work = (
+        import_everything,
+        fit_everything,
+        evaluate,
+        save_and_load,
+        embed_and_generate,
+    )
     for part in work:
         part()
-        print(f"{part.__name__}: {', '.join(TRIES) or 'no connection'}")
+        print(f"{part.__name__}: {', '.join(ATTEMPTS) or 'no connection'}")
 
 
 def run_here(code):
-    """Run Python code in a process of its own, and return what it prints."""
+    """Run Python code in another process, and return its output."""
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=Path(__file__).parent,
@@ -190,13 +193,14 @@ def run_here(code):
     return run.stdout
 
 
+@pytest.mark.slow
 def test_core_needs_no_network():
     lines = run_here("import test_offline; test_offline.run_offline()").splitlines()
     assert len(lines) == 5
     assert all(line.endswith(": no connection") for line in lines), lines
 
 
-def test_the_watch_sees_what_connects():
+def test_connections_are_recorded():
     code = """
 import socket, _socket, test_offline
 test_offline.block_network()
@@ -207,11 +211,11 @@ tries = [
     lambda: __import__("urllib.request").request.urlopen("http://127.0.0.1:9"),
 ]
 for attempt in tries:
-    before = len(test_offline.TRIES)
+    before = len(test_offline.ATTEMPTS)
     try:
         attempt()
     except OSError:
-        print(len(test_offline.TRIES) > before)
+        print(len(test_offline.ATTEMPTS) > before)
 """
     assert run_here(code).split() == ["True"] * 4
 

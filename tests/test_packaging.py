@@ -1,4 +1,4 @@
-"""What is built, installed and published is whole, and says of itself what is true."""
+"""The wheel and the source distribution are complete, and their metadata correct."""
 
 import importlib.metadata
 import re
@@ -27,13 +27,13 @@ def project():
 
 
 def name_of(requirement):
-    """Name a package as pip compares names."""
+    """Return the normalized name of a required package."""
     return re.sub(r"[_.-]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel of this checkout, by the backend that pyproject.toml names."""
+    """The wheel of this checkout, built by the backend of pyproject.toml."""
     if not (ROOT / "skqprobe").exists():
         pytest.skip("not a checkout")
     builder = pytest.importorskip("hatchling.builders.wheel")
@@ -45,7 +45,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
-    """Names and contents of the source distribution of this checkout."""
+    """File names in the source distribution of this checkout."""
     if not (ROOT / "skqprobe").exists():
         pytest.skip("not a checkout")
     builder = pytest.importorskip("hatchling.builders.sdist")
@@ -60,13 +60,13 @@ def metadata(wheel):
     return message_from_string(wheel.read(path).decode())
 
 
-def test_what_is_installed_has_types_and_data():
+def test_installed_package_has_types_and_data():
     package = resources.files(skqprobe)
     for name in ("py.typed", *DATA):
         assert package.joinpath(name).is_file(), name
 
 
-def test_installed_version_is_that_of_the_package():
+def test_installed_version():
     try:
         installed = importlib.metadata.version("skqprobe")
     except importlib.metadata.PackageNotFoundError:
@@ -74,7 +74,7 @@ def test_installed_version_is_that_of_the_package():
     assert installed == skqprobe.__version__
 
 
-def test_wheel_has_every_file_of_the_package_and_no_other(wheel):
+def test_wheel_has_exactly_the_files_of_the_package(wheel):
     files = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "skqprobe").rglob("*")
@@ -100,7 +100,7 @@ def test_wheel_metadata(wheel, project):
     )
 
 
-def test_sdist_has_what_its_tests_need(sdist):
+def test_sdist_has_the_files_that_its_tests_need(sdist):
     names = set(sdist)
     tests = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/*.py")]
     assert names.issuperset(tests)
@@ -108,32 +108,28 @@ def test_sdist_has_what_its_tests_need(sdist):
         ["pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt"]
     )
     assert any(name.startswith("tests/fixtures/") for name in names)
-    assert {"docs/develop.md", "docs/images/house.svg"} <= names
+    assert {"docs/develop/index.md", "docs/images/architecture.svg"} <= names
 
 
-def test_sdist_has_nothing_that_is_built(sdist):
+def test_sdist_has_no_built_file(sdist):
     built = re.compile(r"__pycache__|\.pyc$|_build/|auto_examples/|\.egg-info|/\.")
     assert not [name for name in sdist if built.search(name)]
 
 
 @checkout
-def test_extras_that_texts_and_errors_name_exist(project):
+def test_extras_named_in_texts_and_errors_exist(project):
     extras = set(project["optional-dependencies"])
     paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/*/*.md")]
     paths += ROOT.glob("skqprobe/**/*.py")
-    named = {
-        extra
-        for path in paths
-        for group in re.findall(r"skqprobe\[([\w,-]+)\]", path.read_text("utf-8"))
-        for extra in group.split(",")
-    }
-    assert named
+    texts = "".join(path.read_text("utf-8") for path in paths)
+    named = set(",".join(re.findall(r"skqprobe\[([\w,-]+)\]", texts)).split(","))
+    assert "transformers" in named
     assert named <= extras
 
 
 @checkout
-def test_what_ci_installs_is_pinned(project):
-    """README's test command says ``-c constraints.txt``: every name has a version."""
+def test_constraints_pin_all_packages_of_the_test_command(project):
+    """The command in the README has ``-c constraints.txt``."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {name_of(line) for line in lines if "==" in line}
     extras = project["optional-dependencies"]
@@ -155,10 +151,10 @@ def test_python_versions_agree(project):
 
 
 @checkout
-def test_changelog_begins_with_this_version():
+def test_changelog_starts_with_this_version():
     text = (ROOT / "CHANGELOG.md").read_text("utf-8")
     versions = re.findall(r"^## \[(.+?)\](?: - \d{4}-\d\d-\d\d)?$", text, re.M)
-    assert len(versions) == len(re.findall(r"^## ", text, re.M)), "form of a heading"
+    assert len(versions) == len(re.findall(r"^## ", text, re.M)), "heading format"
     is_development = ".dev" in skqprobe.__version__
     assert versions[0] == ("Unreleased" if is_development else skqprobe.__version__)
     kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
@@ -166,6 +162,6 @@ def test_changelog_begins_with_this_version():
 
 
 @checkout
-def test_fixtures_of_this_release_are_there():
-    """The files by which later versions show that they can load what this one saves."""
+def test_saved_files_of_this_release_exist():
+    """Later versions are tested to load them."""
     assert (ROOT / "tests" / "fixtures" / skqprobe.__version__).is_dir()

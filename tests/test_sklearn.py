@@ -1,27 +1,27 @@
-"""scikit-learn's own checks, and what its tools expect of an estimator."""
+"""The estimator checks of scikit-learn, and its callbacks and metadata routing."""
 
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from estimators import every_probe
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.metrics import check_scoring
-from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-import skqprobe
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
 from skqprobe.losses import LOSSES
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 PUBLIC = [
     QProbeRegressor(),
-    # log_loss refuses the rewards outside [0, 1] that the checks make.
+    # The rewards of the checks are outside [0, 1], which log_loss refuses.
     *(QProbePolicy(loss=loss) for loss in LOSSES if loss != "log_loss"),
     QProbePolicyCV(),
     QProbePolicyCV(["squared_error", "policy_gradient"], cv=2),
@@ -30,29 +30,20 @@ PUBLIC = [
     SiblingFeatures(),
 ]
 
-EXPECTED_FAILURES: dict = {}
-"""By class name: the check and why it cannot pass. Empty, and to stay so."""
-
 
 @pytest.mark.filterwarnings("ignore")  # the checks make bad input on purpose
-@parametrize_with_checks(
-    PUBLIC,
-    expected_failed_checks=lambda e: EXPECTED_FAILURES.get(type(e).__name__, {}),
-)
+@parametrize_with_checks(PUBLIC)  # no check is expected to fail
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+@every_probe
 def test_html_repr_links_to_the_documentation(Probe):
-    html = Probe()._repr_html_()
-    assert (
-        f"https://skqprobe.readthedocs.io/en/stable/api/skqprobe.{Probe.__name__}"
-        in html
-    )
+    api = "https://skqprobe.readthedocs.io/en/stable/api"
+    assert f"{api}/skqprobe.{Probe.__name__}" in Probe()._repr_html_()
 
 
-@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+@every_probe
 def test_tags(Probe):
     tags = get_tags(Probe())
     assert tags.input_tags.three_d_array
@@ -62,7 +53,7 @@ def test_tags(Probe):
     assert tags.estimator_type == ("regressor" if Probe is QProbeRegressor else None)
 
 
-@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+@every_probe
 def test_metadata_is_requested_by_default(Probe):
     with config_context(enable_metadata_routing=True):
         routing = Probe().get_metadata_routing()
@@ -71,17 +62,14 @@ def test_metadata_is_requested_by_default(Probe):
             assert requests["groups"] is requests["sample_weight"] is True
 
 
-def test_import_is_light():
+@pytest.mark.slow
+def test_import_loads_no_heavy_package():
     code = (
         "import sys, skqprobe, skqprobe.preprocessing, skqprobe.datasets;"
         "heavy = {'torch', 'matplotlib', 'sentence_transformers', 'transformers',"
         " 'openai'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_public_names():
-    assert all(hasattr(skqprobe, name) for name in skqprobe.__all__)
 
 
 # Callbacks, from scikit-learn 1.9 on
@@ -93,7 +81,7 @@ def callback():
 
 
 @pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
-@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+@every_probe
 def test_scoring_monitor(callback, Probe, loss, sets):
     monitor = callback.ScoringMonitor(scoring={"score": check_scoring(Probe(loss))})
     probe = Probe(loss).set_callbacks(monitor).fit(*sets)
@@ -115,7 +103,7 @@ def test_scoring_monitor_on_rows(callback, rows):
         assert last == pytest.approx(policy.score(X, y, groups))
 
 
-@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+@every_probe
 def test_progress_bar(callback, Probe, sets, capsys):
     pytest.importorskip("rich")
     Probe(solver="lbfgs").set_callbacks(callback.ProgressBar()).fit(*sets)
@@ -124,7 +112,7 @@ def test_progress_bar(callback, Probe, sets, capsys):
     assert "100%" in printed
 
 
-@pytest.mark.parametrize("Probe", [QProbeRegressor, QProbePolicy])
+@every_probe
 def test_callbacks_in_a_search(callback, Probe, sets, capsys):
     pytest.importorskip("rich")
     monitor = callback.ScoringMonitor(scoring={"score": check_scoring(Probe())})
@@ -133,13 +121,12 @@ def test_callbacks_in_a_search(callback, Probe, sets, capsys):
     search.set_callbacks(callback.ProgressBar()).fit(*sets)
     assert "100%" in capsys.readouterr().out
     runs = {entry["parent_task_id_path"] for entry in monitor.get_logs().data}
-    # 2 settings x 3 folds and the refit, and the fits' own parents.
+    # 2 settings x 3 folds; the refit and the parents of the fits have other paths.
     assert sum(len(run) == 3 for run in runs) == 6
 
 
 @pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
 def test_callbacks_of_a_policy_cv(callback, loss, sets, capsys):
-    """One task per loss, and the refit with its iterations."""
     pytest.importorskip("rich")
     monitor = callback.ScoringMonitor(scoring={"score": check_scoring(QProbePolicy())})
     policy = QProbePolicyCV([loss, "pairwise_logistic"], alphas=[1e-2, 1e-3], cv=3)
@@ -147,7 +134,7 @@ def test_callbacks_of_a_policy_cv(callback, loss, sets, capsys):
     log = monitor.get_logs().data
     steps = [entry["score"] for entry in log if entry["task_name"] == "iteration"]
     assert len(steps) == policy.n_iter_
-    # Ends of the refit, which is a subtask, and of the fit.
+    # The ends of the refit, which is a subtask, and of the fit.
     whole = [entry["score"] for entry in log if entry["task_name"] in ("fit", "refit")]
     assert whole == [steps[-1]] * 2 == [pytest.approx(policy.score(*sets))] * 2
     printed = capsys.readouterr().out
@@ -155,7 +142,7 @@ def test_callbacks_of_a_policy_cv(callback, loss, sets, capsys):
     assert clone(policy).fit(*sets).coef_ == pytest.approx(policy.coef_, abs=0)
 
 
-def test_a_callback_can_stop_the_fit(callback, sets):
+def test_callback_can_stop_the_fit(callback, sets):
     class Stopper:
         def setup(self, estimator, context): ...
         def teardown(self, estimator, context): ...
@@ -168,7 +155,7 @@ def test_a_callback_can_stop_the_fit(callback, sets):
     assert policy.set_callbacks(Stopper()).fit(*sets).n_iter_ == 2
 
 
-def test_verbose_prints_a_falling_objective(sets, capsys):
+def test_verbose_prints_a_decreasing_objective(sets, capsys):
     policy = QProbePolicy(verbose=1).fit(*sets)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == policy.n_iter_
@@ -177,11 +164,11 @@ def test_verbose_prints_a_falling_objective(sets, capsys):
     assert values[0] > values[-1]
 
 
-# A search on rows tells a user who forgot the routing
+# Metadata routing
 
 
 @pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite")
-def test_groups_without_routing(rows):
+def test_search_on_rows_without_routing_warns(rows):
     X, y, groups = rows
     search = GridSearchCV(QProbePolicy(), {"alpha": [1e-2, 1.0]}, cv=GroupKFold(3))
     with pytest.warns(UserWarning, match="enable_metadata_routing=True"):
@@ -193,8 +180,8 @@ def test_groups_without_routing(rows):
 
 
 def test_groups_reach_the_splitter_of_sets(sets, rng):
-    # Prompts that belong together (the same first turn, say) stay together; the
-    # estimator gets these groups as well, and has no use for them.
+    # Prompts of a group, such as those with the same first turn, stay together. The
+    # estimator gets these groups as well, and ignores them.
     X, y = sets
     groups = rng.integers(0, 10, size=len(X))
     with config_context(enable_metadata_routing=True):
@@ -205,4 +192,3 @@ def test_groups_reach_the_splitter_of_sets(sets, rng):
         QProbePolicy(alpha=1e-2).fit(X[a], y[a]).score(X[b], y[b]) for a, b in folds
     ]
     assert search.best_score_ == pytest.approx(np.mean(scores))
-    assert KFold(3).get_n_splits() == len(folds)

@@ -38,8 +38,8 @@ def squared_error(z, r):
 def log_loss(z, r):
     total = 0.0
     for zi, ri in zip(z, r, strict=True):
-        p = 1 / (1 + math.exp(-zi))
-        total -= ri * math.log(p) + (1 - ri) * math.log(1 - p)
+        total += ri * math.log(1 + math.exp(-zi))  # -log of the probability
+        total += (1 - ri) * math.log(1 + math.exp(zi))
     return total / len(z)
 
 
@@ -139,6 +139,29 @@ def test_gradient_matches_finite_differences(
             )
             change[prompt] = 0
             assert_array_equal(change, 0)  # no effect on other prompts
+
+
+@every_loss
+@pytest.mark.parametrize("magnitude", [1e-300, 1e-8, 1, 30, 800, 1e8])
+def test_value_and_gradient_to_many_digits(name, magnitude, monkeypatch):
+    mpmath = pytest.importorskip("mpmath")
+    monkeypatch.setitem(globals(), "math", mpmath)  # for the formulas
+    scores = np.array([1.0, -0.7, 0.25, 0]) * magnitude
+    rewards = np.array([0.0, 1, 0.5, 0.5])
+    with mpmath.workdps(60):
+        z, r = ([mpmath.mpf(x) for x in values] for values in (scores, rewards))
+        expected = float(FORMULAS[name](z, r))
+        step = mpmath.mpf(10) ** -25 * max(magnitude, 1)
+        slopes = []
+        for i in range(4):
+            up, down = ([*z[:i], z[i] + h, *z[i + 1 :]] for h in (step, -step))
+            change = FORMULAS[name](up, r) - FORMULAS[name](down, r)
+            slopes.append(float(change / (2 * step)))
+    value, gradient = LOSSES[name]().value_and_gradient(
+        scores, rewards, np.array([0, 4])
+    )
+    assert_allclose(value, expected, rtol=1e-12, atol=1e-300)
+    assert_allclose(gradient, slopes, rtol=1e-9, atol=1e-13)
 
 
 @every_loss

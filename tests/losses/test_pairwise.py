@@ -56,3 +56,14 @@ def test_number_of_pairs_at_once_does_not_matter(
     result = Loss().value_and_gradient(scores, rewards, offsets, weight)
     for one, other in zip(result, expected, strict=True):
         assert_allclose(one, other, atol=1e-15)
+
+
+@both_losses
+def test_products_of_large_weights_do_not_overflow(Loss, rng):
+    scores, rewards, offsets = rng.normal(size=5), np.arange(5.0), np.array([0, 2, 5])
+    one, large = (
+        Loss().value_and_gradient(scores, rewards, offsets, np.full(5, weight))
+        for weight in (1.0, 1e150)
+    )
+    assert_allclose(large[0], one[0])
+    assert_allclose(large[1], one[1])

@@ -450,3 +450,12 @@ def test_routing_of_rows_and_groups(rows):
         assert score == pytest.approx(
             expected.score(StandardScaler().fit_transform(X), y, groups)
         )
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e100])
+def test_standardised_columns_of_any_magnitude(sets, scale):
+    X = sets[0]
+    X = np.concatenate([X * scale, np.full_like(X[..., :1], 3.0)], axis=2)
+    out = PerCandidate(StandardScaler()).fit_transform(X)
+    np.testing.assert_allclose(out[..., :-1].std(axis=(0, 1)), 1)
+    np.testing.assert_array_equal(out[..., -1], 0)

@@ -270,3 +270,69 @@ def test_another_number_of_features_raises(rng):
     siblings = SiblingFeatures().fit(rng.normal(size=(5, 4, 3)))
     with pytest.raises(ValueError, match="expecting 3 features"):
         siblings.transform(rng.normal(size=(5, 4, 2)))
+
+
+# Extreme numbers
+
+WITHOUT_SHARE = [name for name in ALL if name != "share"]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize(
+    "scale, dtype",
+    [
+        (2.0**-400, np.float64),
+        (2.0**400, np.float64),
+        (2.0**-45, np.float32),
+        (2.0**45, np.float32),
+        (2.0**-8, np.float16),
+        (2.0**13, np.float16),
+    ],
+)
+def test_scale_of_embeddings(rng, metric, scale, dtype):
+    X = rng.normal(size=(20, 5, 8)).astype(np.float16)  # exact in all types
+    scaled = (X.astype(np.float64) * scale).astype(dtype)
+    make = SiblingFeatures(WITHOUT_SHARE, metric=metric, embedding="drop")
+    expected = make.fit_transform(X.astype(np.float64))
+    rtol = 1e-9 if dtype == np.float64 else 2e-2 if dtype == np.float16 else 1e-4
+    np.testing.assert_allclose(make.fit_transform(scaled), expected, atol=rtol)
+
+
+def test_angles_of_tiny_embeddings(rng):
+    # Their squares vanish in float32, but their angles are as exact as others.
+    X = rng.normal(size=(20, 5, 8)).astype(np.float32)
+    mixed = X.copy()
+    mixed[:, 1] *= np.float32(2.0**-100)
+    make = SiblingFeatures(WITHOUT_SHARE, embedding="drop")
+    np.testing.assert_allclose(
+        make.fit_transform(mixed), make.fit_transform(X), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize(
+    "scale, dtype",
+    [
+        (1e200, np.float64),
+        (1e-200, np.float64),
+        (1e25, np.float32),
+        (1e-25, np.float32),
+    ],
+)
+def test_embeddings_that_are_too_large_or_small(rng, metric, scale, dtype):
+    X = (rng.normal(size=(3, 4, 2)) * scale).astype(dtype)
+    with pytest.raises(ValueError, match=r"X has numbers .*Rescale X"):
+        SiblingFeatures(metric=metric).fit(X)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize("embedding", ["keep", "center", "drop"])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 4, 2), (3, 1, 2), (1, 4, 1), (1, 1, 1)])
+@pytest.mark.parametrize("constant", [0.0, 7.0])
+def test_equal_candidates(metric, embedding, dtype, shape, constant):
+    X = np.full(shape, constant, dtype=dtype)
+    make = SiblingFeatures(ALL, metric=metric, embedding=embedding)
+    out = make.fit_transform(X)
+    features = out[..., shape[2] if embedding != "drop" else 0 :]
+    np.testing.assert_array_equal(features, 0)
