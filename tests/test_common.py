@@ -228,8 +228,8 @@ def test_weights_of_rows_without_groups_are_copies(rows, Probe, loss):
 
 @every_probe_and_loss
 def test_weights_of_single_candidates_are_copies(rows, Probe, loss):
-    # Copies of the only candidate of a prompt make a prompt of equal candidates. It
-    # tells a loss that compares them nothing, as before.
+    # Copies of the only candidate of a prompt make a prompt of equal candidates, which
+    # a loss that compares candidates ignores as well.
     X, y, groups = rows
     labels, sizes = np.unique(groups, return_counts=True)
     weight = np.where(np.isin(groups, labels[sizes == 1]), 3, 1)
