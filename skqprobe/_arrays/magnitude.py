@@ -34,7 +34,7 @@ def check_magnitude(values, name, low=0.0, high=LARGEST, hint=""):
     ValueError
         If the largest magnitude is not 0 and not between `low` and `high`.
     """
-    magnitude = _largest_magnitude(values)
+    magnitude = largest_magnitude(values)
     if magnitude == 0 or low <= magnitude <= high:
         return
     raise ValueError(
@@ -42,31 +42,6 @@ def check_magnitude(values, name, low=0.0, high=LARGEST, hint=""):
         f"{'small' if magnitude < low else 'large'} to compute with: the largest must "
         f"be between {low:g} and {high:g}. Rescale {name}{hint}."
     )
-
-
-def check_training_magnitudes(X, rewards):
-    """Raise if X or the rewards are too large or too small to train with.
-
-    Parameters
-    ----------
-    X : ndarray or DeviceArray of shape (n_rows, d)
-        Finite numbers. Only a numpy array of float64 is read: squares of smaller types
-        fit in float64.
-    rewards : ndarray of float64
-        Finite rewards.
-
-    Raises
-    ------
-    ValueError
-        If their largest magnitude is outside of the limits of the type of X.
-    """
-    if X.dtype == np.float64:
-        if isinstance(X, np.ndarray):
-            check_magnitude(X, "X", SMALLEST)
-        check_magnitude(rewards, "y", SMALLEST)
-    else:
-        hint = f", or pass X in float64 instead of {X.dtype}"
-        check_magnitude(rewards, "y", SMALLEST_SINGLE, LARGEST_SINGLE, hint)
 
 
 TOO_DIFFERENT = (
@@ -136,15 +111,15 @@ def check_scores(scores, X):
     """
     if not np.isfinite(scores).all():
         raise ValueError(
-            f"X has numbers of up to {_largest_magnitude(X):.3g} in magnitude, for "
+            f"X has numbers of up to {largest_magnitude(X):.3g} in magnitude, for "
             f"which the probe's values overflow {scores.dtype}. Scale X as in training."
         )
 
 
-def _largest_magnitude(values):
-    """Find the largest magnitude; a matrix is read in blocks."""
+def largest_magnitude(values):
+    """Find the largest magnitude, or NaN; a matrix is read in blocks."""
     if len(values.shape) != 2 or 0 in values.shape:
-        return float(abs(values).max(initial=0))
+        return float(np.max(abs(values), initial=0))
     read = BlockReader(values)
     blocks = (np.asarray(read.raw(rows)) for rows in row_blocks(values))
-    return float(max(max(block.max(), -block.min()) for block in blocks))
+    return float(np.max([np.maximum(block.max(), -block.min()) for block in blocks]))

@@ -8,7 +8,7 @@ from sklearn.utils.validation import validate_data
 
 from skqprobe._arrays.blocks import BlockReader, is_finite, row_blocks
 from skqprobe._arrays.device import DeviceArray, float_dtypes, namespace, to_host
-from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
+from skqprobe._arrays.magnitude import SMALLEST, check_magnitude, largest_magnitude
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import segment_sum
 from skqprobe._utils.warn import warn_user
@@ -101,6 +101,17 @@ def raise_unless_finite(X, shape):
                 "are an embedding that failed, or exceeded 65504 in float16. Embed the "
                 "candidate again, or leave it out."
             ) from None
+
+
+def check_limits(X, shape, low, high, hint=""):
+    """Raise unless X is finite and its largest magnitude is within limits.
+
+    X is read once. See `raise_unless_finite` and `check_magnitude`.
+    """
+    magnitude = largest_magnitude(X)
+    if not np.isfinite(magnitude):
+        raise_unless_finite(X, shape)
+    check_magnitude(np.float64(magnitude), "X", low, high, hint)
 
 
 def list_to_array(X, name="X", rows="(n_rows, n_features)"):

@@ -9,7 +9,11 @@ from sklearn.utils import check_random_state
 
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._arrays.magnitude import (
-    check_training_magnitudes,
+    LARGEST,
+    LARGEST_SINGLE,
+    SMALLEST,
+    SMALLEST_SINGLE,
+    check_magnitude,
     downcast,
     raise_on_overflow,
 )
@@ -18,8 +22,10 @@ from skqprobe._candidates.segments import segment_sum
 from skqprobe._candidates.validation import (
     NO_GROUPS,
     check_candidates,
+    check_limits,
     check_values,
     check_weights,
+    raise_unless_finite,
 )
 from skqprobe._objectives.linear import LinearObjective
 from skqprobe._objectives.network import NetworkObjective
@@ -70,7 +76,11 @@ def check_training_data(estimator, X, y, groups):
     data : TrainingData
     """
     checked = copy.copy(estimator)
-    X, shape = check_candidates(checked, X, reset=True)
+    X, shape = check_candidates(checked, X, reset=True, check_finite=False)
+    if X.dtype == np.float64 and isinstance(X, np.ndarray):
+        check_limits(X, shape, SMALLEST, LARGEST)
+    else:  # squares of smaller types fit in float64
+        raise_unless_finite(X, shape)
     layout = check_layout(shape, groups)
     if y is None:
         raise ValueError(
@@ -78,7 +88,11 @@ def check_training_data(estimator, X, y, groups):
             "None."
         )
     rewards = check_values(y, shape, "y")
-    check_training_magnitudes(X, rewards)
+    if X.dtype == np.float64:
+        check_magnitude(rewards, "y", SMALLEST)
+    else:
+        hint = f", or pass X in float64 instead of {X.dtype}"
+        check_magnitude(rewards, "y", SMALLEST_SINGLE, LARGEST_SINGLE, hint)
     names = ("n_features_in_", "feature_names_in_")
     features = {name: vars(checked)[name] for name in names if name in vars(checked)}
     return TrainingData(X, layout, rewards, features)

@@ -8,10 +8,14 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.blocks import row_blocks, take_rows
-from skqprobe._arrays.magnitude import LARGEST, SMALLEST, check_magnitude
+from skqprobe._arrays.magnitude import LARGEST, SMALLEST
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import repeat_per_prompt, segment_mean
-from skqprobe._candidates.validation import check_candidates, warn_without_groups
+from skqprobe._candidates.validation import (
+    check_candidates,
+    check_limits,
+    warn_without_groups,
+)
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import (
     Interval,
@@ -315,11 +319,11 @@ class SiblingFeatures(
                 )
 
     def _check_input(self, X, groups, reset):
-        X, shape = check_candidates(self, X, reset=reset)
+        X, shape = check_candidates(self, X, reset=reset, check_finite=False)
         X = np.asarray(X)  # copies X from a device
         is_double = X.dtype == np.float64
         low, high = (SMALLEST, LARGEST) if is_double else SINGLE_MAGNITUDES
-        check_magnitude(X, "X", low, high, ", as StandardScaler does")
+        check_limits(X, shape, low, high, ", as StandardScaler does")
         layout = check_layout(shape, groups)
         warn_without_groups(layout)
         return X, layout
