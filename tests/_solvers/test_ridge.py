@@ -115,14 +115,6 @@ def test_scaled_and_shifted_columns(loss, alpha, scale, shift, rtol, rng):
     assert_allclose(changed[:7] * scale, theta[:7], rtol=rtol)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@every_loss
-def test_low_precision(loss, dtype, problem):
-    X, y = problem[0].astype(dtype), problem[1]
-    theta, expected = solve(X, y, loss), solve(X.astype(np.float64), y, loss)
-    assert_allclose(theta, expected, atol=1e-4 * abs(expected).max())
-
-
 @pytest.mark.parametrize("alpha", [0, 1e-8])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @every_loss
