@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from cases import both_probes
+from cases import every_probe
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.preprocessing import StandardScaler
 
@@ -26,7 +26,7 @@ def test_bad_size_of_samples(sets, size):
         policy.sample(sets[0], size=size)
 
 
-@both_probes
+@every_probe
 def test_random_state_of_samples(sets, Probe):
     X, y = sets
     probe = Probe(temperature=1.0).fit(X, y)
@@ -52,7 +52,7 @@ def test_random_state_of_samples(sets, Probe):
 
 
 @pytest.mark.parametrize("frame", ["pandas", "polars", "list"])
-@both_probes
+@every_probe
 def test_rows_from_frames_and_lists(rows, rng, Probe, frame):
     X, y, groups = rows
     weight = rng.integers(1, 4, size=len(y)).astype(float)
@@ -73,7 +73,7 @@ def test_rows_from_frames_and_lists(rows, rng, Probe, frame):
 
 
 @pytest.mark.parametrize("frame", ["pandas", "polars", "list"])
-@both_probes
+@every_probe
 def test_sets_from_frames_and_lists(sets, rng, Probe, frame):
     X, y = sets
     weight = rng.integers(1, 4, size=y.shape).astype(float)
@@ -103,7 +103,7 @@ def test_one_weight_for_all_prompts(sets):
 
 
 @pytest.mark.parametrize("frame", ["pandas", "polars"])
-@both_probes
+@every_probe
 def test_feature_names(rows, Probe, frame):
     module = pytest.importorskip(frame)
     X, y, groups = rows
