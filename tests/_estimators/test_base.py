@@ -1,3 +1,5 @@
+import datetime
+
 import numpy as np
 import pytest
 from cases import every_probe
@@ -49,6 +51,27 @@ def test_random_state_of_samples(sets, Probe):
 
 
 # Input
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        pytest.param(lambda i: f"prompt {i}", id="str"),
+        pytest.param(lambda i: 7 - i, id="int"),
+        pytest.param(lambda i: ("prompt", i), id="tuple"),
+        pytest.param(lambda i: i if i % 2 else str(i), id="mixed"),
+        pytest.param(lambda i: i / 3, id="float"),
+        pytest.param(lambda i: datetime.date.fromordinal(738000 - i), id="date"),
+    ],
+)
+def test_groups_of_any_type(rows, rename):
+    X, y, groups = rows
+    named = [rename(int(label.split()[1])) for label in groups]
+    expected = QProbePolicy().fit(X, y, groups)
+    policy = QProbePolicy().fit(X, y, named)
+    assert_array_equal(policy.coef_, expected.coef_)
+    assert_array_equal(policy.predict(X, named), policy.predict(X, groups))
+    assert policy.score(X, y, named) == expected.score(X, y, groups)
 
 
 @pytest.mark.parametrize("frame", ["pandas", "polars", "list"])
