@@ -1,4 +1,4 @@
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -101,6 +101,17 @@ def test_split_is_random_and_determined_by_its_seed():
     assert chisquare(np.bincount(with_first)[1:]).pvalue > 0.01
     assert_array_equal(split, again)
     assert (split != other).any()
+
+
+@quick
+@given(ragged)
+def test_by_size(labels):
+    layout = layout_of(labels)
+    found = {}
+    for prompts, rows in layout.by_size():
+        found |= dict(zip(prompts.tolist(), rows.tolist(), strict=True))
+    offsets = layout.offsets.tolist()
+    assert found == {p: list(range(*pair)) for p, pair in enumerate(pairwise(offsets))}
 
 
 def test_sets_are_in_prompt_order():

@@ -10,9 +10,9 @@ from cases import (
     PAIRWISE,
     WITH_INTERCEPT,
     as_rows,
-    both_probes,
+    every_probe,
     every_probe_and_loss,
-    values,
+    values_of,
 )
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
@@ -163,7 +163,7 @@ def test_fitted_attributes(sets):
     assert {type(part) for part in parameters(policy)} == {np.ndarray}  # no tensors
 
 
-@both_probes
+@every_probe
 def test_attributes_of_a_fit_of_the_other_kind_are_removed(sets, Probe):
     X, y = sets
     linear, network = Probe("log_loss").fit(X, y), short(Probe).fit(X, y)
@@ -174,7 +174,7 @@ def test_attributes_of_a_fit_of_the_other_kind_are_removed(sets, Probe):
     assert not hasattr(probe, "coef_")
     probe.set_params(**linear.get_params()).fit(X, y)
     assert vars(probe).keys() == vars(linear).keys()
-    assert_array_equal(values(probe, X), values(linear, X))
+    assert_array_equal(values_of(probe, X), values_of(linear, X))
 
 
 @every_probe_and_loss
@@ -187,7 +187,7 @@ def test_intercept_of_the_score(sets, Probe, loss):
     assert without.intercepts_[-1] == 0
 
 
-@both_probes
+@every_probe
 @pytest.mark.parametrize("sizes", [[8, 4], np.array([8, 4]), (np.int64(8), 4)])
 def test_containers_of_hidden_layer_sizes(sets, Probe, sizes):
     probe = short(Probe, hidden_layer_sizes=sizes).fit(*sets)
@@ -197,15 +197,12 @@ def test_containers_of_hidden_layer_sizes(sets, Probe, sizes):
 # Random numbers, layouts and weights
 
 
-@every_probe_and_loss
-def test_random_state_determines_the_fit(sets, Probe, loss):
+def test_random_state_of_torch_is_not_used(sets):
     before = torch.get_rng_state()
-    probe = short(Probe, loss).fit(*sets)
-    for random_state in (1, np.random.RandomState(1)):
-        again = short(Probe, loss, random_state=random_state).fit(*sets)
-        assert_same_bits(probe, again)
-    assert differ(probe, short(Probe, loss, random_state=2).fit(*sets))
+    policy = short(QProbePolicy).fit(*sets)
     assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(0)
+    assert_same_bits(policy, short(QProbePolicy).fit(*sets))
 
 
 @every_probe_and_loss
@@ -226,7 +223,7 @@ def test_order_of_candidates_changes_rounding_only(sets, Probe, loss):
     X_new = np.take_along_axis(X, order[..., None], axis=1)
     y_new = np.take_along_axis(y, order, axis=1)
     probe, other = short(Probe, loss).fit(X, y), short(Probe, loss).fit(X_new, y_new)
-    assert_allclose(values(probe, X), values(other, X), rtol=1e-7, atol=1e-9)
+    assert_allclose(values_of(probe, X), values_of(other, X), rtol=1e-7, atol=1e-9)
 
 
 @every_probe_and_loss
@@ -240,7 +237,7 @@ def test_weight_zero_leaves_out(data, Probe, loss):
     one = short(Probe, loss).fit(X, y, groups, sample_weight=weight)
     kept_groups = None if groups is None else groups[kept]
     other = short(Probe, loss).fit(X[kept], y[kept], kept_groups)
-    assert_allclose(values(one, X), values(other, X), rtol=1e-9, atol=1e-12)
+    assert_allclose(values_of(one, X), values_of(other, X), rtol=1e-9, atol=1e-12)
     assert differ(one, short(Probe, loss).fit(X, y, groups))
 
 
@@ -257,8 +254,8 @@ def test_weights_are_copies_in_a_single_batch(sets, Probe, loss, monkeypatch):
         copies = (np.repeat(array, weight.ravel(), axis=0) for array in arrays)
         one = clone(probe).fit(X, y, sample_weight=weight)
         other = clone(probe).fit(*copies)
-        assert_allclose(values(one, X), values(other, X), rtol=1e-6, atol=1e-8)
-        assert abs(values(one, X) - values(plain, X)).max() > 1e-4
+        assert_allclose(values_of(one, X), values_of(other, X), rtol=1e-6, atol=1e-8)
+        assert abs(values_of(one, X) - values_of(plain, X)).max() > 1e-4
 
 
 @pytest.mark.parametrize("loss", PAIRWISE)
@@ -297,7 +294,7 @@ def test_scale_of_features_does_not_matter(sets, Probe, loss):
     X, y = sets
     scaled = X * [1e-3, 1, 1e4, 30] + [0.1, -5, 1e5, 0]
     one, other = short(Probe, loss).fit(X, y), short(Probe, loss).fit(scaled, y)
-    assert_allclose(values(other, scaled), values(one, X), rtol=1e-5, atol=1e-7)
+    assert_allclose(values_of(other, scaled), values_of(one, X), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("factor", [1e-6, 1e5])
@@ -328,18 +325,18 @@ def test_constant_columns_have_no_weight(sets, warm_start):
     assert (policy.coefs_[0][:4] != 0).any()
 
 
-@both_probes
+@every_probe
 def test_float32_and_float64(sets, Probe):
     X, y = sets
     single, double = short(Probe).fit(X.astype(np.float32), y), short(Probe).fit(X, y)
     assert {part.dtype for part in parameters(single)} == {np.dtype(np.float32)}
     assert {part.dtype for part in parameters(double)} == {np.dtype(np.float64)}
-    assert values(single, X.astype(np.float32)).dtype == np.float32
-    assert values(double, X).dtype == np.float64
-    assert_allclose(values(single, X), values(double, X), rtol=1e-2, atol=1e-3)
+    assert values_of(single, X.astype(np.float32)).dtype == np.float32
+    assert values_of(double, X).dtype == np.float64
+    assert_allclose(values_of(single, X), values_of(double, X), rtol=1e-2, atol=1e-3)
 
 
-@both_probes
+@every_probe
 def test_float16_and_memory_maps(sets, Probe, tmp_path):
     X, y = sets[0].astype(np.float16), sets[1]
     single = short(Probe).fit(X.astype(np.float32), y)
@@ -347,15 +344,15 @@ def test_float16_and_memory_maps(sets, Probe, tmp_path):
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     half = short(Probe).fit(mapped, y)
     assert_same_bits(half, single)
-    assert values(half, mapped).dtype == np.float32
-    assert_allclose(values(half, mapped), values(single, X.astype(np.float32)))
+    assert values_of(half, mapped).dtype == np.float32
+    assert_allclose(values_of(half, mapped), values_of(single, X.astype(np.float32)))
 
 
 # Interruptions, and the end of training
 
 
 @pytest.mark.filterwarnings("default:The network did not converge")
-@both_probes
+@every_probe
 def test_too_few_epochs(sets, Probe):
     with pytest.warns(ConvergenceWarning, match=r"max_iter.*Increase") as caught:
         probe = short(Probe, max_iter=2).fit(*sets)
@@ -423,7 +420,7 @@ def test_only_the_fit_of_hidden_layers_needs_torch(sets, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
 
 
-@both_probes
+@every_probe
 def test_callbacks(sets, Probe):
     callback = pytest.importorskip("sklearn.callback", reason="scikit-learn < 1.9")
     monitor = callback.ScoringMonitor(scoring={"score": check_scoring(Probe())})

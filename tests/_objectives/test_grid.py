@@ -80,18 +80,6 @@ def test_curvatures_are_those_of_single_objectives(loss, grid_of, rng):
         assert curvature == pytest.approx(expected)
 
 
-def test_parts_add_up_to_the_folds(grid_of):
-    grid = grid_of("squared_error")
-    n_rows, share = np.zeros(3), np.zeros(3)
-    for folds, part, weight in grid.parts():
-        n_rows[folds] += part.layout.n_rows
-        share[folds] += weight
-    for fold in range(3):
-        assert n_rows[fold] == len(grid.fold_rows[fold])
-        mask = grid.in_fold[fold]
-        assert share[fold] == pytest.approx(grid.objective.prompt_weight[mask].sum())
-
-
 @pytest.mark.parametrize("full", [True, False])
 @two_kinds_of_loss
 def test_hessian_models_are_those_of_the_folds(loss, full, grid_of, monkeypatch):

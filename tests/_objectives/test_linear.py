@@ -164,19 +164,6 @@ def test_low_precision(loss, dtype, data, rng):
     assert_allclose(gradient, expected, atol=1e-5 * abs(expected).max())
 
 
-def test_memory_mapped_x(tmp_path, data, rng):
-    X, *rest = with_dtype(data, np.float16)
-    np.save(tmp_path / "X.npy", X)
-    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
-    one, other = (
-        objective_of((array, *rest), "policy_gradient") for array in (mapped, X)
-    )
-    assert isinstance(one.X, np.memmap)
-    theta = rng.normal(size=4)
-    expected = other.value_and_gradient(theta)[1]
-    assert_array_equal(one.value_and_gradient(theta)[1], expected)
-
-
 def test_rows_outside_the_layout_are_not_read(rows):
     X, y, groups = rows
     out = np.arange(len(X)) % 3 == 0

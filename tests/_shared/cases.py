@@ -20,7 +20,7 @@ SMOOTH = [name for name in LOSSES if name != "pairwise_hinge"]
 CONVEX = [name for name in LOSSES if name != "policy_gradient"]
 
 PROBES = [QProbeRegressor, QProbePolicy]
-both_probes = pytest.mark.parametrize("Probe", PROBES)
+every_probe = pytest.mark.parametrize("Probe", PROBES)
 every_probe_and_loss = pytest.mark.parametrize(
     ("Probe", "loss"),
     [
@@ -31,7 +31,7 @@ every_probe_and_loss = pytest.mark.parametrize(
 )
 
 
-def values(probe, X):
+def values_of(probe, X):
     """Values of the candidates: Q of a policy, the expected reward of a regressor."""
     return getattr(probe, "decision_function", probe.predict)(X)
 

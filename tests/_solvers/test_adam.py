@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from cases import every_probe_and_loss, make_objective, values
+from cases import every_probe_and_loss, make_objective, values_of
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skqprobe import QProbePolicy
@@ -150,7 +150,7 @@ def test_cuda_agrees_with_the_cpu(sets, monkeypatch, Probe, loss):
     X, y = sets
     settings = {"hidden_layer_sizes": (8, 4), "max_iter": 5, "random_state": 1}
     there, again = (Probe(loss, **settings).fit(X, y) for _ in range(2))
-    assert_array_equal(values(there, X), values(again, X))
+    assert_array_equal(values_of(there, X), values_of(again, X))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     here = Probe(loss, **settings).fit(X, y)
-    assert_allclose(values(there, X), values(here, X), rtol=1e-6, atol=1e-8)
+    assert_allclose(values_of(there, X), values_of(here, X), rtol=1e-6, atol=1e-8)

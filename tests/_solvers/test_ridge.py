@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 from skqprobe import QProbePolicy
 from skqprobe._solvers import ridge, solve_ridge
 from skqprobe._solvers.ridge import solve_systems
-from skqprobe.losses import LOSSES, ContrastivePolicyGradient
+from skqprobe.losses import ContrastivePolicyGradient
 
 every_loss = pytest.mark.parametrize("loss", LEAST_SQUARES)
 with_and_without_intercept = pytest.mark.parametrize("fit_intercept", [False, True])
@@ -115,14 +115,6 @@ def test_scaled_and_shifted_columns(loss, alpha, scale, shift, rtol, rng):
     assert_allclose(changed[:7] * scale, theta[:7], rtol=rtol)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@every_loss
-def test_low_precision(loss, dtype, problem):
-    X, y = problem[0].astype(dtype), problem[1]
-    theta, expected = solve(X, y, loss), solve(X.astype(np.float64), y, loss)
-    assert_allclose(theta, expected, atol=1e-4 * abs(expected).max())
-
-
 @pytest.mark.parametrize("alpha", [0, 1e-8])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @every_loss
@@ -146,16 +138,10 @@ def test_dependent_columns_in_low_precision(loss, dtype, alpha, rng):
 
 def test_losses_with_a_closed_form(sets):
     assert LEAST_SQUARES == ["squared_error", "contrastive_policy_gradient"]
-    for loss in LOSSES:
-        policy = QProbePolicy(loss, solver="closed_form")
-        if loss in LEAST_SQUARES:
-            auto = QProbePolicy(loss).fit(*sets)
-            assert_array_equal(policy.fit(*sets).coef_, auto.coef_)
-        else:
-            message = f"solver='closed_form' cannot minimise loss='{loss}'"
-            with pytest.raises(ValueError, match=message):
-                policy.fit(*sets)
-            assert not hasattr(policy, "coef_")
+    for loss in LEAST_SQUARES:
+        auto = QProbePolicy(loss).fit(*sets)
+        closed = QProbePolicy(loss, solver="closed_form").fit(*sets)
+        assert_array_equal(closed.coef_, auto.coef_)
 
 
 @every_loss

@@ -124,7 +124,8 @@ def test_any_regressor_is_a_greedy_policy(sets):
 def test_message_without_pandas(sets, monkeypatch):
     policy = QProbePolicy().fit(*sets)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ImportError, match=r'pip install "skqprobe\[frame\]"'):
+    message = r'^policy_report needs pandas: pip install "skqprobe\[frame\]"'
+    with pytest.raises(ImportError, match=message):
         policy_report(policy, *sets)
 
 

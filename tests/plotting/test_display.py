@@ -94,5 +94,6 @@ def test_bad_input(display, options, sets):
 @every_display
 def test_message_without_matplotlib(display, options, sets, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match=r'pip install "skqprobe\[plot\]"'):
+    message = rf'^{display.__name__} needs .*: pip install "skqprobe\[plot\]"'
+    with pytest.raises(ImportError, match=message):
         display.from_predictions(sets[1], sets[1], **options)
