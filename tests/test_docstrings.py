@@ -21,8 +21,7 @@ STYLE = Path(__file__).parents[1] / "docs" / "develop" / "style.md"
 # paths, and why. Those of one expression have one text.
 OTHER_KINDS = {
     "X": {
-        r"embedders\..*\.fit": "texts, which are not embedded",
-        r"embedders\..*\.(fit_transform|transform)": "texts",
+        r"embedders\..*\.(fit|fit_transform|transform)": "texts",
         r"embedders\..*\.make_texts": "texts that were checked",
         r"preprocessing\.PerCandidate\.inverse_transform": "transformed embeddings",
         r"metrics\.candidate_values": "input of any estimator",
@@ -36,12 +35,6 @@ OTHER_KINDS = {
         ),
         r"metrics\.win_rate": "as in best_of_k_reward; only the order matters",
         r"preprocessing\.PerCandidate\..*": "optional",
-        r"plotting\.(PromptDifficulty|QValue)Display\.from_predictions": (
-            "described together with the values"
-        ),
-        r"plotting\.Reward(Curve|KL)Display\.from_predictions": (
-            "described together with the scores"
-        ),
     },
     "groups": {
         r"QProbePolicyCV\.fit": "for sets, too: passed to the splitter",
@@ -50,7 +43,6 @@ OTHER_KINDS = {
     },
     "sample_weight": {
         r"QProbePolicyCV\.fit": "weights the scores, too",
-        r".*\.score": "refers to fit",
     },
     "prompt_weight": {},
     "average": {r"metrics\.recovery": "a ratio of two means"},
@@ -62,12 +54,6 @@ OTHER_KINDS = {
             "k is the number of draws, from m candidates; only the order matters"
         ),
         r"metrics\.soft_best_of_k_reward": "k is the number of draws",
-        r"plotting\.(PromptDifficulty|QValue)Display\.from_predictions": (
-            "described together with the rewards, as values"
-        ),
-        r"plotting\.Reward(Curve|KL)Display\.from_predictions": (
-            "described together with the rewards"
-        ),
     },
     "proba": {r"sample_candidates": "the result of any policy, so gives the range"},
     "random_state": {
@@ -83,7 +69,6 @@ OTHER_KINDS = {
     "n_resamples": {r"plotting\..*": "fewer by default, for a figure"},
     "confidence_level": {
         r"metrics\.Estimate": "no default",
-        r"plotting\.[^.]*": "level of an interval that was computed",
     },
 }
 
@@ -92,12 +77,7 @@ CONSTRUCTORS = {
     "alpha": {r"QProbeRegressor": "another default"},
     "loss": {r"QProbeRegressor": "two losses"},
     "temperature": {r"QProbeRegressor": "in units of the reward, and only for sample"},
-    "solver": {r"QProbeRegressor": "one loss has a closed form"},
-    "n_candidates": {r"QProbeRegressor": "changes only rounding"},
-    "fit_intercept": {
-        r"QProbeRegressor": "both losses have an intercept",
-        r"QProbePolicyCV": "no hidden layers",
-    },
+    "fit_intercept": {r"QProbePolicyCV": "no hidden layers"},
     "max_iter": {r"QProbePolicyCV": "no hidden layers"},
     "tol": {r"QProbePolicyCV": "no hidden layers"},
     "random_state": OTHER_KINDS["random_state"],

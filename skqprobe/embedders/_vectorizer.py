@@ -136,7 +136,7 @@ class VectorizerEmbedder(BaseEmbedder):
 
         Returns
         -------
-        feature_names_out : ndarray of str objects, of shape (n_features_out_,)
+        feature_names_out : ndarray of str objects, of shape (`n_features_out_`,)
             Names of the features.
         """
         try:

@@ -65,7 +65,7 @@ def prompt_bootstrap(
 
     Prompts are resampled, with all their candidates. What is resampled are the terms of
     the metric per prompt, so that the metric itself is called once. The interval is the
-    bias-corrected and accelerated one of :func:`scipy.stats.bootstrap`. For more than
+    bias-corrected and accelerated one of `scipy.stats.bootstrap`. For more than
     10,000 prompts it is the percentile interval, which is much faster and hardly
     differs.
 
