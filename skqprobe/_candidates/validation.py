@@ -224,7 +224,7 @@ def check_weights(sample_weight, layout):
     sample_weight : float, array-like or None
         Non-negative number of copies of each candidate, of shape (n_prompts, k), or
         (n_rows,) with groups; or of each prompt, of shape (n_prompts,), or (n_rows,)
-        without groups. A number is the weight of every prompt.
+        without groups. A number is the weight of every prompt or row.
     layout : Layout
         Layout of the candidates.
 
@@ -244,13 +244,12 @@ def check_weights(sample_weight, layout):
     ones = np.ones(layout.n_prompts)
     if sample_weight is None:
         return ones, None
-    by_prompt = not layout.grouped
     if isinstance(sample_weight, Real):
-        sample_weight, by_prompt = np.full(layout.n_prompts, sample_weight), True
+        sample_weight = np.full(layout.shape[:1], sample_weight)
     weight = to_host(sample_weight)
     options = {"ensure_2d": False, "allow_nd": True, "dtype": np.float64}
     weight = check_array(weight, input_name="sample_weight", **options)
-    by_prompt = by_prompt or weight.ndim < len(layout.shape)
+    by_prompt = not layout.grouped or weight.ndim < len(layout.shape)
     expected = layout.shape[:1] if by_prompt else layout.shape
     if weight.shape != expected:
         allowed = sorted({layout.shape[:1], layout.shape}, key=len)

@@ -37,24 +37,6 @@ except ImportError:  # pragma: no cover  (run with the oldest supported scikit-l
         """Accept any X: before version 1.9, all input is converted to numpy."""
 
 
-__all__ = [
-    "ARRAY_API_SUPPORT",
-    "CallbackSupportMixin",
-    "HasMethods",
-    "Interval",
-    "StrOptions",
-    "_fit_context",
-    "check_same_namespace",
-    "feature_names_in",
-    "get_namespace_and_device",
-    "max_precision_float_dtype",
-    "move_to",
-    "parse_version",
-    "with_callbacks",
-    "wrap_output",
-]
-
-
 def wrap_output(values, X, transformer):
     """Put the output of a transformer in the container that `set_output` selects."""
     return _wrap_data_with_container("transform", values, X, transformer)

@@ -91,3 +91,9 @@ def test_weights_of_prompts_and_of_candidates(layout, weight, by_prompt, by_cand
 def test_bad_probabilities(proba, groups, message):
     with pytest.raises(ValueError, match=message):
         check_proba(proba, groups)
+
+
+def test_a_number_weights_all_rows_of_prompts(rows):
+    X, y, groups = rows
+    fitted = [QProbePolicy().fit(X, y, groups, sample_weight=w) for w in (None, 2.0)]
+    np.testing.assert_allclose(fitted[1].coef_, fitted[0].coef_, rtol=1e-4)
