@@ -15,22 +15,6 @@ from skqprobe._estimators._fit import TrainingData, weighted_layout
 from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
 
 
-@dataclass(frozen=True)
-class Fold:
-    """A fold of cross-validation.
-
-    Parameters
-    ----------
-    train : ndarray of bool, of shape (n_prompts,)
-        Prompts to train on, among those of positive weight.
-    test : HeldOut
-        Prompts to score on.
-    """
-
-    train: np.ndarray
-    test: "HeldOut"
-
-
 def make_folds(data, groups, sample_weight, cv, X):
     """Split the prompts of training data.
 
@@ -45,30 +29,28 @@ def make_folds(data, groups, sample_weight, cv, X):
 
     Returns
     -------
-    folds : list of Fold
+    train : ndarray of bool, of shape (n_folds, n_prompts)
+        Prompts to train on, among those of positive weight.
+    held_out : list of HeldOut
+        Prompts to score on.
     """
     layout, prompt_weight, candidate_weight = weighted_layout(
         data.layout, sample_weight
     )
-
-    def prompts_of(rows):
-        return layout.to_prompt_order(rows)[layout.offsets[:-1]]
-
-    folds = []
+    first_rows = layout.offsets[:-1]
+    trains, held_out = [], []
     for train, test in _row_splits(data, groups, cv, X):
+        trains.append(layout.to_prompt_order(train)[first_rows])
         rows = layout.to_prompt_order(test)
         kept = layout.keep(rows)
-        held_out = HeldOut(
-            data,
-            groups,
-            test,
-            np.flatnonzero(rows),
-            kept,
-            prompt_weight[prompts_of(test)],
+        weights = (
+            prompt_weight[rows[first_rows]],
             kept.to_prompt_order(candidate_weight),
         )
-        folds.append(Fold(prompts_of(train), held_out))
-    return folds
+        held_out.append(
+            HeldOut(data, groups, test, np.flatnonzero(rows), kept, *weights)
+        )
+    return np.array(trains), held_out
 
 
 def _row_splits(data, groups, cv, X):

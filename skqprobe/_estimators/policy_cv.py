@@ -209,7 +209,7 @@ class QProbePolicyCV(QProbePolicy):
                 "scoring=None, or convert X to numpy."
             )
         losses = self._losses(data.rewards)
-        folds = make_folds(data, groups, sample_weight, self.cv, X)
+        train, held_out = make_folds(data, groups, sample_weight, self.cv, X)
         settings = {"alpha": self.alphas, "loss": losses}
         settings["temperature"] = self.temperatures
         grid = ParameterGrid({name: list(values) for name, values in settings.items()})
@@ -228,18 +228,20 @@ class QProbePolicyCV(QProbePolicy):
                     fit_intercept=self.fit_intercept,
                 )
             )
-            of_losses.append(self._cross_validate(objectives[-1], data, folds))
+            of_losses.append(
+                self._cross_validate(objectives[-1], data, train, held_out)
+            )
             search.end()
         # Settings vary in the order of ParameterGrid: alpha, loss, temperature.
         scores = np.stack(of_losses, axis=1)
-        results = _cv_results(list(grid), scores.reshape(len(grid), len(folds)))
+        results = _cv_results(list(grid), scores.reshape(len(grid), -1))
         best = int(results["rank_test_score"].argmin())
         attributes = data.features | {
             "cv_results_": results,
             "best_index_": best,
             "best_params_": grid[best],
             "best_score_": float(results["mean_test_score"][best]),
-            "n_splits_": len(folds),
+            "n_splits_": len(held_out),
             **{f"{name}_": value for name, value in grid[best].items()},
         }
         if self.refit:
@@ -277,27 +279,26 @@ class QProbePolicyCV(QProbePolicy):
             get_loss(loss).check_rewards(rewards)
         return list(self.losses)
 
-    def _cross_validate(self, objective, data, folds):
+    def _cross_validate(self, objective, data, train, held_out):
         """Scores of a loss, of shape (n_alphas, n_temperatures, n_folds)."""
-        train = np.array([fold.train for fold in folds])
         grid = GridObjective(objective, train, self.alphas)
         with raise_on_overflow():
             thetas = self._minimize_grid(grid)
             coefs = downcast(grid.split(thetas)[0], objective.dtype)
             values = grid.scores(coefs)
-        scores = np.empty((len(self.alphas), len(self.temperatures), len(folds)))
+        scores = np.empty((len(self.alphas), len(self.temperatures), len(held_out)))
         for number, theta in enumerate(thetas):
             fold, i = divmod(number, len(self.alphas))
             for j, temperature in enumerate(self.temperatures):
                 if self.scoring is None:
-                    score = folds[fold].test.reward(values[number], temperature)
+                    score = held_out[fold].reward(values[number], temperature)
                 else:
                     policy = QProbePolicy(
                         objective.loss, alpha=self.alphas[i], temperature=temperature
                     )
                     fitted = fitted_attributes(objective, theta, n_iter=1)
                     set_fitted(policy, data.features | fitted)
-                    score = folds[fold].test.score(self.scoring, policy)
+                    score = held_out[fold].score(self.scoring, policy)
                 scores[i, j, fold] = score
         return scores
 

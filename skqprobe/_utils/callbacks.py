@@ -79,12 +79,6 @@ class Task:
             **self._arguments, reconstruction_attributes=state
         )
 
-    def cancel(self):
-        """End a task that turned out not to be needed."""
-        if self._context is not None:
-            estimator = self._arguments["estimator"]
-            self._context.call_on_fit_task_end(estimator=estimator)
-
 
 class Iterations:
     """Iterations of a solver, as subtasks of a task.
@@ -125,5 +119,5 @@ class Iterations:
 
     def end(self, attributes):
         """End the task, with the fitted attributes."""
-        self._iteration.cancel()
+        self._iteration.end()  # it did not run
         self._task.end(attributes)
