@@ -99,6 +99,10 @@ class BlockReader:
         return float16_to_float32(block, out)
 
 
+SUBNORMAL = np.float32(1e-40)
+"""Number that becomes 0 where subnormal numbers are flushed, as torch can request."""
+
+
 def take_rows(X, rows):
     """Index the first axis. `X[rows]` takes four times as long for scattered rows.
 
@@ -127,6 +131,9 @@ def float16_to_float32(X, out):
     A shift moves the bits of exponent and fraction to their places in float32, and the
     sign with them. A product corrects for the different biases of the exponents.
     """
+    if np.multiply(SUBNORMAL, np.float32(1)) == 0:  # the processor flushes to zero
+        out[...] = X
+        return out
     bits = out.view(np.int32)
     bits[...] = X.view(np.int16)
     bits <<= 13

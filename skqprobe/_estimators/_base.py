@@ -253,6 +253,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             For sets, the index along axis 1. For rows, the position in X, with the
             prompts in order of first appearance.
         """
+        self = self._snapshot()
         layout, scores = self._scored_layout(X, groups, "sample")
         values = self._choice_values(scores)
         proba = choice_probabilities(values, layout, self.temperature)

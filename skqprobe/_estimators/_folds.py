@@ -10,7 +10,7 @@ from sklearn.model_selection import check_cv
 
 from skqprobe._candidates.choice import choice_reward
 from skqprobe._candidates.layout import Layout
-from skqprobe._candidates.segments import repeat_per_prompt, segment_sum
+from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._estimators._fit import TrainingData, weighted_layout
 from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
 
@@ -29,8 +29,8 @@ def make_folds(data, groups, sample_weight, cv, X):
 
     Returns
     -------
-    train : ndarray of bool, of shape (n_folds, n_prompts)
-        Prompts to train on, among those of positive weight.
+    train : ndarray of int, of shape (n_folds, n_prompts)
+        Number of times to train on each prompt, among those of positive weight.
     held_out : list of HeldOut
         Prompts to score on.
     """
@@ -41,10 +41,11 @@ def make_folds(data, groups, sample_weight, cv, X):
     trains, held_out = [], []
     for train, test in _row_splits(data, groups, cv, X):
         trains.append(layout.to_prompt_order(train)[first_rows])
-        rows = layout.to_prompt_order(test)
+        copies = layout.to_prompt_order(test)
+        rows = copies > 0
         kept = layout.keep(rows)
         weights = (
-            prompt_weight[rows[first_rows]],
+            (prompt_weight * copies[first_rows])[rows[first_rows]],
             kept.to_prompt_order(candidate_weight),
         )
         held_out.append(
@@ -54,7 +55,7 @@ def make_folds(data, groups, sample_weight, cv, X):
 
 
 def _row_splits(data, groups, cv, X):
-    """Yield masks of rows to train and to score on, in user order, of shape (n_rows,).
+    """Yield how often to train and to score on each row, in user order, (n_rows,).
 
     An int splits the prompts, anything else the first axis of X.
     """
@@ -63,20 +64,20 @@ def _row_splits(data, groups, cv, X):
     n = layout.n_prompts if by_prompt else layout.shape[0]
     arguments = (np.zeros(n),) if by_prompt else (X, data.rewards, groups)
     for split in check_cv(cv).split(*arguments):
-        masks = []
+        sides = []
         for indices in split:
-            mask = np.zeros(n, dtype=bool)
-            mask[indices] = True
+            copies = np.zeros(n, dtype=int)
+            np.add.at(copies, indices, 1)
             if by_prompt or len(layout.shape) == 2:
-                mask = layout.to_user_order(repeat_per_prompt(mask, layout.offsets))
-            _check_whole_prompts(mask, layout)
-            masks.append(mask.reshape(-1))
-        yield masks
+                copies = layout.to_user_order(repeat_per_prompt(copies, layout.offsets))
+            _check_whole_prompts(copies, layout)
+            sides.append(copies.reshape(-1))
+        yield sides
 
 
-def _check_whole_prompts(mask, layout):
-    inside = segment_sum(layout.to_prompt_order(mask).astype(int), layout.offsets)
-    if (inside % layout.sizes).any():
+def _check_whole_prompts(copies, layout):
+    copies, offsets = layout.to_prompt_order(copies), layout.offsets
+    if (copies != repeat_per_prompt(copies[offsets[:-1]], offsets)).any():
         raise ValueError(
             "cv splits the candidates of a prompt between training and scoring. Use an "
             "int, or a splitter that respects groups, such as GroupKFold."
@@ -93,10 +94,10 @@ class HeldOut:
         All training data.
     groups : array-like or None
         Prompt labels of all rows.
-    mask : ndarray of bool, of shape (n_rows,)
-        Held-out rows, in user order.
+    copies : ndarray of int, of shape (n_rows,)
+        Number of times to score on each row, in user order.
     rows : ndarray of int
-        The same, in prompt order and without rows of weight 0.
+        Rows to score on, in prompt order and without rows of weight 0.
     layout : Layout
         Layout of `rows`.
     prompt_weight : ndarray of shape (layout.n_prompts,)
@@ -107,7 +108,7 @@ class HeldOut:
 
     data: TrainingData
     groups: Any
-    mask: np.ndarray
+    copies: np.ndarray
     rows: np.ndarray
     layout: Layout
     prompt_weight: np.ndarray
@@ -138,12 +139,13 @@ class HeldOut:
 
     def score(self, scoring, policy):
         """Score a policy by a function of the user, in the layout of the user."""
-        X, y = self.data.X[self.mask], self.data.rewards
+        X, y = self.data.X, self.data.rewards
+        copies = self.copies.reshape(y.shape)
         if y.ndim == 2:
-            X = X.reshape(-1, y.shape[1], X.shape[1])
-            return scoring(policy, X, y[self.mask.reshape(y.shape)[:, 0]])
+            prompts = np.repeat(np.arange(len(y)), copies[:, 0])
+            return scoring(policy, X.reshape(*y.shape, -1)[prompts], y[prompts])
+        rows = np.repeat(np.arange(len(y)), copies)
         if self.groups is None:
-            return scoring(policy, X, y[self.mask])
-        pairs = zip(self.groups, self.mask, strict=True)
-        groups = [label for label, is_held_out in pairs if is_held_out]
-        return scoring(policy, X, y[self.mask], groups=groups)
+            return scoring(policy, X[rows], y[rows])
+        labels = list(self.groups)
+        return scoring(policy, X[rows], y[rows], groups=[labels[i] for i in rows])

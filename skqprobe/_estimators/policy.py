@@ -180,7 +180,7 @@ class QProbePolicy(BaseQProbe):
         Q : ndarray of shape (n_prompts, k) or (n_rows,)
             Values of the candidates.
         """
-        scores, shape = self._scores(X, "decision_function")
+        scores, shape = self._snapshot()._scores(X, "decision_function")
         return to_namespace_of(X, scores.reshape(shape))
 
     def predict_proba(self, X, groups=None):
@@ -199,6 +199,7 @@ class QProbePolicy(BaseQProbe):
         proba : ndarray of shape (n_prompts, k) or (n_rows,)
             Probabilities that sum to 1 inside each prompt.
         """
+        self = self._snapshot()
         layout, scores = self._scored_layout(X, groups, "predict_proba")
         proba = choice_probabilities(scores, layout, self.temperature)
         return to_namespace_of(X, layout.to_user_order(proba))
@@ -220,7 +221,7 @@ class QProbePolicy(BaseQProbe):
             For sets, the index along axis 1. For rows, the position in X, with the
             prompts in order of first appearance; without groups, 0 for every row.
         """
-        layout, scores = self._scored_layout(X, groups, "predict")
+        layout, scores = self._snapshot()._scored_layout(X, groups, "predict")
         return to_namespace_of(X, layout.to_user_index(best_candidates(scores, layout)))
 
     def score(self, X, y, groups=None, *, sample_weight=None):
@@ -246,6 +247,7 @@ class QProbePolicy(BaseQProbe):
             Mean over prompts. NaN, with a warning, for rows without groups, which leave
             nothing to choose.
         """
+        self = self._snapshot()
         scores, shape = self._scores(X, "score")
         layout = check_layout(shape, groups)
         rewards = check_values(y, shape, "y")

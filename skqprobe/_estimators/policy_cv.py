@@ -235,12 +235,18 @@ class QProbePolicyCV(QProbePolicy):
         # Settings vary in the order of ParameterGrid: alpha, loss, temperature.
         scores = np.stack(of_losses, axis=1)
         results = _cv_results(list(grid), scores.reshape(len(grid), -1))
+        mean = results["mean_test_score"]
+        if data.layout.grouped and np.isnan(mean).all():
+            raise ValueError(
+                "All settings have a mean score of NaN, so none is the best. Check "
+                "that scoring returns numbers for every fold of cv."
+            )
         best = int(results["rank_test_score"].argmin())
         attributes = data.features | {
             "cv_results_": results,
             "best_index_": best,
             "best_params_": grid[best],
-            "best_score_": float(results["mean_test_score"][best]),
+            "best_score_": float(mean[best]),
             "n_splits_": len(held_out),
             **{f"{name}_": value for name, value in grid[best].items()},
         }

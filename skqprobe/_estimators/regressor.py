@@ -170,6 +170,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
 
     def _predict(self, X, method):
         """Compute the result of `predict` as a numpy array."""
+        self = self._snapshot()
         scores, shape = self._scores(X, method)
         return self._choice_values(scores).reshape(shape)
 

@@ -19,8 +19,8 @@ class GridObjective:
     ----------
     objective : LinearObjective
         Objective of all prompts. Its penalty is not used.
-    in_fold : ndarray of bool, of shape (n_folds, n_prompts)
-        Prompts that each fold trains on.
+    in_fold : ndarray of int, of shape (n_folds, n_prompts)
+        Number of times that each fold trains on each prompt.
     alphas : ndarray of shape (n_alphas,)
         Strengths of the L2 penalty, in [0, inf).
     """
@@ -34,9 +34,9 @@ class GridObjective:
         # `objective`.
         offsets = objective.layout.offsets
         self.fold_rows = [
-            np.flatnonzero(repeat_per_prompt(mask, offsets)) for mask in in_fold
+            np.flatnonzero(repeat_per_prompt(copies, offsets)) for copies in in_fold
         ]
-        self.fold_objectives = [restrict(objective, mask) for mask in in_fold]
+        self.fold_objectives = [restrict(objective, copies) for copies in in_fold]
 
     def parts(self):
         """Partition the prompts by the set of folds that train on them.
@@ -46,7 +46,7 @@ class GridObjective:
         Yields
         ------
         folds : ndarray of int
-            Folds that train on the part, at least one.
+            Folds that train on the part, at least one, each as often as it does.
         objective : LinearObjective
             Objective of the part.
         share : float
@@ -57,7 +57,8 @@ class GridObjective:
             if pattern.any():
                 mask = number.reshape(-1) == i
                 share = self.objective.prompt_weight[mask].sum()
-                yield np.flatnonzero(pattern), restrict(self.objective, mask), share
+                folds = np.repeat(np.arange(len(pattern)), pattern)
+                yield folds, restrict(self.objective, mask), share
 
     def value_and_gradient(self, thetas, which):
         """Evaluate some of the objectives in two reads of X.
@@ -134,26 +135,27 @@ class GridObjective:
         return curvatures
 
 
-def restrict(objective, mask):
+def restrict(objective, copies):
     """Make the objective of some of the prompts, with the mean over these alone.
 
     Parameters
     ----------
     objective : LinearObjective
         Objective of all prompts.
-    mask : ndarray of bool, of shape (n_prompts,)
-        Prompts to keep.
+    copies : ndarray of int or bool, of shape (n_prompts,)
+        Number of copies of each prompt; 0 leaves it out.
 
     Returns
     -------
     objective : LinearObjective
         Objective of these prompts, with the same penalty.
     """
-    rows = repeat_per_prompt(mask, objective.layout.offsets)
+    kept = copies > 0
+    rows = repeat_per_prompt(kept, objective.layout.offsets)
     return replace(
         objective,
         layout=objective.layout.keep(rows),
         rewards=objective.rewards[rows],
-        prompt_weight=objective.prompt_weight[mask],
+        prompt_weight=(objective.prompt_weight * copies)[kept],
         candidate_weight=objective._weight(rows),
     )

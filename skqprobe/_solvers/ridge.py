@@ -33,7 +33,7 @@ def solve_ridge(objective):
     theta : ndarray of shape (n_parameters,)
         The minimum; without a penalty, the one of minimum norm.
     """
-    everything = np.ones((1, objective.layout.n_prompts), dtype=bool)
+    everything = np.ones((1, objective.layout.n_prompts), dtype=int)
     parts = [([0], objective, 1.0)]
     return _solve_folds(objective, everything, parts, [objective.alpha])[0, 0]
 
@@ -63,7 +63,7 @@ def _solve_folds(objective, in_fold, parts, alphas):
     if objective.has_intercept:
         center = objective.least_squares_means[0]
     thetas = np.empty((len(in_fold), len(alphas), objective.n_parameters))
-    is_primal = in_fold @ objective.layout.sizes >= d
+    is_primal = (in_fold > 0) @ objective.layout.sizes >= d
     for folds, solve in [(is_primal, _solve_primal), (~is_primal, _solve_dual)]:
         numbers = np.flatnonzero(folds)
         if len(numbers):
@@ -96,8 +96,9 @@ def _solve_primal(objective, in_fold, parts, numbers, alphas, center):
     for folds, part, share in parts:
         if share > 0:
             total = NormalSums(d).add_objective(part, share, center)
-            for fold in sums.keys() & set(folds):
-                sums[fold].add(total)
+            for fold in folds:
+                if fold in sums:
+                    sums[fold].add(total)
     equations = [sums[number].equations(has_intercept) for number in numbers]
     grams, moments, x_means, t_means = zip(*equations, strict=True)
     coefs = solve_systems(grams, np.array(moments), alphas)
@@ -198,8 +199,10 @@ def _solve_dual(objective, in_fold, parts, numbers, alphas, center):
     means = np.zeros((len(numbers), len(t)))  # X's mean is `means @ X`
     t_means = np.zeros(len(numbers))
     for i, number in enumerate(numbers):
-        inside = np.repeat(in_fold[number], objective.layout.sizes)
-        weight = v[inside] / (objective.prompt_weight[in_fold[number]].sum() or 1)
+        copies = np.repeat(in_fold[number], objective.layout.sizes)
+        inside = copies > 0
+        total = in_fold[number] @ objective.prompt_weight
+        weight = (copies * v)[inside] / (total or 1)
         K, target, root = gram[np.ix_(inside, inside)], t[inside], np.sqrt(weight)
         share = weight / (weight.sum() or 1)
         if objective.has_intercept:

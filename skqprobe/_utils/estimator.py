@@ -13,6 +13,16 @@ class BaseEstimator(base.BaseEstimator):
     a newer version raises a warning.
     """
 
+    def _snapshot(self):
+        """Return an estimator of the present attributes.
+
+        A fit in another thread replaces all attributes of the original at once. A
+        method that reads several of them reads those of one fit in a snapshot.
+        """
+        snapshot = object.__new__(type(self))
+        snapshot.__dict__ = self.__dict__.copy()
+        return snapshot
+
     def __getstate__(self):
         return {**super().__getstate__(), "_skqprobe_version": _this_version()}
 

@@ -198,7 +198,7 @@ def _score(record, item, reward):
 
 
 def _check_reward(value):
-    if value is None or isinstance(value, (str, bytes)):
+    if value is None or isinstance(value, (str, bytes, bytearray, complex)):
         raise TypeError(f"the reward must be a number; got {type(value).__name__}")
     number = float(value)
     if not np.isfinite(number):

@@ -243,6 +243,7 @@ class SiblingFeatures(
                 (n_rows, n_features_out)
             Embeddings and features, in float64 for a float64 X, otherwise in float32.
         """
+        self = self._snapshot()
         check_is_fitted(self, "feature_scales_")
         X, layout = self._check_input(X, groups, reset=False)
         features = self._compute_features(X, layout)
