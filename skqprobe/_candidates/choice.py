@@ -17,7 +17,7 @@ def choice_probabilities(scores, layout, temperature, weight=None):
     layout : Layout
         Layout of the candidates.
     temperature : float
-        Temperature in [0, inf). At 0, the best candidates of a prompt share the
+        Temperature in [0, inf]. At 0, the best candidates of a prompt share the
         probability equally.
     weight : ndarray of shape (n_rows,), default=None
         Number of copies of each candidate. The probability of a candidate is that of
@@ -51,7 +51,7 @@ def choice_mass(scores, best, temperature):
     scores, best : ndarray
         Finite scores, and the best score of their prompt.
     temperature : float
-        Temperature in [0, inf).
+        Temperature in [0, inf].
 
     Returns
     -------
@@ -61,6 +61,7 @@ def choice_mass(scores, best, temperature):
     if temperature == 0:
         return (scores == best).astype(np.float64)
     # Halves, since a difference of finite numbers may overflow.
+    temperature = float(temperature)
     half_behind = scores.astype(np.float64) / 2 - best.astype(np.float64) / 2
     with np.errstate(over="ignore"):  # exp(-inf), far behind at a low temperature
         return np.exp(half_behind / temperature * 2)
@@ -76,7 +77,7 @@ def choice_reward(scores, rewards, layout, temperature, candidate_weight=None):
     layout : Layout
         Layout of the candidates.
     temperature : float
-        Temperature in [0, inf).
+        Temperature in [0, inf].
     candidate_weight : ndarray of shape (n_rows,), default=None
         Number of copies of each candidate.
 

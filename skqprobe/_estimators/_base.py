@@ -55,7 +55,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
 
     _parameter_constraints: dict = {
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "temperature": [Interval(Real, 0, None, closed="left")],
+        "temperature": [Interval(Real, 0, np.inf, closed="both")],
         "fit_intercept": ["boolean"],
         "n_candidates": [Interval(Integral, 1, None, closed="left"), None],
         "hidden_layer_sizes": ["array-like"],

@@ -166,7 +166,7 @@ def make_objective(
         warn_user(NOTHING_TO_LEARN.format(loss) if has_groups else NO_GROUPS)
         prompt_weight = np.zeros_like(prompt_weight)
     arguments = {
-        "alpha": alpha,
+        "alpha": float(alpha),
         "fit_intercept": fit_intercept,
         "prompt_weight": prompt_weight,
         "candidate_weight": candidate_weight,
@@ -197,6 +197,14 @@ def _set_weights(prompt_weight, candidate_weight, sets, n_sets):
     return np.repeat(prompt_weight / copies_of_prompt, n_sets) * copies
 
 
+def solver_options(tol, max_iter):
+    """Convert settings, which may be any numbers, to those that solvers compute with.
+
+    From a tolerance of 1 on, every start has converged.
+    """
+    return {"tol": min(float(tol), 1.0), "max_iter": int(min(max_iter, 2**31))}
+
+
 def minimize(
     objective, solver, theta, *, tol, max_iter, random_state=None, on_iteration=None
 ):
@@ -225,7 +233,7 @@ def minimize(
     """
     if not objective.prompt_weight.any():
         return np.zeros_like(theta), 1
-    options = {"tol": tol, "max_iter": max_iter, "on_iteration": on_iteration}
+    options = solver_options(tol, max_iter) | {"on_iteration": on_iteration}
     with raise_on_overflow():
         if solver == "closed_form":
             theta = solve_ridge(objective)

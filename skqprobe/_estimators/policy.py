@@ -40,7 +40,7 @@ class QProbePolicy(BaseQProbe):
         all weights of a network on standardised features, and for losses with a closed
         form on standardised rewards; biases are not penalised.
     temperature : float, default=0.0
-        Temperature of the choice, in [0, inf), in units of Q. At 0 the best candidate
+        Temperature of the choice, in [0, inf], in units of Q. At 0 the best candidate
         is chosen, and candidates of equal value share the probability. Only
         `predict_proba`, `sample` and `score` use it, so that it may be changed after
         `fit`: in training, a temperature would only rescale `alpha`.

@@ -17,6 +17,7 @@ from skqprobe._estimators._fit import (
     make_objective,
     minimize,
     set_fitted,
+    solver_options,
 )
 from skqprobe._estimators._folds import make_folds
 from skqprobe._estimators.policy import QProbePolicy
@@ -50,7 +51,7 @@ class QProbePolicyCV(QProbePolicy):
         Strengths of the penalty to try, in [0, inf). Of settings with equal scores the
         first is selected, so list the strongest penalty first.
     temperatures : tuple of float, default=(0.0,)
-        Temperatures to try, in [0, inf), in units of Q.
+        Temperatures to try, in [0, inf], in units of Q.
     cv : int, splitter or iterable, default=None
         Cross-validation splits of the prompts. An int is the number of folds, of
         consecutive prompts; None means 5. A splitter, or an iterable of (train, test)
@@ -252,7 +253,7 @@ class QProbePolicyCV(QProbePolicy):
         }
         if self.refit:
             objective = objectives[np.unravel_index(best, scores.shape[:3])[1]]
-            objective.alpha = grid[best]["alpha"]
+            objective.alpha = float(grid[best]["alpha"])
             attributes = self._refit(objective, attributes, task)
         task.end(attributes if self.refit else None)
         return set_fitted(self, attributes)
@@ -312,7 +313,7 @@ class QProbePolicyCV(QProbePolicy):
         """Parameters of all fits of a grid, of shape (n_objectives, n_parameters)."""
         if hasattr(grid.objective.loss, "least_squares"):
             return solve_ridge_grid(grid)
-        options = {"tol": self.tol, "max_iter": self.max_iter}
+        options = solver_options(self.tol, self.max_iter)
         thetas, converged = minimize_lbfgs_grid(grid, **options)
         if not converged.all():
             warn_user(

@@ -32,7 +32,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         all weights of a network on standardised features, and for losses with a closed
         form on standardised rewards; biases are not penalised.
     temperature : float, default=0.0
-        Temperature of `sample`, in [0, inf), in units of the reward. It may be changed
+        Temperature of `sample`, in [0, inf], in units of the reward. It may be changed
         after `fit`.
     fit_intercept : bool, default=True
         Whether "squared_error" and "log_loss" have an intercept. Shift-invariant losses

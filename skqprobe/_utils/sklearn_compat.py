@@ -1,7 +1,8 @@
 """Functions of scikit-learn that are private, or only in recent versions."""
 
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils import _param_validation
+from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils._set_output import _wrap_data_with_container
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import _check_feature_names_in as feature_names_in
@@ -35,6 +36,20 @@ except ImportError:  # pragma: no cover  (run with the oldest supported scikit-l
 
     def check_same_namespace(X, estimator, *, attribute, method):
         """Accept any X: before version 1.9, all input is converted to numpy."""
+
+
+class Interval(_param_validation.Interval):
+    """Interval that contains no numbers which numpy cannot represent.
+
+    The class of scikit-learn raises a TypeError for such numbers, as of `fractions`.
+    """
+
+    def is_satisfied_by(self, val):
+        """Return whether `val` is a number in the interval."""
+        try:
+            return super().is_satisfied_by(val)
+        except TypeError:
+            return False
 
 
 def wrap_output(values, X, transformer):

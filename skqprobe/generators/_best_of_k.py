@@ -119,6 +119,8 @@ class BestOfK(BaseEstimator):
             "before you generate.",
         )
         records = self.generator.generate(prompts, self.k)
+        if not records:
+            return ([], []) if return_candidates else []
         proba = self._probabilities(records)
         chosen = sample_candidates(proba, random_state=self.random_state)
         completions = [

@@ -106,7 +106,7 @@ def softmax_reward(
     scores : array-like of shape (n_prompts, k) or (n_rows,)
         Scores of the candidates, such as the values of a probe.
     temperature : float
-        Temperature of the choice, in [0, inf), in units of the scores. At 0 the best
+        Temperature of the choice, in [0, inf], in units of the scores. At 0 the best
         candidate is chosen, and candidates of equal score share the probability.
     groups : array-like of shape (n_rows,), default=None
         Prompt labels of the rows: hashable values in any order. Not needed for sets.
@@ -281,7 +281,7 @@ def soft_best_of_k_reward(
     k : int or array-like of int, of shape (n_k,)
         Number of candidates among which one is chosen, 1 or more.
     temperature : float
-        Temperature of the choice, in [0, inf), in units of the scores. At 0 the best
+        Temperature of the choice, in [0, inf], in units of the scores. At 0 the best
         candidate is chosen, and candidates of equal score share the probability.
     groups : array-like of shape (n_rows,), default=None
         Prompt labels of the rows: hashable values in any order. Not needed for sets.

@@ -145,7 +145,7 @@ def expected_reward_scorer(temperature=0.0):
     Parameters
     ----------
     temperature : float, default=0.0
-        Temperature of the choice, in [0, inf), in units of the values. At 0 the best
+        Temperature of the choice, in [0, inf], in units of the values. At 0 the best
         candidate is chosen, and candidates of equal value share the probability. The
         temperature of the estimator is ignored.
 

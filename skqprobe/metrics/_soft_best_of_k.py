@@ -47,7 +47,7 @@ def soft_best_of_k(rewards, scores, ks, temperature, layout, n_draws, random_sta
     ks : ndarray of int, of shape (n_k,)
         Sizes of the sets.
     temperature : float
-        Temperature in [0, inf).
+        Temperature in [0, inf].
     layout : Layout
         Layout of the candidates.
     n_draws : int
