@@ -36,6 +36,9 @@ class Objective:
         Positive weights of the candidates inside their prompt, in prompt order.
     n_skipped : int, default=0
         Number of prompts that are not informative for the loss and have weight 0.
+    center : ndarray of shape (d,), default=None
+        Vector that is subtracted from each row of X when it is read, so that an
+        intercept is that of X minus `center`.
     """
 
     X: Any
@@ -48,6 +51,7 @@ class Objective:
     prompt_weight: np.ndarray
     candidate_weight: np.ndarray | None = None
     n_skipped: int = 0
+    center: np.ndarray | None = None
 
     def __post_init__(self):
         self.has_intercept = self.fit_intercept and not self.loss.shift_invariant
@@ -55,11 +59,19 @@ class Objective:
         self.reader = BlockReader(self.X)
         self.dtype = self.reader.dtype
         self.n_features = self.X.shape[1]
+        self._buffer = np.empty(0)
 
     def _read(self, rows):
         """Read embeddings of rows in prompt order, in the dtype to compute in."""
         order = self.layout.order
-        return self.reader(rows if order is None else order[rows])
+        X = self.reader(rows if order is None else order[rows])
+        if self.center is None or not isinstance(X, np.ndarray):
+            return X if self.center is None else X - self.center
+        # In memory that is used again: new memory takes longer than the subtraction.
+        if self._buffer.size < X.size:
+            self._buffer = np.empty(X.size, X.dtype)
+        out = self._buffer[: X.size].reshape(X.shape)
+        return np.subtract(X, self.center, out=out)
 
     def _weight(self, rows):
         return None if self.candidate_weight is None else self.candidate_weight[rows]

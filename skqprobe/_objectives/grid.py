@@ -38,6 +38,13 @@ class GridObjective:
         ]
         self.fold_objectives = [restrict(objective, copies) for copies in in_fold]
 
+    def centered(self):
+        """Return the grid with centred columns, if it needs them for precision."""
+        objective = self.objective.centered()
+        if objective is self.objective:
+            return self
+        return GridObjective(objective, self.in_fold, self.alphas)
+
     def parts(self):
         """Partition the prompts by the set of folds that train on them.
 

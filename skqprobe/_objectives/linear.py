@@ -1,5 +1,6 @@
 """Scores of a linear probe, and the objective of its training."""
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -7,6 +8,13 @@ import numpy as np
 from skqprobe._arrays.blocks import PRODUCT_ROWS, BlockReader, row_blocks, rows_at_once
 from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._objectives.base import Objective, center_per_prompt
+
+LARGEST_OFFSET = 200
+"""Norm of the column means, in standard deviations, above which columns are centred in
+float32. That slows an evaluation down."""
+
+SAMPLED_ROWS = 2**12
+"""Number of rows from which the offset of the columns is estimated."""
 
 
 def linear_scores(X, coef, intercept):
@@ -72,6 +80,37 @@ class LinearObjective(Objective):
         if self.has_intercept:
             return theta[..., :-1], theta[..., -1]
         return theta, np.zeros(theta.shape[:-1])
+
+    def centered(self):
+        """Return the objective with centred columns, if it needs them for precision.
+
+        Products with X in float32 lose the digits that a large common offset of the
+        columns takes. Only columns that an intercept or a shift-invariant loss can
+        centre are changed.
+        """
+        can_center = self.has_intercept or self.loss.shift_invariant
+        if self.dtype != np.float32 or not can_center:
+            return self
+        mean, variance = self.moments(False, self.sampled_blocks(SAMPLED_ROWS))
+        varies = variance > 0
+        offset = np.linalg.norm(mean[varies] / np.sqrt(variance[varies]))
+        if offset < LARGEST_OFFSET:
+            return self
+        return replace(self, center=mean.astype(np.float32))
+
+    def to_raw(self, theta):
+        """Convert parameters, (..., n_parameters), to those of columns as they are."""
+        if self.center is None or not self.has_intercept:
+            return theta
+        coef, intercept = self.split(theta)
+        return np.concatenate([coef, (intercept - coef @ self.center)[..., None]], -1)
+
+    def from_raw(self, theta):
+        """Convert parameters of columns as they are; the inverse of `to_raw`."""
+        if self.center is None or not self.has_intercept:
+            return theta
+        coef, intercept = self.split(theta)
+        return np.concatenate([coef, (intercept + coef @ self.center)[..., None]], -1)
 
     def value_and_gradient(self, theta):
         """Evaluate the objective in one read of X.

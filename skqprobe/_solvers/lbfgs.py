@@ -53,6 +53,7 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     ConvergenceWarning
         If the search has not converged after `max_iter` iterations.
     """
+    objective = objective.centered()
 
     def evaluate(thetas, which):
         value, gradient = objective.value_and_gradient(thetas[0])
@@ -62,13 +63,13 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
         return [objective.score_curvature(objective.scores(thetas[0]))]
 
     def callback(thetas, values):
-        return on_iteration(thetas[0], values[0])
+        return on_iteration(objective.to_raw(thetas[0]), values[0])
 
     thetas, state = _minimize(
         evaluate,
         measure_curvatures,
         [(objective, objective.alpha, model_hessian(objective))],
-        theta[None],
+        objective.from_raw(theta)[None],
         tol=tol,
         max_iter=max_iter,
         on_iteration=None if on_iteration is None else callback,
@@ -81,7 +82,7 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
             f"at zero, tol={tol:g}. Increase max_iter, or alpha, or tol.",
             ConvergenceWarning,
         )
-    return thetas[0], max(n_iter, 1)
+    return objective.to_raw(thetas[0]), max(n_iter, 1)
 
 
 def minimize_lbfgs_grid(grid, *, tol, max_iter):
@@ -105,6 +106,7 @@ def minimize_lbfgs_grid(grid, *, tol, max_iter):
     converged : ndarray of bool, of shape (n_objectives,)
         Whether each search has converged.
     """
+    grid = grid.centered()
     folds = zip(grid.fold_objectives, model_fold_hessians(grid), strict=True)
     thetas, state = _minimize(
         grid.value_and_gradient,
@@ -114,7 +116,7 @@ def minimize_lbfgs_grid(grid, *, tol, max_iter):
         tol=tol,
         max_iter=max_iter,
     )
-    return thetas, state.converged
+    return grid.objective.to_raw(thetas), state.converged
 
 
 def _minimize(
