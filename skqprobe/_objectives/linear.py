@@ -91,8 +91,10 @@ class LinearObjective(Objective):
         can_center = self.has_intercept or self.loss.shift_invariant
         if self.dtype != np.float32 or not can_center:
             return self
-        mean, variance = self.moments(False, self.sampled_blocks(SAMPLED_ROWS))
-        varies = variance > 0
+        with np.errstate(over="ignore"):  # an infinite variance exceeds any offset
+            mean, variance = self.moments(False, self.sampled_blocks(SAMPLED_ROWS))
+        # The variance of a constant column is rounding.
+        varies = variance > (8 * np.finfo(np.float32).eps * mean) ** 2
         offset = np.linalg.norm(mean[varies] / np.sqrt(variance[varies]))
         if offset < LARGEST_OFFSET:
             return self

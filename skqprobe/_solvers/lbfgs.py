@@ -17,6 +17,10 @@ NEAR = 0.1
 """Length of the gradient, relative to that at zero, at which the parameters are near
 enough to the minimum to measure the curvature there."""
 
+GAP = 1e-3
+"""Part of the total gain that may be left at a minimum. A search that rounding ends
+earlier has not converged."""
+
 
 def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     """Minimise an objective with L-BFGS.
@@ -185,6 +189,12 @@ def _minimize(
         if state.stopped:
             break
     state.n_iter = n_iter
+    # With unit curvature, half of the squared gradient is left to gain.
+    length = np.linalg.norm(state.gradient, axis=1)
+    is_minimum = length**2 / 2 <= max(GAP, tol) * abs(state.value)
+    is_minimum |= (length <= tol) | (state.value == 0)
+    if models[0][0].loss.smooth and not state.stopped:
+        state.converged &= is_minimum
     return thetas, state
 
 

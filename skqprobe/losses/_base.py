@@ -22,6 +22,9 @@ class BaseLoss(ABC, BaseEstimator):
         Whether adding a constant to all scores of a prompt leaves the loss unchanged. A
         probe with such a loss has no intercept, and it learns nothing if every prompt
         has a single candidate.
+    smooth : bool
+        Whether the loss has a gradient everywhere. Only then can a fit measure by its
+        gradient how far from the minimum it ended.
 
     Examples
     --------
@@ -48,6 +51,7 @@ class BaseLoss(ABC, BaseEstimator):
     """
 
     shift_invariant = False
+    smooth = True
 
     @abstractmethod
     def value_and_gradient(self, scores, rewards, offsets, weight=None):

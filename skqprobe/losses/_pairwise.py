@@ -107,6 +107,8 @@ class PairwiseHinge(_PairwiseLoss):
     .. [1] https://github.com/likenneth/q_probe
     """
 
+    smooth = False
+
     def __init__(self, margin=0.1):
         self.margin = margin
 
