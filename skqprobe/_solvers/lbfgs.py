@@ -155,7 +155,11 @@ def _minimize(
     state : object
         Result of the last `minimize_batched_lbfgs`, with `n_iter` of both stages.
     """
-    at_zero = evaluate(np.zeros_like(thetas), np.arange(len(thetas)))
+    everything = np.arange(len(thetas))
+    at_zero = evaluate(np.zeros_like(thetas), everything)
+    if thetas.any():  # a start that is worse than zero is of another scale
+        is_better = evaluate(thetas, everything)[0] < at_zero[0]
+        thetas = np.where(is_better[:, None], thetas, 0)
     n_iter = 0
 
     def callback(v, values):
