@@ -72,11 +72,12 @@ def test_a_common_offset_in_float32(loss, shape, offset, alpha):
 
 
 @pytest.mark.parametrize("loss", ["log_loss", "pairwise_logistic"])
+@pytest.mark.parametrize("shape", [(30, 5, 8), (20, 5, 200)])
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_a_warm_start_of_another_scale(loss, scale):
+def test_a_warm_start_of_another_scale(loss, shape, scale):
     """The start does not decide where the fit of a convex loss ends."""
-    X, y, weight = synthetic(0, (30, 5, 8), 0, 1, "f8")
-    policy = QProbePolicy(loss, alpha=1e-4, warm_start=True)
+    X, y, weight = synthetic(0, shape, 0, 1, "f8")
+    policy = QProbePolicy(loss, alpha=1e-8, warm_start=True)
     policy.fit(X * scale, y, sample_weight=weight).fit(X, y, sample_weight=weight)
-    found = excess(loss, X, y, weight, 1e-4, policy.coef_, policy.intercept_)
+    found = excess(loss, X, y, weight, 1e-8, policy.coef_, policy.intercept_)
     assert abs(found) <= 1e-3

@@ -17,6 +17,9 @@ NEAR = 0.1
 """Length of the gradient, relative to that at zero, at which the parameters are near
 enough to the minimum to measure the curvature there."""
 
+MAX_RESCALINGS = 12
+"""Maximum number of divisions by ten of a starting point."""
+
 GAP = 1e-3
 """Part of the total gain that may be left at a minimum. A search that rounding ends
 earlier has not converged."""
@@ -155,11 +158,9 @@ def _minimize(
     state : object
         Result of the last `minimize_batched_lbfgs`, with `n_iter` of both stages.
     """
-    everything = np.arange(len(thetas))
-    at_zero = evaluate(np.zeros_like(thetas), everything)
-    if thetas.any():  # a start that is worse than zero is of another scale
-        is_better = evaluate(thetas, everything)[0] < at_zero[0]
-        thetas = np.where(is_better[:, None], thetas, 0)
+    at_zero = evaluate(np.zeros_like(thetas), np.arange(len(thetas)))
+    if thetas.any():
+        thetas = _rescale(evaluate, thetas, at_zero[0])
     n_iter = 0
 
     def callback(v, values):
@@ -200,6 +201,24 @@ def _minimize(
     if models[0][0].loss.smooth and not state.stopped:
         state.converged &= is_minimum
     return thetas, state
+
+
+def _rescale(evaluate, thetas, values_at_zero):
+    """Divide starting points by powers of ten while that decreases the value.
+
+    A start from a fit to features of another scale would be far from the minimum, where
+    the preconditioner is poor. One that is worse than zero is replaced by zero.
+    """
+    everything = np.arange(len(thetas))
+    values = evaluate(thetas, everything)[0]
+    for _ in range(MAX_RESCALINGS):
+        smaller = evaluate(thetas / 10, everything)[0]
+        is_better = smaller < values
+        if not is_better.any():
+            break
+        thetas = np.where(is_better[:, None], thetas / 10, thetas)
+        values = np.minimum(values, smaller)
+    return np.where((values < values_at_zero)[:, None], thetas, 0)
 
 
 def _least_gain(tol):
