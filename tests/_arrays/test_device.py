@@ -18,12 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from skqprobe import (
-    QProbePolicy,
-    QProbePolicyCV,
-    QProbeRegressor,
-    sample_candidates,
-)
+from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, sample_candidates
 from skqprobe._arrays import blocks, device
 from skqprobe._objectives import linear
 from skqprobe._solvers import preconditioner

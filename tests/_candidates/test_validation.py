@@ -4,11 +4,7 @@ from numpy.testing import assert_array_equal
 
 from skqprobe import QProbePolicy
 from skqprobe._candidates.layout import check_layout
-from skqprobe._candidates.validation import (
-    check_candidates,
-    check_proba,
-    check_weights,
-)
+from skqprobe._candidates.validation import check_candidates, check_proba, check_weights
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

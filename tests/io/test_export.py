@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -14,12 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import skqprobe
-from skqprobe import (
-    QProbePolicy,
-    QProbePolicyCV,
-    QProbeRegressor,
-    make_probe_pipeline,
-)
+from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, make_probe_pipeline
 from skqprobe.io import to_json, to_safetensors
 from skqprobe.losses import PairwiseHinge, SoftmaxCrossEntropy
 from skqprobe.preprocessing import PerCandidate
@@ -87,7 +83,7 @@ def test_export_is_exact(name, probe, form):
         pytest.importorskip("safetensors")
         read = read_safetensors(to_safetensors(probe))
     coef = np.array(read["coef"], dtype=read["dtype"])
-    np.testing.assert_array_equal(coef, probe.coef_, strict=True)
+    assert_array_equal(coef, probe.coef_, strict=True)
     assert float(read["intercept"]) == probe.intercept_
     assert read["temperature"] == probe.temperature
     assert read["n_features"] == 4
@@ -106,7 +102,7 @@ def test_inverse_link_gives_the_expected_reward(probe):
     reward = score(read, X)
     if read["inverse_link"] == "sigmoid":
         reward = 1 / (1 + np.exp(-reward))
-    np.testing.assert_allclose(reward, probe.predict(X), rtol=1e-6)
+    assert_allclose(reward, probe.predict(X), rtol=1e-6)
 
 
 def test_both_forms_agree(policy):
@@ -157,7 +153,7 @@ def test_export_includes_scaling(sets, steps, dtype):
     X = (X * [1, 10, 0.1, 1] + [0, 100, 3, -1]).astype(dtype)
     model = make_pipeline(*steps, QProbePolicy("log_loss")).fit(X, y)
     read = json.loads(to_json(model))
-    np.testing.assert_allclose(
+    assert_allclose(
         score(read, X),
         model.decision_function(X),
         atol=1e-4 if dtype == "float32" else 1e-12,
@@ -170,10 +166,10 @@ def test_exports_of_old_releases(folder):
     with np.load(folder / "answers.npz") as expected:
         X, Q = expected["X"], expected["policy, decision_function"]
     read = json.loads((folder / "policy.json").read_text())
-    np.testing.assert_allclose(score(read, X), Q, rtol=1e-5, atol=1e-6)
+    assert_allclose(score(read, X), Q, rtol=1e-5, atol=1e-6)
     pytest.importorskip("safetensors")
     read = read_safetensors((folder / "policy.safetensors").read_bytes())
-    np.testing.assert_allclose(score(read, X), Q, rtol=1e-5, atol=1e-6)
+    assert_allclose(score(read, X), Q, rtol=1e-5, atol=1e-6)
 
 
 # Errors

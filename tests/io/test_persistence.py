@@ -16,17 +16,13 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal, assert_equal
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 
 import skqprobe
-from skqprobe import (
-    QProbePolicy,
-    QProbePolicyCV,
-    QProbeRegressor,
-    make_probe_pipeline,
-)
+from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, make_probe_pipeline
 from skqprobe.embedders import (
     BaseEmbedder,
     EmbeddingCache,
@@ -79,9 +75,7 @@ def estimators():
         "policy": QProbePolicy(temperature=0.5).fit(X.astype("f4"), y),
         "loss object": QProbePolicy(PairwiseHinge(margin=0.5)).fit(X, y),
         "numpy's settings": QProbePolicy(
-            alpha=np.float64(0.1),
-            n_candidates=np.int64(2),
-            random_state=0,
+            alpha=np.float64(0.1), n_candidates=np.int64(2), random_state=0
         ).fit(X, y),
         "hidden layers": with_hidden_layers(),
         "cross-validation": QProbePolicyCV(
@@ -160,7 +154,7 @@ def test_loaded_estimators_are_equal(way, name):
         expected, given = answers(model, X), answers(loaded, X)
         assert expected and given.keys() == expected.keys()
         for method, values in expected.items():
-            np.testing.assert_array_equal(given[method], values, strict=True)
+            assert_array_equal(given[method], values, strict=True)
     assert repr(loaded) == repr(model)
     if not isinstance(model, list):
         types, expected_types = (
@@ -179,8 +173,8 @@ def test_hidden_layers_fitted_by_torch(way, sets):
     ).fit(X, y)
     loaded = way.loads(way.dumps(policy))
     for a, b in zip(loaded.coefs_, policy.coefs_, strict=True):
-        np.testing.assert_array_equal(a, b, strict=True)
-    np.testing.assert_array_equal(loaded.predict_proba(X), policy.predict_proba(X))
+        assert_array_equal(a, b, strict=True)
+    assert_array_equal(loaded.predict_proba(X), policy.predict_proba(X))
 
 
 @every_way
@@ -189,7 +183,7 @@ def test_loaded_policies_draw_the_same(way, sets):
     policy = QProbePolicy(temperature=1.0, random_state=np.random.RandomState(3))
     policy.fit(X, y)
     loaded = way.loads(way.dumps(policy))
-    np.testing.assert_array_equal(loaded.sample(X, size=5), policy.sample(X, size=5))
+    assert_array_equal(loaded.sample(X, size=5), policy.sample(X, size=5))
 
 
 @every_way
@@ -197,7 +191,7 @@ def test_loaded_policies_can_be_fitted_again(way, sets):
     X, y = sets
     policy = QProbePolicy(PairwiseHinge(0.5), warm_start=True).fit(X[:30], y[:30])
     loaded = way.loads(way.dumps(policy))
-    np.testing.assert_array_equal(loaded.fit(X, y).coef_, policy.fit(X, y).coef_)
+    assert_array_equal(loaded.fit(X, y).coef_, policy.fit(X, y).coef_)
 
 
 @every_way
@@ -211,7 +205,7 @@ def test_embedders_do_not_save_models(way, Embedder, request):
     embedded = embedder.fit_transform(texts)
     content = way.dumps(embedder)
     assert len(content) < 10_000
-    np.testing.assert_array_equal(way.loads(content).transform(texts), embedded)
+    assert_array_equal(way.loads(content).transform(texts), embedded)
 
 
 @every_way
@@ -311,7 +305,7 @@ def test_newer_version_warns(way, name, monkeypatch):
     content = saved_by("99.1", model, way, monkeypatch)
     with pytest.warns(UserWarning, match=r"by skqprobe 99\.1, .* is older"):
         loaded = way.loads(content)
-    np.testing.assert_equal(answers(loaded, X), answers(model, X))
+    assert_equal(answers(loaded, X), answers(model, X))
     way.loads(way.dumps(loaded))  # now saved by this version: no warning
 
 
@@ -352,9 +346,9 @@ def test_files_of_old_releases(folder):
 def check_equal(values, expected):
     """Check that values are equal, up to rounding that depends on the machine."""
     if values.dtype.kind == "f":
-        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+        assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
     else:
-        np.testing.assert_array_equal(values, expected)
+        assert_array_equal(values, expected)
 
 
 def save_fixtures():

@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 from sklearn import config_context
@@ -47,12 +48,12 @@ def test_features_match_loops(rng, metric):
     pairs = [cdist(E, E, metric)[~np.eye(6, dtype=bool)] for E in X]
     scale = np.median(pairs)
     limits = np.quantile(np.array(pairs) / scale, siblings.quantiles)
-    np.testing.assert_allclose(siblings.scales_, scale)
-    np.testing.assert_allclose(siblings.thresholds_, [limits])
+    assert_allclose(siblings.scales_, scale)
+    assert_allclose(siblings.thresholds_, [limits])
     expected = np.stack(features_by_loops(X, metric, scale, limits, siblings))
     expected /= expected.std(axis=(0, 1))
-    np.testing.assert_allclose(got, expected, atol=1e-6)
-    np.testing.assert_allclose(siblings.transform(X), got)
+    assert_allclose(got, expected, atol=1e-6)
+    assert_allclose(siblings.transform(X), got)
 
 
 def test_rows_agree_with_sets_in_any_order(rng):
@@ -63,9 +64,9 @@ def test_rows_agree_with_sets_in_any_order(rng):
     rows = SiblingFeatures(ALL, embedding="center")
     got = rows.fit_transform(X.reshape(45, 3)[order], groups=groups)
     expected = sets.transform(X).reshape(45, -1)[order]
-    np.testing.assert_allclose(got, expected, atol=1e-12)
+    assert_allclose(got, expected, atol=1e-12)
     got = rows.transform(X.reshape(45, 3)[order], groups=groups)
-    np.testing.assert_allclose(got, expected, atol=1e-12)
+    assert_allclose(got, expected, atol=1e-12)
 
 
 def test_ragged_prompts_are_independent(rows):
@@ -75,7 +76,7 @@ def test_ragged_prompts_are_independent(rows):
     for group in np.unique(groups):
         mine = groups == group
         alone = siblings.transform(X[mine][np.newaxis])[0]
-        np.testing.assert_allclose(got[mine], alone, atol=1e-12)
+        assert_allclose(got[mine], alone, atol=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -84,7 +85,7 @@ def test_few_candidates(rng, k):
     X = rng.normal(size=(4, k, 3))
     features = siblings.transform(X)[..., 3:]
     assert np.isfinite(features).all()
-    np.testing.assert_allclose(features.mean(axis=1), 0, atol=1e-12)
+    assert_allclose(features.mean(axis=1), 0, atol=1e-12)
     if k == 1:
         assert (features == 0).all()
     alone = SiblingFeatures(ALL).fit_transform(X)
@@ -120,11 +121,11 @@ def test_columns_before_the_features(rng, embedding):
     d = 0 if embedding == "drop" else 3
     kept, features = out[..., :d], out[..., d:]
     if embedding == "keep":
-        np.testing.assert_array_equal(kept, X)
+        assert_array_equal(kept, X)
     elif embedding == "center":
-        np.testing.assert_allclose(kept, X - X.mean(axis=1, keepdims=True))
+        assert_allclose(kept, X - X.mean(axis=1, keepdims=True))
     total = features.reshape(-1, 3).var(axis=0)
-    np.testing.assert_allclose(total, total[0])  # equal shares
+    assert_allclose(total, total[0])  # equal shares
     expected = 2.0 * (3 if embedding == "drop" else X.reshape(-1, 3).var(axis=0).sum())
     assert total.sum() == pytest.approx(expected)
 
@@ -135,7 +136,7 @@ def test_each_view_has_its_own_features(rng):
     got = both.fit_transform(np.concatenate([A, B], axis=2))
     one = SiblingFeatures(("mean",), embedding="drop")
     expected = [one.fit_transform(A), one.fit_transform(B)]
-    np.testing.assert_allclose(got, np.concatenate(expected, axis=2))
+    assert_allclose(got, np.concatenate(expected, axis=2))
     names = ["view0_sibling_mean", "view1_sibling_mean"]
     assert both.get_feature_names_out().tolist() == names
 
@@ -157,11 +158,11 @@ def test_large_problems_are_split_into_blocks(rng, monkeypatch):
     whole = SiblingFeatures(ALL).fit_transform(X)
     module = "skqprobe.preprocessing._sibling_features."
     monkeypatch.setattr(module + "PAIRS_AT_ONCE", 5 * 36)
-    np.testing.assert_allclose(SiblingFeatures(ALL).fit_transform(X), whole)
+    assert_allclose(SiblingFeatures(ALL).fit_transform(X), whole)
     monkeypatch.setattr(module + "SAMPLED_PAIRS", 10 * 30)
     sampled = SiblingFeatures(ALL).fit(X)  # from every third prompt
     kept = SiblingFeatures(ALL).fit(X[::3])
-    np.testing.assert_allclose(sampled.scales_, kept.scales_)
+    assert_allclose(sampled.scales_, kept.scales_)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -169,7 +170,7 @@ def test_dtype(rng, dtype):
     X = rng.normal(size=(6, 4, 3)).astype(dtype)
     out = SiblingFeatures(ALL).fit_transform(X)
     assert out.dtype == (np.float64 if dtype == np.float64 else np.float32)
-    np.testing.assert_array_equal(out[..., :3], X)
+    assert_array_equal(out[..., :3], X)
 
 
 def make(scaler):
@@ -199,7 +200,7 @@ def test_pipelines_and_searches_in_both_layouts(sets):
         )
         of_rows.fit(X_rows, y_rows, groups=groups)
         chosen = of_rows.best_estimator_.predict(X_rows, groups=groups)
-    np.testing.assert_allclose(
+    assert_allclose(
         of_sets.cv_results_["mean_test_score"],
         of_rows.cv_results_["mean_test_score"],
         atol=0.02,
@@ -228,15 +229,15 @@ def test_rows_without_groups_warn_and_have_zeros(rng, method):
     with pytest.warns(UserWarning, match="no groups were given") as caught:
         out = getattr(siblings, method)(X)
     assert [warning.filename for warning in caught] == [__file__]
-    np.testing.assert_array_equal(out[:, :3], X)
-    np.testing.assert_array_equal(out[:, 3:], 0)
+    assert_array_equal(out[:, :3], X)
+    assert_array_equal(out[:, 3:], 0)
 
 
 def test_clone_and_pickle(rng):
     X = rng.normal(size=(6, 4, 3))
     siblings = SiblingFeatures(nearest=[0.5]).fit(X)
     again = pickle.loads(pickle.dumps(siblings))
-    np.testing.assert_array_equal(again.transform(X), siblings.transform(X))
+    assert_array_equal(again.transform(X), siblings.transform(X))
     assert clone(siblings).nearest == [0.5]
 
 
@@ -295,7 +296,7 @@ def test_scale_of_embeddings(rng, metric, scale, dtype):
     make = SiblingFeatures(WITHOUT_SHARE, metric=metric, embedding="drop")
     expected = make.fit_transform(X.astype(np.float64))
     rtol = 1e-9 if dtype == np.float64 else 2e-2 if dtype == np.float16 else 1e-4
-    np.testing.assert_allclose(make.fit_transform(scaled), expected, atol=rtol)
+    assert_allclose(make.fit_transform(scaled), expected, atol=rtol)
 
 
 def test_angles_of_tiny_embeddings(rng):
@@ -304,9 +305,7 @@ def test_angles_of_tiny_embeddings(rng):
     mixed = X.copy()
     mixed[:, 1] *= np.float32(2.0**-100)
     make = SiblingFeatures(WITHOUT_SHARE, embedding="drop")
-    np.testing.assert_allclose(
-        make.fit_transform(mixed), make.fit_transform(X), atol=1e-4
-    )
+    assert_allclose(make.fit_transform(mixed), make.fit_transform(X), atol=1e-4)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
@@ -335,4 +334,4 @@ def test_equal_candidates(metric, embedding, dtype, shape, constant):
     make = SiblingFeatures(ALL, metric=metric, embedding=embedding)
     out = make.fit_transform(X)
     features = out[..., shape[2] if embedding != "drop" else 0 :]
-    np.testing.assert_array_equal(features, 0)
+    assert_array_equal(features, 0)
