@@ -113,11 +113,3 @@ def test_feature_names(rows, Probe, frame):
     # A fit with sets, which have no names, removes them, too.
     probe.fit(named, y, groups).fit(np.stack([X, X]), np.stack([y, y]))
     assert not hasattr(probe, "feature_names_in_")
-
-
-def test_columns_without_names(rows):
-    pd = pytest.importorskip("pandas")
-    X, y, groups = rows
-    policy = QProbePolicy().fit(pd.DataFrame(X), y, groups)  # integer column names
-    assert not hasattr(policy, "feature_names_in_")
-    assert policy.n_features_in_ == 4

@@ -74,21 +74,15 @@ def test_pairwise_logistic_is_logistic_regression_on_differences(pairs):
 def test_pairwise_hinge_is_a_support_vector_machine_on_differences(pairs):
     X, y = both_directions(pairs)
     alpha, margin = 0.01, 0.1
-    machine = LinearSVC(
-        loss="hinge",
-        # In units of the margin: |coef|^2 / 2 + mean hinge / (alpha margin).
-        C=1 / (alpha * margin * len(X)),
-        fit_intercept=False,
-        tol=1e-8,
-        max_iter=1_000_000,
-        random_state=0,
-    ).fit(X, y)
+    # In units of the margin: |coef|^2 / 2 + mean hinge / (alpha margin).
+    C = 1 / (alpha * margin * len(X))
+    settings = {"fit_intercept": False, "max_iter": 1_000_000, "random_state": 0}
+    machine = LinearSVC(loss="hinge", C=C, tol=1e-8, **settings).fit(X, y)
     objective = objective_of(*pairs, "pairwise_hinge", alpha=alpha)
     best = margin * machine.coef_[0]
-    theta, _ = solve(objective)
-    assert abs(relative_gap(objective, theta, best)) < 1e-3
-    theta, _ = solve(objective, tol=1e-8, max_iter=2000)
-    assert abs(relative_gap(objective, theta, best)) < 1e-5
+    for options, allowed in [({}, 1e-3), ({"tol": 1e-8, "max_iter": 2000}, 1e-5)]:
+        theta, _ = solve(objective, **options)
+        assert abs(relative_gap(objective, theta, best)) < allowed
 
 
 # Conditioning
@@ -217,14 +211,12 @@ def test_curvature_is_measured_again_near_the_minimum(rng, monkeypatch):
 def test_callback_gets_every_iteration(loss, dtype, noisy):
     objective = objective_of(noisy[0].astype(dtype), noisy[1], loss)
     seen = []
-    theta, n_iter = solve(
-        objective, on_iteration=lambda theta, value: seen.append((theta, value))
-    )
+    theta, n_iter = solve(objective, on_iteration=lambda *args: seen.append(args))
     assert n_iter == len(seen) > 1
     assert_array_equal(seen[-1][0], theta)
-    values = [value for _, value in seen]
     for point, value in seen:
         assert value == pytest.approx(objective.value_and_gradient(point)[0], rel=1e-6)
+    values = [value for _, value in seen]
     assert (np.diff(values) <= 1e-6 * abs(values[0])).all()
 
 
@@ -248,15 +240,10 @@ def test_convergence_warning(loss, dtype, noisy):
     objective = objective_of(noisy[0].astype(dtype), noisy[1], loss)
     expected, n_needed = solve(objective)  # no warning
     for n in {1, n_needed // 2, n_needed - 1}:
-        seen = []
         message = rf"did not converge after {n} iterations \(max_iter={n}\)"
         with pytest.warns(ConvergenceWarning, match=message):
-            _, n_iter = solve(
-                objective,
-                max_iter=n,
-                on_iteration=lambda *args, seen=seen: seen.append(args),
-            )
-        assert n_iter == len(seen) == n
+            _, n_iter = solve(objective, max_iter=n)
+        assert n_iter == n
     theta, n_iter = solve(objective, max_iter=n_needed + 1)
     assert n_iter == n_needed
     assert_array_equal(theta, expected)
