@@ -26,15 +26,6 @@ def test_other_dtypes_are_converted_to_float64(rng, dtype):
     assert_array_equal(checked, X.reshape(15, 2).astype(float))
 
 
-def test_number_of_features_is_the_last_axis():
-    policy = QProbePolicy()
-    check_candidates(policy, np.zeros((5, 3, 2)), reset=True)
-    assert policy.n_features_in_ == 2
-    check_candidates(policy, np.zeros((7, 2)), reset=False)
-    with pytest.raises(ValueError, match=r"X has 3 features.* expecting 2"):
-        check_candidates(policy, np.zeros((5, 2, 3)), reset=False)
-
-
 SETS, ROWS = check_layout((2, 3)), check_layout((3,), [0, 1, 0])
 
 

@@ -99,20 +99,6 @@ def test_sample_is_sample_candidates_of_the_probabilities(data, size, dtype):
     assert np.issubdtype(draws.dtype, np.integer)
 
 
-def test_choices_in_rows_are_in_order_of_first_appearance(rows):
-    X, y, groups = rows
-    policy = QProbePolicy().fit(X, y, groups)
-    q, labels = policy.decision_function(X), list(dict.fromkeys(groups))
-    assert q.shape == groups.shape
-    chosen = policy.predict(X, groups)
-    assert groups[chosen].tolist() == labels
-    for row in chosen:
-        assert q[row] == q[groups == groups[row]].max()
-    assert groups[policy.sample(X, groups)].tolist() == labels
-    many = policy.sample(X, groups, size=3)
-    assert (groups[many] == np.array(labels)[:, None]).all()
-
-
 def test_prompts_of_one_candidate_leave_no_choice(rows):
     X, y, groups = rows
     labels, sizes = np.unique(groups, return_counts=True)

@@ -136,21 +136,17 @@ def test_dependent_columns_in_low_precision(loss, dtype, alpha, rng):
 # The choice of the solver
 
 
-def test_losses_with_a_closed_form(sets):
-    assert LEAST_SQUARES == ["squared_error", "contrastive_policy_gradient"]
-    for loss in LEAST_SQUARES:
-        auto = QProbePolicy(loss).fit(*sets)
-        closed = QProbePolicy(loss, solver="closed_form").fit(*sets)
-        assert_array_equal(closed.coef_, auto.coef_)
-
-
-@every_loss
-def test_lbfgs_on_request(loss, sets):
-    closed = QProbePolicy(loss).fit(*sets)
-    policy = QProbePolicy(loss, solver="lbfgs", tol=1e-8).fit(*sets)
-    assert policy.n_iter_ > 1
-    assert_allclose(policy.coef_, closed.coef_, atol=1e-7)
-    assert policy.intercept_ == pytest.approx(closed.intercept_, abs=1e-7)
+@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
+def test_solvers_of_losses_with_a_closed_form(loss, sets):
+    assert loss in LEAST_SQUARES
+    auto, closed, lbfgs = (
+        QProbePolicy(loss, solver=solver, tol=1e-8).fit(*sets)
+        for solver in ("auto", "closed_form", "lbfgs")
+    )
+    assert_array_equal(closed.coef_, auto.coef_)
+    assert lbfgs.n_iter_ > 1
+    assert_allclose(lbfgs.coef_, closed.coef_, atol=1e-7)
+    assert lbfgs.intercept_ == pytest.approx(closed.intercept_, abs=1e-7)
 
 
 # Systems of several folds and penalties

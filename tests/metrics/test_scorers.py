@@ -112,15 +112,6 @@ def test_search_of_any_estimator_on_rows(flat, estimator, grid, scoring):
             assert search.score(X, y, groups=groups) > y.mean() + 0.1
 
 
-def test_search_on_sets(sets):
-    X, y = sets
-    search = GridSearchCV(
-        QProbePolicy(), {"loss": ["log_loss"]}, scoring=SCORING, refit="share", cv=3
-    ).fit(X, y)
-    assert set(search.cv_results_) >= {f"mean_test_{name}" for name in SCORING}
-    assert search.best_score_ > 0.3
-
-
 class Rank:
     """A ranker: `predict` returns a score, not a reward, and is the only method."""
 

@@ -159,16 +159,6 @@ def test_frames_of_rows(rows, frame):
 # Supervised transformers
 
 
-def test_supervised_transformer(sets):
-    X, y = sets
-    informative = X[..., [2, 0]].copy()  # the rewards depend on feature 0
-    selector = PerCandidate(SelectKBest(f_regression, k=1))
-    assert_array_equal(selector.fit_transform(informative, y), informative[..., 1:])
-    pd = pytest.importorskip("pandas")
-    selector.fit(informative, pd.DataFrame(y))
-    assert_array_equal(selector.transform(informative), informative[..., 1:])
-
-
 def test_tags_are_those_of_the_transformer():
     assert get_tags(PerCandidate(TargetEncoder())).target_tags.required
     assert not get_tags(PerCandidate(PCA())).input_tags.allow_nan
@@ -341,24 +331,3 @@ def test_metadata_routing(sets, rng, kind):
             PerCandidate(StandardScaler()).fit(X, **given)
         with pytest.raises(TypeError, match="groups"):
             PerCandidate(StandardScaler()).fit(X, groups=np.arange(60))
-
-
-def test_routing_of_rows_and_groups(rows):
-    X, y, groups = rows
-    scaled = StandardScaler().fit_transform(X)
-    expected = QProbePolicy().fit(scaled, y, groups)
-    with config_context(enable_metadata_routing=True):
-        pipeline = make_pipeline(PerCandidate(StandardScaler()), QProbePolicy())
-        pipeline.fit(X, y, groups=groups)
-        score = pipeline.score(X, y, groups=groups)
-    assert_allclose(pipeline[1].coef_, expected.coef_)
-    assert score == pytest.approx(expected.score(scaled, y, groups))
-
-
-@pytest.mark.parametrize("scale", [1e-100, 1e100])
-def test_standardised_columns_of_any_magnitude(sets, scale):
-    X = sets[0]
-    X = np.concatenate([X * scale, np.full_like(X[..., :1], 3.0)], axis=2)
-    out = PerCandidate(StandardScaler()).fit_transform(X)
-    assert_allclose(out[..., :-1].std(axis=(0, 1)), 1)
-    assert_array_equal(out[..., -1], 0)
