@@ -14,15 +14,6 @@ with_and_without_penalty = pytest.mark.parametrize("alpha", [0, 1e-2])
 both_dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32])
 
 
-@pytest.fixture
-def pairs(rng):
-    """Prompts of a chosen candidate and a rejected one, in this order."""
-    X = rng.normal(size=(80, 2, 4))
-    better = X[:, 0, 0] - X[:, 1, 0] + rng.normal(size=80) > 0
-    X = np.where(better[:, None, None], X, X[:, ::-1])
-    return X, np.tile([1.0, 0], (80, 1))
-
-
 def objective_of(X, y, loss, *, alpha=0.01, **settings):
     return make_objective(X, y, loss, alpha=alpha, **settings)
 
@@ -53,15 +44,18 @@ def test_gradient_vanishes(loss, sets, conditioning):
     assert abs(gradient).max() < 1e-7 * abs(at_zero).max()
 
 
-def test_pairwise_hinge_is_a_support_vector_machine_on_differences(pairs):
-    X, y = pairs
+def test_pairwise_hinge_is_a_support_vector_machine_on_differences(rng):
+    # Prompts of a chosen candidate and a rejected one, in this order.
+    X = rng.normal(size=(80, 2, 4))
+    better = X[:, 0, 0] - X[:, 1, 0] + rng.normal(size=80) > 0
+    X = np.where(better[:, None, None], X, X[:, ::-1])
     lead, alpha, margin = X[:, 0] - X[:, 1], 0.01, 0.1
     # In units of the margin: |coef|^2 / 2 + mean hinge / (alpha margin).
-    C = 1 / (alpha * margin * 2 * len(lead))
-    settings = {"fit_intercept": False, "max_iter": 1_000_000, "random_state": 0}
-    machine = LinearSVC(loss="hinge", C=C, tol=1e-8, **settings)
-    machine.fit(np.concatenate([lead, -lead]), np.repeat([1, 0], len(lead)))
+    settings = {"C": 1 / (alpha * margin * 160), "fit_intercept": False, "tol": 1e-8}
+    machine = LinearSVC(loss="hinge", max_iter=1_000_000, random_state=0, **settings)
+    machine.fit(np.concatenate([lead, -lead]), np.repeat([1, 0], 80))
     best = margin * machine.coef_[0]
+    y = np.tile([1.0, 0], (80, 1))
     objective = objective_of(X, y, "pairwise_hinge", alpha=alpha)
     for options, allowed in [({}, 1e-3), ({"tol": 1e-8, "max_iter": 2000}, 1e-5)]:
         theta, _ = solve(objective, **options)
