@@ -63,17 +63,15 @@ def test_temperature_zero_is_shared_among_equal_best():
     assert_allclose(proba, np.ravel([*expected, [0, 0, 0, 1]]))
 
 
-def test_weights_are_copies(rng):
-    scores, weight = rng.normal(size=6), np.array([1, 3, 2, 1, 2, 5])
-    layout = check_layout((6,), [0, 0, 0, 1, 1, 1])
-    copies = check_layout((14,), np.repeat([0, 0, 0, 1, 1, 1], weight))
-    for temperature in (0, 0.5):
-        for z in (scores, np.zeros(6)):
-            one_by_one = choice_probabilities(np.repeat(z, weight), copies, temperature)
-            assert_allclose(
-                choice_probabilities(z, layout, temperature, weight),
-                np.bincount(np.repeat(np.arange(6), weight), one_by_one),
-            )
+@pytest.mark.parametrize("temperature", [0, 0.5])
+def test_weights_are_copies(temperature, rng):
+    weight, groups = np.array([1, 3, 2, 1, 2, 5]), np.repeat([0, 1], 3)
+    copies = np.repeat(np.arange(6), weight)
+    layout, of_copies = (check_layout(g.shape, g) for g in (groups, groups[copies]))
+    for z in (rng.normal(size=6), np.zeros(6)):
+        one_by_one = choice_probabilities(z[copies], of_copies, temperature)
+        found = choice_probabilities(z, layout, temperature, weight)
+        assert_allclose(found, np.bincount(copies, one_by_one))
 
 
 def test_best_candidates_are_the_first_maxima(layout, rng):

@@ -26,7 +26,10 @@ def test_other_dtypes_are_converted_to_float64(rng, dtype):
     assert_array_equal(checked, X.reshape(15, 2).astype(float))
 
 
-SETS, ROWS = check_layout((2, 3)), check_layout((3,), [0, 1, 0])
+SETS, ROWS, NO_GROUPS, SQUARE = (
+    check_layout(*arguments)
+    for arguments in [((2, 3),), ((3,), [0, 1, 0]), ((3,),), ((2, 2),)]
+)
 
 
 @pytest.mark.parametrize(
@@ -34,25 +37,22 @@ SETS, ROWS = check_layout((2, 3)), check_layout((3,), [0, 1, 0])
     [
         (SETS, None, [1, 1], None),
         (ROWS, None, [1, 1], None),
-        (check_layout((3,)), None, [1, 1, 1], None),
+        (NO_GROUPS, None, [1, 1, 1], None),
         (SETS, 2.0, [2, 2], None),
         (SETS, [1, 2], [1, 2], None),
         (SETS, [[1, 2, 3], [4, 5, 6]], [1, 1], [[1, 2, 3], [4, 5, 6]]),
         # Rows: weights are of candidates with groups, otherwise of prompts.
         (ROWS, [1, 2, 3], [1, 1], [1, 2, 3]),
-        (check_layout((3,)), [1, 2, 3], [1, 2, 3], None),
+        (NO_GROUPS, [1, 2, 3], [1, 2, 3], None),
         # n_prompts == k: only the number of axes distinguishes the two kinds.
-        (check_layout((2, 2)), [3, 4], [3, 4], None),
-        (check_layout((2, 2)), [[3, 4], [5, 6]], [1, 1], [[3, 4], [5, 6]]),
+        (SQUARE, [3, 4], [3, 4], None),
+        (SQUARE, [[3, 4], [5, 6]], [1, 1], [[3, 4], [5, 6]]),
     ],
 )
 def test_weights_of_prompts_and_of_candidates(layout, weight, by_prompt, by_candidate):
-    prompt_weight, candidate_weight = check_weights(weight, layout)
-    assert prompt_weight.tolist() == by_prompt
-    if by_candidate is None:
-        assert candidate_weight is None
-    else:
-        assert candidate_weight.tolist() == by_candidate
+    found = check_weights(weight, layout)
+    expected = by_prompt, by_candidate
+    assert tuple(w if w is None else w.tolist() for w in found) == expected
 
 
 @pytest.mark.parametrize(

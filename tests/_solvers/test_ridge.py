@@ -78,11 +78,10 @@ def test_without_penalty(loss, problem):
 @every_loss
 def test_constant_and_duplicated_columns(loss, alpha, problem):
     X, y = problem
-    constant = np.full((*y.shape, 1), 0.1)  # not a sum of powers of two
+    d, constant = X.shape[-1], np.full((*y.shape, 1), 0.1)  # no sum of powers of two
     degenerate = np.concatenate([X, X[..., :2], constant, 0 * constant], axis=-1)
     theta = solve(degenerate, y, loss, alpha=alpha)
     assert np.isfinite(theta).all()
-    d = X.shape[-1]
     if alpha > 0:
         assert_allclose(theta[:2], theta[d : d + 2], rtol=1e-3, atol=1e-6)
         assert abs(theta[d + 2]) < 1e-6
@@ -185,7 +184,7 @@ def assert_solves(coefs, grams, moments, alphas, tolerance=1e-6):
 
 @pytest.fixture
 def factored(monkeypatch):
-    """Numbers of factorisations: for all folds together, and for one system alone."""
+    """Numbers of factorizations: for all folds together, and for one system alone."""
     counts = {"_factor": 0, "solve_system": 0}
     for name in counts:
         original = getattr(ridge, name)
