@@ -168,16 +168,16 @@ def test_rows_outside_the_layout_are_not_read(rows):
 @pytest.mark.parametrize("loss", ["squared_error", "policy_gradient"])
 def test_moments(loss, dtype, data):
     X, _, groups = as_rows(*data[:2]) if data[2] is None else data
-    centred = X - X.mean(axis=0)
+    centered = X - X.mean(axis=0)
     if loss == "policy_gradient":  # shift-invariant
-        centred = centred_in_prompts(X, groups)
+        centered = centred_in_prompts(X, groups)
     objective = objective_of(with_dtype(data, dtype), loss)
     mean, moment = objective.moments(full=True)
     _, variance = objective.moments(full=False)
     rtol = 1e-12 if dtype == np.float64 else 1e-5
     assert_allclose(mean, X.mean(axis=0), rtol=rtol)
-    assert_allclose(moment, centred.T @ centred / len(X), rtol=rtol, atol=rtol)
-    assert_allclose(variance, (centred**2).mean(axis=0), rtol=rtol)
+    assert_allclose(moment, centered.T @ centered / len(X), rtol=rtol, atol=rtol)
+    assert_allclose(variance, (centered**2).mean(axis=0), rtol=rtol)
 
 
 # Curvature of the loss in the scores

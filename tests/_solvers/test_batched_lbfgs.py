@@ -8,7 +8,7 @@ from skqprobe._solvers.batched_lbfgs import minimize_batched_lbfgs
 
 
 class Functions:
-    """Rosenbrock's functions around several centres, with a record of evaluations."""
+    """Rosenbrock's functions around several centers, with a record of evaluations."""
 
     def __init__(self, centers):
         self.centers = np.asarray(centers, dtype=float)

@@ -42,7 +42,7 @@ def test_gradient_vanishes(loss, fit_intercept, alpha, problem):
 
 @pytest.mark.parametrize("b", [1.0, 2.5])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_contrastive_policy_gradient_is_ridge_on_centred_rows(b, weighted, rows, rng):
+def test_contrastive_policy_gradient_is_ridge_on_centered_rows(b, weighted, rows, rng):
     X, y, groups = rows
     weight = rng.uniform(0.2, 4, len(X)) if weighted else np.ones(len(X))
     policy = QProbePolicy(ContrastivePolicyGradient(b), alpha=0.1, solver="closed_form")

@@ -24,7 +24,7 @@ class ScaledSquaredError(BaseLoss):
         return value, 2 * share * error
 
 
-def test_own_loss_is_minimised(sets, rng):
+def test_own_loss_is_minimized(sets, rng):
     X, y = sets
     policy = QProbePolicy(loss=ScaledSquaredError(scale=5), alpha=0.5, tol=1e-8)
     expected = QProbePolicy(loss="squared_error", alpha=0.1)

@@ -1,4 +1,3 @@
-import pickle
 from functools import partial
 
 import numpy as np
@@ -6,7 +5,6 @@ import pytest
 from cases import as_rows
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
-from sklearn.base import clone
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.model_selection import (
@@ -131,13 +129,3 @@ def test_rows_without_groups_warn_and_score_nan(flat):
     X, y, _ = flat
     with pytest.warns(UserWarning, match="enable_metadata_routing"):
         assert np.isnan(best_of_k_scorer(3)(Ridge().fit(X, y), X, y))
-
-
-def test_clone_and_pickle(sets):
-    X, y = sets
-    policy = QProbePolicy().fit(X, y)
-    for scorer in SCORING.values():
-        again = pickle.loads(pickle.dumps(scorer))
-        assert again(policy, X, y) == scorer(policy, X, y)
-        search = clone(GridSearchCV(QProbePolicy(), {}, scoring=scorer))
-        assert search.scoring == scorer

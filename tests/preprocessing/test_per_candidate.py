@@ -156,7 +156,7 @@ def test_frames_of_rows(rows, frame):
         assert isinstance(PerCandidate(PCA(1)).fit_transform(X[None]), np.ndarray)
 
 
-# Supervised transformers
+# Tags and rewards
 
 
 def test_tags_are_those_of_the_transformer():

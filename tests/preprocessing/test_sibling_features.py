@@ -87,9 +87,9 @@ def test_few_candidates(rng, k):
 
 def test_features_are_on_the_same_scale_for_another_k(rng):
     """Compare features of the same candidates among few and many siblings."""
-    centres = rng.normal(size=(50, 1, 8))
+    centers = rng.normal(size=(50, 1, 8))
     spread = rng.uniform(0.2, 2, size=(50, 100, 1))
-    X = centres + spread * rng.normal(size=(50, 100, 8))
+    X = centers + spread * rng.normal(size=(50, 100, 8))
     siblings = SiblingFeatures(ALL, embedding="drop").fit(X)
     many = siblings.transform(X)[:, :12]
     few = siblings.transform(X[:, :12])
@@ -166,9 +166,9 @@ def test_dtype(rng, dtype):
 
 def test_agreement_predicts_the_reward(rng):
     """Correct candidates agree on a point that differs between prompts."""
-    centres = rng.normal(size=(200, 1, 8))
+    centers = rng.normal(size=(200, 1, 8))
     y = rng.integers(0, 2, size=(200, 10)).astype(float)
-    X = centres + np.where(y, 0.3, 1.5)[..., None] * rng.normal(size=(200, 10, 8))
+    X = centers + np.where(y, 0.3, 1.5)[..., None] * rng.normal(size=(200, 10, 8))
     plain = QProbePolicy("log_loss").fit(X[:100], y[:100])
     aware = make_pipeline(SiblingFeatures(), QProbePolicy("log_loss"))
     aware.fit(X[:100], y[:100])
