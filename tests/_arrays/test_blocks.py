@@ -11,7 +11,6 @@ from skqprobe._arrays.blocks import (
     float16_to_float32,
     is_finite,
     row_blocks,
-    take_rows,
 )
 
 HAS_ADVICE = hasattr(mmap, "MADV_DONTNEED")
@@ -61,13 +60,6 @@ def test_blocks_cover_all_rows(monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 100)
     X = np.arange(35.0).reshape(7, 5)
     assert [len(X[rows]) for rows in row_blocks(X)] == [2, 2, 2, 1]
-
-
-@both_orders
-def test_take_rows(order, rng):
-    X = np.asarray(rng.normal(size=(50, 3)), order=order)
-    for rows in (rng.permutation(50)[:20], rng.integers(0, 50, (4, 2)), slice(3, 9)):
-        assert_array_equal(take_rows(X, rows), X[rows])
 
 
 @pytest.fixture
@@ -122,11 +114,10 @@ def test_only_pages_equal_to_the_file_are_released(mapped):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-@pytest.mark.parametrize("coefficient", [0.0, 1.0])
-def test_predict_raises_unless_x_is_finite(dtype, coefficient, value, sets):
+def test_predict_raises_unless_x_is_finite(dtype, value, sets):
     X, y = sets[0].astype(dtype), sets[1]
     policy = QProbePolicy().fit(X, y)
-    policy.coef_[2] = coefficient  # with 0, the scores may be finite
+    policy.coef_[2] = 0  # so that the scores may be finite
     X[3, 1, 2] = value
     with pytest.raises(ValueError, match=r"The first is X\[3, 1, 2\]"):
         policy.predict(X)

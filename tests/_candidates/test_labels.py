@@ -70,10 +70,8 @@ def test_labels_with_similar_hashes(rng, name, as_array):
 @pytest.mark.parametrize("kind", ["U3", "S3", object])
 def test_a_collision_of_hashes_is_detected(rng, monkeypatch, kind):
     numbers = rng.integers(0, 7, size=60)
-    monkeypatch.setattr(
-        "skqprobe._candidates.labels._hash_characters",
-        lambda labels: np.zeros(len(labels), dtype=np.int64),
-    )
+    hash_ = "skqprobe._candidates.labels._hash_characters"
+    monkeypatch.setattr(hash_, lambda labels: np.zeros(len(labels), dtype=np.int64))
     labels = numbers.astype("U3").astype(kind)
     assert prompts(labels) == positions_of(numbers.tolist())
 
@@ -102,13 +100,10 @@ DAY = datetime.date(2024, 1, 2)
         pytest.param([np.int64(3), 1, 3.0, np.float32(2)], id="numpy numbers"),
     ],
 )
-@pytest.mark.parametrize("container", ["list", "tuple", "object array"])
-def test_types_of_labels(labels, container):
-    if container == "tuple":
-        labels = tuple(labels)
-    elif container == "object array":
-        labels = np.fromiter(labels, dtype=object, count=4)
-    assert prompts(labels) == [[0, 2], [1], [3]]
+def test_types_of_labels(labels):
+    as_objects = np.fromiter(labels, dtype=object, count=4)
+    for container in (labels, tuple(labels), as_objects):
+        assert prompts(container) == [[0, 2], [1], [3]]
 
 
 @pytest.mark.parametrize(
@@ -163,11 +158,15 @@ def test_pandas_booleans_multi_index_and_categories():
         assert prompts(groups) == [[0, 2], [1]]
 
 
-@pytest.mark.parametrize("dtype", ["String", "Categorical", "Int32", "Float64", "Date"])
-def test_polars_series(dtype):
+@pytest.mark.parametrize(
+    ("labels", "dtype"),
+    [
+        *((LETTERS, dtype) for dtype in ("String", "Categorical")),
+        *((NUMBERS, dtype) for dtype in ("Int32", "Float64")),
+        ([datetime.date.fromisoformat(date) for date in DATES], "Date"),
+    ],
+)
+def test_polars_series(labels, dtype):
     pl = pytest.importorskip("polars")
-    dates = [datetime.date.fromisoformat(date) for date in DATES]
-    labels = {"String": LETTERS, "Categorical": LETTERS, "Date": dates}
-    labels = labels.get(dtype, NUMBERS)
     groups = pl.Series(labels, dtype=getattr(pl, dtype))
     assert prompts(groups) == [[0, 2], [1], [3]]

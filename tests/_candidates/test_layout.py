@@ -1,7 +1,6 @@
 from itertools import chain, pairwise
 
 import numpy as np
-import pytest
 from cases import positions_of, prompts_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,23 +114,17 @@ def test_by_size(labels):
 
 
 def test_sets_are_in_prompt_order():
-    layout = check_layout((3, 4))
-    assert layout.grouped
-    assert layout.order is None
-    assert layout.offsets.tolist() == [0, 4, 8, 12]
+    # Groups are for splitters.
+    for layout in (check_layout((3, 4)), check_layout((3, 4), ["same"] * 3)):
+        assert layout.grouped
+        assert layout.order is None
+        assert layout.offsets.tolist() == [0, 4, 8, 12]
     values = np.arange(12.0).reshape(3, 4)
     assert_array_equal(layout.to_user_order(layout.to_prompt_order(values)), values)
     # Indices are along axis 1, for one draw and for several.
     assert layout.to_user_index(np.array([3, 4, 10])).tolist() == [3, 0, 2]
     many = np.array([[3, 0], [4, 5], [10, 11]])
     assert layout.to_user_index(many).tolist() == [[3, 0], [0, 1], [2, 3]]
-
-
-def test_groups_of_sets_are_only_checked():
-    layout = check_layout((2, 3), groups=["same", "same"])
-    assert layout.offsets.tolist() == [0, 3, 6]
-    with pytest.raises(ValueError, match=r"groups has 6 labels, but X has 2 prompts"):
-        check_layout((2, 3), groups=[0, 0, 0, 1, 1, 1])
 
 
 def test_each_row_without_groups_is_a_prompt():

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from cases import ConstantState
@@ -15,16 +17,14 @@ BELOW_ONE = np.nextafter(1, 0)
 @pytest.mark.parametrize("layout", ["sets", "rows"])
 def test_frequencies_match_the_probabilities(rng, layout):
     proba = rng.dirichlet(np.ones(6), size=40)
-    groups, starts = np.repeat(np.arange(40), 6), 6 * np.arange(40)[:, None]
+    options = {"size": 4000, "random_state": 0}
     if layout == "sets":
-        draws = starts + sample_candidates(proba, size=4000, random_state=0)
-        counts = np.bincount(draws.ravel(), minlength=240)
+        draws = 6 * np.arange(40)[:, None] + sample_candidates(proba, **options)
     else:
         order = rng.permutation(240)
-        draws = sample_candidates(
-            proba.ravel()[order], groups[order], size=4000, random_state=0
-        )
-        counts = np.bincount(order[draws].ravel(), minlength=240)
+        groups = np.repeat(np.arange(40), 6)[order]
+        draws = order[sample_candidates(proba.ravel()[order], groups, **options)]
+    counts = np.bincount(draws.ravel(), minlength=240)
     pvalues = chisquare(counts.reshape(40, 6), 4000 * proba, axis=1).pvalue
     # By Bonferroni, none should be below this. Nor should all of them fit too well.
     assert 0.01 / 40 < min(pvalues) < 0.5
@@ -39,13 +39,10 @@ def test_draws_of_a_prompt_are_independent():
 @pytest.mark.parametrize(
     ("uniform", "expected"),
     [
-        (0.0, [0, 3]),
-        (0.249, [0, 3]),
-        (0.251, [1, 3]),
-        (0.499, [1, 3]),
+        *((uniform, [0, 3]) for uniform in (0.0, 0.249)),
+        *((uniform, [1, 3]) for uniform in (0.251, 0.499)),
         (0.501, [1, 4]),
-        (0.751, [2, 4]),
-        (BELOW_ONE, [2, 4]),
+        *((uniform, [2, 4]) for uniform in (0.751, BELOW_ONE)),
     ],
 )
 def test_a_draw_inverts_the_distribution_function(uniform, expected):
@@ -82,18 +79,12 @@ def test_draws_stay_in_their_prompt_among_very_many(edge):
 def test_frames_and_lists():
     pd = pytest.importorskip("pandas")
     pl = pytest.importorskip("polars")
-    sets = [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
-    array = np.array(sets)
-    for proba in (sets, array, pd.DataFrame(array), pl.DataFrame(array)):
+    sets = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    for proba in (sets, sets.tolist(), pd.DataFrame(sets), pl.DataFrame(sets)):
         assert sample_candidates(proba).tolist() == [1, 2]
     rows, groups = [0.0, 1.0, 1.0, 0.0], ["b", "a", "b", "a"]
-    for proba, labels in [
-        (rows, groups),
-        (np.array(rows), np.array(groups)),
-        (pd.Series(rows, index=[3, 2, 1, 0]), pd.Series(groups)),
-        (pl.Series(rows), pl.Series(groups)),
-    ]:
-        assert sample_candidates(proba, labels).tolist() == [2, 1]
+    for make in (list, np.array, pl.Series, partial(pd.Series, index=[3, 2, 1, 0])):
+        assert sample_candidates(make(rows), make(groups)).tolist() == [2, 1]
 
 
 def test_input_is_not_changed():

@@ -4,11 +4,7 @@ from numpy.testing import assert_array_equal
 
 from skqprobe import QProbePolicy
 from skqprobe._candidates.layout import check_layout
-from skqprobe._candidates.validation import (
-    check_candidates,
-    check_proba,
-    check_weights,
-)
+from skqprobe._candidates.validation import check_candidates, check_proba, check_weights
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -30,16 +26,10 @@ def test_other_dtypes_are_converted_to_float64(rng, dtype):
     assert_array_equal(checked, X.reshape(15, 2).astype(float))
 
 
-def test_number_of_features_is_the_last_axis():
-    policy = QProbePolicy()
-    check_candidates(policy, np.zeros((5, 3, 2)), reset=True)
-    assert policy.n_features_in_ == 2
-    check_candidates(policy, np.zeros((7, 2)), reset=False)
-    with pytest.raises(ValueError, match=r"X has 3 features.* expecting 2"):
-        check_candidates(policy, np.zeros((5, 2, 3)), reset=False)
-
-
-SETS, ROWS = check_layout((2, 3)), check_layout((3,), [0, 1, 0])
+SETS, ROWS, NO_GROUPS, SQUARE = (
+    check_layout(*arguments)
+    for arguments in [((2, 3),), ((3,), [0, 1, 0]), ((3,),), ((2, 2),)]
+)
 
 
 @pytest.mark.parametrize(
@@ -47,25 +37,22 @@ SETS, ROWS = check_layout((2, 3)), check_layout((3,), [0, 1, 0])
     [
         (SETS, None, [1, 1], None),
         (ROWS, None, [1, 1], None),
-        (check_layout((3,)), None, [1, 1, 1], None),
+        (NO_GROUPS, None, [1, 1, 1], None),
         (SETS, 2.0, [2, 2], None),
         (SETS, [1, 2], [1, 2], None),
         (SETS, [[1, 2, 3], [4, 5, 6]], [1, 1], [[1, 2, 3], [4, 5, 6]]),
         # Rows: weights are of candidates with groups, otherwise of prompts.
         (ROWS, [1, 2, 3], [1, 1], [1, 2, 3]),
-        (check_layout((3,)), [1, 2, 3], [1, 2, 3], None),
+        (NO_GROUPS, [1, 2, 3], [1, 2, 3], None),
         # n_prompts == k: only the number of axes distinguishes the two kinds.
-        (check_layout((2, 2)), [3, 4], [3, 4], None),
-        (check_layout((2, 2)), [[3, 4], [5, 6]], [1, 1], [[3, 4], [5, 6]]),
+        (SQUARE, [3, 4], [3, 4], None),
+        (SQUARE, [[3, 4], [5, 6]], [1, 1], [[3, 4], [5, 6]]),
     ],
 )
 def test_weights_of_prompts_and_of_candidates(layout, weight, by_prompt, by_candidate):
-    prompt_weight, candidate_weight = check_weights(weight, layout)
-    assert prompt_weight.tolist() == by_prompt
-    if by_candidate is None:
-        assert candidate_weight is None
-    else:
-        assert candidate_weight.tolist() == by_candidate
+    found = check_weights(weight, layout)
+    expected = by_prompt, by_candidate
+    assert tuple(w if w is None else w.tolist() for w in found) == expected
 
 
 @pytest.mark.parametrize(

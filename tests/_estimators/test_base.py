@@ -1,5 +1,3 @@
-import datetime
-
 import numpy as np
 import pytest
 from cases import every_probe
@@ -9,23 +7,6 @@ from sklearn.preprocessing import StandardScaler
 from skqprobe import QProbePolicy
 
 # Draws
-
-
-@pytest.mark.parametrize("size", [None, 1, np.int64(7)])
-def test_shape_of_samples(data, size):
-    X, y, groups = data
-    policy = QProbePolicy(temperature=1.0).fit(X, y, groups)
-    n_prompts = len(y) if groups is None else len(set(groups))
-    draws = policy.sample(X, groups, size=size)
-    assert draws.shape == ((n_prompts,) if size is None else (n_prompts, size))
-    assert np.issubdtype(draws.dtype, np.integer)
-
-
-@pytest.mark.parametrize("size", [0, -1, 2.0, "2", (2,)])
-def test_bad_size_of_samples(sets, size):
-    policy = QProbePolicy().fit(*sets)
-    with pytest.raises(ValueError, match=r"size must be None or an integer of 1"):
-        policy.sample(sets[0], size=size)
 
 
 @every_probe
@@ -53,20 +34,11 @@ def test_random_state_of_samples(sets, Probe):
 # Input
 
 
-@pytest.mark.parametrize(
-    "rename",
-    [
-        pytest.param(lambda i: f"prompt {i}", id="str"),
-        pytest.param(lambda i: 7 - i, id="int"),
-        pytest.param(lambda i: ("prompt", i), id="tuple"),
-        pytest.param(lambda i: i if i % 2 else str(i), id="mixed"),
-        pytest.param(lambda i: i / 3, id="float"),
-        pytest.param(lambda i: datetime.date.fromordinal(738000 - i), id="date"),
-    ],
-)
-def test_groups_of_any_type(rows, rename):
+def test_groups_of_any_type(rows):
+    # tests/_candidates/test_labels.py has the types.
     X, y, groups = rows
-    named = [rename(int(label.split()[1])) for label in groups]
+    numbers = [int(label.split()[1]) for label in groups]
+    named = [("prompt", i) if i % 2 else str(i) for i in numbers]
     expected = QProbePolicy().fit(X, y, groups)
     policy = QProbePolicy().fit(X, y, named)
     assert_array_equal(policy.coef_, expected.coef_)
@@ -74,55 +46,46 @@ def test_groups_of_any_type(rows, rename):
     assert policy.score(X, y, named) == expected.score(X, y, groups)
 
 
-@pytest.mark.parametrize("frame", ["pandas", "polars", "list"])
+def as_frames(frame, X, *arrays):
+    """X and other arrays as lists, or as frames or series of a module."""
+    if frame == "list":
+        return [array.tolist() for array in (X, *arrays)]
+    module = pytest.importorskip(frame)
+    # No frame has three dimensions; a list of frames is a nested list.
+    X = [module.DataFrame(x) for x in X] if X.ndim == 3 else module.DataFrame(X)
+    types = {1: module.Series, 2: module.DataFrame}
+    return [X, *(types[array.ndim](array) for array in arrays)]
+
+
+every_frame = pytest.mark.parametrize("frame", ["pandas", "polars", "list"])
+
+
+@every_frame
 @every_probe
 def test_rows_from_frames_and_lists(rows, rng, Probe, frame):
     X, y, groups = rows
     weight = rng.integers(1, 4, size=len(y)).astype(float)
-    if frame == "list":
-        data = [array.tolist() for array in (X, y, groups, weight)]
-    else:
-        module = pytest.importorskip(frame)
-        names = [f"e{i}" for i in range(X.shape[1])]
-        data = [module.DataFrame(dict(zip(names, X.T, strict=True)))]
-        data += [module.Series(array.tolist()) for array in (y, groups, weight)]
     expected = Probe().fit(X, y, groups, sample_weight=weight)
-    probe = Probe().fit(*data[:3], sample_weight=data[3])
+    *data, weight = as_frames(frame, X, y, groups, weight)
+    probe = Probe().fit(*data, sample_weight=weight)
     # A frame may be in Fortran order, for which BLAS rounds differently.
     assert_allclose(probe.coef_, expected.coef_, rtol=1e-8)
-    assert_allclose(probe.score(*data[:3]), expected.score(X, y, groups))
+    assert_allclose(probe.score(*data), expected.score(X, y, groups))
     if Probe is QProbePolicy:
         assert_array_equal(probe.predict(data[0], data[2]), expected.predict(X, groups))
 
 
-@pytest.mark.parametrize("frame", ["pandas", "polars", "list"])
+@every_frame
 @every_probe
 def test_sets_from_frames_and_lists(sets, rng, Probe, frame):
-    X, y = sets
-    weight = rng.integers(1, 4, size=y.shape).astype(float)
-    if frame == "list":
-        X_given, y_given, *weights = (a.tolist() for a in (X, y, weight, weight[:, 0]))
-    else:
-        module = pytest.importorskip(frame)
-        # No frame has three dimensions; a list of frames is a nested list.
-        X_given = [module.DataFrame(candidates) for candidates in X]
-        y_given = module.DataFrame(y)
-        weights = [module.DataFrame(weight), module.Series(weight[:, 0])]
-    for theirs, ours in zip(weights, (weight, weight[:, 0]), strict=True):
-        expected = Probe().fit(X, y, sample_weight=ours)
-        probe = Probe().fit(X_given, y_given, sample_weight=theirs)
+    of_candidates = rng.integers(1, 4, size=sets[1].shape).astype(float)
+    for weight in (of_candidates, of_candidates[:, 0]):
+        expected = Probe().fit(*sets, sample_weight=weight)
+        *data, given = as_frames(frame, *sets, weight)
+        probe = Probe().fit(*data, sample_weight=given)
         assert_allclose(probe.coef_, expected.coef_, rtol=1e-8)
-        assert_allclose(
-            probe.score(X_given, y_given, sample_weight=theirs),
-            expected.score(X, y, sample_weight=ours),
-        )
-
-
-def test_one_weight_for_all_prompts(sets):
-    X, y = sets
-    policy, expected = QProbePolicy().fit(X, y, sample_weight=2.0), QProbePolicy()
-    assert_array_equal(policy.coef_, expected.fit(X, y).coef_)
-    assert policy.score(X, y, sample_weight=2.0) == policy.score(X, y)
+        score = expected.score(*sets, sample_weight=weight)
+        assert_allclose(probe.score(*data, sample_weight=given), score)
 
 
 @pytest.mark.parametrize("frame", ["pandas", "polars"])
@@ -150,11 +113,3 @@ def test_feature_names(rows, Probe, frame):
     # A fit with sets, which have no names, removes them, too.
     probe.fit(named, y, groups).fit(np.stack([X, X]), np.stack([y, y]))
     assert not hasattr(probe, "feature_names_in_")
-
-
-def test_columns_without_names(rows):
-    pd = pytest.importorskip("pandas")
-    X, y, groups = rows
-    policy = QProbePolicy().fit(pd.DataFrame(X), y, groups)  # integer column names
-    assert not hasattr(policy, "feature_names_in_")
-    assert policy.n_features_in_ == 4

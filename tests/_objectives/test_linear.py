@@ -50,9 +50,7 @@ def test_value_is_that_of_a_loop_over_prompts(loss, fit_intercept, weighted, dat
     objective = objective_of(data, loss, **settings)
     theta = rng.normal(scale=0.3, size=objective.n_parameters)
     coef, intercept = theta[:4], theta[4] if objective.has_intercept else 0
-    X, y, groups = data
-    if groups is None:
-        X, y, groups = as_rows(X, y)
+    X, y, groups = as_rows(*data[:2]) if data[2] is None else data
     prompt_weight, candidate_weight = np.ones(len(set(groups))), np.ones(len(y))
     if weighted:
         prompt_weight, candidate_weight = weights_of(objective.layout)
@@ -60,11 +58,9 @@ def test_value_is_that_of_a_loop_over_prompts(loss, fit_intercept, weighted, dat
     for w, label in zip(prompt_weight, dict.fromkeys(groups), strict=True):
         phi, r = X[groups == label], y[groups == label]
         z = [sum(p * c for p, c in zip(row, coef, strict=True)) for row in phi]
+        of_prompt = candidate_weight[n : n + len(r)]
         value, _ = LOSSES[loss]().value_and_gradient(
-            np.array(z) + intercept,
-            r,
-            np.array([0, len(r)]),
-            candidate_weight[n : n + len(r)],
+            np.array(z) + intercept, r, np.array([0, len(r)]), of_prompt
         )
         total += w * value[0]
         n += len(r)
@@ -79,34 +75,24 @@ def test_gradient_is_that_of_finite_differences(
     loss, fit_intercept, weighted, data, rng
 ):
     settings = {"weighted": weighted, "fit_intercept": fit_intercept}
-    objective = objective_of(data, loss, **settings)
-    theta = rng.normal(scale=0.3, size=objective.n_parameters)
-    _, gradient = objective.value_and_gradient(theta)
-
-    def value(theta):
-        return objective.value_and_gradient(theta)[0]
-
+    evaluate = objective_of(data, loss, **settings).value_and_gradient
+    theta = rng.normal(scale=0.3, size=4 + (fit_intercept and loss in WITH_INTERCEPT))
+    _, gradient = evaluate(theta)
     steps = 1e-6 * np.eye(len(theta))
-    differences = [(value(theta + e) - value(theta - e)) / 2e-6 for e in steps]
-    assert_allclose(gradient, differences, rtol=1e-6, atol=1e-7)
+    slopes = [(evaluate(theta + e)[0] - evaluate(theta - e)[0]) / 2e-6 for e in steps]
+    assert_allclose(gradient, slopes, rtol=1e-6, atol=1e-7)
     assert abs(gradient).min() > 1e-5
 
 
+@with_and_without_intercept
 @every_loss
-def test_intercept_only_if_it_changes_the_loss(loss, sets):
-    data = (*sets, None)
-    objective = objective_of(data, loss)
-    assert objective.has_intercept == (loss in WITH_INTERCEPT)
+def test_intercept_only_if_it_changes_the_loss(loss, fit_intercept, sets):
+    objective = objective_of((*sets, None), loss, fit_intercept=fit_intercept)
+    assert objective.has_intercept == (fit_intercept and loss in WITH_INTERCEPT)
     assert objective.n_parameters == 4 + objective.has_intercept
-    without = objective_of(data, loss, fit_intercept=False)
-    assert not without.has_intercept
-    coef, intercept = without.split(np.arange(4.0))
-    assert_array_equal(coef, np.arange(4))
-    assert intercept == 0
-    if objective.has_intercept:
-        coef, intercept = objective.split(np.arange(5.0))
-        assert_array_equal(coef, np.arange(4))
-        assert intercept == 4
+    coef, intercept = objective.split(np.arange(1.0, objective.n_parameters + 1))
+    assert_array_equal(coef, [1, 2, 3, 4])
+    assert intercept == (5 if objective.has_intercept else 0)
 
 
 @every_loss
@@ -169,30 +155,29 @@ def test_rows_outside_the_layout_are_not_read(rows):
     out = np.arange(len(X)) % 3 == 0
     layout = check_layout(y.shape, groups)
     layout = layout.keep(~layout.to_prompt_order(out))
-    one, other = (
-        make_objective(array, y, "squared_error", layout=layout)
+    found, expected = (
+        make_objective(array, y, "squared_error", layout=layout).value_and_gradient(
+            np.ones(5)
+        )[1]
         for array in (np.where(out[:, None], np.nan, X), X)
     )
-    expected = other.value_and_gradient(np.ones(5))[1]
-    assert_array_equal(one.value_and_gradient(np.ones(5))[1], expected)
+    assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("loss", ["squared_error", "policy_gradient"])
 def test_moments(loss, dtype, data):
-    X, y, groups = data
-    if groups is None:
-        X, y, groups = as_rows(X, y)
-    centred = X - X.mean(axis=0)
+    X, _, groups = as_rows(*data[:2]) if data[2] is None else data
+    centered = X - X.mean(axis=0)
     if loss == "policy_gradient":  # shift-invariant
-        centred = centred_in_prompts(X, groups)
+        centered = centred_in_prompts(X, groups)
     objective = objective_of(with_dtype(data, dtype), loss)
     mean, moment = objective.moments(full=True)
     _, variance = objective.moments(full=False)
     rtol = 1e-12 if dtype == np.float64 else 1e-5
     assert_allclose(mean, X.mean(axis=0), rtol=rtol)
-    assert_allclose(moment, centred.T @ centred / len(X), rtol=rtol, atol=rtol)
-    assert_allclose(variance, (centred**2).mean(axis=0), rtol=rtol)
+    assert_allclose(moment, centered.T @ centered / len(X), rtol=rtol, atol=rtol)
+    assert_allclose(variance, (centered**2).mean(axis=0), rtol=rtol)
 
 
 # Curvature of the loss in the scores
@@ -221,14 +206,15 @@ def test_score_curvature_falls_where_scores_saturate(loss, sets, rng):
 
 
 @every_loss
-def test_score_curvature_is_proportional_to_the_loss(loss, sets):
+def test_score_curvature_is_proportional_to_the_loss(loss, sets, monkeypatch):
     objective = objective_of((*sets, None), loss)
-    before = objective.score_curvature()
+    before, original = objective.score_curvature(), objective.loss.value_and_gradient
     assert before > 0
-    original = objective.loss.value_and_gradient
-    objective.loss.value_and_gradient = lambda *args: tuple(
-        1e6 * part for part in original(*args)
-    )
+
+    def scaled(*args):
+        return tuple(1e6 * part for part in original(*args))
+
+    monkeypatch.setattr(objective.loss, "value_and_gradient", scaled)
     assert objective.score_curvature() == pytest.approx(1e6 * before)
 
 

@@ -8,7 +8,7 @@ from skqprobe._solvers.batched_lbfgs import minimize_batched_lbfgs
 
 
 class Functions:
-    """Rosenbrock's functions around several centres, with a record of evaluations."""
+    """Rosenbrock's functions around several centers, with a record of evaluations."""
 
     def __init__(self, centers):
         self.centers = np.asarray(centers, dtype=float)
@@ -127,11 +127,10 @@ def test_memory_is_dropped_if_no_step_leads_down(n_failures, monkeypatch):
             values = values + 1e6
         return values, gradients
 
-    ends = minimize(
-        misleading,
-        [[-1.2, 1, 1]],
-        on_iteration=lambda points, values: accepted.append(1),
-    )
+    def on_iteration(points, values):
+        accepted.append(1)
+
+    ends = minimize(misleading, [[-1.2, 1, 1]], on_iteration=on_iteration)
     assert ends.converged.all()
     recovers = n_failures == 1  # without memory, nothing can be dropped
     assert (np.linalg.norm(ends.gradient) < 1e-8) == recovers

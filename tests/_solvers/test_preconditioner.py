@@ -74,11 +74,11 @@ def test_principal_directions_replace_full_moments(loss, rng, monkeypatch):
     objective = make_objective(X, y, loss, alpha=0.01)
     model = model_hessian(objective)
     assert model.directions.shape[1] >= n_strong
-    # In standardised columns, they span the strong directions.
-    standardised = strong / np.sqrt(model.moment)[:, None]
+    # In standardized columns, they span the strong directions.
+    standardized = strong / np.sqrt(model.moment)[:, None]
     basis = np.linalg.qr(model.directions)[0]
-    left = standardised - basis @ (basis.T @ standardised)
-    assert np.linalg.norm(left) < 0.2 * np.linalg.norm(standardised)
+    left = standardized - basis @ (basis.T @ standardized)
+    assert np.linalg.norm(left) < 0.2 * np.linalg.norm(standardized)
     # And they save iterations.
     start, settings = np.zeros(objective.n_parameters), {"tol": 1e-4, "max_iter": 200}
     _, n_iter = minimize_lbfgs(objective, start, **settings)

@@ -42,7 +42,7 @@ def test_gradient_vanishes(loss, fit_intercept, alpha, problem):
 
 @pytest.mark.parametrize("b", [1.0, 2.5])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_contrastive_policy_gradient_is_ridge_on_centred_rows(b, weighted, rows, rng):
+def test_contrastive_policy_gradient_is_ridge_on_centered_rows(b, weighted, rows, rng):
     X, y, groups = rows
     weight = rng.uniform(0.2, 4, len(X)) if weighted else np.ones(len(X))
     policy = QProbePolicy(ContrastivePolicyGradient(b), alpha=0.1, solver="closed_form")
@@ -78,11 +78,10 @@ def test_without_penalty(loss, problem):
 @every_loss
 def test_constant_and_duplicated_columns(loss, alpha, problem):
     X, y = problem
-    constant = np.full((*y.shape, 1), 0.1)  # not a sum of powers of two
+    d, constant = X.shape[-1], np.full((*y.shape, 1), 0.1)  # no sum of powers of two
     degenerate = np.concatenate([X, X[..., :2], constant, 0 * constant], axis=-1)
     theta = solve(degenerate, y, loss, alpha=alpha)
     assert np.isfinite(theta).all()
-    d = X.shape[-1]
     if alpha > 0:
         assert_allclose(theta[:2], theta[d : d + 2], rtol=1e-3, atol=1e-6)
         assert abs(theta[d + 2]) < 1e-6
@@ -136,21 +135,17 @@ def test_dependent_columns_in_low_precision(loss, dtype, alpha, rng):
 # The choice of the solver
 
 
-def test_losses_with_a_closed_form(sets):
-    assert LEAST_SQUARES == ["squared_error", "contrastive_policy_gradient"]
-    for loss in LEAST_SQUARES:
-        auto = QProbePolicy(loss).fit(*sets)
-        closed = QProbePolicy(loss, solver="closed_form").fit(*sets)
-        assert_array_equal(closed.coef_, auto.coef_)
-
-
-@every_loss
-def test_lbfgs_on_request(loss, sets):
-    closed = QProbePolicy(loss).fit(*sets)
-    policy = QProbePolicy(loss, solver="lbfgs", tol=1e-8).fit(*sets)
-    assert policy.n_iter_ > 1
-    assert_allclose(policy.coef_, closed.coef_, atol=1e-7)
-    assert policy.intercept_ == pytest.approx(closed.intercept_, abs=1e-7)
+@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
+def test_solvers_of_losses_with_a_closed_form(loss, sets):
+    assert loss in LEAST_SQUARES
+    auto, closed, lbfgs = (
+        QProbePolicy(loss, solver=solver, tol=1e-8).fit(*sets)
+        for solver in ("auto", "closed_form", "lbfgs")
+    )
+    assert_array_equal(closed.coef_, auto.coef_)
+    assert lbfgs.n_iter_ > 1
+    assert_allclose(lbfgs.coef_, closed.coef_, atol=1e-7)
+    assert lbfgs.intercept_ == pytest.approx(closed.intercept_, abs=1e-7)
 
 
 # Systems of several folds and penalties
@@ -189,7 +184,7 @@ def assert_solves(coefs, grams, moments, alphas, tolerance=1e-6):
 
 @pytest.fixture
 def factored(monkeypatch):
-    """Numbers of factorisations: for all folds together, and for one system alone."""
+    """Numbers of factorizations: for all folds together, and for one system alone."""
     counts = {"_factor": 0, "solve_system": 0}
     for name in counts:
         original = getattr(ridge, name)

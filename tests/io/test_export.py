@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -14,12 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import skqprobe
-from skqprobe import (
-    QProbePolicy,
-    QProbePolicyCV,
-    QProbeRegressor,
-    make_probe_pipeline,
-)
+from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, make_probe_pipeline
 from skqprobe.io import to_json, to_safetensors
 from skqprobe.losses import PairwiseHinge, SoftmaxCrossEntropy
 from skqprobe.preprocessing import PerCandidate
@@ -87,16 +83,19 @@ def test_export_is_exact(name, probe, form):
         pytest.importorskip("safetensors")
         read = read_safetensors(to_safetensors(probe))
     coef = np.array(read["coef"], dtype=read["dtype"])
-    np.testing.assert_array_equal(coef, probe.coef_, strict=True)
-    assert float(read["intercept"]) == probe.intercept_
-    assert read["temperature"] == probe.temperature
-    assert read["n_features"] == 4
-    assert read["feature_names"] is None
-    assert read["loss"] == str(probe.loss)
-    assert read["estimator"] == type(probe).__name__
-    assert read["inverse_link"] == LINKS[name]
-    assert read["skqprobe_version"] == skqprobe.__version__
-    assert read["format_version"] == 1
+    assert_array_equal(coef, probe.coef_, strict=True)
+    expected = {
+        "intercept": probe.intercept_,
+        "temperature": probe.temperature,
+        "n_features": 4,
+        "feature_names": None,
+        "loss": str(probe.loss),
+        "estimator": type(probe).__name__,
+        "inverse_link": LINKS[name],
+        "skqprobe_version": skqprobe.__version__,
+        "format_version": 1,
+    }
+    assert {key: read[key] for key in expected} == expected
 
 
 @pytest.mark.parametrize("name", ["regressor", "log_loss regressor"])
@@ -106,7 +105,7 @@ def test_inverse_link_gives_the_expected_reward(probe):
     reward = score(read, X)
     if read["inverse_link"] == "sigmoid":
         reward = 1 / (1 + np.exp(-reward))
-    np.testing.assert_allclose(reward, probe.predict(X), rtol=1e-6)
+    assert_allclose(reward, probe.predict(X), rtol=1e-6)
 
 
 def test_both_forms_agree(policy):
@@ -126,10 +125,8 @@ def test_feature_names(sets):
     pandas = pytest.importorskip("pandas")
     X, y = sets
     frame = pandas.DataFrame(X[:, 0], columns=["a", "b", "c", "d"])
-    for model in [
-        QProbeRegressor(),
-        make_pipeline(StandardScaler(), QProbeRegressor()),
-    ]:
+    probe = QProbeRegressor()
+    for model in (probe, make_pipeline(StandardScaler(), probe)):
         read = json.loads(to_json(model.fit(frame, y[:, 0])))
         assert read["feature_names"] == ["a", "b", "c", "d"]
 
@@ -138,55 +135,43 @@ def test_feature_names(sets):
 @pytest.mark.parametrize(
     "steps",
     [
-        pytest.param([PerCandidate(StandardScaler())], id="scaler"),
-        pytest.param(
-            [PerCandidate(StandardScaler(with_mean=False)), "passthrough"], id="std"
-        ),
-        pytest.param(
-            [
-                PerCandidate(StandardScaler(with_std=False)),
-                PerCandidate(StandardScaler()),
-            ],
-            id="two scalers",
-        ),
-        pytest.param(["passthrough"], id="passthrough"),
+        [StandardScaler()],
+        [StandardScaler(with_mean=False), "passthrough"],
+        [StandardScaler(with_std=False), StandardScaler()],
+        ["passthrough"],
     ],
+    ids=["scaler", "std", "two scalers", "passthrough"],
 )
 def test_export_includes_scaling(sets, steps, dtype):
     X, y = sets
     X = (X * [1, 10, 0.1, 1] + [0, 100, 3, -1]).astype(dtype)
-    model = make_pipeline(*steps, QProbePolicy("log_loss")).fit(X, y)
+    per_candidate = [s if isinstance(s, str) else PerCandidate(s) for s in steps]
+    model = make_pipeline(*per_candidate, QProbePolicy("log_loss")).fit(X, y)
     read = json.loads(to_json(model))
-    np.testing.assert_allclose(
-        score(read, X),
-        model.decision_function(X),
-        atol=1e-4 if dtype == "float32" else 1e-12,
-    )
+    atol = 1e-4 if dtype == "float32" else 1e-12
+    assert_allclose(score(read, X), model.decision_function(X), atol=atol)
     assert read["dtype"] == ("float64" if steps != ["passthrough"] else dtype)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_exports_of_old_releases(folder):
+    pytest.importorskip("safetensors")
     with np.load(folder / "answers.npz") as expected:
         X, Q = expected["X"], expected["policy, decision_function"]
-    read = json.loads((folder / "policy.json").read_text())
-    np.testing.assert_allclose(score(read, X), Q, rtol=1e-5, atol=1e-6)
-    pytest.importorskip("safetensors")
-    read = read_safetensors((folder / "policy.safetensors").read_bytes())
-    np.testing.assert_allclose(score(read, X), Q, rtol=1e-5, atol=1e-6)
+    for read in (
+        json.loads((folder / "policy.json").read_text()),
+        read_safetensors((folder / "policy.safetensors").read_bytes()),
+    ):
+        assert_allclose(score(read, X), Q, rtol=1e-5, atol=1e-6)
 
 
 # Errors
 
 
-@pytest.mark.parametrize(
-    "model",
-    [QProbePolicy(), make_pipeline(StandardScaler(), QProbePolicy())],
-    ids=["probe", "pipeline"],
-)
-def test_not_fitted(model):
-    with pytest.raises(NotFittedError):
-        to_json(model)
+def test_not_fitted():
+    for model in (QProbePolicy(), make_pipeline(StandardScaler(), QProbePolicy())):
+        with pytest.raises(NotFittedError):
+            to_json(model)
 
 
 def test_hidden_layers_raise():
@@ -217,7 +202,7 @@ def test_other_models_raise(sets):
     [(np.inf, "temperature is inf"), (-1, "temperature must be")],
 )
 def test_bad_temperature(sets, temperature, message):
-    policy = QProbePolicy("log_loss").fit(*sets).set_params(temperature=temperature)
+    policy = QProbePolicy().fit(*sets).set_params(temperature=temperature)
     with pytest.raises(ValueError, match=message):
         to_json(policy)
 

@@ -1,8 +1,7 @@
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose
 
-from skqprobe.losses import ContrastivePolicyGradient, PolicyGradient
+from skqprobe.losses import PolicyGradient
 
 
 def test_baseline_does_not_change_the_policy_gradient(
@@ -17,15 +16,3 @@ def test_baseline_does_not_change_the_policy_gradient(
     )
     assert_allclose(shifted[1], gradient, atol=1e-14)
     assert_allclose(shifted[0], value + baseline)
-
-
-def test_centred_form_of_contrastive_policy_gradient(scores, rewards, offsets, prompts):
-    b = 1.7
-    value, gradient = ContrastivePolicyGradient(b).value_and_gradient(
-        scores, rewards, offsets
-    )
-    for prompt, rows in enumerate(prompts):
-        z, r = scores[rows], rewards[rows]
-        error = (r - r.mean()) - b * (z - z.mean())
-        assert value[prompt] == pytest.approx(len(z) / 2 * (error**2).sum())
-        assert_allclose(gradient[rows], -len(z) * b * error, atol=1e-14)

@@ -22,31 +22,6 @@ def test_prompts_without_a_pair_have_value_and_gradient_0(Loss, weight):
 
 
 @both_losses
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_thousand_candidates_per_prompt(Loss, weighted, rng):
-    k = 1000
-    scores, rewards = rng.normal(size=k + 2), rng.integers(0, 5, k + 2) / 4
-    rewards[-2:] = 1, 0
-    weight = rng.uniform(0.5, 3, size=k + 2) if weighted else None
-    value, gradient = Loss().value_and_gradient(
-        scores, rewards, np.array([0, k, k + 2]), weight
-    )
-    z, r = scores[:k], rewards[:k]
-    share = (r[:, None] > r).astype(float)
-    if weighted:
-        share *= np.outer(weight[:k], weight[:k])
-    share /= share.sum()
-    lead = z[:, None] - z
-    if Loss is PairwiseLogistic:
-        each, slope = np.log1p(np.exp(-lead)), -1 / (1 + np.exp(lead))
-    else:
-        each, slope = np.maximum(0, 0.1 - lead), -(lead < 0.1).astype(float)
-    slope *= share
-    assert_allclose(value[0], (each * share).sum())
-    assert_allclose(gradient[:k], slope.sum(axis=1) - slope.sum(axis=0), atol=1e-14)
-
-
-@both_losses
 @pytest.mark.parametrize("pairs", [1, 7, 20, 40])
 def test_number_of_pairs_at_once_does_not_matter(
     Loss, pairs, scores, rewards, offsets, weight, monkeypatch

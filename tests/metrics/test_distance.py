@@ -20,15 +20,6 @@ def test_ragged_rows():
     assert effective_candidates(proba, groups) == 1.5
 
 
-def test_uniform_and_deterministic_choices():
-    k = 7
-    uniform, deterministic = np.full((3, k), 1 / k), np.eye(k)[:3]
-    assert kl_upper_estimate(uniform) == pytest.approx(0, abs=1e-12)
-    assert effective_candidates(uniform) == pytest.approx(k)
-    assert kl_upper_estimate(deterministic) == pytest.approx(np.log(k))
-    assert effective_candidates(deterministic) == 1
-
-
 @given(st.integers(1, 10**6))
 def test_bound_is_at_most_log_k(k):
     assert 0 <= best_of_k_kl_bound(k) <= np.log(k)
@@ -48,11 +39,7 @@ def test_bound_is_the_divergence_of_best_of_k_without_ties():
     [
         (best_of_k_kl_bound, [2, 0], "k must be 1 or more"),
         (kl_upper_estimate, [1.0, 1.0], "proba has rows but no groups"),
-        (
-            effective_candidates,
-            [[0.5, 0.4]],
-            "proba must be non-negative and sum to 1",
-        ),
+        (effective_candidates, [[0.5, 0.4]], "proba must be non-negative and sum to 1"),
     ],
 )
 def test_bad_input(metric, argument, message):

@@ -83,67 +83,64 @@ def test_recovery_per_prompt():
     assert recovery(y, scores, 3) == pytest.approx(expected)
 
 
-class TestRagged:
-    y = np.array([1.0, 0, 0, 5, 3, 4, 2])
-    scores = np.array([3.0, 2, 1, 5, 1, 2, 3])
-    groups = ["a", "a", "a", "b", "c", "c", "c"]
+Y, SCORES = np.array([1.0, 0, 0, 5, 3, 4, 2]), np.array([3.0, 2, 1, 5, 1, 2, 3])
+GROUPS = ["a", "a", "a", "b", "c", "c", "c"]
 
-    def test_every_prompt_has_the_same_weight(self):
-        assert base_reward(self.y, self.groups) == pytest.approx((1 / 3 + 5 + 3) / 3)
-        reward = best_of_k_reward(self.y, self.scores, 1, self.groups)
-        assert reward == pytest.approx((1 / 3 + 5 + 3) / 3)
 
-    def test_prompts_with_fewer_than_k_candidates(self):
-        with pytest.raises(ValueError, match=r"k=3 .* 1 to 3 candidates.*too_few='sk"):
-            best_of_k_reward(self.y, self.scores, 3, self.groups)
-        kept, of_kept = [0, 1, 2, 4, 5, 6], np.repeat(["a", "c"], 3)
-        for metric in (best_of_k_reward, recovery, win_rate):
-            expected = metric(self.y[kept], self.scores[kept], 3, of_kept)
-            found = metric(self.y, self.scores, 3, self.groups, too_few="skip")
-            assert found == pytest.approx(expected)
-        soft = soft_best_of_k_reward(
-            self.y, self.scores, [1, 3], 0.0, self.groups, too_few="skip"
-        )
-        assert_allclose(soft, [(1 / 3 + 5 + 3) / 3, 1.5])
+def test_every_ragged_prompt_has_the_same_weight():
+    expected = pytest.approx((1 / 3 + 5 + 3) / 3)
+    assert base_reward(Y, GROUPS) == expected
+    assert best_of_k_reward(Y, SCORES, 1, GROUPS) == expected
 
-    def test_k_above_all_prompts_is_an_error(self):
-        with pytest.raises(ValueError, match="k=4"):
-            oracle_reward(self.y, 4, self.groups, too_few="skip")
 
-    def test_weights_that_leave_no_prompt_give_nan(self):
-        y, groups = [1.0, 5.0, 7.0], ["a", "b", "b"]
-        metric = partial(oracle_reward, y, 2, groups, too_few="skip")
-        assert metric() == 7
-        assert metric(prompt_weight=[1.0, 1.0]) == 7
-        assert np.isnan(metric(prompt_weight=[1.0, 0.0]))
-        assert_array_equal(metric(average=None), [np.nan, 7])
+def test_prompts_with_fewer_than_k_candidates():
+    with pytest.raises(ValueError, match=r"k=3 .* 1 to 3 candidates.*too_few='sk"):
+        best_of_k_reward(Y, SCORES, 3, GROUPS)
+    with pytest.raises(ValueError, match="k=4"):
+        oracle_reward(Y, 4, GROUPS, too_few="skip")
+    kept, of_kept = [0, 1, 2, 4, 5, 6], np.repeat(["a", "c"], 3)
+    for metric in (best_of_k_reward, recovery, win_rate):
+        expected = metric(Y[kept], SCORES[kept], 3, of_kept)
+        found = metric(Y, SCORES, 3, GROUPS, too_few="skip")
+        assert found == pytest.approx(expected)
+    soft = soft_best_of_k_reward(Y, SCORES, [1, 3], 0.0, GROUPS, too_few="skip")
+    assert_allclose(soft, [(1 / 3 + 5 + 3) / 3, 1.5])
+
+
+def test_weights_that_leave_no_prompt_give_nan():
+    y, groups = [1.0, 5.0, 7.0], ["a", "b", "b"]
+    metric = partial(oracle_reward, y, 2, groups, too_few="skip")
+    assert metric() == 7
+    assert metric(prompt_weight=[1.0, 1.0]) == 7
+    assert np.isnan(metric(prompt_weight=[1.0, 0.0]))
+    assert_array_equal(metric(average=None), [np.nan, 7])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "value", "message"),
     [
-        ({"y": [1.0, 2.0], "scores": [1, 2]}, "y has rows but no groups"),
-        ({"scores": [[1, 2, 3]]}, "scores has shape"),
-        ({"scores": [[1, np.nan], [1, 2]]}, "scores contains NaN"),
-        ({"y": [[1, np.inf], [1, 2]]}, "y contains inf"),
-        ({"y": [[1, 2], [3]]}, "y could not be made an array"),
-        ({"k": 0}, "k must be an integer of 1 or more"),
-        ({"k": 1.5}, "k must be an integer of 1 or more"),
-        ({"k": [[1]]}, "k must be an integer"),
-        ({"k": []}, "k must be an integer"),
-        ({"k": True}, "k must be an integer"),
-        ({"k": 3}, r"^k=3 .* Give a k of at most 2\.$"),
-        ({"too_few": "drop"}, "too_few must be"),
-        ({"prompt_weight": [1.0]}, "prompt_weight must have one weight"),
-        ({"prompt_weight": [1.0, -1.0]}, "prompt_weight must have one weight"),
-        ({"prompt_weight": [1.0, np.nan]}, "^Input prompt_weight contains NaN"),
-        ({"prompt_weight": [0.0, 1e-200]}, "^prompt_weight has numbers .* too small"),
-        ({"prompt_weight": [0.0, 1e200]}, "^prompt_weight has numbers .* too large"),
+        ("y", [1.0, 2.0], "y has rows but no groups"),
+        ("y", [[1, np.inf], [1, 2]], "y contains inf"),
+        ("y", [[1, 2], [3]], "y could not be made an array"),
+        ("scores", [[1, 2, 3]], "scores has shape"),
+        ("scores", [[1, np.nan], [1, 2]], "scores contains NaN"),
+        ("k", 0, "k must be an integer of 1 or more"),
+        ("k", 1.5, "k must be an integer of 1 or more"),
+        ("k", [[1]], "k must be an integer"),
+        ("k", [], "k must be an integer"),
+        ("k", True, "k must be an integer"),
+        ("k", 3, r"^k=3 .* Give a k of at most 2\.$"),
+        ("too_few", "drop", "too_few must be"),
+        ("prompt_weight", [1.0], "prompt_weight must have one weight"),
+        ("prompt_weight", [1.0, -1.0], "prompt_weight must have one weight"),
+        ("prompt_weight", [1.0, np.nan], "^Input prompt_weight contains NaN"),
+        ("prompt_weight", [0.0, 1e-200], "^prompt_weight has numbers .* too small"),
+        ("prompt_weight", [0.0, 1e200], "^prompt_weight has numbers .* too large"),
         # As in scikit-learn, an array of strings is converted if it holds numbers.
-        ({"prompt_weight": ["one", "two"]}, "could not convert string"),
+        ("prompt_weight", ["one", "two"], "could not convert string"),
     ],
 )
-def test_bad_input(arguments, message):
-    arguments = {"y": [[0, 1], [1, 0]], "scores": [[1, 2], [2, 1]], "k": 1} | arguments
+def test_bad_input(name, value, message):
+    arguments = {"y": [[0, 1], [1, 0]], "scores": [[1, 2], [2, 1]], "k": 1}
     with pytest.raises(ValueError, match=message):
-        best_of_k_reward(**arguments)
+        best_of_k_reward(**arguments | {name: value})

@@ -1,6 +1,7 @@
 """Rewards against brute force over all subsets, and their invariants."""
 
 from fractions import Fraction
+from functools import partial
 from itertools import combinations
 from math import comb
 
@@ -139,13 +140,13 @@ def test_expected_reward(rng):
 
 
 @pytest.mark.parametrize(
-    ("metric", "scores", "options", "message"),
+    ("metric", "scores", "message"),
     [
-        (expected_reward, [[2.0, 0.0], [1.0, 1.0]], {}, "sum to 1"),
-        (expected_reward, [[1.0], [1.0]], {}, "^proba has shape"),
-        (softmax_reward, [[[1.0]]], {"temperature": 1.0}, "^scores has shape"),
+        (expected_reward, [[2.0, 0.0], [1.0, 1.0]], "sum to 1"),
+        (expected_reward, [[1.0], [1.0]], "^proba has shape"),
+        (partial(softmax_reward, temperature=1.0), [[[1.0]]], "^scores has shape"),
     ],
 )
-def test_bad_scores(metric, scores, options, message):
+def test_bad_scores(metric, scores, message):
     with pytest.raises(ValueError, match=message):
-        metric([[0.0, 1.0], [1.0, 0.0]], scores, **options)
+        metric([[0.0, 1.0], [1.0, 0.0]], scores)
