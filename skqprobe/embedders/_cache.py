@@ -17,6 +17,9 @@ CHUNK = 500
 TIMEOUT = 60
 """Seconds to wait for other processes."""
 
+APPLICATION_ID = 0x534B5150
+"""Number in the header of the file, "SKQP", that marks it as a cache."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS embeddings (
     number INTEGER PRIMARY KEY,
@@ -47,9 +50,10 @@ class EmbeddingCache:
     Raises
     ------
     ValueError
-        If `max_bytes` is not positive.
+        If `path` is not that of a file, or `max_bytes` is not positive.
     OSError
-        If the file cannot be used, is damaged or is not a cache. Raised by the methods.
+        If the file cannot be used, is damaged or is not a cache, in which case it is
+        not changed. Raised by the methods.
 
     Examples
     --------
@@ -66,6 +70,8 @@ class EmbeddingCache:
     max_bytes: int | None = None
 
     def __post_init__(self):
+        if str(self.path) in ("", ":memory:"):
+            raise ValueError(f"path must be the path of a file; got {self.path!r}.")
         if self.max_bytes is not None and not self.max_bytes > 0:
             raise ValueError(
                 f"max_bytes must be positive, or None; got {self.max_bytes!r}."
@@ -174,15 +180,31 @@ class EmbeddingCache:
                 (n_rows - n_kept,),
             )
 
+    def _check_owner(self, connection):
+        """Raise unless the database is empty or a cache; return whether it is empty."""
+        # In this order: another process marks the file before it creates the table.
+        count = "SELECT COUNT(*) FROM sqlite_master"
+        [n_objects] = connection.execute(count).fetchone()
+        [owner] = connection.execute("PRAGMA application_id").fetchone()
+        if owner != APPLICATION_ID and (owner or n_objects):
+            raise OSError(
+                f"{self.path} is an sqlite database, but not a cache of embeddings. It "
+                "was not changed. Give another path."
+            )
+        return owner != APPLICATION_ID
+
     @contextmanager
     def _connection(self):
         """Open the file for one use; errors of sqlite name the file and a remedy."""
         try:
             with closing(sqlite3.connect(self.path, timeout=TIMEOUT)) as connection:
+                is_new = self._check_owner(connection)
                 # With a write-ahead log, readers and a writer do not wait for each
                 # other, and a transaction of a killed process is completed or undone.
                 _use_write_ahead_log(connection)
                 connection.execute("PRAGMA synchronous=NORMAL")
+                if is_new:
+                    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 connection.execute(_SCHEMA)
                 yield connection
         except sqlite3.OperationalError as error:

@@ -431,3 +431,26 @@ def test_another_dimension_under_the_same_name(cache):
     message = "embedding of a text has 3 features, others have 2.* clear the cache"
     with pytest.raises(ValueError, match=message):
         embedder.transform(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [len, EmbeddingCache.clear, lambda c: c.read([b"k"]), lambda c: c.write([], [])],
+    ids=["len", "clear", "read", "write"],
+)
+def test_a_database_of_another_program_is_not_changed(tmp_path, use):
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE embeddings (value)")
+        connection.execute("INSERT INTO embeddings VALUES (1)")
+    before = path.read_bytes()
+    with pytest.raises(OSError, match=r"not a cache of embeddings\. It was not changed"):
+        use(EmbeddingCache(path))
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["other.db"]
+
+
+@pytest.mark.parametrize("path", ["", ":memory:"])
+def test_a_path_that_is_no_file(path):
+    with pytest.raises(ValueError, match="path must be the path of a file"):
+        EmbeddingCache(path)
