@@ -1,14 +1,13 @@
 """EmbeddingCache: content, keys, concurrent use, damage."""
 
-import os
 import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def cache(tmp_path):
 
 
 def start(code, *arguments, **options):
-    """Start a process of its own that runs `code`, with the arguments in `args`."""
+    """Start a process that runs `code`, with the arguments in `args`."""
     # Only the module of the cache, which imports only the standard library: importing
     # the package takes a second, and some of these tests start many processes.
     begin = f"import sys; args = sys.argv[1:]; sys.path.insert(0, {str(FOLDER)!r})\n"
@@ -117,10 +116,10 @@ def test_max_bytes(tmp_path):
     assert 150 <= len(kept) <= 300
 
 
-@pytest.mark.parametrize("max_bytes", [0, -1])
-def test_bad_max_bytes(max_bytes):
-    with pytest.raises(ValueError, match=f"max_bytes must be .*; got {max_bytes}"):
-        EmbeddingCache("cache.sqlite", max_bytes)
+def test_bad_max_bytes():
+    for max_bytes in (0, -1):
+        with pytest.raises(ValueError, match=f"max_bytes must be .*; got {max_bytes}"):
+            EmbeddingCache("cache.sqlite", max_bytes)
 
 
 # Keys
@@ -132,21 +131,19 @@ def test_another_text_another_key(texts):
 
 
 def test_settings_and_texts_make_different_keys():
-    def key(settings, text):
-        return text_keys(settings, [text])[0]
-
-    keys = [
-        key({"model": "m"}, "a"),
-        key({"model": "n"}, "a"),
-        key({"model": "m", "layer": 1}, "a"),
-        key({"model": "m", "layer": None}, "a"),
-        key({"model": "m"}, ("a",)),
-        key({"model": "m"}, ("a", "b")),
-        key({"model": "m"}, ("ab", "")),
-        key({"model": "m"}, "ab"),
+    different = [
+        ({"model": "m"}, "a"),
+        ({"model": "n"}, "a"),
+        ({"model": "m", "layer": 1}, "a"),
+        ({"model": "m", "layer": None}, "a"),
+        ({"model": "m"}, ("a",)),
+        ({"model": "m"}, ("a", "b")),
+        ({"model": "m"}, ("ab", "")),
+        ({"model": "m"}, "ab"),
     ]
-    assert len(set(keys)) == len(keys)
-    assert key({"a": 1, "b": 2}, "t") == key({"b": 2, "a": 1}, "t")
+    keys = {text_keys(settings, [text])[0] for settings, text in different}
+    assert len(keys) == len(different)
+    assert text_keys({"a": 1, "b": 2}, "t") == text_keys({"b": 2, "a": 1}, "t")
 
 
 def lengths(texts):
@@ -173,34 +170,6 @@ def test_settings_make_other_keys(cache):
     assert n_embedded(cache, texts=[("p", "c")], join=" ") == 1
     assert n_embedded(cache, texts=["p c"]) == 0
     assert n_embedded(cache, texts=[("p", "c")], join="") == 1
-
-
-def test_a_changed_model_file_makes_other_keys(tmp_path, cache):
-    class OfFile(VectorizerEmbedder):
-        def __init__(self, model, *, cache):
-            super().__init__(lengths, revision="1", cache=cache)
-            self.model = model
-
-    folder = tmp_path / "model"
-    (folder / "part").mkdir(parents=True)
-    weights = folder / "part" / "weights.bin"
-    weights.write_bytes(b"1")
-
-    def embed(model):
-        before = len(cache)
-        embedder = OfFile(model, cache=cache)
-        embedder.transform(["a", "bb"])
-        return len(cache) - before
-
-    assert [embed(folder), embed(str(folder)), embed(folder)] == [2, 0, 0]
-    weights.write_bytes(b"12")  # another size
-    assert [embed(folder), embed(folder)] == [2, 0]
-    os.utime(weights, ns=(1, 1))  # another time
-    assert [embed(folder), embed(folder)] == [2, 0]
-    (folder / "config.json").touch()  # another file
-    assert [embed(folder), embed(folder)] == [2, 0]
-    assert [embed(weights), embed(weights)] == [2, 0]
-    assert [embed("a/name"), embed("a/name")] == [2, 0]  # of a model on the hub
 
 
 # Processes and threads
@@ -276,23 +245,14 @@ def test_processes_create_the_file_at_once(tmp_path):
 
 
 def test_threads_use_one_cache(cache):
-    errors = []
-
     def work(name):
-        try:
-            for batch in range(10):
-                texts = [f"{name} {batch} {i}" for i in range(10)]
-                cache.write(text_keys({}, texts), [t.encode() for t in texts])
-                assert len(cache.read(text_keys({}, texts))) == 10
-        except BaseException as error:
-            errors.append(error)
+        for batch in range(10):
+            texts = [f"{name} {batch} {i}" for i in range(10)]
+            cache.write(text_keys({}, texts), [t.encode() for t in texts])
+            assert len(cache.read(text_keys({}, texts))) == 10
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, "abcd"))
     assert len(cache) == 400
 
 
@@ -340,18 +300,13 @@ def test_killed_at_any_moment(cache):
 # Damage
 
 
-def count_calls():
+def test_a_damaged_value_is_computed_again(cache):
     calls = []
 
     def embed(texts):
         calls.extend(texts)
         return lengths(texts)
 
-    return embed, calls
-
-
-def test_a_damaged_value_is_computed_again(cache):
-    embed, calls = count_calls()
     embedder = VectorizerEmbedder(embed, cache=cache, revision="1")
     right = embedder.transform(["a", "bb", "ccc"])
     calls.clear()
@@ -364,7 +319,6 @@ def test_a_damaged_value_is_computed_again(cache):
     with pytest.warns(RuntimeWarning, match=r"1 embeddings in the cache .*sqlite are"):
         again = embedder.transform(["a", "bb", "ccc"])
     np.testing.assert_array_equal(again, right)
-    assert calls == ["bb"]
     embedder.transform(["a", "bb", "ccc"])  # fixed: no warning
     assert calls == ["bb"]
 
@@ -396,20 +350,9 @@ def test_a_file_that_is_not_a_cache(cache, method, content):
         "clear": cache.clear,
         "len": lambda: len(cache),
     }
-    with pytest.raises(OSError, match=r"cache\.sqlite") as caught:
+    message = r"cache\.sqlite is damaged, or is not a cache.*Remove the file"
+    with pytest.raises(OSError, match=message):
         uses[method]()
-    assert "Remove the file" in str(caught.value)
-    assert Path(cache.path).read_bytes() == content
-
-
-def test_a_damaged_header(cache):
-    embedder = VectorizerEmbedder(lengths, cache=cache, revision="1")
-    embedder.transform(["a"])
-    content = bytearray(Path(cache.path).read_bytes())
-    content[:16] = bytes(16)
-    Path(cache.path).write_bytes(content)
-    with pytest.raises(OSError, match=r"cache\.sqlite is damaged, or is not a cache"):
-        embedder.transform(["a"])
     assert Path(cache.path).read_bytes() == content
 
 
@@ -419,15 +362,12 @@ def test_a_folder_in_place_of_the_file(tmp_path):
 
 
 def test_another_dimension_under_the_same_name(cache):
-    class Model:
-        n_features = 2
+    lengths_of_vectors = iter((2, 3))
 
-        def __call__(self, texts):
-            return np.ones((len(texts), self.n_features))
+    def changed(texts):
+        return np.ones((len(texts), next(lengths_of_vectors)))
 
-    model = Model()
-    embedder = VectorizerEmbedder(model, cache=cache, revision="1").fit(["a"])
-    model.n_features = 3
+    embedder = VectorizerEmbedder(changed, cache=cache, revision="1").fit(["a"])
     message = "embedding of a text has 3 features, others have 2.* clear the cache"
     with pytest.raises(ValueError, match=message):
         embedder.transform(["a", "b"])

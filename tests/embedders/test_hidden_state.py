@@ -58,7 +58,6 @@ def plain_pass(embedder, prompt, completion):
     return torch.cat(out.hidden_states).numpy(), len(prompt_ids)
 
 
-@pytest.mark.slow
 def test_equals_a_plain_forward_pass(smollm):
     layers = [0, 18, -1]
     for pooling in ["last", "mean", "completion_mean"]:
@@ -77,7 +76,6 @@ def test_equals_a_plain_forward_pass(smollm):
             np.testing.assert_allclose(embedding, expected, atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.slow
 def test_batch_size_changes_rounding_only(smollm):
     embedder = HiddenStateEmbedder(**smollm, layer=12)
     alone = embedder.set_params(batch_size=1).fit_transform(PAIRS)
@@ -85,7 +83,6 @@ def test_batch_size_changes_rounding_only(smollm):
     np.testing.assert_allclose(alone, together, atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.slow
 def test_the_chat_template_is_applied(smollm):
     embedder = HiddenStateEmbedder(**smollm, layer=3)
     by_hand = (
@@ -98,7 +95,6 @@ def test_the_chat_template_is_applied(smollm):
     assert np.abs(X[0] - X[2]).max() > 0.1
 
 
-@pytest.mark.slow
 def test_records_through_a_pipeline(smollm):
     records = [
         {"prompt": f"{n} + {n} =", "completions": [f" {2 * n}", f" {3 * n}", " fish"]}
@@ -142,7 +138,6 @@ def test_plain_texts_are_completions_of_an_empty_prompt(tiny, tiny_states):
     np.testing.assert_allclose(X[1], tiny_states("<s>")[-1].mean(0), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_an_empty_text_gets_a_start_token(smollm):
     embedder = HiddenStateEmbedder(**smollm, layer=1)
     empty, start = embedder.fit_transform(["", "<|im_start|>"])

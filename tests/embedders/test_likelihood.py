@@ -9,7 +9,7 @@ from skqprobe.embedders import LikelihoodEmbedder
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_models")]
+pytestmark = pytest.mark.usefixtures("kept_models")
 
 NAMES = [
     "sum_log_likelihood",

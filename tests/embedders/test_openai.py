@@ -242,7 +242,6 @@ def test_two_processes(server, tmp_path):
     assert len(EmbeddingCache(path)) == 40
 
 
-@pytest.mark.slow
 def test_llama_embeddings(llama, tmp_path):
     asked = OpenAIEmbedder(
         "m", base_url=llama, batch_size=3, cache=tmp_path / "cache.sqlite"
@@ -258,7 +257,6 @@ def test_llama_embeddings(llama, tmp_path):
     np.testing.assert_array_equal(clone(asked).transform(records), X)
 
 
-@pytest.mark.slow
 def test_llama_refuses_long_texts(llama):
     asked = OpenAIEmbedder("m", base_url=llama, max_retries=0)
     with pytest.raises(RuntimeError, match=r"the server answered HTTP .* too large"):

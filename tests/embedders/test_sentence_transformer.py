@@ -36,7 +36,6 @@ def close(a, b, atol=1e-6):
     np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -60,7 +59,6 @@ def test_agrees_with_the_library(minilm_folder, minilm, settings):
         close(np.linalg.norm(embeddings, axis=1), 1)
 
 
-@pytest.mark.slow
 def test_a_prompt_of_the_model_by_name(minilm_folder, minilm, monkeypatch):
     embedder = SentenceTransformerEmbedder(minilm_folder, prompt_name="query")
     before = embedder.transform(TEXTS)
@@ -74,7 +72,6 @@ def test_a_prompt_of_the_model_by_name(minilm_folder, minilm, monkeypatch):
         embedder.set_params(prompt_name="nothing").transform(TEXTS)
 
 
-@pytest.mark.slow
 def test_pairs_and_records(minilm_folder, minilm):
     embedder = SentenceTransformerEmbedder(minilm_folder)
     sets = embedder.fit_transform(RECORDS)
@@ -86,7 +83,6 @@ def test_pairs_and_records(minilm_folder, minilm):
     assert embedder.get_feature_names_out()[-1] == "sentencetransformerembedder383"
 
 
-@pytest.mark.slow
 def test_dtype(minilm_folder, minilm):
     embeddings = SentenceTransformerEmbedder(minilm_folder, dtype="float16").transform(
         TEXTS
@@ -95,7 +91,6 @@ def test_dtype(minilm_folder, minilm):
     close(embeddings, minilm.encode(TEXTS), atol=1e-3)
 
 
-@pytest.mark.slow
 def test_no_weights_in_the_embedder(minilm_folder):
     embedder = SentenceTransformerEmbedder(minilm_folder, truncate_dim=8).fit(TEXTS)
     pickled = pickle.dumps(embedder)
@@ -106,7 +101,6 @@ def test_no_weights_in_the_embedder(minilm_folder):
     assert clone(embedder)._load() is embedder._load()
 
 
-@pytest.mark.slow
 def test_silent(minilm_folder, capfd):
     embedder = SentenceTransformerEmbedder(minilm_folder).fit(
         TEXTS
@@ -116,7 +110,6 @@ def test_silent(minilm_folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.slow
 def test_search_in_two_processes(minilm_folder, tmp_path, rng):
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
     embedder = SentenceTransformerEmbedder(minilm_folder, cache=cache, device="cpu")
@@ -142,7 +135,6 @@ def test_search_in_two_processes(minilm_folder, tmp_path, rng):
         assert connection.execute(question).fetchone() == (36, 36)
 
 
-@pytest.mark.slow
 def test_settings_in_the_key_of_the_cache(minilm_folder, tmp_path):
     cache = EmbeddingCache(tmp_path / "cache.sqlite")
 
@@ -167,7 +159,6 @@ def test_settings_in_the_key_of_the_cache(minilm_folder, tmp_path):
         assert n_new(**other) == 1
 
 
-@pytest.mark.slow
 def test_a_changed_folder_is_loaded_again(minilm_folder, tmp_path):
     from safetensors.numpy import load_file, save_file
 
@@ -184,7 +175,6 @@ def test_a_changed_folder_is_loaded_again(minilm_folder, tmp_path):
 # Texts that are too long
 
 
-@pytest.mark.slow
 def test_long_texts_are_counted(minilm_folder, minilm):
     # The limit is 256 tokens, of which the model adds two.
     texts = ["a " * 254, "b " * 255, "c" * 5000, "d " * 3000, "short", "d " * 3000]
@@ -199,21 +189,18 @@ def test_long_texts_are_counted(minilm_folder, minilm):
     close(embeddings, minilm.encode(texts))
 
 
-@pytest.mark.slow
 def test_the_prompt_counts(minilm_folder):
     embedder = SentenceTransformerEmbedder(minilm_folder, prompt="two words ")
     with pytest.warns(UserWarning, match="1 of 1 texts"):
         embedder.transform(["a " * 253])
 
 
-@pytest.mark.slow
 def test_texts_that_just_fit_do_not_warn(minilm_folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SentenceTransformerEmbedder(minilm_folder).transform(["a " * 254, "狗" * 254])
 
 
-@pytest.mark.slow
 def test_a_known_long_text_does_not_warn_again(minilm_folder, tmp_path):
     cache = tmp_path / "cache.sqlite"
     embedder = SentenceTransformerEmbedder(minilm_folder, cache=cache)
@@ -241,7 +228,6 @@ def test_a_model_without_a_limit(tmp_path):
 # Errors
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nobody/no-model", "./no/folder", "README.md"])
 def test_no_such_model(minilm_folder, monkeypatch, name):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -250,7 +236,6 @@ def test_no_such_model(minilm_folder, monkeypatch, name):
         SentenceTransformerEmbedder(name).transform(TEXTS)
 
 
-@pytest.mark.slow
 def test_a_folder_without_a_model(minilm_folder, tmp_path):
     with pytest.raises(OSError, match=f"cannot load model='{tmp_path}'"):
         SentenceTransformerEmbedder(tmp_path).transform(TEXTS)

@@ -226,7 +226,6 @@ def test_collect_resumes_after_a_fault(server, tmp_path):
     assert server.key not in path.read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["Once upon a", CHAT], ids=["text", "chat"])
 def test_llama_completions(llama, prompt):
     drawn = OpenAIGenerator(
@@ -243,7 +242,6 @@ def test_llama_completions(llama, prompt):
     assert other["completions"] != record["completions"]
 
 
-@pytest.mark.slow
 def test_llama_many_prompts(llama):
     drawn = OpenAIGenerator("m", base_url=llama, max_tokens=3, temperature=0.0)
     prompts = ["The capital of France is", "One, two, three,", "A, B, C,"]

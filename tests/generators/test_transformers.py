@@ -44,7 +44,6 @@ def same_tokens(generator, record):
     return same, features
 
 
-@pytest.mark.slow
 def test_records(records):
     for prompt, record in zip(PROMPTS, records, strict=True):
         assert record["prompt"] == prompt
@@ -59,7 +58,6 @@ def test_records(records):
         np.testing.assert_array_equal(record["n_tokens"][long], 8)
 
 
-@pytest.mark.slow
 def test_hidden_states_and_likelihoods_agree_with_the_embedders(
     smollm, generator, records
 ):
@@ -77,7 +75,6 @@ def test_hidden_states_and_likelihoods_agree_with_the_embedders(
         )
 
 
-@pytest.mark.slow
 def test_log_likelihoods_are_at_temperature_1(smollm):
     hot = TransformersGenerator(
         **smollm, max_tokens=3, seed=3, temperature=2.0, top_p=0.9, log_likelihoods=True
@@ -89,7 +86,6 @@ def test_log_likelihoods_are_at_temperature_1(smollm):
     )
 
 
-@pytest.mark.slow
 def test_a_probe_learns_from_captured_states(records):
     X = np.stack([record["hidden_states"] for record in records])
     y = np.array([["a" in text for text in r["completions"]] for r in records])
@@ -97,7 +93,6 @@ def test_a_probe_learns_from_captured_states(records):
     assert probe.fit(X, y.astype(float)).predict(X).shape == (2,)
 
 
-@pytest.mark.slow
 def test_completions_depend_on_seed_and_prompt_alone(generator, records):
     shorter = clone(generator).set_params(hidden_states=None, log_likelihoods=False)
     again = shorter.generate(PROMPTS[::-1], k=6)[::-1]
@@ -179,7 +174,6 @@ def test_spaces_at_the_beginning_are_kept(tiny):
     assert any(text[:1] == " " and text[1:].isalpha() for text in texts)
 
 
-@pytest.mark.slow
 def test_greedy(smollm):
     greedy = TransformersGenerator(**smollm, temperature=0, max_tokens=4)
     record = greedy.sample(PROMPTS[0], 1)
@@ -188,7 +182,6 @@ def test_greedy(smollm):
         greedy.sample(PROMPTS[0], 2)
 
 
-@pytest.mark.slow
 def test_a_tiny_temperature_is_greedy(smollm):
     greedy = TransformersGenerator(**smollm, temperature=0, max_tokens=4)
     expected = greedy.sample(PROMPTS[0], 1)["completions"]
@@ -196,7 +189,6 @@ def test_a_tiny_temperature_is_greedy(smollm):
     assert cold.sample(PROMPTS[0], 2)["completions"] == 2 * expected
 
 
-@pytest.mark.slow
 def test_stop_strings(generator, records):
     """A text ends before the first one; the rest agrees with the longer text."""
     stopping = clone(generator).set_params(stop=[" a", "e ", "\n", "th"])
@@ -257,7 +249,6 @@ def test_empty_completions(tiny):
     np.testing.assert_allclose(record["hidden_states"], X, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_chat(smollm):
     generator = TransformersGenerator(**smollm, max_tokens=4, seed=0, hidden_states=18)
     record = generator.sample(CHAT, 3)
