@@ -55,31 +55,22 @@ def said_by(raised):
 # Retries
 
 
-def test_an_answer(server):
-    assert ask(server) == server.answer("/embeddings", BODY)
-    assert server.requests == [("/embeddings", BODY)]
-
-
 def test_transient_faults_are_tried_again(server, slept, transient):
-    server.script = [transient, transient]
     timeout = 0.3 if transient is server.hang else 30
+    server.script = [transient, transient]
     assert ask(server, timeout=timeout) == server.answer("/embeddings", BODY)
-    assert len(server.requests) == 3
+    assert server.requests == [("/embeddings", BODY)] * 3
     assert len(slept) == 2
+    server.fault = lambda path, body: transient
+    with pytest.raises(APIError):
+        ask(server, max_retries=2, timeout=timeout)
+    assert len(server.requests) == 3 + 3
 
 
 def test_retry_after_is_honoured(server, slept):
     server.script = [server.status(429, {"retry-after": "7"})]
     ask(server)
     assert slept == [7.0]
-
-
-def test_the_client_gives_up_in_the_end(server, slept, transient):
-    server.fault = lambda path, body: transient
-    timeout = 0.3 if transient is server.hang else 30
-    with pytest.raises(APIError):
-        ask(server, max_retries=2, timeout=timeout)
-    assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 422])
@@ -110,22 +101,18 @@ def test_a_malformed_answer_is_refused(server, text, message):
         ask(server)
 
 
-def test_no_server(server, slept):
+def test_errors_after_the_last_attempt(server, slept):
+    for fault, message in (
+        (server.hang, r"within timeout=0\.3 seconds"),
+        (server.status(429), "check your quota"),
+        (server.cut, r"no connection to .*Check base_url"),
+    ):
+        server.script = [fault]
+        with pytest.raises(RuntimeError, match=message):
+            ask(server, max_retries=0, timeout=0.3)
     server.close()
     with pytest.raises(RuntimeError, match=r"no connection to .*Check base_url"):
         ask(server, max_retries=1)
-
-
-def test_a_timeout(server, slept):
-    server.script = [server.hang]
-    with pytest.raises(RuntimeError, match=r"within timeout=0\.3 seconds"):
-        ask(server, max_retries=0, timeout=0.3)
-
-
-def test_too_many_requests(server, slept):
-    server.script = [server.status(429)]
-    with pytest.raises(RuntimeError, match="check your quota"):
-        ask(server, max_retries=0)
 
 
 @both_backends
@@ -184,8 +171,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(server, tmp_path, caplog):
         assert server.key.encode() not in pickle.dumps(used)
         assert pickle.loads(pickle.dumps(used)).get_params() == used.get_params()
     assert not any(server.key in place for place in places)
-    for file in tmp_path.iterdir():
-        assert server.key.encode() not in file.read_bytes()
+    assert all(server.key.encode() not in f.read_bytes() for f in tmp_path.iterdir())
 
 
 @both_backends

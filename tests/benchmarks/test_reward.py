@@ -14,11 +14,6 @@ from skqprobe import QProbePolicy, make_probe_pipeline
 from skqprobe.metrics import base_reward, best_of_k_reward, oracle_reward
 
 
-@pytest.fixture(scope="module")
-def reward(load):
-    return load("reward")
-
-
 def rows_of(out, k):
     (result,) = json.loads(out.read_text())["results"]
     return {row["method"]: row for row in result["tables"][str(k)]}
@@ -167,15 +162,13 @@ def test_left_out(reward, make_npz, tmp_path, capsys):
     assert "\npolicy_gradient " in printed and "\nlog_loss " not in printed
 
 
-def test_bad_arguments(reward, make_npz, tmp_path, capsys):
+def test_bad_arguments(reward, make_npz, tmp_path, assert_refused):
     for arguments, message in (
         (["--train", "A.npz"], "--train and --test go together"),
         (["--ks", "0"], "--ks must be 1 or more"),
         (["--train", "A", "--test", "B", "--only", "gsm"], "--only selects data sets"),
     ):
-        with pytest.raises(SystemExit):
-            reward.main(arguments)
-        assert message in capsys.readouterr().err
+        assert_refused(reward.main, arguments, message)
     make_npz(tmp_path / "A.npz")
     make_npz(tmp_path / "B.npz", d=3)
     paths = ["--train", str(tmp_path / "A.npz"), "--test", str(tmp_path / "B.npz")]
