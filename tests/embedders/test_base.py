@@ -16,7 +16,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks, get_tags
 
@@ -150,19 +150,13 @@ def test_join(join, texts):
     assert set(embedded()) == {*texts, "a"}
 
 
-def test_batches_in_any_order():
-    class Backwards(Toy):
-        def embed_batches(self, batches):
-            yield from reversed(list(super().embed_batches(batches)))
-
-    embeddings = Backwards(batch_size=2, dtype="float64").transform(TEXTS)
-    np.testing.assert_array_equal(embeddings, expected(TEXTS))
-
-
-def test_texts_may_be_tuples():
+def test_batches_in_any_order_and_texts_that_are_tuples():
     class Pairs(Toy):
         def make_texts(self, X):
             return list(zip(X.prompts, X.completions, strict=True))
+
+        def embed_batches(self, batches):
+            yield from reversed(list(super().embed_batches(batches)))
 
     pairs = [("p", "a"), ("p", "a"), ("", "pa"), ("pppp", "a")]
     embeddings = Pairs(batch_size=1, dtype="float64").transform(pairs)
@@ -251,16 +245,6 @@ def test_search_in_two_processes(tmp_path, rng):
     )
 
 
-def test_search_over_the_embedder(rng):
-    # Without a cache, each fit embeds its own prompts only.
-    pipeline = make_pipeline(Toy(1e-9), QProbePolicy())
-    search = GridSearchCV(pipeline, {"toy__join": ["", " "]}, cv=2)
-    search.fit(records(4, 2), rng.random((4, 2)))
-    # Two settings and two folds, each with a fit to 2 prompts and a score on 2 prompts,
-    # and the refit.
-    assert len(embedded()) == 2 * 2 * (4 + 4) + 8
-
-
 EMBEDDERS = [
     Toy(),
     VectorizerEmbedder(TfidfVectorizer()),
@@ -284,15 +268,20 @@ CHECKS = [
 ]
 
 
+every_embedder = pytest.mark.parametrize(
+    "embedder", EMBEDDERS, ids=lambda e: type(e).__name__
+)
+
+
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("embedder", EMBEDDERS, ids=lambda e: type(e).__name__)
+@every_embedder
 def test_scikit_learn_checks(embedder, check):
     if not hasattr(estimator_checks, check):
         pytest.skip(f"this scikit-learn has no {check}")
     getattr(estimator_checks, check)(type(embedder).__name__, clone(embedder))
 
 
-@pytest.mark.parametrize("embedder", EMBEDDERS, ids=lambda e: type(e).__name__)
+@every_embedder
 def test_tags(embedder):
     tags = get_tags(embedder)
     assert tags.input_tags.string
@@ -324,16 +313,6 @@ def test_wrong_embeddings(values, message):
     for method in ("transform", "fit_transform"):
         with pytest.raises(ValueError, match=message):
             getattr(Wrong(dtype="float16"), method)(["a", "b"])
-
-
-def test_texts_of_different_dimensions():
-    class Mixed(Toy):
-        def embed_batch(self, texts):
-            return np.ones((len(texts), len(texts)))
-
-    message = "embedding of a text has 1 features, others have 2.* clear the cache"
-    with pytest.raises(ValueError, match=message):
-        Mixed(batch_size=2).transform(["a", "b", "c"])
 
 
 def test_another_dimension_than_in_fit():

@@ -1,8 +1,6 @@
 """OpenAIEmbedder, with a server that makes errors and with llama.cpp."""
 
 import json
-import subprocess
-import sys
 import threading
 from functools import partial
 
@@ -173,27 +171,6 @@ def test_base_url_of_the_environment(server, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", server.url.replace("127.0.0.1", "localhost"))
     asked.transform(["a"])  # another server, so another key of the cache
     assert len(server.requests) == 2
-
-
-PROCESS = """
-import sys
-from skqprobe.embedders import OpenAIEmbedder
-url, cache = sys.argv[1:]
-embedder = OpenAIEmbedder("model", base_url=url, cache=cache, batch_size=2)
-print(embedder.transform([f"text {i}" for i in range(40)]).sum())
-"""
-
-
-def test_two_processes(server, tmp_path):
-    path = tmp_path / "cache.sqlite"
-    command = [sys.executable, "-c", PROCESS, server.url, str(path)]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert outputs[0] == outputs[1]
-    assert len(EmbeddingCache(path)) == 40
 
 
 def test_llama_embeddings(llama, tmp_path):

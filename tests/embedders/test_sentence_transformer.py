@@ -1,7 +1,6 @@
 """SentenceTransformerEmbedder, compared with sentence-transformers."""
 
 import pickle
-import shutil
 import sys
 from types import SimpleNamespace
 
@@ -14,13 +13,6 @@ from skqprobe.embedders import EmbeddingCache, SentenceTransformerEmbedder
 pytestmark = pytest.mark.usefixtures("kept_models")
 
 TEXTS = ["A dog.", "A much longer text about a dog in a park.", "", "Ein Hund?", "狗"]
-RECORDS = [
-    {
-        "prompt": f"Name animal {i}.",
-        "completions": [f" dog {i}", " cat", f" {i} stones"],
-    }
-    for i in range(12)
-]
 
 
 def close(a, b, atol=1e-6):
@@ -64,17 +56,6 @@ def test_a_prompt_of_the_model_by_name(minilm_folder, minilm, monkeypatch):
         embedder.set_params(prompt_name="nothing").transform(TEXTS)
 
 
-def test_pairs_and_records(minilm_folder, minilm):
-    embedder = SentenceTransformerEmbedder(minilm_folder)
-    sets = embedder.fit_transform(RECORDS)
-    assert sets.shape == (12, 3, 384)
-    texts = [f"{r['prompt']}\n{c}" for r in RECORDS for c in r["completions"]]
-    close(sets.reshape(-1, 384), minilm.encode(texts))
-    chat = [{"role": "user", "content": "Hi"}]
-    close(embedder.transform([(chat, "Ho")]), minilm.encode(["user: Hi\nHo"]))
-    assert embedder.get_feature_names_out()[-1] == "sentencetransformerembedder383"
-
-
 def test_no_weights_in_the_embedder(minilm_folder, capfd):
     embedder = SentenceTransformerEmbedder(minilm_folder, truncate_dim=8).fit(TEXTS)
     pickled = pickle.dumps(embedder)
@@ -105,19 +86,6 @@ def test_settings_in_the_key_of_the_cache(minilm_folder, tmp_path):
         embedder.transform(["a"])
         assert len(cache) - n_before == n_new
         n_before = len(cache)
-
-
-def test_a_changed_folder_is_loaded_again(minilm_folder, tmp_path):
-    from safetensors.numpy import load_file, save_file
-
-    copy = shutil.copytree(minilm_folder, tmp_path / "model")
-    embedder = SentenceTransformerEmbedder(copy, cache=tmp_path / "cache.sqlite")
-    before = embedder.transform(TEXTS)
-    weights = load_file(copy / "model.safetensors")
-    name = next(name for name in weights if name.endswith("output.LayerNorm.bias"))
-    weights[name] = weights[name] + 1
-    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    assert np.abs(embedder.transform(TEXTS) - before).max() > 0.01
 
 
 # Texts that are too long

@@ -11,10 +11,8 @@ from sklearn.feature_extraction.text import (
     HashingVectorizer,
     TfidfVectorizer,
 )
-from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from skqprobe import QProbePolicy
 from skqprobe.embedders import VectorizerEmbedder
 
 RECORDS = [
@@ -90,14 +88,6 @@ def test_feature_names():
     assert names(VECTORIZERS[3]) == ["truncatedsvd0", "truncatedsvd1"]
     for nameless in (VECTORIZERS[2], VECTORIZERS[4], measure):
         assert names(nameless) == ["vectorizerembedder0", "vectorizerembedder1"]
-
-
-def test_search_reaches_the_vectorizer(rng):
-    pipeline = make_pipeline(VectorizerEmbedder(TfidfVectorizer()), QProbePolicy())
-    grid = {"vectorizerembedder__vectorizer__ngram_range": [(1, 2)]}
-    search = GridSearchCV(pipeline, grid, cv=3).fit(RECORDS * 6, rng.random((12, 3)))
-    assert search.best_estimator_[0].vectorizer_.ngram_range == (1, 2)
-    assert search.predict(RECORDS * 6).shape == (12,)
 
 
 def test_fit_drops_texts_finished_before_an_error():

@@ -281,11 +281,3 @@ def test_one_number_for_each_candidate_is_needed(records):
     model = make_pipeline(letters(), Sums()).fit(["a", "b"], [1, 0])
     with pytest.raises(ValueError, match=r"6 candidates of 7 prompts; .*\(3,\)"):
         BestOfK(Toy(), model, K).generate(NEW)
-
-
-def test_parameters_and_repr(pipeline):
-    best = BestOfK(Toy(), pipeline, K)
-    assert repr(best).startswith("BestOfK(generator=Toy(), k=6,")
-    best.set_params(pipeline__qprobepolicy__temperature=0.5, generator__progress=False)
-    assert pipeline[-1].temperature == 0.5
-    assert best.get_params()["generator__progress"] is False
