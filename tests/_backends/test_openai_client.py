@@ -73,32 +73,29 @@ def test_retry_after_is_honoured(server, slept):
     assert slept == [7.0]
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 422])
-def test_permanent_faults_are_not_tried_again(server, slept, code):
-    server.script = [server.status(code, message="no such thing")]
-    with pytest.raises(RuntimeError, match=f"HTTP {code}: no such thing") as raised:
-        ask(server)
-    assert raised.value.status == code
-    assert len(server.requests) == 1
+def test_permanent_faults_are_not_tried_again(server, slept):
+    for number, code in enumerate((400, 401, 403, 404, 413, 422), 1):
+        server.script = [server.status(code, message="no such thing")]
+        with pytest.raises(RuntimeError, match=f"HTTP {code}: no such thing") as raised:
+            ask(server)
+        assert raised.value.status == code
+        assert len(server.requests) == number
     assert slept == []
 
 
 # Errors
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_malformed_answer_is_refused(server):
+    for text, message in (
         ("<html>hello</html>", "not JSON"),
         ('{"data": [', "not JSON"),
         ("[1, 2]", "is malformed"),
         ('{"error": {"message": "overloaded"}}', "overloaded"),
-    ],
-)
-def test_a_malformed_answer_is_refused(server, text, message):
-    server.script = [server.say(text)]
-    with pytest.raises(RuntimeError, match=message):
-        ask(server)
+    ):
+        server.script = [server.say(text)]
+        with pytest.raises(RuntimeError, match=message):
+            ask(server)
 
 
 def test_errors_after_the_last_attempt(server, slept):
@@ -118,37 +115,27 @@ def test_errors_after_the_last_attempt(server, slept):
 @both_backends
 def test_without_the_package(server, monkeypatch, use):
     monkeypatch.setitem(sys.modules, "openai", None)
-    message = (
-        r'^OpenAI(Embedder|Generator) needs openai: pip install "skqprobe\[openai\]"'
-    )
+    name = "OpenAIEmbedder" if use is use_embedder else "OpenAIGenerator"
+    message = rf'^{name} needs openai: pip install "skqprobe\[openai\]"'
     with pytest.raises(ImportError, match=message):
         use(base_url=server.url)
 
 
 @both_backends
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("localhost:8080", "must be a URL"),
-        ("ftp://localhost", "must be a URL"),
-        ("http://user:word@localhost:8080/v1", "user name or password"),
-    ],
-)
-def test_bad_base_url(use, url, message):
+def test_bad_settings(use):
     pytest.importorskip("openai")
-    with pytest.raises(ValueError, match=f"base_url must .*{message}|{message}"):
-        use(base_url=url)
-
-
-@both_backends
-@pytest.mark.parametrize(
-    "setting",
-    [{"model": 3}, {"timeout": 0}, {"concurrency": 0}, {"max_retries": -1}],
-    ids=str,
-)
-def test_bad_settings(use, setting):
-    with pytest.raises(ValueError, match=f"'{next(iter(setting))}' parameter"):
-        use(**setting)
+    not_a_url = "base_url must .*must be a URL|must be a URL"
+    for name, value, message in (
+        ("base_url", "localhost:8080", not_a_url),
+        ("base_url", "ftp://localhost", not_a_url),
+        ("base_url", "http://user:word@localhost:8080/v1", "user name or password"),
+        ("model", 3, "'model' parameter"),
+        ("timeout", 0, "'timeout' parameter"),
+        ("concurrency", 0, "'concurrency' parameter"),
+        ("max_retries", -1, "'max_retries' parameter"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use(**{name: value})
 
 
 # The key
@@ -194,19 +181,18 @@ def test_the_key_is_in_no_error(server, slept, caplog, use):
 def test_another_variable_holds_the_key(server, monkeypatch, use):
     monkeypatch.delenv("OTHER_KEY", raising=False)
     use(base_url=server.url, api_key_env="OTHER_KEY")  # not needed for this server
-    monkeypatch.setenv("OTHER_KEY", "first\n")  # as read from a file
-    use(base_url=server.url, api_key_env="OTHER_KEY")
-    monkeypatch.setenv("OTHER_KEY", "second")
-    use(base_url=server.url, api_key_env="OTHER_KEY")
+    for value in ("first\n", "second"):  # one as read from a file
+        monkeypatch.setenv("OTHER_KEY", value)
+        use(base_url=server.url, api_key_env="OTHER_KEY")
     assert server.keys == ["Bearer none-needed", "Bearer first", "Bearer second"]
 
 
-@pytest.mark.parametrize("key", ["secret\nkey", "secret\u2013key"])
-def test_an_invalid_key(server, monkeypatch, key):
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(ValueError, match="OPENAI_API_KEY is not an API key") as raised:
-        ask(server)
-    assert "secret" not in str(raised.value)
+def test_an_invalid_key(server, monkeypatch):
+    for key in ("secret\nkey", "secret\u2013key"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(ValueError, match="OPENAI_API_KEY is not an API key") as e:
+            ask(server)
+        assert "secret" not in str(e.value)
     assert server.requests == []
 
 

@@ -90,30 +90,25 @@ class Faults:
 
     @staticmethod
     def status(code, headers=(), message="scripted"):
-        """Refuse with an HTTP status."""
         text = json.dumps({"error": {"message": message, "code": code}})
         return lambda handler, answer: handler.reply(code, text, headers)
 
     @staticmethod
     def cut(handler, answer):
-        """Close the connection without an answer."""
         handler.close_connection = True
 
     @staticmethod
     def cut_midway(handler, answer):
-        """Close the connection in the middle of an answer."""
         handler.reply(200, '{"data": [', length=1000)
         handler.close_connection = True
 
     @staticmethod
     def hang(handler, answer):
-        """Do not answer."""
         handler.server.closing.wait(30)
         handler.close_connection = True
 
     @staticmethod
     def say(text):
-        """Answer with a text."""
         return lambda handler, answer: handler.reply(200, text)
 
     @staticmethod
@@ -174,7 +169,6 @@ class ScriptedServer(Faults, ThreadingHTTPServer):
 
     @staticmethod
     def answer(path, body):
-        """Return the usual answer."""
         return ANSWERS[path](body)
 
     @property

@@ -56,14 +56,11 @@ def test_shapes_and_dtypes(embedding):
     assert bunch.DESCR.startswith(".. _two_words_dataset:")
 
 
-def test_embeddings(two_words):
+def test_values(two_words):
     deviation = two_words.data.astype(np.float32).std(axis=1)
     assert (deviation.max(axis=1) > 0).all()  # completions of a prompt differ
     minilm = load_two_words(embedding="minilm").data.astype(np.float32)
     assert_allclose(np.linalg.norm(minilm, axis=-1), 1, atol=1e-3)
-
-
-def test_likelihoods_lengths_and_rewards(two_words):
     assert (two_words.log_likelihood < 0).all()
     assert two_words.n_tokens.min() >= 1
     assert two_words.n_tokens.max() <= 40
@@ -82,26 +79,36 @@ def test_rewards_are_those_of_the_rule(two_words, script):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("reward", "texts"),
     [
-        (" The fox is under the box.", 1),
-        ("FOXES like a Box!", 1),
-        ("“Is the fox in the box?”", 1),
-        ("The fox's box is red.", 1),
-        ("The fox is under the box", 0),
-        ("The fox ran. The box fell.", 0),
-        ("Mr. Fox, the fox, has a box.", 0),
-        ("The fox is in the box...", 0),
-        ("The fox is outfoxed.", 0),
-        ("The fox is boxed in.", 0),
-        ("The fox is in a" + " very" * 8 + " big box.", 0),
-        ("The fox is in a" + " very" * 7 + " big box.", 1),
-        (".", 0),
-        ("", 0),
+        (
+            1,
+            [
+                " The fox is under the box.",
+                "FOXES like a Box!",
+                "“Is the fox in the box?”",
+                "The fox's box is red.",
+                "The fox is in a" + " very" * 7 + " big box.",
+            ],
+        ),
+        (
+            0,
+            [
+                "The fox is under the box",
+                "The fox ran. The box fell.",
+                "Mr. Fox, the fox, has a box.",
+                "The fox is in the box...",
+                "The fox is outfoxed.",
+                "The fox is boxed in.",
+                "The fox is in a" + " very" * 8 + " big box.",
+                *(".", ""),
+            ],
+        ),
     ],
 )
-def test_reward_rule(script, text, expected):
-    assert script.reward(["fox", "box"], text) == expected
+def test_reward_rule(script, reward, texts):
+    for text in texts:
+        assert script.reward(["fox", "box"], text) == reward
 
 
 def test_prompts_hold_distinct_words(two_words, script):
@@ -110,9 +117,6 @@ def test_prompts_hold_distinct_words(two_words, script):
     for words, prompt in zip(two_words.words, two_words.prompts, strict=True):
         assert prompt == script.TEMPLATE.format(*words)
         assert prompt.endswith(f"Words: {words[0]} and {words[1]}\nSentence:")
-
-
-def test_word_list(script):
     assert len(script.WORDS) == len(set(script.WORDS)) >= 480
     examples = script.TEMPLATE.lower().replace(".", " ").split()
     assert not set(script.WORDS) & set(examples)

@@ -245,9 +245,8 @@ def test_pickle_and_clone_hold_no_weights(tiny):
         assert other.sample("ab", 3)["completions"] == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
+def test_bad_parameters(tiny):
+    for name, value, message in (
         ("temperature", -1, "'temperature' parameter"),
         ("top_p", 0.0, "'top_p' parameter"),
         ("max_tokens", 0, "'max_tokens' parameter"),
@@ -257,12 +256,10 @@ def test_pickle_and_clone_hold_no_weights(tiny):
         ("stop", ["a", 3], "stop must be a text, or a list of texts"),
         ("hidden_states", 3, "hidden_states=3: the model has layers 0"),
         ("hidden_states", "last", "'hidden_states' parameter"),
-    ],
-)
-def test_bad_parameters(tiny, name, value, message):
-    generator = TransformersGenerator(tiny, max_tokens=2).set_params(**{name: value})
-    with pytest.raises(ValueError, match=message):
-        generator.sample("ab", 2)
+    ):
+        generator = TransformersGenerator(tiny, **{"max_tokens": 2, name: value})
+        with pytest.raises(ValueError, match=message):
+            generator.sample("ab", 2)
 
 
 def test_bad_prompts(tiny):
