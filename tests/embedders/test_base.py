@@ -199,18 +199,15 @@ def test_feature_names_need_fit():
 
 def test_in_a_column_transformer():
     pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(
-        {"prompt": ["p", "q"], "completion": ["a", "bb"], "length": [1.0, 2.0]}
-    )
-    inputs = {
-        "pairs": ["prompt", "completion"],
-        "texts": "completion",
-        "column": ["completion"],
-    }
+    frame = pandas.DataFrame({"prompt": ["p", "q"], "completion": ["a", "bb"]})
+    embedder, of_texts = Toy(dtype="float64"), expected(["a", "bb"])
     columns = ColumnTransformer(
-        [(name, Toy(dtype="float64"), of) for name, of in inputs.items()]
+        [
+            ("pairs", embedder, ["prompt", "completion"]),
+            ("texts", embedder, "completion"),
+            ("column", embedder, ["completion"]),
+        ]
     )
-    of_texts = expected(["a", "bb"])
     np.testing.assert_array_equal(
         columns.fit_transform(frame),
         np.hstack([expected(["p\na", "q\nbb"]), of_texts, of_texts]),

@@ -21,7 +21,17 @@ from skqprobe.embedders import EmbeddingCache, VectorizerEmbedder
 from skqprobe.embedders._cache import CHUNK, text_keys
 
 ROOT = Path(__file__).parents[2]
-FOLDER = Path(cache_module.__file__).parent
+# Only the cache and what it imports: importing the package takes a second, and some of
+# these tests start many processes.
+BEGIN = f"""
+import sys
+import types
+
+args = sys.argv[1:]
+sys.path.insert(0, {str(Path(cache_module.__file__).parent)!r})
+package = sys.modules["skqprobe"] = types.ModuleType("skqprobe")
+package.__path__ = [{str(Path(cache_module.__file__).parents[1])!r}]
+"""
 
 
 @pytest.fixture
@@ -31,11 +41,8 @@ def cache(tmp_path):
 
 def start(code, *arguments, **options):
     """Start a process that runs `code`, with the arguments in `args`."""
-    # Only the module of the cache, which imports only the standard library: importing
-    # the package takes a second, and some of these tests start many processes.
-    begin = f"import sys; args = sys.argv[1:]; sys.path.insert(0, {str(FOLDER)!r})\n"
     return subprocess.Popen(
-        [sys.executable, "-c", begin + textwrap.dedent(code), *map(str, arguments)],
+        [sys.executable, "-c", BEGIN + textwrap.dedent(code), *map(str, arguments)],
         cwd=ROOT,
         text=True,
         **options,

@@ -133,21 +133,27 @@ def test_the_candidates_are_not_changed(pipeline):
     assert all("chosen" not in record for record in kept)
 
 
-REGRESSORS = [
-    QProbeRegressor(alpha=1e-6),
-    make_pipeline(StandardScaler(), Ridge(1e-6)),
-    GridSearchCV(Ridge(), {"alpha": [1e-6, 1]}, cv=2),
-]
+OF_TEXTS = {
+    "probe": make_pipeline(letters(), QProbeRegressor(alpha=1e-6)),
+    "ridge": make_pipeline(letters(), StandardScaler(), Ridge(1e-6)),
+    "search": GridSearchCV(
+        make_pipeline(letters(), Ridge()), {"ridge__alpha": [1e-6, 1]}, cv=2
+    ),
+}
+OF_STATES = {
+    "probe": QProbeRegressor(alpha=1e-6),
+    "ridge": make_pipeline(StandardScaler(), Ridge(1e-6)),
+    "search": GridSearchCV(Ridge(), {"alpha": [1e-6, 1]}, cv=2),
+}
 
 
-@pytest.mark.parametrize("regressor", REGRESSORS, ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("name", OF_TEXTS)
 @pytest.mark.parametrize("embeddings", [None, "hidden_states"])
-def test_of_a_regressor_the_highest_value_is_taken(records, regressor, embeddings):
-    texts = [text for record in records for text in record["completions"]]
-    X = texts if embeddings is None else [features(text) for text in texts]
-    model = clone(regressor)
-    if embeddings is None:
-        model = make_pipeline(letters(), model)
+def test_of_a_regressor_the_highest_value_is_taken(records, name, embeddings):
+    X = texts = [text for record in records for text in record["completions"]]
+    model = clone((OF_STATES if embeddings else OF_TEXTS)[name])
+    if embeddings:
+        X = [features(text) for text in texts]
     model.fit(X, [text.count("a") for text in texts])
     best = BestOfK(Toy(), model, K, embeddings=embeddings, random_state=0)
     completions, candidates = best.generate(NEW, return_candidates=True)

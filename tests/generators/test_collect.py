@@ -351,11 +351,6 @@ def test_a_damaged_line_is_named(path):
         collect(prompts_of(3), Toy(), length, K, path=path)
 
 
-def test_inert_parameters_may_change(path):
-    collect(prompts_of(1), Toy(), length, K, path=path)
-    collect(prompts_of(2), Toy(progress=False, asked=[]), length, K, path=path)
-
-
 def test_a_file_of_a_model_whose_files_have_changed_is_refused(path, tmp_path):
     class Local(Toy):
         def __init__(self, model, progress="auto"):
