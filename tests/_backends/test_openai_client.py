@@ -52,9 +52,6 @@ def said_by(raised):
     )
 
 
-# Retries
-
-
 def test_transient_faults_are_tried_again(server, slept, transient):
     timeout = 0.3 if transient is server.hang else 30
     server.script = [transient, transient]
@@ -81,9 +78,6 @@ def test_permanent_faults_are_not_tried_again(server, slept):
         assert raised.value.status == code
         assert len(server.requests) == number
     assert slept == []
-
-
-# Errors
 
 
 def test_a_malformed_answer_is_refused(server):
@@ -136,9 +130,6 @@ def test_bad_settings(use):
     ):
         with pytest.raises(ValueError, match=message):
             use(**{name: value})
-
-
-# The key
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(server, tmp_path, caplog):

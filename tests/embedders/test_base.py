@@ -90,9 +90,6 @@ def records(n_prompts=6, k=3):
 TEXTS = ["a", "bbb", "cc", "a", "dddd", "bbb", "eeeee", "f" * 9]
 
 
-# Output
-
-
 @given(st.lists(st.text(max_size=8), min_size=1), st.integers(1, 7))
 def test_each_text_once_in_order(texts, batch_size):
     Toy.batches.clear()
@@ -164,9 +161,6 @@ def test_batches_in_any_order_and_texts_that_are_tuples():
     assert embedded() == [("pppp", "a"), ("p", "a"), ("", "pa")]
 
 
-# Containers
-
-
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_set_output(library):
     frames = pytest.importorskip(library)
@@ -192,9 +186,6 @@ def test_set_output(library):
 def test_feature_names_need_fit():
     with pytest.raises(NotFittedError):
         Toy().get_feature_names_out()
-
-
-# scikit-learn
 
 
 def test_in_a_column_transformer():
@@ -285,9 +276,6 @@ def test_tags(embedder):
     assert not tags.input_tags.two_d_array
     learns = hasattr(getattr(embedder, "vectorizer", None), "fit")
     assert tags.requires_fit == learns
-
-
-# Errors
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,6 @@ def run(code, *arguments):
     return printed
 
 
-# Reading and writing
-
-
 def test_reading_does_not_create_the_file(cache):
     assert cache.read([b"key"]) == []
     assert len(cache) == 0
@@ -122,9 +119,6 @@ def test_bad_max_bytes():
             EmbeddingCache("cache.sqlite", max_bytes)
 
 
-# Keys
-
-
 @given(st.lists(st.text(), unique=True))
 def test_another_text_another_key(texts):
     assert len(set(text_keys({"model": "m"}, texts))) == len(texts)
@@ -171,8 +165,6 @@ def test_settings_make_other_keys(cache):
     assert n_embedded(cache, texts=["p c"]) == 0
     assert n_embedded(cache, texts=[("p", "c")], join="") == 1
 
-
-# Processes and threads
 
 EMBED = """
     from skqprobe.embedders import VectorizerEmbedder
@@ -295,9 +287,6 @@ def test_killed_at_any_moment(cache):
         assert all(i in found for i in range(50 * n_reported))
         n_there = len(found) // 50
     assert n_there >= 20
-
-
-# Damage
 
 
 def test_a_damaged_value_is_computed_again(cache):

@@ -19,9 +19,6 @@ def check(X, prompts, completions, shape=None):
     assert texts.shape == (shape or (len(completions),))
 
 
-# Forms
-
-
 def series(library, *arguments, **options):
     return pytest.importorskip(library).Series(*arguments, **options)
 
@@ -88,9 +85,6 @@ def test_records(container):
     prompts = ["p", "p", CHAT, CHAT]
     check(records, prompts, ["a", "b", "c", "d"], (2, 2))
     check(np.array(records), prompts, ["a", "b", "c", "d"], (2, 2))
-
-
-# Errors
 
 
 def record(completions, prompt="p"):
@@ -170,9 +164,6 @@ def test_a_long_value_is_shortened_in_the_message():
     with pytest.raises(ValueError) as caught:
         check_texts([("p", "a"), ("p", list(range(10_000)))])
     assert len(str(caught.value)) < 200
-
-
-# flatten_records
 
 
 @given(

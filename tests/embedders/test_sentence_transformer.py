@@ -88,9 +88,6 @@ def test_settings_in_the_key_of_the_cache(minilm_folder, tmp_path):
         n_before = len(cache)
 
 
-# Texts that are too long
-
-
 def test_long_texts_are_counted(minilm_folder, minilm):
     # The limit is 256 tokens, of which the model adds two.
     texts = ["a " * 254, "b " * 255, "c" * 5000, "d " * 3000, "short", "d " * 3000]
@@ -127,9 +124,6 @@ def test_a_model_without_a_limit(tmp_path):
     sentence_transformers.SentenceTransformer(modules=[static]).save(str(tmp_path))
     embedder = SentenceTransformerEmbedder(tmp_path, device="cpu")
     close(embedder.transform(["a b", "a " * 9999]), [[0, 0.5, 0.5], [0, 1, 0]])
-
-
-# Errors
 
 
 @pytest.mark.parametrize("name", ["nobody/no-model", "./no/folder", "README.md", None])

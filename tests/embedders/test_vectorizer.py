@@ -38,9 +38,6 @@ def dense(values):
     return values.toarray() if hasattr(values, "toarray") else values
 
 
-# Vectorizers
-
-
 @pytest.mark.parametrize("vectorizer", VECTORIZERS, ids=str)
 def test_agrees_with_the_vectorizer(vectorizer):
     by_hand = clone(vectorizer).fit(JOINED)
@@ -107,9 +104,6 @@ def test_fit_drops_texts_finished_before_an_error():
     embedder.fit(["dog dog cat", "eel"])
     embeddings = embedder.transform(["dog dog cat", "dog"])
     np.testing.assert_array_equal(embeddings, [[1, 2, 0], [0, 1, 0]])
-
-
-# Functions
 
 
 class Callable:
@@ -188,9 +182,6 @@ def test_functions_of_one_name_are_distinguished_after_an_error():
         embedder.transform(["aaaa", "b"])
     embedder.set_params(vectorizer=make(2.0, fails=False))
     np.testing.assert_array_equal(embedder.transform(["aaaa", "b"]), [[2.0], [2.0]])
-
-
-# Errors
 
 
 @pytest.mark.parametrize("method", ["fit", "fit_transform"])
