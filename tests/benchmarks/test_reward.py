@@ -156,12 +156,12 @@ def test_nested_on_a_folder(run_reward, make_npz, tmp_path, capsys):
         assert row["reward"]["value"] > base["reward"]["value"] + 0.1
 
 
-def test_left_out(run_reward, make_npz, tmp_path, capsys):
+def test_left_out(reward, make_npz, tmp_path, capsys):
     path = tmp_path / "A.npz"
     make_npz(path, "hidden", binary=False)
     names = ["log_loss", "LogisticRegression", "policy_gradient"]
-    paths = ["--train", path, "--test", path, "--key", "hidden"]
-    run_reward(*paths, "--methods", *names)
+    paths = ["--train", str(path), "--test", str(path), "--key", "hidden"]
+    reward.main([*paths, "--quick", "--methods", *names])  # without --json
     printed = capsys.readouterr().out
     assert "left out: log_loss: y must lie in [0, 1]" in printed
     assert "left out: LogisticRegression: the rewards are not all 0 or 1" in printed
