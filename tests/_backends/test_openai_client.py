@@ -52,20 +52,16 @@ def said_by(raised):
     )
 
 
-# Retries
-
-
-def test_an_answer(server):
-    assert ask(server) == server.answer("/embeddings", BODY)
-    assert server.requests == [("/embeddings", BODY)]
-
-
 def test_transient_faults_are_tried_again(server, slept, transient):
-    server.script = [transient, transient]
     timeout = 0.3 if transient is server.hang else 30
+    server.script = [transient, transient]
     assert ask(server, timeout=timeout) == server.answer("/embeddings", BODY)
-    assert len(server.requests) == 3
+    assert server.requests == [("/embeddings", BODY)] * 3
     assert len(slept) == 2
+    server.fault = lambda path, body: transient
+    with pytest.raises(APIError):
+        ask(server, max_retries=2, timeout=timeout)
+    assert len(server.requests) == 3 + 3
 
 
 def test_retry_after_is_honoured(server, slept):
@@ -74,97 +70,66 @@ def test_retry_after_is_honoured(server, slept):
     assert slept == [7.0]
 
 
-def test_the_client_gives_up_in_the_end(server, slept, transient):
-    server.fault = lambda path, body: transient
-    timeout = 0.3 if transient is server.hang else 30
-    with pytest.raises(APIError):
-        ask(server, max_retries=2, timeout=timeout)
-    assert len(server.requests) == 3
-
-
-@pytest.mark.parametrize("code", [400, 401, 403, 404, 413, 422])
-def test_permanent_faults_are_not_tried_again(server, slept, code):
-    server.script = [server.status(code, message="no such thing")]
-    with pytest.raises(RuntimeError, match=f"HTTP {code}: no such thing") as raised:
-        ask(server)
-    assert raised.value.status == code
-    assert len(server.requests) == 1
+def test_permanent_faults_are_not_tried_again(server, slept):
+    for number, code in enumerate((400, 401, 403, 404, 413, 422), 1):
+        server.script = [server.status(code, message="no such thing")]
+        with pytest.raises(RuntimeError, match=f"HTTP {code}: no such thing") as raised:
+            ask(server)
+        assert raised.value.status == code
+        assert len(server.requests) == number
     assert slept == []
 
 
-# Errors
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_malformed_answer_is_refused(server):
+    for text, message in (
         ("<html>hello</html>", "not JSON"),
         ('{"data": [', "not JSON"),
         ("[1, 2]", "is malformed"),
         ('{"error": {"message": "overloaded"}}', "overloaded"),
-    ],
-)
-def test_a_malformed_answer_is_refused(server, text, message):
-    server.script = [server.say(text)]
-    with pytest.raises(RuntimeError, match=message):
-        ask(server)
+    ):
+        server.script = [server.say(text)]
+        with pytest.raises(RuntimeError, match=message):
+            ask(server)
 
 
-def test_no_server(server, slept):
+def test_errors_after_the_last_attempt(server, slept):
+    for fault, message in (
+        (server.hang, r"within timeout=0\.3 seconds"),
+        (server.status(429), "check your quota"),
+        (server.cut, r"no connection to .*Check base_url"),
+    ):
+        server.script = [fault]
+        with pytest.raises(RuntimeError, match=message):
+            ask(server, max_retries=0, timeout=0.3)
     server.close()
     with pytest.raises(RuntimeError, match=r"no connection to .*Check base_url"):
         ask(server, max_retries=1)
 
 
-def test_a_timeout(server, slept):
-    server.script = [server.hang]
-    with pytest.raises(RuntimeError, match=r"within timeout=0\.3 seconds"):
-        ask(server, max_retries=0, timeout=0.3)
-
-
-def test_too_many_requests(server, slept):
-    server.script = [server.status(429)]
-    with pytest.raises(RuntimeError, match="check your quota"):
-        ask(server, max_retries=0)
-
-
 @both_backends
 def test_without_the_package(server, monkeypatch, use):
     monkeypatch.setitem(sys.modules, "openai", None)
-    message = (
-        r'^OpenAI(Embedder|Generator) needs openai: pip install "skqprobe\[openai\]"'
-    )
+    name = "OpenAIEmbedder" if use is use_embedder else "OpenAIGenerator"
+    message = rf'^{name} needs openai: pip install "skqprobe\[openai\]"'
     with pytest.raises(ImportError, match=message):
         use(base_url=server.url)
 
 
 @both_backends
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        ("localhost:8080", "must be a URL"),
-        ("ftp://localhost", "must be a URL"),
-        ("http://user:word@localhost:8080/v1", "user name or password"),
-    ],
-)
-def test_bad_base_url(use, url, message):
+def test_bad_settings(use):
     pytest.importorskip("openai")
-    with pytest.raises(ValueError, match=f"base_url must .*{message}|{message}"):
-        use(base_url=url)
-
-
-@both_backends
-@pytest.mark.parametrize(
-    "setting",
-    [{"model": 3}, {"timeout": 0}, {"concurrency": 0}, {"max_retries": -1}],
-    ids=str,
-)
-def test_bad_settings(use, setting):
-    with pytest.raises(ValueError, match=f"'{next(iter(setting))}' parameter"):
-        use(**setting)
-
-
-# The key
+    not_a_url = "base_url must .*must be a URL|must be a URL"
+    for name, value, message in (
+        ("base_url", "localhost:8080", not_a_url),
+        ("base_url", "ftp://localhost", not_a_url),
+        ("base_url", "http://user:word@localhost:8080/v1", "user name or password"),
+        ("model", 3, "'model' parameter"),
+        ("timeout", 0, "'timeout' parameter"),
+        ("concurrency", 0, "'concurrency' parameter"),
+        ("max_retries", -1, "'max_retries' parameter"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use(**{name: value})
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(server, tmp_path, caplog):
@@ -184,8 +149,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(server, tmp_path, caplog):
         assert server.key.encode() not in pickle.dumps(used)
         assert pickle.loads(pickle.dumps(used)).get_params() == used.get_params()
     assert not any(server.key in place for place in places)
-    for file in tmp_path.iterdir():
-        assert server.key.encode() not in file.read_bytes()
+    assert all(server.key.encode() not in f.read_bytes() for f in tmp_path.iterdir())
 
 
 @both_backends
@@ -208,19 +172,18 @@ def test_the_key_is_in_no_error(server, slept, caplog, use):
 def test_another_variable_holds_the_key(server, monkeypatch, use):
     monkeypatch.delenv("OTHER_KEY", raising=False)
     use(base_url=server.url, api_key_env="OTHER_KEY")  # not needed for this server
-    monkeypatch.setenv("OTHER_KEY", "first\n")  # as read from a file
-    use(base_url=server.url, api_key_env="OTHER_KEY")
-    monkeypatch.setenv("OTHER_KEY", "second")
-    use(base_url=server.url, api_key_env="OTHER_KEY")
+    for value in ("first\n", "second"):  # one as read from a file
+        monkeypatch.setenv("OTHER_KEY", value)
+        use(base_url=server.url, api_key_env="OTHER_KEY")
     assert server.keys == ["Bearer none-needed", "Bearer first", "Bearer second"]
 
 
-@pytest.mark.parametrize("key", ["secret\nkey", "secret\u2013key"])
-def test_an_invalid_key(server, monkeypatch, key):
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(ValueError, match="OPENAI_API_KEY is not an API key") as raised:
-        ask(server)
-    assert "secret" not in str(raised.value)
+def test_an_invalid_key(server, monkeypatch):
+    for key in ("secret\nkey", "secret\u2013key"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(ValueError, match="OPENAI_API_KEY is not an API key") as e:
+            ask(server)
+        assert "secret" not in str(e.value)
     assert server.requests == []
 
 

@@ -31,17 +31,25 @@ def test_settings_of_a_backend(Backend):
 
 @pytest.mark.parametrize("Backend", [HiddenStateEmbedder, TransformersGenerator])
 def test_settings_depend_on_the_files_of_a_local_model(tmp_path, Backend):
-    weights = tmp_path / "weights"
-    weights.write_bytes(b"1")
+    weights = tmp_path / "part" / "weights"
+    weights.parent.mkdir()
 
     def settings(model=tmp_path):
         return output_settings(Backend(model))
 
-    first = settings()
-    assert first == settings(str(tmp_path))
-    assert isinstance(first["model"], str) and isinstance(first["model_files"], str)
-    os.utime(weights, ns=(1, 1))
-    assert settings()["model_files"] != first["model_files"]
+    known = []
+    for change in (
+        lambda: weights.write_bytes(b"1"),
+        lambda: weights.write_bytes(b"12"),  # another size
+        lambda: os.utime(weights, ns=(1, 1)),  # another time
+        lambda: (tmp_path / "config.json").touch(),  # another file
+    ):
+        change()
+        found = settings()
+        assert found not in known and found == settings(str(tmp_path))
+        assert isinstance(found["model"], str) and isinstance(found["model_files"], str)
+        known.append(found)
+    assert "model_files" in settings(weights)
 
 
 @pytest.mark.parametrize("Backend", [OpenAIEmbedder, OpenAIGenerator])

@@ -8,10 +8,8 @@ from skqprobe._utils.optional import import_optional
 
 
 def test_it_returns_the_module():
-    assert (
-        import_optional("json.decoder", needed_by="A test")
-        is sys.modules["json.decoder"]
-    )
+    module = import_optional("json.decoder", needed_by="A test")
+    assert module is sys.modules["json.decoder"]
 
 
 @pytest.mark.parametrize("module", ["no_such_package", "no_such_package.part"])

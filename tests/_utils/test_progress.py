@@ -1,6 +1,7 @@
 """Progress bars, as an embedder shows them."""
 
 import sys
+from contextlib import nullcontext
 from types import ModuleType
 
 import pytest
@@ -25,16 +26,11 @@ def bars(monkeypatch):
     """The bars that a replacement of tqdm has opened."""
     opened = []
 
-    class Bar:
+    class Bar(nullcontext):
         def __init__(self, **options):
+            super().__init__(self)
             self.options, self.n = options, 0
             opened.append(self)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exc_info):
-            return False
 
         def update(self, n=1):
             self.n += n
@@ -47,29 +43,21 @@ def bars(monkeypatch):
 
 
 def test_progress_counts_texts(bars):
-    embedder(progress=True).transform(TEXTS)
-    (bar,) = bars
-    assert bar.n == bar.options["total"] == len(set(TEXTS))
-    assert bar.options["disable"] is False
-    assert bar.options["delay"] == 0
-
-
-def test_automatic_progress_depends_on_the_terminal(bars):
-    embedder().transform(TEXTS)
-    (bar,) = bars
-    assert bar.options["disable"] is None  # tqdm shows it in a terminal only
-    assert bar.options["delay"] > 0
+    for progress in (True, "auto"):
+        embedder(progress=progress).transform(TEXTS)
+    always, automatic = bars
+    assert always.n == always.options["total"] == len(set(TEXTS))
+    assert always.options["disable"] is False
+    assert always.options["delay"] == 0
+    assert automatic.options["disable"] is None  # tqdm shows it in a terminal only
+    assert automatic.options["delay"] > 0
 
 
 def test_no_progress(bars, tmp_path):
-    embedder(progress=False).transform(TEXTS)
+    cached = embedder(progress=False, revision="1", cache=tmp_path / "cache.sqlite")
+    cached.transform(TEXTS)
+    cached.set_params(progress=True).transform(TEXTS)  # nothing to do
     assert not bars
-    embedder(revision="1", cache=tmp_path / "cache.sqlite").transform(TEXTS)
-    bars.clear()
-    embedder(progress=True, revision="1", cache=tmp_path / "cache.sqlite").transform(
-        TEXTS
-    )
-    assert not bars  # nothing to do
 
 
 def test_no_automatic_progress_inside_a_search(bars, rng):

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,51 @@ def load():
         yield importlib.import_module
         for name in names:
             sys.modules.pop(name, None)
+
+
+def script(name, *needs):
+    """Make a fixture that imports a file of benchmarks/ that needs some packages."""
+
+    @pytest.fixture(scope="module")
+    def fixture(load):
+        for package in needs:
+            pytest.importorskip(package)
+        return load(name)
+
+    return fixture
+
+
+data = script("_data")
+ideas = script("_ideas")
+intervals = script("_intervals")
+large = script("large")
+lift = script("lift")
+methods = script("_methods")
+paper = script("paper", "torch", "matplotlib")
+recipe = script("_paper_recipe", "torch")
+reward = script("reward")
+rewards = script("_rewards")
+speed = script("speed")
+timing = script("_timing")
+
+
+@pytest.fixture
+def proc():
+    """Skip a test where memory is not measured."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("memory is read from /proc")
+
+
+@pytest.fixture
+def assert_refused(capsys):
+    """Function that checks that arguments of a command are refused with a message."""
+
+    def check(parse, arguments, message):
+        with pytest.raises(SystemExit):
+            parse(arguments)
+        assert message in capsys.readouterr().err
+
+    return check
 
 
 @pytest.fixture(scope="module")
@@ -63,25 +109,17 @@ def make_npz(make_sets):
     return make
 
 
-class FirstFeature:
-    """Values that depend on the candidate alone, with ties."""
-
-    def decision_function(self, X):
-        return X[..., 0].round()
-
-
-class NearTheMean:
-    """Values that depend on the other candidates."""
-
-    def decision_function(self, X):
-        return -np.abs(X[..., 0] - X[..., 0].mean(axis=1, keepdims=True)).round(9)
-
-
 @pytest.fixture
 def alone():
-    return FirstFeature()
+    """A model of values that depend on the candidate alone, with ties."""
+    return SimpleNamespace(decision_function=lambda X: X[..., 0].round())
 
 
 @pytest.fixture
 def in_context():
-    return NearTheMean()
+    """A model of values that depend on the other candidates."""
+
+    def decision_function(X):
+        return -np.abs(X[..., 0] - X[..., 0].mean(axis=1, keepdims=True)).round(9)
+
+    return SimpleNamespace(decision_function=decision_function)

@@ -4,11 +4,6 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture
-def data(load):
-    return load("_data")
-
-
 def test_two_words(data):
     whole, part = data.load("two_words"), data.load("two_words", max_prompts=7)
     assert whole.X.shape == (240, 16, 576) and whole.view_sizes == (576,)

@@ -24,11 +24,6 @@ LINEAR = [
 
 
 @pytest.fixture
-def ideas(load):
-    return load("_ideas")
-
-
-@pytest.fixture
 def fit(load):
     return load("lift").fit
 

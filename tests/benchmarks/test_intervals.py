@@ -6,11 +6,6 @@ from scipy.stats import bootstrap
 
 
 @pytest.fixture
-def intervals(load):
-    return load("_intervals")
-
-
-@pytest.fixture
 def arrays(rng):
     """Rewards of a method, of the base model and of the oracle."""
     base, possible = rng.random((2, 60))

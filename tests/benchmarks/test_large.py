@@ -2,26 +2,18 @@
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from skqprobe._candidates.layout import check_layout
 
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc"
-)
-
-
-@pytest.fixture
-def large(load):
-    return load("large")
-
 
 @pytest.mark.parametrize("n_prompts", [100, 101])
-@pytest.mark.parametrize("labels", ["int", "str", "object"])
-def test_groups(large, n_prompts, labels):
+@pytest.mark.parametrize(
+    ("labels", "kind"), [("int", "i"), ("str", "U"), ("object", "O")]
+)
+def test_groups(large, n_prompts, labels, kind):
     groups = {
         order: large.make_groups(n_prompts, large.Case(order, labels))
         for order in ("sorted", "shuffled")
@@ -31,16 +23,15 @@ def test_groups(large, n_prompts, labels):
     for layout in layouts.values():
         assert layout.n_prompts == n_prompts and layout.n_rows == 5 * n_prompts
         assert set(layout.sizes) == set(range(1, 10))
-    assert (
-        groups["sorted"].dtype.kind == {"int": "i", "str": "U", "object": "O"}[labels]
-    )
+    kinds = {"int": "i", "str": "U", "object": "O"}
+    assert groups["sorted"].dtype.kind == kinds[labels]
 
 
 def test_label_bytes(large):
     names = np.array(["prompt-0000001"] * 10)
     assert large.label_bytes(names) == 10 * 14 * 4
-    objects = names.astype(object)
-    assert large.label_bytes(objects) == 10 * (8 + sys.getsizeof("prompt-0000001"))
+    size = 8 + sys.getsizeof("prompt-0000001")
+    assert large.label_bytes(names.astype(object)) == 10 * size
 
 
 def test_rows_do_not_depend_on_their_number(large):
@@ -62,12 +53,9 @@ def test_sections(large, section):
         assert row.seconds > 0 and row.over_product > 0
 
 
-@needs_proc
+@pytest.mark.usefixtures("proc")
 def test_peak_is_over_the_memory_before(large):
-    def make(n_bytes):
-        np.ones(n_bytes, dtype=np.uint8)
-
-    seconds, peak = large.timed(lambda: make(200_000_000))
+    seconds, peak = large.timed(lambda: np.ones(200_000_000, dtype=np.uint8).sum())
     # Memory that was freed before is reused, if the process has kept it.
     assert seconds > 0 and 100 < peak < 220
 
@@ -96,12 +84,8 @@ def test_output(large, tmp_path, capsys):
             assert row["peak_over_x"] == pytest.approx(ratio)
 
 
-def test_bad_arguments(large, capsys):
-    for arguments, message in (
-        (["--scale", "0"], "--scale must be above 0"),
-        (["--only", "large"], "invalid choice: 'large'"),
-    ):
-        with pytest.raises(SystemExit):
-            large.parse_arguments(arguments)
-        assert message in capsys.readouterr().err
-    assert large.parse_arguments([]).scale == 1
+def test_bad_arguments(large, assert_refused):
+    parse = large.parse_arguments
+    assert_refused(parse, ["--scale", "0"], "--scale must be above 0")
+    assert_refused(parse, ["--only", "large"], "invalid choice: 'large'")
+    assert parse([]).scale == 1

@@ -12,16 +12,6 @@ from skqprobe.metrics import best_of_k_reward
 from skqprobe.preprocessing import PerCandidate
 
 
-@pytest.fixture
-def lift(load):
-    return load("lift")
-
-
-@pytest.fixture
-def ideas(load):
-    return load("_ideas")
-
-
 def test_tuning_is_inside_the_training_prompts(lift, ideas, make_data):
     """It is a cross-validation; of equal penalties it takes the strongest."""
     data = make_data(np.arange(30) // 2, n_prompts=30, m=6)

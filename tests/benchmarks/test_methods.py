@@ -10,11 +10,6 @@ from skqprobe.metrics import best_of_k_reward, oracle_reward
 
 
 @pytest.fixture
-def methods(load):
-    return load("_methods")
-
-
-@pytest.fixture
 def plan(load):
     return load("reward").QUICK
 

@@ -11,12 +11,6 @@ from skqprobe.metrics import base_reward, best_of_k_reward, oracle_reward
 LOSSES = ("squared_error", "log_loss", "policy_gradient")
 
 
-@pytest.fixture
-def recipe(load):
-    pytest.importorskip("torch")
-    return load("_paper_recipe")
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("hidden", [(), (16,), (16, 8)])
 def test_learns(recipe, make_sets, monkeypatch, loss, hidden):

@@ -14,14 +14,20 @@ from skqprobe import QProbePolicy, make_probe_pipeline
 from skqprobe.metrics import base_reward, best_of_k_reward, oracle_reward
 
 
-@pytest.fixture(scope="module")
-def reward(load):
-    return load("reward")
+@pytest.fixture
+def run_reward(reward, tmp_path):
+    """Function that runs the command and returns the rows of its tables."""
 
+    def run(*arguments):
+        out = tmp_path / "out.json"
+        reward.main([*map(str, arguments), "--quick", "--json", str(out)])
+        (result,) = json.loads(out.read_text())["results"]
+        return {
+            int(k): {row["method"]: row for row in table}
+            for k, table in result["tables"].items()
+        }
 
-def rows_of(out, k):
-    (result,) = json.loads(out.read_text())["results"]
-    return {row["method"]: row for row in result["tables"][str(k)]}
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +94,13 @@ def test_methods_by_hand(reward, run, k):
     assert reward_of["recommended"] == pytest.approx(np.mean(chosen))
 
 
-def test_difference_from_the_best_other_method(reward, make_npz, tmp_path):
-    train, test, out = (tmp_path / name for name in ("A.npz", "B.npz", "out.json"))
+def test_difference_from_the_best_other_method(run_reward, make_npz, tmp_path):
+    train, test = tmp_path / "A.npz", tmp_path / "B.npz"
     more = {"n_chars": np.arange(240).reshape(40, 6)}
     make_npz(train, seed=0, m=6, binary=False)
     _, y = make_npz(test, more=more, seed=1, m=6, binary=False)
-    arguments = ["--train", train, "--test", test, "--json", out, "--quick"]
     names = ["Ridge", "squared_error", "policy_gradient"]
-    reward.main([*map(str, arguments), "--methods", *names])
-    rows = rows_of(out, 6)
+    rows = run_reward("--train", train, "--test", test, "--methods", *names)[6]
     assert list(rows) == [*names, "base", "oracle", "longest", "shortest"]
     value = {name: row["reward"]["value"] for name, row in rows.items()}
     assert value["longest"] == pytest.approx(y[:, -1].mean())
@@ -110,12 +114,11 @@ def test_difference_from_the_best_other_method(reward, make_npz, tmp_path):
     assert rows["oracle"]["difference"] is None
 
 
-def test_no_possible_gain(reward, make_npz, tmp_path):
-    make_npz(tmp_path / "A.npz", binary=False)
-    arguments = ["--train", tmp_path / "A.npz", "--test", tmp_path / "A.npz"]
-    arguments += ["--quick", "--methods", "Ridge", "--ks", "1"]
-    reward.main([*map(str, arguments), "--json", str(tmp_path / "out.json")])
-    rows = rows_of(tmp_path / "out.json", 1)
+def test_no_possible_gain(run_reward, make_npz, tmp_path):
+    path = tmp_path / "A.npz"
+    make_npz(path, binary=False)
+    paths = ["--train", path, "--test", path]
+    rows = run_reward(*paths, "--methods", "Ridge", "--ks", 1)[1]
     assert all(row["recovery"] is None for row in rows.values())
     base = rows["base"]["reward"]["value"]
     assert rows["Ridge"]["reward"]["value"] == pytest.approx(base)
@@ -139,43 +142,39 @@ def test_outer_splits(reward, load, make_npz, tmp_path):
     assert sorted(tested) == list(range(40))
 
 
-def test_nested_on_a_folder(reward, make_npz, tmp_path, capsys):
-    out, name = tmp_path / "out.json", "siblings+log_loss"
+def test_nested_on_a_folder(run_reward, make_npz, tmp_path, capsys):
+    name = "siblings+log_loss"
     make_npz(tmp_path / "hh_harmless.npz", m=3)
     only = ["--only", "alpacaeval_gpt4", "hh_harmless", "--methods", name]
-    arguments = ["--data", str(tmp_path), "--json", str(out), "--quick"]
-    reward.main([*arguments, *only, "--ks", "2", "3"])
+    tables = run_reward("--data", tmp_path, *only, "--ks", 2, 3)
     printed = capsys.readouterr().out
     assert "alpacaeval_gpt4: left out" in printed
     assert "best other method: none" in printed
     for k in (2, 3):
-        rows = rows_of(out, k)
-        assert len(rows[name]["settings"]) == 5 and rows[name]["difference"] is None
-        base = rows["base"]["reward"]["value"]
-        assert rows[name]["reward"]["value"] > base + 0.1
+        row, base = tables[k][name], tables[k]["base"]
+        assert len(row["settings"]) == 5 and row["difference"] is None
+        assert row["reward"]["value"] > base["reward"]["value"] + 0.1
 
 
 def test_left_out(reward, make_npz, tmp_path, capsys):
     path = tmp_path / "A.npz"
     make_npz(path, "hidden", binary=False)
     names = ["log_loss", "LogisticRegression", "policy_gradient"]
-    arguments = ["--train", str(path), "--test", str(path), "--key", "hidden"]
-    reward.main([*arguments, "--quick", "--methods", *names])
+    paths = ["--train", str(path), "--test", str(path), "--key", "hidden"]
+    reward.main([*paths, "--quick", "--methods", *names])  # without --json
     printed = capsys.readouterr().out
     assert "left out: log_loss: y must lie in [0, 1]" in printed
     assert "left out: LogisticRegression: the rewards are not all 0 or 1" in printed
     assert "\npolicy_gradient " in printed and "\nlog_loss " not in printed
 
 
-def test_bad_arguments(reward, make_npz, tmp_path, capsys):
+def test_bad_arguments(reward, make_npz, tmp_path, assert_refused):
     for arguments, message in (
         (["--train", "A.npz"], "--train and --test go together"),
         (["--ks", "0"], "--ks must be 1 or more"),
         (["--train", "A", "--test", "B", "--only", "gsm"], "--only selects data sets"),
     ):
-        with pytest.raises(SystemExit):
-            reward.main(arguments)
-        assert message in capsys.readouterr().err
+        assert_refused(reward.main, arguments, message)
     make_npz(tmp_path / "A.npz")
     make_npz(tmp_path / "B.npz", d=3)
     paths = ["--train", str(tmp_path / "A.npz"), "--test", str(tmp_path / "B.npz")]

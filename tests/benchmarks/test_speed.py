@@ -3,7 +3,6 @@
 import json
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +12,6 @@ from skqprobe import QProbePolicy
 from skqprobe.metrics import base_reward
 
 SHAPE = (640, 20, 128)
-
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc"
-)
-
-
-@pytest.fixture
-def speed(load):
-    return load("speed")
 
 
 @pytest.fixture
@@ -87,24 +77,20 @@ def test_fit_without_torch(load, plan, monkeypatch, capsys):
     assert "pip install torch" in capsys.readouterr().out
 
 
-def test_missing_rewards(load, rng):
-    class Known:
-        def decision_function(self, X):
-            return X[..., 0]
-
+def test_missing_rewards(load, rng, alone):
     missing_rewards = load("_speed_fit").missing_rewards
+    alone.decision_function = lambda X: X[..., 0]
     y = np.zeros((6, 25))
     y[:, 3] = y[:, 13] = 1
     X = 1e3 * y[..., None]
-    found = missing_rewards(Known(), X, y, X, 1 - y)
+    found = missing_rewards(alone, X, y, X, 1 - y)
     # Both good candidates are found, also in tens; the last five make no set.
     assert found == pytest.approx({"training": 0, "in tens": 0, "held out": 1})
     X = rng.normal(size=(6, 25, 1))
     shares = np.exp(X[:, :20, 0].reshape(12, 10))
     shares /= shares.sum(axis=1, keepdims=True)
     expected = 1 - (shares * y[:, :20].reshape(12, 10)).sum(axis=1).mean()
-    found = missing_rewards(Known(), X, y, X, y)
-    assert found["in tens"] == pytest.approx(expected)
+    assert missing_rewards(alone, X, y, X, y)["in tens"] == pytest.approx(expected)
 
 
 def test_closed_form(load, plan):
@@ -126,7 +112,7 @@ def test_search(load, plan):
     assert difference.value >= 0 and difference.target == 1e-3
 
 
-@needs_proc
+@pytest.mark.usefixtures("proc")
 def test_memory(load, plan):
     rows = load("_speed_memory").measure_memory(plan, SHAPE)
     size = 20 * 20 * 128 * 4 / 1e6
@@ -134,7 +120,7 @@ def test_memory(load, plan):
     assert all(row.target == 0.15 and row.value >= 0 for row in rows)
 
 
-@needs_proc
+@pytest.mark.usefixtures("proc")
 def test_memmap(load, plan, monkeypatch, capsys):
     """All rows, on a disk that is too full for all prompts."""
 
@@ -203,14 +189,10 @@ def test_growth_and_output(load, speed, monkeypatch, tmp_path, capsys):
         assert row["value"] == pytest.approx(slope)
 
 
-def test_bad_arguments(speed, capsys):
-    for arguments, message in (
-        (["--scale", "0"], "--scale must be above 0"),
-        (["--only", "speed"], "invalid choice: 'speed'"),
-    ):
-        with pytest.raises(SystemExit):
-            speed.parse_arguments(arguments)
-        assert message in capsys.readouterr().err
-    assert speed.parse_arguments(["--quick"]).scale == 1 / 8
-    assert speed.parse_arguments(["--quick", "--scale", "1/64"]).scale == 1 / 64
-    assert speed.parse_arguments([]).scale == 1
+def test_arguments(speed, assert_refused):
+    parse = speed.parse_arguments
+    assert_refused(parse, ["--scale", "0"], "--scale must be above 0")
+    assert_refused(parse, ["--only", "speed"], "invalid choice: 'speed'")
+    assert parse(["--quick"]).scale == 1 / 8
+    assert parse(["--quick", "--scale", "1/64"]).scale == 1 / 64
+    assert parse([]).scale == 1

@@ -2,21 +2,11 @@
 
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from skqprobe import QProbePolicy
-
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc"
-)
-
-
-@pytest.fixture
-def timing(load):
-    return load("_timing")
 
 
 def test_scale(timing):
@@ -28,45 +18,44 @@ def test_scale(timing):
 
 
 def test_ratio(timing):
-    row = timing.Row("a fit", 3.0, "s", "a peer", 2.0, target=1.5)
-    assert row.ratio == 1.5 and row.met is True
-    assert timing.Row("a fit", 3.01, "s", "a peer", 2.0, target=1.5).met is False
-    alone = timing.Row("evaluations", 41, "", target=40)
-    assert alone.ratio is None and alone.met is False
-    assert timing.Row("evaluations", 40, "", target=40).met is True
-    free = timing.Row("exponent", 1.0, "")
-    assert free.ratio is None and free.met is None
+    def row(value, target=None, peer=("a peer", 2.0)):
+        return timing.Row("a fit", value, "s", *peer, target=target)
+
+    assert (row(3.0, 1.5).ratio, row(3.0, 1.5).met) == (1.5, True)
+    assert row(3.01, 1.5).met is False
+    alone = {"peer": ()}
+    assert (row(41, 40, **alone).ratio, row(41, 40, **alone).met) == (None, False)
+    assert row(40, 40, **alone).met is True
+    assert (row(1.0, **alone).ratio, row(1.0, **alone).met) == (None, None)
     keys = {"what", "value", "unit", "peer", "peer_value", "target", "note", "points"}
-    assert set(row.as_dict()) == keys | {"ratio", "met"}
+    assert set(row(1.0).as_dict()) == keys | {"ratio", "met"}
 
 
 def test_take_turns(timing, monkeypatch):
     clock, order = [0.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
-    def call(name, durations):
-        durations = iter(durations)
+    def take_turns(repeats, budget, **durations):
+        def call(name, durations):
+            def advance():
+                order.append(name)
+                clock[0] += next(durations)
+                return len(order)
 
-        def advance():
-            order.append(name)
-            clock[0] += next(durations)
-            return len(order)
+            return advance
 
-        return advance
+        calls = {name: call(name, iter(each)) for name, each in durations.items()}
+        return timing.take_turns(calls, timing.Plan(repeats=repeats, budget=budget))
 
-    calls = {"a": call("a", [9, 1, 5, 2]), "b": call("b", [1, 1, 1, 1])}
-    plan = timing.Plan(repeats=3, budget=100)
-    seconds, note, results = timing.take_turns(calls, plan)
+    seconds, note, results = take_turns(3, 100, a=[9, 1, 5, 2], b=[1, 1, 1, 1])
     assert seconds == {"a": 2, "b": 1}  # medians, without the first round
     assert note == "rounds: 3" and "".join(order) == "ab" * 4
     assert results == {"a": 7, "b": 8}
     # If the first round takes all the time, it counts.
-    calls = {"a": call("a", [9]), "b": call("b", [1])}
-    seconds, note, _ = timing.take_turns(calls, timing.Plan(repeats=3, budget=5))
+    seconds, note, _ = take_turns(3, 5, a=[9], b=[1])
     assert seconds == {"a": 9, "b": 1} and note == "rounds: 1"
     # A short call is repeated.
-    calls = {"a": call("a", [0.005] * 100)}
-    seconds, _, _ = timing.take_turns(calls, timing.Plan(repeats=2, budget=5))
+    seconds, _, _ = take_turns(2, 5, a=[0.005] * 100)
     assert seconds["a"] == pytest.approx(0.005) and order.count("a") == 4 + 1 + 1 + 8
 
 
@@ -78,7 +67,7 @@ def test_fit_counting(timing, sets):
     assert len(seconds) == len(timing.fit_counting(policy, *sets))
 
 
-@needs_proc
+@pytest.mark.usefixtures("proc")
 def test_peak_growth_contains_freed_memory(timing):
     make_and_drop = partial(np.ones, 200 * 10**6, dtype=np.uint8)
     growth = timing.in_new_process(timing.peak_growth, make_and_drop)

@@ -46,6 +46,9 @@ def test_shapes_and_dtypes(embedding):
     for name, shape in texts.items():
         assert bunch[name].shape == shape
         assert bunch[name].dtype.kind == "U"
+    X, y = load_two_words(embedding=embedding, return_X_y=True)
+    assert_array_equal(X, bunch.data)
+    assert_array_equal(y, bunch.target)
     assert bunch.frame is None
     assert len(bunch.feature_names) == len(set(bunch.feature_names)) == n_features
     assert bunch.feature_names[0] == embedding[0] + "0"
@@ -53,14 +56,11 @@ def test_shapes_and_dtypes(embedding):
     assert bunch.DESCR.startswith(".. _two_words_dataset:")
 
 
-def test_embeddings(two_words):
+def test_values(two_words):
     deviation = two_words.data.astype(np.float32).std(axis=1)
     assert (deviation.max(axis=1) > 0).all()  # completions of a prompt differ
     minilm = load_two_words(embedding="minilm").data.astype(np.float32)
     assert_allclose(np.linalg.norm(minilm, axis=-1), 1, atol=1e-3)
-
-
-def test_likelihoods_lengths_and_rewards(two_words):
     assert (two_words.log_likelihood < 0).all()
     assert two_words.n_tokens.min() >= 1
     assert two_words.n_tokens.max() <= 40
@@ -79,26 +79,36 @@ def test_rewards_are_those_of_the_rule(two_words, script):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("reward", "texts"),
     [
-        (" The fox is under the box.", 1),
-        ("FOXES like a Box!", 1),
-        ("“Is the fox in the box?”", 1),
-        ("The fox's box is red.", 1),
-        ("The fox is under the box", 0),
-        ("The fox ran. The box fell.", 0),
-        ("Mr. Fox, the fox, has a box.", 0),
-        ("The fox is in the box...", 0),
-        ("The fox is outfoxed.", 0),
-        ("The fox is boxed in.", 0),
-        ("The fox is in a" + " very" * 8 + " big box.", 0),
-        ("The fox is in a" + " very" * 7 + " big box.", 1),
-        (".", 0),
-        ("", 0),
+        (
+            1,
+            [
+                " The fox is under the box.",
+                "FOXES like a Box!",
+                "“Is the fox in the box?”",
+                "The fox's box is red.",
+                "The fox is in a" + " very" * 7 + " big box.",
+            ],
+        ),
+        (
+            0,
+            [
+                "The fox is under the box",
+                "The fox ran. The box fell.",
+                "Mr. Fox, the fox, has a box.",
+                "The fox is in the box...",
+                "The fox is outfoxed.",
+                "The fox is boxed in.",
+                "The fox is in a" + " very" * 8 + " big box.",
+                *(".", ""),
+            ],
+        ),
     ],
 )
-def test_reward_rule(script, text, expected):
-    assert script.reward(["fox", "box"], text) == expected
+def test_reward_rule(script, reward, texts):
+    for text in texts:
+        assert script.reward(["fox", "box"], text) == reward
 
 
 def test_prompts_hold_distinct_words(two_words, script):
@@ -107,18 +117,9 @@ def test_prompts_hold_distinct_words(two_words, script):
     for words, prompt in zip(two_words.words, two_words.prompts, strict=True):
         assert prompt == script.TEMPLATE.format(*words)
         assert prompt.endswith(f"Words: {words[0]} and {words[1]}\nSentence:")
-
-
-def test_word_list(script):
     assert len(script.WORDS) == len(set(script.WORDS)) >= 480
     examples = script.TEMPLATE.lower().replace(".", " ").split()
     assert not set(script.WORDS) & set(examples)
-
-
-def test_return_data_and_target(two_words):
-    X, y = load_two_words(return_X_y=True)
-    assert_array_equal(X, two_words.data)
-    assert_array_equal(y, two_words.target)
 
 
 @pytest.mark.parametrize("embedding", N_FEATURES)
@@ -150,11 +151,11 @@ def test_as_frame_without_pandas(monkeypatch):
         load_two_words(as_frame=True)
 
 
-@pytest.mark.parametrize("embedding", ["bert", None, ["minilm"]])
-def test_unknown_embedding(embedding):
+def test_unknown_embedding():
     message = "embedding must be one of 'hidden_state', 'minilm'; got"
-    with pytest.raises(ValueError, match=message):
-        load_two_words(embedding=embedding)
+    for embedding in ("bert", None, ["minilm"]):
+        with pytest.raises(ValueError, match=message):
+            load_two_words(embedding=embedding)
 
 
 def test_loading_without_torch_and_pandas():

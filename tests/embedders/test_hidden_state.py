@@ -1,21 +1,18 @@
-"""HiddenStateEmbedder, with a tiny model and SmolLM2-135M."""
+"""HiddenStateEmbedder, with a tiny model, SmolLM2-135M and rare tokenizers."""
 
 import pickle
 import shutil
 import string
-import warnings
 
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from skqprobe import QProbePolicy
-from skqprobe.embedders import HiddenStateEmbedder
-from skqprobe.preprocessing import PerCandidate
+from skqprobe.embedders import HiddenStateEmbedder, LikelihoodEmbedder
+from skqprobe.embedders._inputs import check_texts
 
 torch = pytest.importorskip("torch")
+tokenizers = pytest.importorskip("tokenizers")
 transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.usefixtures("kept_models")
@@ -36,13 +33,17 @@ def tiny_states(tiny):
     model = transformers.LlamaForCausalLM.from_pretrained(tiny)
     letters = ["<unk>", "<s>", "</s>", "\n", " ", *string.ascii_letters]
 
-    def states(*tokens):
-        ids = torch.tensor([[letters.index(token) for token in tokens]])
+    def states(letters_of_text):
+        ids = torch.tensor([[1, *map(letters.index, letters_of_text)]])  # after <s>
         with torch.inference_mode():
             out = model(ids, output_hidden_states=True)
         return torch.cat(out.hidden_states).numpy()
 
     return states
+
+
+def close(a, b, atol=1e-5, rtol=1e-7):
+    np.testing.assert_allclose(a, b, atol=atol, rtol=rtol)
 
 
 def plain_pass(embedder, prompt, completion):
@@ -58,34 +59,22 @@ def plain_pass(embedder, prompt, completion):
     return torch.cat(out.hidden_states).numpy(), len(prompt_ids)
 
 
-@pytest.mark.slow
 def test_equals_a_plain_forward_pass(smollm):
     layers = [0, 18, -1]
-    for pooling in ["last", "mean", "completion_mean"]:
-        embedder = HiddenStateEmbedder(**smollm, layer=layers, pooling=pooling)
+    for batch_size, pooling in [(8, "last"), (2, "mean"), (1, "completion_mean")]:
+        settings = {"layer": layers, "pooling": pooling, "batch_size": batch_size}
+        embedder = HiddenStateEmbedder(**smollm, **settings)
         embeddings = embedder.fit_transform(PAIRS)
         assert embeddings.shape == (5, 3 * 576)
         assert embeddings.dtype == np.float32
         for embedding, (prompt, completion) in zip(embeddings, PAIRS, strict=True):
             states, n_prompt = plain_pass(embedder, prompt, completion)
-            start = {
-                "last": -1,
-                "mean": 0,
-                "completion_mean": n_prompt if completion else -1,
-            }[pooling]
+            of_completion = n_prompt if completion else -1
+            start = {"last": -1, "mean": 0, "completion_mean": of_completion}[pooling]
             expected = states[layers, start:].mean(1).ravel()
-            np.testing.assert_allclose(embedding, expected, atol=2e-4, rtol=2e-4)
+            close(embedding, expected, atol=2e-4, rtol=2e-4)
 
 
-@pytest.mark.slow
-def test_batch_size_changes_rounding_only(smollm):
-    embedder = HiddenStateEmbedder(**smollm, layer=12)
-    alone = embedder.set_params(batch_size=1).fit_transform(PAIRS)
-    together = embedder.set_params(batch_size=8).transform(PAIRS)
-    np.testing.assert_allclose(alone, together, atol=2e-4, rtol=2e-4)
-
-
-@pytest.mark.slow
 def test_the_chat_template_is_applied(smollm):
     embedder = HiddenStateEmbedder(**smollm, layer=3)
     by_hand = (
@@ -94,24 +83,8 @@ def test_the_chat_template_is_applied(smollm):
         "<|im_start|>assistant\n"
     )
     X = embedder.fit_transform([(CHAT, "Red"), (by_hand, "Red"), (CHAT, "Blue")])
-    np.testing.assert_allclose(X[0], X[1], atol=1e-4)
+    close(X[0], X[1], atol=1e-4)
     assert np.abs(X[0] - X[2]).max() > 0.1
-
-
-@pytest.mark.slow
-def test_records_through_a_pipeline(smollm):
-    records = [
-        {"prompt": f"{n} + {n} =", "completions": [f" {2 * n}", f" {3 * n}", " fish"]}
-        for n in range(1, 5)
-    ]
-    y = [[1, 0, 0]] * 4
-    pipeline = make_pipeline(
-        HiddenStateEmbedder(**smollm, layer=18),
-        PerCandidate(StandardScaler()),
-        QProbePolicy(loss="log_loss"),
-    )
-    assert pipeline.fit(records, y).score(records, y) == 1.0
-    assert clone(pipeline).get_params()["hiddenstateembedder__layer"] == 18
 
 
 def test_clone_and_pickle_hold_no_weights(tiny):
@@ -122,38 +95,27 @@ def test_clone_and_pickle_hold_no_weights(tiny):
         np.testing.assert_array_equal(other.fit_transform(["abc"]), expected)
 
 
-def test_a_completion_gets_no_space_of_its_own(tiny, tiny_states):
-    # The tokenizer puts <s> and a space before a text, but not before a completion.
-    X = HiddenStateEmbedder(tiny).fit_transform([("ab", "c"), ("ab", " c")])
-    np.testing.assert_allclose(X[0], tiny_states(*["<s>", *" abc"])[-1, -1], atol=1e-5)
-    np.testing.assert_allclose(X[1], tiny_states(*["<s>", *" ab c"])[-1, -1], atol=1e-5)
+# The tokenizer puts <s> and a space before a text, but not before a completion.
+@pytest.mark.parametrize(
+    ("settings", "text", "letters", "first"),
+    [
+        ({}, ("ab", "c"), " abc", -1),
+        ({}, ("ab", " c"), " ab c", -1),
+        ({}, ("ab", "\nc"), " ab\nc", -1),
+        ({"pooling": "mean"}, "cd", "cd", 0),
+        ({"pooling": "mean"}, "", "", 0),
+        ({"pooling": "completion_mean", "join": "X"}, ("ab", "cd"), " abXcd", -2),
+    ],
+    ids=["pair", "space", "line break", "text", "empty text", "join"],
+)
+def test_tokens(tiny, tiny_states, settings, text, letters, first):
+    X = HiddenStateEmbedder(tiny, **settings).fit_transform([text])
+    close(X[0], tiny_states(letters)[-1, first:].mean(0))
 
 
-def test_completion_that_begins_with_a_line_break(tiny, tiny_states):
-    X = HiddenStateEmbedder(tiny).fit_transform([("ab", "\nc")])
-    np.testing.assert_allclose(
-        X[0], tiny_states(*["<s>", *" ab\nc"])[-1, -1], atol=1e-5
-    )
-
-
-def test_plain_texts_are_completions_of_an_empty_prompt(tiny, tiny_states):
-    X = HiddenStateEmbedder(tiny, pooling="mean").fit_transform(["cd", ""])
-    np.testing.assert_allclose(X[0], tiny_states("<s>", *"cd")[-1].mean(0), atol=1e-5)
-    np.testing.assert_allclose(X[1], tiny_states("<s>")[-1].mean(0), atol=1e-5)
-
-
-@pytest.mark.slow
 def test_an_empty_text_gets_a_start_token(smollm):
     embedder = HiddenStateEmbedder(**smollm, layer=1)
-    empty, start = embedder.fit_transform(["", "<|im_start|>"])
-    np.testing.assert_allclose(empty, start, atol=1e-5)
-
-
-def test_join_belongs_to_the_prompt(tiny, tiny_states):
-    embedder = HiddenStateEmbedder(tiny, join="X", pooling="completion_mean")
-    states = tiny_states("<s>", *" abXcd")
-    X = embedder.fit_transform([("ab", "cd")])
-    np.testing.assert_allclose(X[0], states[-1, -2:].mean(0), atol=1e-5)
+    close(*embedder.fit_transform(["", "<|im_start|>"]))
 
 
 def test_long_prompts_are_cut_from_the_left_with_one_warning(tiny, tiny_states):
@@ -164,39 +126,32 @@ def test_long_prompts_are_cut_from_the_left_with_one_warning(tiny, tiny_states):
         X = embedder.transform(pairs)
     assert len(caught) == 1
     assert f"{2 * (54 + 2 - 24) + (32 + 3 - 24)} tokens" in str(caught[0].message)
-    kept = tiny_states("<s>", *long[-21:], *"cd")  # <s> stays
-    np.testing.assert_allclose(X[0], kept[-1, -1], atol=1e-5)
-    np.testing.assert_allclose(X[2], tiny_states("<s>", *" abcd")[-1, -1], atol=1e-5)
+    close(X[0], tiny_states(long[-21:] + "cd")[-1, -1])  # <s> stays
+    close(X[2], tiny_states(" abcd")[-1, -1])
 
 
 def test_max_length(tiny, tiny_states):
     embedder = HiddenStateEmbedder(tiny, max_length=5)
     with pytest.warns(UserWarning, match="1 of 1 prompts"):
         X = embedder.transform([("abcdef", "xy")])
-    np.testing.assert_allclose(X[0], tiny_states("<s>", *"efxy")[-1, -1], atol=1e-5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        embedder.transform([("a", "xy")])
-
-
-def test_a_completion_is_never_cut(tiny):
-    embedder = HiddenStateEmbedder(tiny, max_length=5)
+    close(X[0], tiny_states("efxy")[-1, -1])
+    embedder.transform([("a", "xy")])  # fits: no warning
+    # A completion is never cut.
     with pytest.raises(ValueError, match=r"A completion has 5 tokens.*5, with the"):
         embedder.transform([("a", "vwxyz")])
     with pytest.warns(UserWarning, match="1 of 1"):
         embedder.transform([("a", "wxyz")])
 
 
-def test_layers_out_of_range(tiny):
-    embedder = HiddenStateEmbedder(tiny)
+def test_layers(tiny):
+    def embed(layer):
+        return HiddenStateEmbedder(tiny, layer=layer).transform(["a"])
+
     for layer in (3, -4, [], [1, 3], ["a"]):
         with pytest.raises(ValueError, match=r"layer=.* layers 0 .* to 2"):
-            embedder.set_params(layer=layer).transform(["a"])
+            embed(layer)
     for layer, same in [(-3, 0), (-1, 2), ((1, 2), [1, -1])]:
-        np.testing.assert_array_equal(
-            embedder.set_params(layer=layer).transform(["a"]),
-            embedder.set_params(layer=same).transform(["a"]),
-        )
+        np.testing.assert_array_equal(embed(layer), embed(same))
 
 
 def test_chat_without_a_template(tiny):
@@ -205,8 +160,8 @@ def test_chat_without_a_template(tiny):
 
 
 def test_cache_needs_no_model(tiny, tmp_path, monkeypatch):
-    layers = np.arange(1, 3)
-    embedder = HiddenStateEmbedder(tiny, layer=list(layers), cache=tmp_path / "cache")
+    layers = list(np.arange(1, 3))
+    embedder = HiddenStateEmbedder(tiny, layer=layers, cache=tmp_path / "cache")
     pairs = [("ab", "c"), ("ab", "d")]
     X = embedder.fit_transform(pairs)
 
@@ -215,30 +170,19 @@ def test_cache_needs_no_model(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr("skqprobe.embedders._causal_lm.load_causal_lm", fail)
     np.testing.assert_array_equal(clone(embedder).fit_transform(pairs), X)
-    np.testing.assert_array_equal(
-        embedder.set_params(layer=[1, 2], device="cpu").transform(pairs), X
-    )
+    embedder.set_params(layer=[1, 2], device="cpu")
+    np.testing.assert_array_equal(embedder.transform(pairs), X)
     with pytest.raises(AssertionError, match="was loaded"):
         embedder.set_params(layer=1).transform(pairs)
 
 
 def test_half_precision_is_pooled_in_single(tiny):
-    pairs = [("ab", "cdefgh")]
-    exact = HiddenStateEmbedder(tiny, pooling="mean").transform(pairs)
-    rough = HiddenStateEmbedder(tiny, pooling="mean", model_dtype="bfloat16")
-    np.testing.assert_allclose(rough.transform(pairs), exact, atol=0.05)
-    assert np.abs(rough.transform(pairs) - exact).max() > 0
-
-
-def test_changed_files_are_loaded_again(tiny, tmp_path):
-    folder = shutil.copytree(tiny, tmp_path / "model")
-    before = HiddenStateEmbedder(folder).transform(["abc"])
-    model = transformers.LlamaForCausalLM.from_pretrained(folder)
-    with torch.no_grad():
-        model.model.norm.weight.mul_(2)
-    model.save_pretrained(folder)
-    after = HiddenStateEmbedder(folder).transform(["abc"])
-    np.testing.assert_allclose(after, 2 * before, rtol=1e-5)
+    exact, rough = (
+        HiddenStateEmbedder(tiny, pooling="mean", **dtype).transform([("ab", "cdefgh")])
+        for dtype in ({}, {"model_dtype": "bfloat16"})
+    )
+    close(rough, exact, atol=0.05)
+    assert np.abs(rough - exact).max() > 0
 
 
 def test_missing_model(tmp_path):
@@ -246,9 +190,8 @@ def test_missing_model(tmp_path):
         HiddenStateEmbedder(tmp_path / "nothing").transform(["a"])
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
+def test_bad_parameters(tiny):
+    for name, value in (
         ("layer", 1.5),
         ("pooling", "first"),
         ("model", 3),
@@ -256,9 +199,45 @@ def test_missing_model(tmp_path):
         ("max_length", 1),
         ("model_dtype", "int8"),
         ("trust_remote_code", "yes"),
-    ],
-)
-def test_bad_parameters(tiny, name, value):
-    embedder = HiddenStateEmbedder(tiny).set_params(**{name: value})
-    with pytest.raises(ValueError, match=f"'{name}' parameter"):
-        embedder.fit(["a"])
+    ):
+        embedder = HiddenStateEmbedder(tiny).set_params(**{name: value})
+        with pytest.raises(ValueError, match=f"'{name}' parameter"):
+            embedder.fit(["a"])
+
+
+# Of both embedders with causal language models
+
+
+def with_tokenizer(tiny, folder, template, **special):
+    """Copy the tiny model, with a tokenizer that adds other special tokens."""
+    shutil.copytree(tiny, folder)
+    (folder / "tokenizer_config.json").unlink()
+    backend = tokenizers.Tokenizer.from_file(str(tiny / "tokenizer.json"))
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single=template, special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", **special
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_an_end_token_of_the_tokenizer_does_not_end_a_prompt(tiny, tmp_path):
+    ends = with_tokenizer(
+        tiny, tmp_path / "ends", "<s> $A </s>", bos_token="<s>", eos_token="</s>"
+    )
+    pairs = [("ab", "c"), ("a", "bcd")]
+    close(*(LikelihoodEmbedder(m).transform(pairs) for m in (tiny, ends)), 0, 1e-5)
+
+
+def test_an_empty_text_needs_a_token_to_begin_with(tiny, tmp_path):
+    bare = with_tokenizer(tiny, tmp_path / "bare", "$A")
+    with pytest.raises(ValueError, match="no token to begin one with"):
+        HiddenStateEmbedder(bare).transform([("", "")])
+
+
+def test_embed_batch_agrees_with_transform(tiny):
+    embedder = HiddenStateEmbedder(tiny)
+    pairs = [("ab", "c"), ("a", "bcd")]
+    by_hand = embedder.embed_batch(embedder.make_texts(check_texts(pairs)))
+    close(by_hand, embedder.transform(pairs), atol=0, rtol=1e-5)

@@ -19,31 +19,29 @@ def check(X, prompts, completions, shape=None):
     assert texts.shape == (shape or (len(completions),))
 
 
-# Forms
+def series(library, *arguments, **options):
+    return pytest.importorskip(library).Series(*arguments, **options)
 
 
 @pytest.mark.parametrize(
-    "container",
-    [list, tuple, np.array, lambda texts: np.array(texts, dtype=object)],
-    ids=["list", "tuple", "str array", "object array"],
+    "make",
+    [
+        lambda: ["a", "bc"],
+        lambda: ("a", "bc"),
+        lambda: np.array(["a", "bc"]),
+        lambda: np.array(["a", "bc"], dtype=object),
+        lambda: np.array([["a"], ["bc"]], dtype=object),
+        lambda: [["a"], ["bc"]],
+        lambda: series("pandas", ["a", "bc"], index=[7, 3]),
+        lambda: series("polars", ["a", "bc"]),
+    ],
+    ids=[
+        *("list", "tuple", "str array", "object array", "column", "column of lists"),
+        *("pandas", "polars"),
+    ],
 )
-def test_texts(container):
-    check(container(["a", "bc"]), [None, None], ["a", "bc"])
-
-
-def test_texts_of_a_series():
-    pandas = pytest.importorskip("pandas")
-    check(pandas.Series(["a", "b"], index=[7, 3]), [None, None], ["a", "b"])
-
-
-def test_texts_of_a_polars_series():
-    polars = pytest.importorskip("polars")
-    check(polars.Series(["a", "b"]), [None, None], ["a", "b"])
-
-
-def test_column_of_texts():
-    check(np.array([["a"], ["b"]], dtype=object), [None, None], ["a", "b"])
-    check([["a"], ["b"]], [None, None], ["a", "b"])
+def test_texts(make):
+    check(make(), [None, None], ["a", "bc"])
 
 
 @pytest.mark.parametrize(
@@ -67,32 +65,15 @@ def test_pairs_with_chat_prompts():
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_frame_of_pairs(library):
-    frame = pytest.importorskip(library).DataFrame(
-        # Columns are selected by name, in any order; others are ignored.
-        {"completion": ["a", "b"], "reward": [0.0, 1.0], "prompt": ["p", "q"]}
-    )
-    check(frame, ["p", "q"], ["a", "b"])
-
-
-@pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_frame_with_chat_prompts(library):
-    frame = pytest.importorskip(library).DataFrame(
-        {"prompt": [CHAT, CHAT], "completion": ["a", "b"]}
-    )
-    check(frame, [CHAT, CHAT], ["a", "b"])
-
-
-@pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_frame_of_one_column(library):
-    frame = pytest.importorskip(library).DataFrame({"anything": ["a", "b"]})
-    check(frame, [None, None], ["a", "b"])
-
-
-def test_frame_with_an_index():
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"prompt": ["p", "q"], "completion": ["a", "b"]})
-    check(frame.iloc[::-1], ["q", "p"], ["b", "a"])
+def test_frames(library):
+    DataFrame = pytest.importorskip(library).DataFrame
+    # Columns are selected by name, in any order; others are ignored.
+    pairs = {"completion": ["a", "b"], "reward": [0.0, 1.0], "prompt": ["p", "q"]}
+    check(DataFrame(pairs), ["p", "q"], ["a", "b"])
+    check(DataFrame(pairs | {"prompt": [CHAT, CHAT]}), [CHAT, CHAT], ["a", "b"])
+    check(DataFrame({"anything": ["a", "b"]}), [None, None], ["a", "b"])
+    if library == "pandas":  # with an index
+        check(DataFrame(pairs).iloc[::-1], ["q", "p"], ["b", "a"])
 
 
 @pytest.mark.parametrize("container", [list, tuple, np.array])
@@ -106,7 +87,11 @@ def test_records(container):
     check(np.array(records), prompts, ["a", "b", "c", "d"], (2, 2))
 
 
-# Errors
+def record(completions, prompt="p"):
+    return {"prompt": prompt, "completions": completions}
+
+
+PAIR = r"X\[0\] must be a \(prompt, completion\) pair"
 
 
 @pytest.mark.parametrize(
@@ -114,14 +99,14 @@ def test_records(container):
     [
         ("one text", "X must be a list of texts.* got one str. Put it into a list"),
         (b"bytes", "got one bytes"),
-        ({"prompt": "p", "completions": ["a"]}, "got one dict. Put it into a list"),
+        (record(["a"]), "got one dict. Put it into a list"),
         ([], "X is empty"),
         (np.array([], dtype=str), "X is empty"),
         (["a", 3], r"X\[1\] must be a text; got int 3"),
         (["a", None], r"X\[1\] must be a text; got NoneType None"),
         (["a", ("p", "b")], r"X\[1\] must be a text; got tuple"),
-        ([3.0, 4.0], r"X\[0\] must be a \(prompt, completion\) pair.* got float 3.0"),
-        ([b"ab"], r"X\[0\] must be a \(prompt, completion\) pair.*got bytes"),
+        ([3.0, 4.0], PAIR + ".* got float 3.0"),
+        ([b"ab"], PAIR + ".*got bytes"),
         (
             [("p", "a"), "b"],
             r"X\[1\] must be a \(prompt, completion\) pair like X\[0\]",
@@ -141,28 +126,19 @@ def test_records(container):
             r"the content of a message in the prompt of X\[0\] must be a text",
         ),
         (
-            [{"prompt": "p", "completions": ["a"]}, {"prompt": "p"}],
+            [record(["a"]), {"prompt": "p"}],
             r"X\[1\] must be a record with the keys 'prompt' and 'completions'",
         ),
-        ([{"prompt": "p", "completions": ["a"]}, "b"], r"X\[1\] must be a record"),
+        ([record(["a"]), "b"], r"X\[1\] must be a record"),
+        ([record([])], r"X\[0\]\['completions'\] must be a list"),
+        ([record("ab")], r"at least one text; got str 'ab'"),
+        ([record(["a", 3])], r"X\[0\]\['completions'\]\[1\] must be a text; got int 3"),
         (
-            [{"prompt": "p", "completions": []}],
-            r"X\[0\]\['completions'\] must be a list",
-        ),
-        ([{"prompt": "p", "completions": "ab"}], r"at least one text; got str 'ab'"),
-        (
-            [{"prompt": "p", "completions": ["a", 3]}],
-            r"X\[0\]\['completions'\]\[1\] must be a text; got int 3",
-        ),
-        (
-            [{"prompt": 3, "completions": ["a"]}],
+            [record(["a"], 3)],
             r"X\[0\]\['prompt'\] must be a text or a list of chat messages.*got int 3",
         ),
         (
-            [
-                {"prompt": "p", "completions": ["a", "b", "c"]},
-                {"prompt": "p", "completions": ["a"]},
-            ],
+            [record(["a", "b", "c"]), record(["a"])],
             r"The records have 1 to 3 completions.*flatten_records",
         ),
         (np.ones((3, 2)), "the completion of X.0. must be a text; got float 1.0"),
@@ -174,17 +150,12 @@ def test_bad_input(X, message):
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_frame_without_the_columns(library):
-    frame = pytest.importorskip(library).DataFrame(
-        {"prompt": ["p"], "answer": ["a"], "reward": [1]}
-    )
+def test_bad_frames(library):
+    DataFrame = pytest.importorskip(library).DataFrame
+    frame = DataFrame({"prompt": ["p"], "answer": ["a"], "reward": [1]})
     with pytest.raises(ValueError, match=r"'prompt' and 'completion'.* X has .*answer"):
         check_texts(frame)
-
-
-def test_a_missing_text_in_a_frame():
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"prompt": ["p", "p"], "completion": ["a", None]})
+    frame = DataFrame({"prompt": ["p", "p"], "completion": ["a", None]})
     with pytest.raises(ValueError, match=r"the completion of X\[1\] must be a text"):
         check_texts(frame)
 
@@ -195,18 +166,13 @@ def test_a_long_value_is_shortened_in_the_message():
     assert len(str(caught.value)) < 200
 
 
-# flatten_records
-
-
 @given(
     st.lists(
         st.tuples(st.text(), st.lists(st.text(), min_size=3, max_size=3)), min_size=1
     )
 )
 def test_rows_and_sets_agree(drawn):
-    records = [
-        {"prompt": prompt, "completions": completions} for prompt, completions in drawn
-    ]
+    records = [record(completions, prompt) for prompt, completions in drawn]
     pairs, groups, y = flatten_records(records)
     embedder = VectorizerEmbedder(
         lambda texts: [[len(text), sum(map(ord, text)) % 1009] for text in texts]
@@ -244,22 +210,20 @@ def test_flatten_ragged_records(drawn):
 
 
 def test_flatten_keeps_chat_prompts():
-    pairs, _, _ = flatten_records([{"prompt": CHAT, "completions": ["a", "b"]}])
+    pairs, _, _ = flatten_records([record(["a", "b"], CHAT)])
     assert pairs == [(CHAT, "a"), (CHAT, "b")]
 
 
-@pytest.mark.parametrize(
-    ("rewards", "n_rewards"),
-    [({"rewards": [1, 0, 1]}, 3), ({}, 0), ({"rewards": []}, 0)],
-)
-def test_rewards_that_do_not_fit(rewards, n_rewards):
-    records = [
-        {"prompt": "p", "completions": ["a"], "rewards": [1]},
-        {"prompt": "q", "completions": ["a", "b"], **rewards},
-    ]
-    message = f"Record 1 has 2 completions, but {n_rewards} rewards"
-    with pytest.raises(ValueError, match=message):
-        flatten_records(records)
+def test_rewards_that_do_not_fit():
+    first = record(["a"]) | {"rewards": [1]}
+    for rewards, n_rewards in (
+        ({"rewards": [1, 0, 1]}, 3),
+        ({}, 0),
+        ({"rewards": []}, 0),
+    ):
+        message = f"Record 1 has 2 completions, but {n_rewards} rewards"
+        with pytest.raises(ValueError, match=message):
+            flatten_records([first, record(["a", "b"]) | rewards])
 
 
 def test_flatten_records_omits_failed_rewards():

@@ -9,7 +9,7 @@ from skqprobe.embedders import LikelihoodEmbedder
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("kept_models")]
+pytestmark = pytest.mark.usefixtures("kept_models")
 
 NAMES = [
     "sum_log_likelihood",
@@ -38,11 +38,9 @@ def by_hand(embedder, prompt, completion):
     from skqprobe._backends.causal_lm import load_causal_lm
 
     lm = load_causal_lm(embedder)
-    n_before = len(lm.tokenizer(prompt).input_ids)
-    ids = list(lm.tokenizer(prompt).input_ids) + list(
-        lm.tokenizer(completion).input_ids
-    )
-    first = max(n_before, 1)  # this tokenizer adds no BOS token
+    before, after = (lm.tokenizer(text).input_ids for text in (prompt, completion))
+    ids = [*before, *after]
+    first = max(len(before), 1)  # this tokenizer adds no BOS token
     with torch.inference_mode():
         logits = lm.network(torch.tensor([ids])).logits[0].double().numpy()
     logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
@@ -60,22 +58,17 @@ def test_equals_a_computation_by_hand(embedder, batch_size):
     np.testing.assert_allclose(X, expected, atol=2e-4, rtol=1e-4)
 
 
-def test_relations_between_the_features(embedder):
-    good, bad, empty = embedder.transform(
-        [(PAIRS[0][0], text) for text in (" Paris.", " fish.", "")]
-    )
+def test_features_of_some_texts(embedder):
+    texts = [(PAIRS[0][0], text) for text in (" Paris.", " fish.", "")]
+    good, bad, empty = embedder.transform(texts)
     assert good[0] > bad[0]
-    assert good[1] == pytest.approx(good[0] / good[4])
-    assert good[2] <= good[1] <= 0 <= good[3] <= np.log(49152)
+    assert good[3] <= np.log(49152)
     np.testing.assert_array_equal(empty, 0)
-
-
-def test_n_tokens_are_of_the_completion_alone(embedder):
     X = embedder.transform([("1 +", " 2"), ("Here are many words, and then", " 2")])
     np.testing.assert_array_equal(X[:, 4], 2)  # " " and "2"
 
 
-def test_records_and_names(embedder):
+def test_records_and_data_frames(embedder):
     records = [
         {"prompt": "1 + 1 =", "completions": [" 2", " a fish"]},
         {"prompt": [{"role": "user", "content": "Hi"}], "completions": ["Hello", "Q"]},
@@ -84,10 +77,6 @@ def test_records_and_names(embedder):
     assert X.shape == (2, 2, 5)
     assert X.dtype == np.float32
     assert (X[:, 0, 1] > X[:, 1, 1]).all()
-    assert list(embedder.get_feature_names_out()) == NAMES
-
-
-def test_data_frames(embedder):
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(PAIRS, columns=["prompt", "completion"], index=range(3, 9))
     out = clone(embedder).set_output(transform="pandas").fit_transform(frame)

@@ -1,12 +1,12 @@
 """OpenAIEmbedder, with a server that makes errors and with llama.cpp."""
 
 import json
-import subprocess
-import sys
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
+from openai_server import Faults
 from sklearn.base import clone
 
 from skqprobe.embedders import EmbeddingCache, OpenAIEmbedder
@@ -33,14 +33,10 @@ def test_embeddings_are_the_servers(server):
     assert "dimensions" not in body
 
 
-def test_one_batch_alone(server):
-    values = embedder(server).embed_batch(["a", "bc"])
-    np.testing.assert_array_equal(values, [server.vector("a"), server.vector("bc")])
-
-
 def test_dimensions(server):
     asked = embedder(server, dimensions=np.int64(3))
-    assert asked.embed_batch(["a"]).shape == (1, 3)
+    values = asked.embed_batch(["a", "bc"])
+    np.testing.assert_array_equal(values, [server.vector("a"), server.vector("bc")])
     assert server.requests[0][1]["dimensions"] == 3
     with pytest.raises(ValueError, match=r"dimensions=2, but .* of length 3"):
         embedder(server, dimensions=2).transform(["a"])
@@ -52,70 +48,39 @@ def test_embeddings_in_another_order(server):
     np.testing.assert_array_equal(values, [server.vector(text) for text in TEXTS])
 
 
+NOT_MATCHED = "which embedding belongs to which text"
+put = partial(Faults.put, "embedding")
+
 REFUSED = {
-    "too few": (
-        lambda server: server.change(lambda data: data.pop()),
-        "4 embeddings for 5 texts",
-    ),
+    "too few": (Faults.change(lambda data: data.pop()), "4 embeddings for 5 texts"),
     "too many": (
-        lambda server: server.change(lambda data: data.append(data[0])),
+        Faults.change(lambda data: data.append(data[0])),
         "6 embeddings for 5",
     ),
-    "none": (lambda server: server.say('{"data": []}'), "0 embeddings for 5"),
-    "no data": (lambda server: server.say('{"object": "list"}'), "0 embeddings for 5"),
+    "none": (Faults.say('{"data": []}'), "0 embeddings for 5"),
+    "no data": (Faults.say('{"object": "list"}'), "0 embeddings for 5"),
     "duplicate index": (
-        lambda server: server.put("index", 1),
+        Faults.put("index", 1),
         r"indices of 5 embeddings are \[1, 1,",
     ),
-    "gap": (
-        lambda server: server.put("index", 7),
-        "which embedding belongs to which text",
-    ),
-    "index null": (
-        lambda server: server.put("index", None),
-        "which embedding belongs to which text",
-    ),
-    "index a list": (
-        lambda server: server.put("index", [0]),
-        "which embedding belongs to which text",
-    ),
-    "NaN": (
-        lambda server: server.put("embedding", [float("nan"), 1, 2]),
-        "NaN.* of 1 of 5 texts",
-    ),
-    "infinity": (
-        lambda server: server.put("embedding", [float("inf"), 1, 2]),
-        "infinity",
-    ),
-    "null number": (lambda server: server.put("embedding", [None, 1, 2]), "null"),
-    "no numbers": (
-        lambda server: server.put("embedding", ["a", "b", "c"]),
-        "not numbers",
-    ),
-    "null": (
-        lambda server: server.put("embedding", None),
-        "None in place of an embedding",
-    ),
-    "empty": (
-        lambda server: server.put("embedding", []),
-        "different lengths, or empty",
-    ),
-    "mixed dimensions": (
-        lambda server: server.put("embedding", [1.0, 2.0], 3),
-        r"lengths.*\[2, 3\]",
-    ),
-    "per token": (
-        lambda server: server.put("embedding", [[1.0, 2.0, 3.0]] * 4),
-        "for each token",
-    ),
-    "base64": (lambda server: server.put("embedding", "AACAPwAAgD8AAIA/"), "base64"),
+    "gap": (Faults.put("index", 7), NOT_MATCHED),
+    "index null": (Faults.put("index", None), NOT_MATCHED),
+    "index a list": (Faults.put("index", [0]), NOT_MATCHED),
+    "NaN": (put([float("nan"), 1, 2]), "NaN.* of 1 of 5 texts"),
+    "infinity": (put([float("inf"), 1, 2]), "infinity"),
+    "null number": (put([None, 1, 2]), "null"),
+    "no numbers": (put(["a", "b", "c"]), "not numbers"),
+    "null": (put(None), "None in place of an embedding"),
+    "empty": (put([]), "different lengths, or empty"),
+    "mixed dimensions": (put([1.0, 2.0], 3), r"lengths.*\[2, 3\]"),
+    "per token": (put([[1.0, 2.0, 3.0]] * 4), "for each token"),
+    "base64": (put("AACAPwAAgD8AAIA/"), "base64"),
 }
 
 
-@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
-def test_wrong_answers_are_refused(server, slept, case):
-    make_fault, message = case
-    server.script = [make_fault(server)]
+@pytest.mark.parametrize(("fault", "message"), REFUSED.values(), ids=REFUSED)
+def test_wrong_answers_are_refused(server, slept, fault, message):
+    server.script = [fault]
     asked = embedder(server)
     with pytest.raises(ValueError, match=message) as raised:
         asked.transform(TEXTS)
@@ -128,17 +93,10 @@ def test_wrong_answers_are_refused(server, slept, case):
 def test_an_error_of_the_client(server, concurrency):
     server.fault = lambda path, body: server.status(401)
     asked = embedder(server, concurrency=concurrency)
-    with pytest.raises(
-        RuntimeError, match=r"^OpenAIEmbedder: .* 0 of 5 texts are done"
-    ):
+    message = r"^OpenAIEmbedder: .* 0 of 5 texts are done"
+    with pytest.raises(RuntimeError, match=message):
         asked.transform(TEXTS)
     assert len(server.requests) == 1
-
-
-def test_batches_of_different_lengths_are_refused(server):
-    server.script = [None, server.put("embedding", [1.0, 2.0])]
-    with pytest.raises(ValueError, match="2 features, others have 3"):
-        embedder(server, batch_size=1, concurrency=1).transform(TEXTS)
 
 
 @pytest.mark.parametrize("with_cache", [True, False])
@@ -215,34 +173,6 @@ def test_base_url_of_the_environment(server, tmp_path, monkeypatch):
     assert len(server.requests) == 2
 
 
-PROCESS = """
-import sys
-from skqprobe.embedders import OpenAIEmbedder
-embedder = OpenAIEmbedder(
-    "model", base_url=sys.argv[1], cache=sys.argv[2], batch_size=2
-)
-texts = [f"text {i}" for i in range(40)]
-print(embedder.transform(texts).sum())
-"""
-
-
-def test_two_processes(server, tmp_path):
-    path = tmp_path / "cache.sqlite"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, server.url, str(path)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert outputs[0] == outputs[1]
-    assert len(EmbeddingCache(path)) == 40
-
-
-@pytest.mark.slow
 def test_llama_embeddings(llama, tmp_path):
     asked = OpenAIEmbedder(
         "m", base_url=llama, batch_size=3, cache=tmp_path / "cache.sqlite"
@@ -258,7 +188,6 @@ def test_llama_embeddings(llama, tmp_path):
     np.testing.assert_array_equal(clone(asked).transform(records), X)
 
 
-@pytest.mark.slow
 def test_llama_refuses_long_texts(llama):
     asked = OpenAIEmbedder("m", base_url=llama, max_retries=0)
     with pytest.raises(RuntimeError, match=r"the server answered HTTP .* too large"):

@@ -1,7 +1,5 @@
 """VectorizerEmbedder: vectorizers of scikit-learn, and functions."""
 
-import pickle
-
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
@@ -13,10 +11,8 @@ from sklearn.feature_extraction.text import (
     HashingVectorizer,
     TfidfVectorizer,
 )
-from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from skqprobe import QProbePolicy
 from skqprobe.embedders import VectorizerEmbedder
 
 RECORDS = [
@@ -40,9 +36,6 @@ def measure(texts):
 
 def dense(values):
     return values.toarray() if hasattr(values, "toarray") else values
-
-
-# Vectorizers
 
 
 @pytest.mark.parametrize("vectorizer", VECTORIZERS, ids=str)
@@ -78,10 +71,9 @@ def test_the_vectorizer_is_cloned():
 
 def test_not_fitted():
     embedder = VectorizerEmbedder(TfidfVectorizer())
-    with pytest.raises(NotFittedError):
-        embedder.transform(JOINED)
-    with pytest.raises(NotFittedError):
-        embedder.get_feature_names_out()
+    for use in (lambda: embedder.transform(JOINED), embedder.get_feature_names_out):
+        with pytest.raises(NotFittedError):
+            use()
 
 
 def test_feature_names():
@@ -93,36 +85,6 @@ def test_feature_names():
     assert names(VECTORIZERS[3]) == ["truncatedsvd0", "truncatedsvd1"]
     for nameless in (VECTORIZERS[2], VECTORIZERS[4], measure):
         assert names(nameless) == ["vectorizerembedder0", "vectorizerembedder1"]
-
-
-@pytest.mark.parametrize("library", ["pandas", "polars"])
-def test_set_output(library):
-    frames = pytest.importorskip(library)
-    embedder = VectorizerEmbedder(TfidfVectorizer()).set_output(transform=library)
-    for rows in (embedder.fit_transform(JOINED), embedder.transform(JOINED)):
-        assert isinstance(rows, frames.DataFrame)
-        assert list(rows.columns) == list(embedder.vectorizer_.get_feature_names_out())
-    for sets in (embedder.fit_transform(RECORDS), embedder.transform(RECORDS)):
-        assert isinstance(sets, np.ndarray)
-        assert sets.shape[:2] == (2, 3)
-
-
-def test_search_reaches_the_vectorizer(rng):
-    pipeline = make_pipeline(VectorizerEmbedder(TfidfVectorizer()), QProbePolicy())
-    grid = {"vectorizerembedder__vectorizer__ngram_range": [(1, 1), (1, 2)]}
-    X, y = RECORDS * 6, rng.random((12, 3))
-    search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(X, y)
-    alone = GridSearchCV(pipeline, grid, cv=3).fit(X, y)
-    np.testing.assert_array_equal(
-        search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"]
-    )
-    assert search.predict(X).shape == (12,)
-
-
-def test_pickle():
-    embedder = VectorizerEmbedder(TfidfVectorizer()).fit(RECORDS)
-    again = pickle.loads(pickle.dumps(embedder))
-    np.testing.assert_array_equal(again.transform(RECORDS), embedder.transform(RECORDS))
 
 
 def test_fit_drops_texts_finished_before_an_error():
@@ -144,7 +106,9 @@ def test_fit_drops_texts_finished_before_an_error():
     np.testing.assert_array_equal(embeddings, [[1, 2, 0], [0, 1, 0]])
 
 
-# Functions
+class Callable:
+    def __call__(self, texts):
+        return measure(texts)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +117,10 @@ def test_fit_drops_texts_finished_before_an_error():
         measure,
         lambda texts: measure(texts).tolist(),
         lambda texts: csr_array(measure(texts)),
+        lambda texts: pytest.importorskip("torch").tensor(measure(texts)),
+        Callable(),
     ],
-    ids=["array", "lists", "sparse"],
+    ids=["array", "lists", "sparse", "tensor", "object"],
 )
 def test_function(function):
     embedder = VectorizerEmbedder(function)
@@ -166,33 +132,6 @@ def test_function(function):
     assert not hasattr(embedder, "vectorizer_")
 
 
-def test_function_that_gives_tensors():
-    torch = pytest.importorskip("torch")
-    embedder = VectorizerEmbedder(lambda texts: torch.tensor(measure(texts)))
-    np.testing.assert_array_equal(embedder.transform(JOINED), measure(JOINED))
-
-
-def test_function_gets_each_text_once():
-    seen = []
-
-    def remember(texts):
-        assert len(texts) <= 2
-        seen.extend(texts)
-        return measure(texts)
-
-    VectorizerEmbedder(remember, batch_size=2).fit_transform(JOINED + JOINED)
-    assert sorted(seen) == sorted(JOINED)
-
-
-def test_object_that_is_callable():
-    class Measure:
-        def __call__(self, texts):
-            return measure(texts)
-
-    embeddings = VectorizerEmbedder(Measure()).transform(JOINED)
-    np.testing.assert_array_equal(embeddings, measure(JOINED))
-
-
 def test_cache_of_a_function(tmp_path):
     calls = []
 
@@ -200,32 +139,31 @@ def test_cache_of_a_function(tmp_path):
         calls.extend(texts)
         return measure(texts)
 
-    def embed(function, revision):
+    def another(texts):
+        return counted(texts)
+
+    for function, revision, n_calls in (
+        (counted, "1", 6),
+        (counted, "1", 0),
+        (counted, "2", 6),
+        (another, "1", 6),
+        (another, "1", 0),
+    ):
         calls.clear()
         cache = tmp_path / "cache.sqlite"
         embedder = VectorizerEmbedder(function, cache=cache, revision=revision)
         np.testing.assert_array_equal(embedder.transform(JOINED), measure(JOINED))
-        return len(calls)
-
-    def another(texts):
-        return counted(texts)
-
-    assert embed(counted, "1") == 6
-    assert embed(counted, "1") == 0
-    assert embed(counted, "2") == 6
-    assert embed(another, "1") == 6
-    assert embed(another, "1") == 0
+        assert len(calls) == n_calls
 
 
 def test_cache_needs_a_revision(tmp_path):
     cache = tmp_path / "cache.sqlite"
+    message = "cache can store the embeddings of a function only"
     for embedder in (
         VectorizerEmbedder(measure, cache=cache),
         VectorizerEmbedder(TfidfVectorizer(), cache=cache, revision="1"),
     ):
-        with pytest.raises(
-            ValueError, match="cache can store the embeddings of a function only"
-        ):
+        with pytest.raises(ValueError, match=message):
             embedder.fit(JOINED)
     assert not cache.exists()
 
@@ -246,18 +184,12 @@ def test_functions_of_one_name_are_distinguished_after_an_error():
     np.testing.assert_array_equal(embedder.transform(["aaaa", "b"]), [[2.0], [2.0]])
 
 
-# Errors
-
-
 @pytest.mark.parametrize("method", ["fit", "fit_transform"])
 def test_bad_vectorizer(method):
     with pytest.raises(ValueError, match=r"'vectorizer' parameter .* or a callable"):
         getattr(VectorizerEmbedder("tfidf"), method)(JOINED)
-
-
-def test_a_class_in_place_of_a_vectorizer():
     with pytest.raises(TypeError, match=r"instance .* instead of a class"):
-        VectorizerEmbedder(TfidfVectorizer).fit(JOINED)
+        getattr(VectorizerEmbedder(TfidfVectorizer), method)(JOINED)
 
 
 def test_the_output_of_a_vectorizer_is_checked():

@@ -72,15 +72,18 @@ def pipeline(records, rewards):
     return make_pipeline(letters(), scale, policy).fit(records, rewards)
 
 
-def most_a(prompt):
-    return max(Toy().sample(prompt, K)["completions"], key=lambda text: text.count("a"))
+def assert_best(completions):
+    """Check that the completions of NEW have as many a as any candidate."""
+    for prompt, completion in zip(NEW, completions, strict=True):
+        candidates = Toy().sample(prompt, K)["completions"]
+        assert completion.count("a") == max(text.count("a") for text in candidates)
 
 
 def test_it_returns_the_best_completion_of_each_prompt(pipeline):
-    completions = BestOfK(Toy(), pipeline, K, random_state=0).generate(NEW)
-    assert [text.count("a") for text in completions] == [
-        most_a(prompt).count("a") for prompt in NEW
-    ]
+    assert_best(BestOfK(Toy(), pipeline, K, random_state=0).generate(NEW))
+    for prompt in ("a", [{"role": "user", "content": "a"}]):
+        (only,) = BestOfK(Toy(), pipeline, 1).generate([prompt])
+        assert [only] == Toy().sample(prompt, 1)["completions"]
 
 
 def test_records_have_probabilities_and_the_choice(pipeline):
@@ -130,53 +133,42 @@ def test_the_candidates_are_not_changed(pipeline):
     assert all("chosen" not in record for record in kept)
 
 
-@pytest.mark.parametrize("chat", [False, True])
-def test_one_candidate_and_chat_prompts(pipeline, chat):
-    prompts = [[{"role": "user", "content": "a"}] if chat else "a"]
-    completions = BestOfK(Toy(), pipeline, 1).generate(prompts)
-    assert completions == Toy().sample(prompts[0], 1)["completions"]
+OF_TEXTS = {
+    "probe": make_pipeline(letters(), QProbeRegressor(alpha=1e-6)),
+    "ridge": make_pipeline(letters(), StandardScaler(), Ridge(1e-6)),
+    "search": GridSearchCV(
+        make_pipeline(letters(), Ridge()), {"ridge__alpha": [1e-6, 1]}, cv=2
+    ),
+}
+OF_STATES = {
+    "probe": QProbeRegressor(alpha=1e-6),
+    "ridge": make_pipeline(StandardScaler(), Ridge(1e-6)),
+    "search": GridSearchCV(Ridge(), {"alpha": [1e-6, 1]}, cv=2),
+}
 
 
-REGRESSORS = [
-    QProbeRegressor(alpha=1e-6),
-    make_pipeline(StandardScaler(), Ridge(1e-6)),
-    GridSearchCV(Ridge(), {"alpha": [1e-6, 1]}, cv=2),
-]
-
-
-@pytest.mark.parametrize("regressor", REGRESSORS, ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize("name", OF_TEXTS)
 @pytest.mark.parametrize("embeddings", [None, "hidden_states"])
-def test_of_a_regressor_the_highest_value_is_taken(records, regressor, embeddings):
-    if embeddings is None and isinstance(regressor, GridSearchCV):
-        # A search over the whole pipeline.
-        whole = make_pipeline(letters(), Ridge())
-        model = GridSearchCV(whole, {"ridge__alpha": [1e-6, 1]}, cv=2)
-    else:
-        model = clone(regressor)
-        if embeddings is None:
-            model = make_pipeline(letters(), *_steps(model))
-    texts = [text for record in records for text in record["completions"]]
-    X = texts if embeddings is None else [features(text) for text in texts]
+def test_of_a_regressor_the_highest_value_is_taken(records, name, embeddings):
+    X = texts = [text for record in records for text in record["completions"]]
+    model = clone((OF_STATES if embeddings else OF_TEXTS)[name])
+    if embeddings:
+        X = [features(text) for text in texts]
     model.fit(X, [text.count("a") for text in texts])
     best = BestOfK(Toy(), model, K, embeddings=embeddings, random_state=0)
     completions, candidates = best.generate(NEW, return_candidates=True)
-    for prompt, completion, record in zip(NEW, completions, candidates, strict=True):
-        assert completion.count("a") == most_a(prompt).count("a")
+    assert_best(completions)
+    for record in candidates:
         assert record["probabilities"].sum() == pytest.approx(1)
         assert record["probabilities"][record["chosen"]] > 0
 
 
-def _steps(model):
-    return [step for _, step in model.steps] if hasattr(model, "steps") else [model]
-
-
-def test_equal_values_share_the_probability(records):
+def test_equal_values_share_the_probability(records, rewards):
     class Same(Toy):
         def sample(self, prompt, k):
             return {"prompt": prompt, "completions": ["ab", "aa", "aa", "b"][:k]}
 
-    pipeline = make_pipeline(letters(), QProbeRegressor())
-    pipeline.fit(records, np.array([record["rewards"] for record in records]))
+    pipeline = make_pipeline(letters(), QProbeRegressor()).fit(records, rewards)
     _, (record,) = BestOfK(Same(), pipeline, 4).generate(["x"], True)
     np.testing.assert_array_equal(record["probabilities"], [0, 0.5, 0.5, 0])
 
@@ -193,60 +185,43 @@ def test_embeddings_that_the_generator_captured(records, rewards):
     X = np.stack([record["hidden_states"] for record in records])
     policy = QProbePolicy(loss="squared_error", alpha=1e-6).fit(X, rewards)
     best = BestOfK(Toy(), policy, K, embeddings="hidden_states", random_state=0)
-    for prompt, text in zip(NEW, best.generate(NEW), strict=True):
-        assert text.count("a") == most_a(prompt).count("a")
+    assert_best(best.generate(NEW))
     with pytest.raises(ValueError, match=r"embeddings='states', but .*hidden_states"):
         best.set_params(embeddings="states").generate(NEW)
 
 
 def test_several_embeddings_are_concatenated(records, rewards):
     lengths = [[len(text) for text in record["completions"]] for record in records]
-    records = [
-        {**record, "length": length}
-        for record, length in zip(records, lengths, strict=True)
-    ]
-    X = stack_embeddings(records, ["hidden_states", "length"])
+    records = [r | {"length": n} for r, n in zip(records, lengths, strict=True)]
+    keys = ["hidden_states", "length"]
+    X = stack_embeddings(records, keys)
     np.testing.assert_array_equal(X[..., -1], lengths)
     policy = QProbePolicy(loss="squared_error", alpha=1e-6).fit(X, rewards)
-    best = BestOfK(Toy(), policy, K, embeddings=["hidden_states", "length"])
     with pytest.raises(ValueError, match="has no 'length'"):
-        best.generate(NEW)
+        BestOfK(Toy(), policy, K, embeddings=keys).generate(NEW)
 
 
-def test_a_fitted_search_is_a_pipeline(records, rewards):
-    search = GridSearchCV(
-        make_pipeline(letters(), QProbePolicy()),
-        {"qprobepolicy__loss": ["log_loss", "policy_gradient"]},
-        cv=2,
-    ).fit(records, rewards > 2)
-    assert len(BestOfK(Toy(), search, K).generate(NEW)) == len(NEW)
+def nested(final):
+    inner = make_pipeline(PerCandidate(StandardScaler()), final)
+    return make_pipeline(letters(), inner)
 
 
-def _nested(final):
-    return make_pipeline(
-        letters(), make_pipeline(PerCandidate(StandardScaler()), final)
-    )
+POLICY = QProbePolicy(loss="squared_error", alpha=1e-6)
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        _nested(QProbePolicy(loss="squared_error", alpha=1e-6)),
-        _nested(QProbeRegressor(alpha=1e-6)),
-        make_pipeline(
-            letters(),
-            GridSearchCV(QProbePolicy(loss="squared_error"), {"alpha": [1e-6]}, cv=2),
-        ),
-        GridSearchCV(_nested(QProbePolicy(loss="squared_error", alpha=1e-6)), {}, cv=2),
+        nested(POLICY),
+        nested(QProbeRegressor(alpha=1e-6)),
+        make_pipeline(letters(), GridSearchCV(POLICY, {"alpha": [1e-6]}, cv=2)),
+        GridSearchCV(nested(POLICY), {}, cv=2),
     ],
     ids=["policy", "regressor", "search inside", "search outside"],
 )
 def test_pipelines_and_searches_may_be_nested(records, rewards, model):
     model.fit(records, rewards)
-    completions = BestOfK(Toy(), model, K, random_state=0).generate(NEW)
-    assert [text.count("a") for text in completions] == [
-        most_a(prompt).count("a") for prompt in NEW
-    ]
+    assert_best(BestOfK(Toy(), model, K, random_state=0).generate(NEW))
 
 
 def test_a_policy_in_a_wrapper_without_tags_gets_sets(records, rewards):
@@ -288,22 +263,19 @@ def test_an_unfitted_pipeline_samples_nothing(pipeline):
     assert asked == []
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"generator": "gpt"}, "'generator' parameter"),
-        ({"pipeline": StandardScaler()}, "'pipeline' parameter"),
-        ({"k": 0}, "'k' parameter"),
-        ({"k": 2.0}, "'k' parameter"),
-        ({"embeddings": 1}, "'embeddings' parameter"),
-        ({"random_state": "x"}, "'random_state' parameter"),
-    ],
-)
-def test_bad_parameters_are_named_before_anything_is_drawn(pipeline, change, message):
+def test_bad_parameters_are_named_before_anything_is_drawn(pipeline):
     asked = []
-    best = BestOfK(Toy(asked), pipeline, K).set_params(**change)
-    with pytest.raises(ValueError, match=message):
-        best.generate(NEW)
+    for name, value in (
+        ("generator", "gpt"),
+        ("pipeline", StandardScaler()),
+        ("k", 0),
+        ("k", 2.0),
+        ("embeddings", 1),
+        ("random_state", "x"),
+    ):
+        best = BestOfK(Toy(asked), pipeline, K).set_params(**{name: value})
+        with pytest.raises(ValueError, match=f"'{name}' parameter"):
+            best.generate(NEW)
     assert asked == []
 
 
@@ -315,11 +287,3 @@ def test_one_number_for_each_candidate_is_needed(records):
     model = make_pipeline(letters(), Sums()).fit(["a", "b"], [1, 0])
     with pytest.raises(ValueError, match=r"6 candidates of 7 prompts; .*\(3,\)"):
         BestOfK(Toy(), model, K).generate(NEW)
-
-
-def test_parameters_and_repr(pipeline):
-    best = BestOfK(Toy(), pipeline, K)
-    assert repr(best).startswith("BestOfK(generator=Toy(), k=6,")
-    best.set_params(pipeline__qprobepolicy__temperature=0.5, generator__progress=False)
-    assert pipeline[-1].temperature == 0.5
-    assert best.get_params()["generator__progress"] is False

@@ -6,14 +6,12 @@ import re
 import subprocess
 import sys
 import time
-import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skqprobe.embedders import flatten_records
 from skqprobe.generators import BaseGenerator, collect
 
 K = 3
@@ -52,6 +50,15 @@ def prompts_of(n):
     return [f"prompt {i}" for i in range(n)]
 
 
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "records.jsonl"
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
 def assert_same(records, others):
     assert len(records) == len(others)
     for one, other in zip(records, others, strict=True):
@@ -78,29 +85,21 @@ class Flaky:
 def test_records_without_a_file():
     records = collect(prompts_of(2), Toy(), length, K)
     assert [record["prompt"] for record in records] == prompts_of(2)
+    settings = {"class": f"{Toy.__module__}.Toy", "temperature": 1.0}
     for record in records:
         assert record["rewards"] == [len(text) for text in record["completions"]]
         assert record["hidden_states"].shape == (K, 2)
-        assert record["generator"] == {
-            "class": f"{Toy.__module__}.Toy",
-            "temperature": 1.0,
-        }
+        assert record["generator"] == settings
         assert "errors" not in record and "item" not in record
 
 
 @pytest.mark.parametrize("with_file", [False, True])
-def test_the_reward_gets_the_item_as_given(tmp_path, with_file):
+def test_the_reward_gets_the_item_as_given(path, with_file):
     chat = [{"role": "user", "content": "Hello"}]
     items = ["text", chat, {"prompt": chat, "words": ("a", "b")}]
-    seen = []
-    records = collect(
-        items,
-        Toy(),
-        lambda item, completion: seen.append(item) or 0,
-        K,
-        path=tmp_path / "records.jsonl" if with_file else None,
-    )
-    assert all(seen[i * K] is item for i, item in enumerate(items))
+    reward = Flaky()
+    records = collect(items, Toy(), reward, K, path=path if with_file else None)
+    assert all(reward.calls[i * K][0] is item for i, item in enumerate(items))
     assert [record["prompt"] for record in records] == ["text", chat, chat]
     assert ["item" in record for record in records] == [False, False, True]
     assert list(records[2]["item"]["words"]) == ["a", "b"]
@@ -111,19 +110,18 @@ def test_each_prompt_is_written_at_once(tmp_path):
     n_lines = []
 
     def reward(item, completion):
-        n_lines.append(len(path.read_bytes().splitlines()) if path.exists() else 0)
+        n_lines.append(len(lines_of(path)) if path.exists() else 0)
         return 0
 
     records = collect(prompts_of(4), Toy(), reward, K, path=path)
     assert n_lines == [0] * K + [1] * K + [2] * K + [3] * K
-    lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-    for line, record in zip(lines, records, strict=True):
+    for line, record in zip(lines_of(path), records, strict=True):
         assert line["completions"] == record["completions"]
         assert line["rewards"] == record["rewards"]
 
 
-def test_it_resumes_and_gives_the_same_records(tmp_path):
-    path, asked = tmp_path / "records.jsonl", []
+def test_it_resumes_and_gives_the_same_records(path, tmp_path):
+    asked = []
     with pytest.raises(ConnectionError, match="the server is gone"):
         collect(prompts_of(5), Toy(fail_on="prompt 3"), length, K, path=path)
     first = path.read_bytes()
@@ -144,8 +142,7 @@ def test_it_resumes_and_gives_the_same_records(tmp_path):
     assert asked[2:] == ["prompt 5"]
 
 
-def test_a_torn_last_line_is_written_again_wherever_it_was_torn(tmp_path):
-    path = tmp_path / "records.jsonl"
+def test_a_torn_last_line_is_written_again_wherever_it_was_torn(path):
     whole = collect(prompts_of(2), Toy(), length, K, path=path)
     content = path.read_bytes()
     end_of_first = content.index(b"\n") + 1
@@ -184,9 +181,7 @@ collect([str(i) for i in range(400)], Toy(), reward, 3, path=sys.argv[1])
 
 
 @pytest.mark.slow
-def test_sigkill_at_any_moment_loses_and_damages_nothing(tmp_path, rng):
-    path = tmp_path / "records.jsonl"
-
+def test_sigkill_at_any_moment_loses_and_damages_nothing(path, rng):
     def start():
         process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-c", SCRIPT, str(path)],
@@ -209,8 +204,7 @@ def test_sigkill_at_any_moment_loses_and_damages_nothing(tmp_path, rng):
         time.sleep(rng.uniform(0, 0.005))
         process.kill()
         process.communicate()
-        content = path.read_bytes() if path.exists() else b""
-        lines = [json.loads(line) for line in content.split(b"\n")[:-1]]
+        lines = lines_of(path) if path.exists() else []
         assert len(lines) >= len(known)
         for i, line in enumerate(lines):
             assert line["prompt"] == str(i)
@@ -222,7 +216,7 @@ def test_sigkill_at_any_moment_loses_and_damages_nothing(tmp_path, rng):
         process = start()
         process.communicate()
         assert process.returncode == 0
-        lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+        lines = lines_of(path)
         if not any(None in line["rewards"] for line in lines):
             break
     assert [line["prompt"] for line in lines] == [str(i) for i in range(400)]
@@ -230,58 +224,52 @@ def test_sigkill_at_any_moment_loses_and_damages_nothing(tmp_path, rng):
     assert all(None not in line["rewards"] for line in lines)
 
 
-BAD = [
-    (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
-    (None, "TypeError: .*NoneType"),
-    ("1", "TypeError: .*str"),
-    ([1], "TypeError: .*list"),
-    (float("nan"), "ValueError: .*nan"),
-    (float("inf"), "ValueError: .*inf"),
-]
-
-
-@pytest.mark.parametrize(("outcome", "message"), BAD)
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (None, "TypeError: .*NoneType"),
+        ("1", "TypeError: .*str"),
+        ([1], "TypeError: .*list"),
+        (float("nan"), "ValueError: .*nan"),
+        (float("inf"), "ValueError: .*inf"),
+    ],
+)
 def test_a_failed_reward_is_none_and_is_reported_once(outcome, message):
-    with pytest.warns(RuntimeWarning, match=r"2 of 6 rewards failed.*prompts\[0\]"):
-        records = collect(
-            prompts_of(2), Toy(), Flaky({1: outcome, 5: outcome, 2: 0}), K
-        )
+    reward = Flaky({1: outcome, 5: outcome, 2: 0})
+    message_of_all = r"2 of 6 rewards failed.*prompts\[0\]"
+    with pytest.warns(RuntimeWarning, match=message_of_all) as caught:
+        records = collect(prompts_of(2), Toy(), reward, K)
+    assert [warning.filename for warning in caught] == [__file__]
     assert records[0]["rewards"] == [1.0, None, 0.0]
     assert records[1]["rewards"] == [1.0, 1.0, None]
     assert list(records[0]["errors"]) == [1] and list(records[1]["errors"]) == [2]
     assert re.match(message, records[0]["errors"][1])
 
 
-def test_one_warning_per_call():
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        collect(prompts_of(3), Toy(), Flaky(dict.fromkeys(range(9))), K)
-    assert len(caught) == 1
-    assert caught[0].filename == __file__
+def test_rewards_of_any_numeric_type_become_floats():
+    values = True, 2, 0.5, np.float32(0.5), np.int64(2), np.array(2.0), np.True_
+    reward = Flaky(enumerate(values))
+    (record,) = collect(["a"], Toy(), reward, len(values))
+    assert record["rewards"] == [1, 2, 0.5, 0.5, 2, 2, 1]
+    assert {type(value) for value in record["rewards"]} == {float}
 
 
-@pytest.mark.parametrize(
-    "value", [True, 2, 0.5, np.float32(0.5), np.int64(2), np.array(2.0), np.True_]
-)
-def test_rewards_of_any_numeric_type_become_floats(value):
-    (record,) = collect(["a"], Toy(), lambda item, completion: value, 1)
-    assert record["rewards"] == [float(value)]
-    assert type(record["rewards"][0]) is float
+def test_a_resume_retries_only_the_failed_rewards(path):
+    asked = []
 
+    def resume(reward):
+        return collect(prompts_of(3), Toy(asked=asked), reward, K, path=path)
 
-def test_a_resume_retries_only_the_failed_rewards(tmp_path):
-    path, asked = tmp_path / "records.jsonl", []
     error = TimeoutError("tests ran too long")
     with pytest.warns(RuntimeWarning, match="Call collect again"):
-        first = collect(
-            prompts_of(3), Toy(asked=asked), Flaky({1: error, 6: error}), K, path=path
-        )
+        first = resume(Flaky({1: error, 6: error}))
     assert first[2]["errors"] == {0: "TimeoutError: tests ran too long"}
     lines = path.read_bytes().splitlines()
     # One of the two fails again, in another way.
     reward = Flaky({1: None, 0: 0.5})
     with pytest.warns(RuntimeWarning, match="1 of 9 rewards failed"):
-        second = collect(prompts_of(3), Toy(asked=asked), reward, K, path=path)
+        second = resume(reward)
     assert asked == prompts_of(3)
     assert reward.calls == [
         ("prompt 0", first[0]["completions"][1]),
@@ -290,26 +278,24 @@ def test_a_resume_retries_only_the_failed_rewards(tmp_path):
     assert second[0]["rewards"] == [1.0, 0.5, 1.0] and "errors" not in second[0]
     assert second[2]["errors"][0].startswith("TypeError")
     assert path.read_bytes().splitlines()[1] == lines[1]
-    third = collect(prompts_of(3), Toy(asked=asked), Flaky({0: 0}), K, path=path)
+    third = resume(Flaky({0: 0}))
     assert third[2]["rewards"] == [0.0, 1.0, 1.0] and "errors" not in third[2]
-    assert_same(third, collect(prompts_of(3), Toy(), Flaky(), K, path=path))
-    assert [p.name for p in tmp_path.iterdir()] == ["records.jsonl"]
+    assert_same(third, resume(Flaky()))
+    assert [p.name for p in path.parent.iterdir()] == ["records.jsonl"]
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_passes_through(tmp_path, stop):
-    path = tmp_path / "records.jsonl"
+def test_an_interrupt_passes_through(path, stop):
     with pytest.raises(stop):
         collect(prompts_of(3), Toy(), Flaky({4: stop()}), K, path=path)
     assert path.read_bytes().count(b"\n") == 1
 
 
-def test_an_interrupted_retry_keeps_finished_rewards(tmp_path):
-    path = tmp_path / "records.jsonl"
+def test_an_interrupted_retry_keeps_finished_rewards(path):
     with pytest.warns(RuntimeWarning):
         collect(prompts_of(3), Toy(), Flaky({0: None, 8: None}), K, path=path)
+    reward = Flaky({0: 7, 1: KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
-        reward = Flaky({0: 7, 1: KeyboardInterrupt()})
         collect(prompts_of(3), Toy(), reward, K, path=path)
     reward = Flaky()
     records = collect(prompts_of(3), Toy(), reward, K, path=path)
@@ -317,29 +303,24 @@ def test_an_interrupted_retry_keeps_finished_rewards(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prompts", "generator", "k", "message"),
+    ("change", "message"),
     [
         (
-            ["prompt 0", "other"],
-            Toy(),
-            K,
+            {"prompts": ["prompt 0", "other"]},
             r"another prompt in the place of prompts\[1\]",
         ),
-        (prompts_of(1), Toy(), K, "more prompts than the 1 given"),
-        (prompts_of(2), Toy(), 4, "3 completions per prompt, but k=4"),
-        (prompts_of(2), Toy(temperature=0.5), K, "temperature was 1.0, is 0.5"),
+        ({"prompts": prompts_of(1)}, "more prompts than the 1 given"),
+        ({"k": 4}, "3 completions per prompt, but k=4"),
+        ({"generator": Toy(temperature=0.5)}, "temperature was 1.0, is 0.5"),
     ],
 )
-def test_a_file_of_another_collection_is_refused(
-    tmp_path, prompts, generator, k, message
-):
-    path = tmp_path / "records.jsonl"
-    collect(prompts_of(2), Toy(), length, K, path=path)
+def test_a_file_of_another_collection_is_refused(path, change, message):
+    settings = {"prompts": prompts_of(2), "generator": Toy(), "reward": length, "k": K}
+    collect(**settings, path=path)
     content = path.read_bytes() + b'{"position": 2, "pro'
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=message) as caught:
-        collect(prompts, generator, length, k, path=path)
-    assert "give another path" in str(caught.value)
+    with pytest.raises(ValueError, match=message + ".*give another path"):
+        collect(**settings | change, path=path)
     assert path.read_bytes() == content
 
 
@@ -350,24 +331,19 @@ def test_a_file_of_another_collection_is_refused(
         b"A diary.\nDear diary,",
         b'{"prompt": "a", "completions": []}\n',
         b"[1, 2]\n",
-        b'{"position',  # a torn line of collect only if nothing follows
+        b'{"position": 1\n',
         b"\xff\xfe\n",
         b"\n",
     ],
 )
-def test_a_file_of_another_kind_is_refused(tmp_path, content):
-    path = tmp_path / "records.jsonl"
+def test_a_file_of_another_kind_is_refused(path, content):
     path.write_bytes(content)
-    if content == b'{"position':
-        collect(["a"], Toy(), length, K, path=path)
-        return
     with pytest.raises(ValueError, match=r"Line 1 of .* is not a record"):
         collect(["a"], Toy(), length, K, path=path)
     assert path.read_bytes() == content
 
 
-def test_a_damaged_line_is_named(tmp_path):
-    path = tmp_path / "records.jsonl"
+def test_a_damaged_line_is_named(path):
     collect(prompts_of(3), Toy(), length, K, path=path)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1][:50] + b"\n" + lines[2])
@@ -375,19 +351,13 @@ def test_a_damaged_line_is_named(tmp_path):
         collect(prompts_of(3), Toy(), length, K, path=path)
 
 
-def test_inert_parameters_may_change(tmp_path):
-    path = tmp_path / "records.jsonl"
-    collect(prompts_of(1), Toy(), length, K, path=path)
-    collect(prompts_of(2), Toy(progress=False, asked=[]), length, K, path=path)
-
-
-def test_a_file_of_a_model_whose_files_have_changed_is_refused(tmp_path):
+def test_a_file_of_a_model_whose_files_have_changed_is_refused(path, tmp_path):
     class Local(Toy):
         def __init__(self, model, progress="auto"):
             super().__init__(progress=progress)
             self.model = model
 
-    path, model = tmp_path / "records.jsonl", tmp_path / "model"
+    model = tmp_path / "model"
     model.write_bytes(b"1")
     (record,) = collect(["a"], Local(model), length, K, path=path)
     assert record["generator"]["model"] == str(model)
@@ -397,10 +367,10 @@ def test_a_file_of_a_model_whose_files_have_changed_is_refused(tmp_path):
         collect(["a", "b"], Local(model), length, K, path=path)
 
 
-def test_an_empty_list_and_an_empty_file(tmp_path):
+def test_an_empty_list_and_an_empty_file(path):
     assert collect([], Toy(), length, K) == []
-    (tmp_path / "empty").touch()
-    assert len(collect(["a"], Toy(), length, K, path=tmp_path / "empty")) == 1
+    path.touch()
+    assert len(collect(["a"], Toy(), length, K, path=path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -424,12 +394,11 @@ def test_bad_arguments_are_named_before_anything_is_drawn(change, message):
     assert asked == []
 
 
-def test_items_that_json_does_not_support_need_no_path(tmp_path):
-    items = ["a", {"prompt": "b", "check": length}]
+def test_items_that_json_does_not_support_need_no_path(path):
+    items, asked = ["a", {"prompt": "b", "check": length}], []
     assert len(collect(items, Toy(), length, K)) == 2
-    asked = []
     with pytest.raises(ValueError, match=r"prompts\[1\].*function"):
-        collect(items, Toy(asked=asked), length, K, path=tmp_path / "records.jsonl")
+        collect(items, Toy(asked=asked), length, K, path=path)
     assert asked == []
 
 
@@ -450,19 +419,13 @@ class Backwards(Toy):
             yield number, self.sample(prompts[number], k)
 
 
-def test_prompts_may_be_ready_in_any_order(tmp_path):
-    path, seen = tmp_path / "records.jsonl", []
-
-    def reward(item, completion):
-        seen.append(item)
-        return len(completion)
-
+def test_prompts_may_be_ready_in_any_order(path):
+    reward, asked = Flaky(), []
     with pytest.raises(ConnectionError):
         collect(prompts_of(6), Backwards(fail_on="prompt 2"), reward, K, path=path)
+    seen = [item for item, _ in reward.calls]
     assert seen[::K] == ["prompt 5", "prompt 4", "prompt 3"]
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["position"] for line in lines] == [5, 4, 3]
-    asked = []
+    assert [line["position"] for line in lines_of(path)] == [5, 4, 3]
     records = collect(prompts_of(6), Backwards(asked=asked), reward, K, path=path)
     assert asked == ["prompt 2", "prompt 1", "prompt 0"]
     assert [record["prompt"] for record in records] == prompts_of(6)
@@ -480,13 +443,6 @@ def test_one_progress_bar(capsys):
     assert generator.progress is True
     collect(prompts_of(3), generator, length, K, progress=False)
     assert capsys.readouterr().err == ""
-
-
-def test_rows_of_the_records(tmp_path):
-    records = collect(prompts_of(4), Toy(), length, K, path=tmp_path / "r.jsonl")
-    pairs, groups, y = flatten_records(records)
-    assert len(pairs) == len(groups) == 4 * K
-    np.testing.assert_array_equal(y, [len(completion) for _, completion in pairs])
 
 
 @settings(max_examples=50, deadline=None)

@@ -18,10 +18,8 @@ def generator(server, **settings):
 
 def test_endpoints_of_texts_and_messages(server):
     records = generator(server, concurrency=1).generate(["text", CHAT], 2)
-    assert [path for path, _ in server.requests] == [
-        "/completions",
-        "/chat/completions",
-    ]
+    paths = [path for path, _ in server.requests]
+    assert paths == ["/completions", "/chat/completions"]
     assert records[0] == {
         "prompt": "text",
         "completions": ["text/None/0", "text/None/1"],
@@ -45,27 +43,16 @@ def test_texts_as_messages(server):
 
 
 def test_settings_are_sent(server):
-    generator(
-        server,
-        temperature=np.float32(0.5),
-        top_p=np.float64(0.25),
-        max_tokens=np.int64(7),
-        stop=["\n"],
-    ).sample("text", 3)
-    assert server.requests == [
-        (
-            "/completions",
-            {
-                "model": "model",
-                "prompt": "text",
-                "n": 3,
-                "temperature": 0.5,
-                "top_p": 0.25,
-                "max_tokens": 7,
-                "stop": ["\n"],
-            },
-        )
-    ]
+    sent = {"temperature": 0.5, "top_p": 0.25, "max_tokens": 7, "stop": ["\n"]}
+    settings = {
+        "temperature": np.float32(0.5),
+        "top_p": np.float64(0.25),
+        "max_tokens": np.int64(7),
+        "stop": ["\n"],
+    }
+    generator(server, **settings).sample("text", 3)
+    body = {"model": "model", "prompt": "text", "n": 3, **sent}
+    assert server.requests == [("/completions", body)]
     generator(server, max_tokens=7).sample(CHAT, 1)
     assert server.requests[1][1]["max_tokens"] == 7
 
@@ -97,15 +84,13 @@ def test_a_server_that_ignores_n(server):
 
 @pytest.mark.parametrize("code", [400, 422])
 def test_a_server_that_limits_n(server, code):
-    def fault(path, body):
-        return server.status(code) if body.get("n", 1) > 4 else None
-
-    server.fault = fault
+    server.fault = lambda path, body: (
+        server.status(code) if body.get("n", 1) > 4 else None
+    )
     records = generator(server, seed=3, concurrency=1).generate(["a", "b"], 10)
     n_asked = [body.get("n", 1) for _, body in server.requests]
-    assert (
-        n_asked == [10, 5, 2, 2, 2, 2, 2] + [2] * 5
-    )  # the limit is known from the first prompt
+    # The limit is known from the first prompt.
+    assert n_asked == [10, 5, 2, 2, 2, 2, 2] + [2] * 5
     for record in records:
         assert len(set(record["completions"])) == 10
 
@@ -149,15 +134,15 @@ def test_n_tokens_if_known(server):
 
 
 def test_an_empty_completion_is_one(server):
+    with_likelihoods = generator(server, log_likelihoods=True)
     server.script = [server.put("text", "")]
-    record = generator(server, log_likelihoods=True).sample("text", 2)
-    assert record["completions"] == ["", "text/None/1"]
+    assert with_likelihoods.sample("text", 2)["completions"] == ["", "text/None/1"]
     server.script = [server.put("message", {"role": "assistant", "content": None})]
     assert generator(server).sample(CHAT, 1)["completions"] == [""]
     server.script = [
         server.change(lambda choices: choices[0].update(text="", logprobs=None))
     ]
-    record = generator(server, log_likelihoods=True).sample("text", 1)
+    record = with_likelihoods.sample("text", 1)
     assert (record["log_likelihoods"], record["n_tokens"]) == ([0.0], [0])
 
 
@@ -188,9 +173,8 @@ def test_permanent_faults_of_completions(server, slept):
     server.fault = lambda path, body: (
         server.status(400) if body["prompt"] == "c" else None
     )
-    with pytest.raises(
-        RuntimeError, match=r"OpenAIGenerator: .* HTTP 400: .* 2 of 5 prompts were done"
-    ):
+    message = r"OpenAIGenerator: .* HTTP 400: .* 2 of 5 prompts were done"
+    with pytest.raises(RuntimeError, match=message):
         generator(server, concurrency=1).generate(list("abcde"), 1)
     assert [body["prompt"] for _, body in server.requests] == ["a", "b", "c"]
 
@@ -208,25 +192,24 @@ def test_bad_prompts(server):
 
 
 def test_collect_resumes_after_a_fault(server, tmp_path):
-    def reward(item, completion):
-        return len(completion)
+    def resume(**settings):
+        drawn = generator(server, **settings)
+        return collect(list("abcd"), drawn, lambda item, text: 0, 2, path=path)
 
     path = tmp_path / "records.jsonl"
     server.fault = lambda path, body: (
         server.status(401) if body["prompt"] == "d" else None
     )
     with pytest.raises(RuntimeError, match="HTTP 401"):
-        collect(list("abcd"), generator(server, concurrency=1), reward, 2, path=path)
+        resume(concurrency=1)
     server.fault = lambda path, body: None
     server.requests.clear()
-    again = generator(server, concurrency=2, timeout=5, api_key_env="OTHER")
-    records = collect(list("abcd"), again, reward, 2, path=path)
+    records = resume(concurrency=2, timeout=5, api_key_env="OTHER")
     assert [body["prompt"] for _, body in server.requests] == ["d"]
     assert [record["prompt"] for record in records] == list("abcd")
     assert server.key not in path.read_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("prompt", ["Once upon a", CHAT], ids=["text", "chat"])
 def test_llama_completions(llama, prompt):
     drawn = OpenAIGenerator(
@@ -243,7 +226,6 @@ def test_llama_completions(llama, prompt):
     assert other["completions"] != record["completions"]
 
 
-@pytest.mark.slow
 def test_llama_many_prompts(llama):
     drawn = OpenAIGenerator("m", base_url=llama, max_tokens=3, temperature=0.0)
     prompts = ["The capital of France is", "One, two, three,", "A, B, C,"]

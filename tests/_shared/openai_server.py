@@ -1,6 +1,6 @@
 """A server with the interface of OpenAI, on loopback, that makes errors on demand.
 
-tests/conftest.py loads this file and offers it as the fixture `server`.
+The fixture `server` of tests/conftest.py starts it.
 """
 
 import json
@@ -11,12 +11,10 @@ KEY = "sk-secret-0123456789"
 
 
 def vector(text):
-    """Return the embedding of a text."""
     return [float(len(text)), float(sum(map(ord, text))), 0.5]
 
 
 def embeddings(body):
-    """Answer a request for embeddings."""
     return {
         "data": [
             {"object": "embedding", "index": i, "embedding": vector(text)}
@@ -27,15 +25,13 @@ def embeddings(body):
 
 def completions(body):
     """Answer with texts of the prompt, the seed and a number, of 3 tokens each."""
-    token_logprobs = [-0.5, -1.0, -0.25]
+    logprobs = {"token_logprobs": [-0.5, -1.0, -0.25]} if "logprobs" in body else None
     choices = [
         {
             "index": i,
             "text": f"{body['prompt']}/{body.get('seed')}/{i}",
             "finish_reason": "length",
-            "logprobs": {"token_logprobs": token_logprobs}
-            if "logprobs" in body
-            else None,
+            "logprobs": logprobs,
         }
         for i in range(body.get("n", 1))
     ]
@@ -43,7 +39,6 @@ def completions(body):
 
 
 def chat_completions(body):
-    """Answer a request with chat messages."""
     answer = completions(body | {"prompt": body["messages"][-1]["content"]})
     for choice in answer["choices"]:
         choice["message"] = {"role": "assistant", "content": choice.pop("text")}
@@ -61,8 +56,6 @@ ANSWERS = {
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answer one request."""
-
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
@@ -79,12 +72,12 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.reply(200, json.dumps(answer))
 
-    def reply(self, status, text, headers=()):
+    def reply(self, status, text, headers=(), length=None):
+        headers = {"Content-Type": "application/json", **dict(headers)}
         self.send_response(status)
-        for name, value in dict(headers).items():
+        for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text.encode())))
+        self.send_header("Content-Length", str(length or len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())
 
@@ -97,34 +90,25 @@ class Faults:
 
     @staticmethod
     def status(code, headers=(), message="scripted"):
-        """Refuse with an HTTP status."""
         text = json.dumps({"error": {"message": message, "code": code}})
         return lambda handler, answer: handler.reply(code, text, headers)
 
     @staticmethod
     def cut(handler, answer):
-        """Close the connection without an answer."""
         handler.close_connection = True
 
     @staticmethod
     def cut_midway(handler, answer):
-        """Close the connection in the middle of an answer."""
-        handler.send_response(200)
-        handler.send_header("Content-Type", "application/json")
-        handler.send_header("Content-Length", "1000")
-        handler.end_headers()
-        handler.wfile.write(b'{"data": [')
+        handler.reply(200, '{"data": [', length=1000)
         handler.close_connection = True
 
     @staticmethod
     def hang(handler, answer):
-        """Do not answer."""
         handler.server.closing.wait(30)
         handler.close_connection = True
 
     @staticmethod
     def say(text):
-        """Answer with a text."""
         return lambda handler, answer: handler.reply(200, text)
 
     @staticmethod
@@ -185,7 +169,6 @@ class ScriptedServer(Faults, ThreadingHTTPServer):
 
     @staticmethod
     def answer(path, body):
-        """Return the usual answer."""
         return ANSWERS[path](body)
 
     @property
