@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from cases import LEAST_SQUARES, PAIRWISE, SHIFT_INVARIANT
-from estimators import assert_refused, every_loss, every_probe
+from cases import LEAST_SQUARES, PAIRWISE, SHIFT_INVARIANT, every_loss, every_probe
+from estimators import assert_refused
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor

@@ -4,14 +4,8 @@ import copy
 
 import numpy as np
 import pytest
-from estimators import (
-    as_rows,
-    assert_same_state,
-    every_probe,
-    every_probe_and_loss,
-    state_of,
-    values_of,
-)
+from cases import as_rows, every_probe, every_probe_and_loss, values_of
+from estimators import assert_same_state, state_of
 from scipy.special import softmax
 from sklearn.base import clone
 

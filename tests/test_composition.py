@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import sklearn
-from estimators import as_rows
+from cases import as_rows
 from sklearn import config_context
 from sklearn.decomposition import PCA
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401

@@ -2,14 +2,8 @@
 
 import numpy as np
 import pytest
-from estimators import (
-    PROBES,
-    every_loss,
-    every_probe_and_loss,
-    needs_real_data,
-    real_data,
-    values_of,
-)
+from cases import PROBES, every_loss, every_probe_and_loss, values_of
+from estimators import needs_real_data, real_data
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
 

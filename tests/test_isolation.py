@@ -24,7 +24,8 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from estimators import as_rows, assert_refused, assert_same_state, state_of
+from cases import as_rows
+from estimators import assert_refused, assert_same_state, state_of
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer

@@ -11,9 +11,10 @@ from math import comb
 
 import numpy as np
 import pytest
-from cases import PAIRWISE, SHIFT_INVARIANT
-from estimators import (
+from cases import (
+    PAIRWISE,
     PROBES_AND_LOSSES,
+    SHIFT_INVARIANT,
     every_loss,
     every_probe,
     every_probe_and_loss,

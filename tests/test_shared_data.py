@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from estimators import as_rows, every_loss, needs_real_data, real_data
+from cases import as_rows, every_loss
+from estimators import needs_real_data, real_data
 from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler

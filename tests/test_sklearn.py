@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from estimators import every_probe
+from cases import every_probe
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.decomposition import PCA
