@@ -5,13 +5,12 @@ which no socket can be created. It records each attempt, also if a library catch
 error.
 """
 
-import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from process import run_python
 
 import skqprobe
 
@@ -57,16 +56,7 @@ def run_offline():
 
 
 def run_here(code):
-    """Run Python code in another process, and return its output."""
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
+    return run_python("-W", "error", "-c", code, cwd=Path(__file__).parent)
 
 
 @pytest.mark.slow
