@@ -518,7 +518,7 @@ def test_prompts_without_a_pair_are_skipped(sets, loss):
     assert policy.n_skipped_prompts_ == 7
     # They do not count in the mean loss either: the fit is that of the others.
     others = QProbePolicy(loss, tol=1e-8).fit(X[7:], y[7:])
-    # The minimisation of the hinge ends early, at a kink: fewer digits agree.
+    # The minimization of the hinge ends early, at a kink: fewer digits agree.
     rtol = 1e-2 if loss == "pairwise_hinge" else 1e-6
     np.testing.assert_allclose(policy.coef_, others.coef_, rtol=rtol, atol=rtol / 10)
     assert others.n_skipped_prompts_ == 0

@@ -268,8 +268,8 @@ def test_more_features_than_rows_without_penalty(rng):
     X, y = rng.normal(size=(5, 4, 60)), rng.normal(size=(5, 4))
     probe = QProbeRegressor(alpha=0).fit(X, y)
     np.testing.assert_allclose(probe.predict(X), y, atol=1e-9)
-    centred = X.reshape(20, 60) - X.mean(axis=(0, 1))
-    shortest = np.linalg.lstsq(centred, (y - y.mean()).ravel(), rcond=1e-10)[0]
+    centered = X.reshape(20, 60) - X.mean(axis=(0, 1))
+    shortest = np.linalg.lstsq(centered, (y - y.mean()).ravel(), rcond=1e-10)[0]
     assert_close(probe.coef_, shortest, 1e-6)
 
 
