@@ -576,6 +576,8 @@ def test_errors_and_intervals_scale_with_rewards(scored, scale):
         return np.concatenate([soft, *map(np.ravel, intervals)])
 
     np.testing.assert_allclose(figures(y * scale) / scale, figures(y), rtol=1e-7)
+    with pytest.raises(ValueError, match=r"y has numbers .* too small"):
+        METRICS["soft"](y * 1e-200, z, return_error=True)
 
 
 @pytest.mark.parametrize("scale", [TINY, HUGE])
