@@ -15,8 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from cases import LEAST_SQUARES, PAIRWISE, SHIFT_INVARIANT
-from estimators import assert_refused, every_loss, every_probe
+from cases import (
+    LEAST_SQUARES,
+    PAIRWISE,
+    SHIFT_INVARIANT,
+    WITH_INTERCEPT,
+    every_loss,
+    every_probe,
+)
+from estimators import assert_refused
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
@@ -29,6 +36,9 @@ from skqprobe.metrics import base_reward
 NOT_FINITE = pytest.mark.parametrize(
     "value, word", [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
 )
+every_regression_loss = pytest.mark.parametrize("loss", WITH_INTERCEPT)
+ROUTING = r"no groups were given.*enable_metadata_routing=True"
+ONLY_NUMBERS = "could not convert string to float"
 
 
 def spoiled(array, place, value):
@@ -109,23 +119,11 @@ BAD_EMBEDDINGS = {
     "no candidates": (lambda X: X[:, :0], "X has 60 prompts with 0 candidates"),
     "no prompts": (lambda X: X[:0], "X has 0 prompts with 6 candidates"),
     "no features": (lambda X: X[:, :, :0], r"0 feature\(s\).*minimum of 1"),
-    "ragged list": (
-        lambda X: [prompt.tolist()[: i + 1] for i, prompt in enumerate(X[:3])],
-        RAGGED,
-    ),
-    "ragged list of arrays": (
-        lambda X: [prompt[: i + 1] for i, prompt in enumerate(X[:3])],
-        RAGGED,
-    ),
+    "ragged list": (lambda X: [X[0, :1].tolist(), X[1, :2].tolist()], RAGGED),
+    "ragged list of arrays": (lambda X: [X[0, :1], X[1, :2], X[2, :3]], RAGGED),
     "complex": (lambda X: X + 1j, "Complex data not supported"),
-    "string": (
-        lambda X: np.full(X.shape, "good"),
-        "could not convert string to float.*good",
-    ),
-    "object": (
-        lambda X: np.full(X.shape, "good", dtype=object),
-        "could not convert string to float.*good",
-    ),
+    "string": (lambda X: np.full(X.shape, "good"), ONLY_NUMBERS + ".*good"),
+    "object": (lambda X: np.full(X.shape, "good", object), ONLY_NUMBERS + ".*good"),
 }
 
 
@@ -180,37 +178,35 @@ def test_rewards_not_finite(sets, rows, Probe, value, word):
     assert_fit_refused(Probe(), words, X, spoiled(y, 3, value), groups)
 
 
+@pytest.mark.parametrize("value", [-0.25, 1.5])
 @pytest.mark.parametrize(
     "probe",
     [QProbeRegressor("log_loss"), QProbePolicy("log_loss"), QProbePolicy(LogLoss())],
     ids=repr,
 )
-@pytest.mark.parametrize("value", [-0.25, 1.5])
 def test_rewards_outside_of_log_loss(sets, probe, value):
-    X, y = sets
-    low, high = min(value, 0), max(value, 1)
+    X, y = sets[0], spoiled(sets[1], (0, 0), value)
     words = (
-        rf"^y must lie in \[0, 1\] for loss='log_loss'.*from {low:g} to {high:g}.* "
-        r"Rescale the rewards, or use a loss that takes any, such as 'squared_error' "
-        r"or 'policy_gradient'\.$"
+        rf"^y must lie in \[0, 1\] for loss='log_loss'.*from {y.min():g} to "
+        rf"{y.max():g}.* Rescale the rewards, or use a loss that takes any, such as "
+        r"'squared_error' or 'policy_gradient'\.$"
     )
-    assert_fit_refused(probe, words, X, spoiled(y, (0, 0), value))
-    # The other losses take any reward.
-    QProbePolicy().fit(X, spoiled(y, (0, 0), value))
+    assert_fit_refused(probe, words, X, y)
+    QProbePolicy().fit(X, y)  # the other losses take any reward
+
+
+BAD_SHAPES = {
+    "fewer candidates": (lambda y: y[:, :5], r"\(60, 5\)"),
+    "fewer prompts": (lambda y: y[:59], r"\(59, 6\)"),
+    "flat": (lambda y: y.ravel(), r"\(360,\)"),
+    "one per prompt": (lambda y: y[:, 0], r"\(60,\)"),
+    "transposed": (lambda y: y.T, r"\(6, 60\)"),
+    "3-D": (lambda y: y[..., None], r"\(60, 6, 1\)"),
+}
 
 
 @every_probe
-@pytest.mark.parametrize(
-    "change, shape",
-    [
-        pytest.param(lambda y: y[:, :5], r"\(60, 5\)", id="fewer candidates"),
-        pytest.param(lambda y: y[:59], r"\(59, 6\)", id="fewer prompts"),
-        pytest.param(lambda y: y.ravel(), r"\(360,\)", id="flat"),
-        pytest.param(lambda y: y[:, 0], r"\(60,\)", id="one per prompt"),
-        pytest.param(lambda y: y.T, r"\(6, 60\)", id="transposed"),
-        pytest.param(lambda y: y[..., None], r"\(60, 6, 1\)", id="3-D"),
-    ],
-)
+@pytest.mark.parametrize("change, shape", BAD_SHAPES.values(), ids=BAD_SHAPES)
 def test_rewards_of_the_wrong_shape_for_sets(sets, Probe, change, shape):
     X, y = sets
     words = rf"y has shape {shape}, but X holds 60 sets of 6.*must have shape \(60, 6\)"
@@ -235,8 +231,8 @@ def test_rewards_of_the_wrong_shape_for_rows(rows, Probe):
     "y, words",
     [
         (None, "requires y to be passed, but the target y is None"),
-        ("rewards", "could not convert string to float"),
-        ([["good", "bad"]] * 60, "could not convert string to float"),
+        ("rewards", ONLY_NUMBERS),
+        ([["good", "bad"]] * 60, ONLY_NUMBERS),
         (np.ones((60, 6)) * 1j, "Complex data not supported"),
     ],
 )
@@ -262,19 +258,15 @@ def test_bad_rewards_of_a_metric(y, words):
 # groups
 
 
-def with_label(label, place=5):
-    def change(groups):
-        labels = groups.tolist()
-        labels[place] = label
-        return labels
-
-    return change
+def with_label(label):
+    return lambda groups: [*groups[:5].tolist(), label, *groups[6:].tolist()]
 
 
 def with_missing(missing, other, dtype):
     return lambda g: np.where(np.arange(len(g)) == 5, missing, other).astype(dtype)
 
 
+UNLABELED = "groups contains NaN; every row needs"
 BAD_GROUPS = {
     "shorter": (lambda g: g[:-1], r"groups has \d+ labels, but X"),
     "None": (with_label(None), "groups contains None"),
@@ -283,12 +275,9 @@ BAD_GROUPS = {
     "numpy NaT": (with_label(np.datetime64("NaT", "s")), "groups contains .*NaT"),
     "float NaN": (
         with_missing(np.nan, 1.0, float),
-        "groups contains NaN; every row needs the label of a prompt",
+        f"{UNLABELED} the label of a prompt",
     ),
-    "datetime64": (
-        with_missing("NaT", "2024", "M8[D]"),
-        "groups contains NaN; every row needs",
-    ),
+    "datetime64": (with_missing("NaT", "2024", "M8[D]"), UNLABELED),
     "object array": (
         lambda g: np.array(with_label(None)(g), dtype=object),
         "groups contains None",
@@ -317,20 +306,19 @@ def test_bad_groups(rows, Probe, change, words):
     assert_refused(probe.score, words, X, y, change(groups))
 
 
-@pytest.mark.parametrize("missing", ["None", "NA", "NaT"])
-@pytest.mark.parametrize("dtype", ["object", "string", "Int64", "category", "datetime"])
-def test_missing_groups_in_pandas(rows, missing, dtype):
+@pytest.mark.parametrize(
+    "dtype", ["object", "string", "Int64", "category", "datetime64[ns]"]
+)
+def test_missing_groups_in_pandas(rows, dtype):
     pd = pytest.importorskip("pandas")
-    X, y, groups = rows
-    missing = {"None": None, "NA": pd.NA, "NaT": pd.NaT}[missing]
-    if dtype == "datetime":
-        labels = [datetime.datetime(2024, 1, 1)] * len(groups)
-        dtype = "datetime64[ns]"
-    else:
-        labels = [1 if dtype == "Int64" else "a"] * len(groups)
-    series = pd.Series(labels, dtype=dtype)
+    X, y, _ = rows
+    label = {"Int64": 1, "datetime64[ns]": datetime.datetime(2024, 1, 1)}.get(
+        dtype, "a"
+    )
+    series = pd.Series([label] * len(y), dtype=dtype)
+    lists = [with_label(missing)(series) for missing in (None, pd.NA, pd.NaT)]
     series[5] = None  # stored as the missing value of the dtype
-    for bad in (series, [*labels[:5], missing, *labels[6:]]):
+    for bad in (series, *lists):
         with pytest.raises(ValueError, match=r"groups contains .*; every row needs"):
             QProbePolicy().fit(X, y, bad)
 
@@ -339,9 +327,9 @@ def test_missing_groups_in_pandas(rows, missing, dtype):
 def test_missing_groups_in_polars(rows, label):
     pl = pytest.importorskip("polars")
     X, y, groups = rows
-    labels = [label] * (len(groups) - 1)
+    labels = pl.Series([*[label] * (len(groups) - 1), None])
     with pytest.raises(ValueError, match=r"groups contains .*; every row needs"):
-        QProbePolicy().fit(X, y, pl.Series([*labels, None]))
+        QProbePolicy().fit(X, y, labels)
 
 
 @every_probe
@@ -426,41 +414,28 @@ def test_bad_temperature(sets, Probe, temperature):
     probe.predict(X)  # does not read it
 
 
+BAD_PARAMETERS = {
+    "alpha": [-1e-3, np.nan, np.inf, "auto"],
+    "max_iter": [0, 10.0],
+    "tol": [0, -1e-4, np.nan],
+    "fit_intercept": ["yes"],
+    "n_candidates": [0, 2.5],
+    "hidden_layer_sizes": [256, None],
+    "solver": ["adam"],
+    "warm_start": [2],
+    "random_state": [-1, "0", np.random.default_rng(0)],
+    "verbose": [-1],
+    # A loss is a name or an instance, not a class or a function.
+    "loss": ["hinge", None, 3, object(), SquaredError, lambda scores, rewards: 0.0],
+}
+
+
 @every_probe
-@pytest.mark.parametrize(
-    "name, value",
-    [
-        ("alpha", -1e-3),
-        ("alpha", np.nan),
-        ("alpha", np.inf),
-        ("alpha", "auto"),
-        ("max_iter", 0),
-        ("max_iter", 10.0),
-        ("tol", 0),
-        ("tol", -1e-4),
-        ("tol", np.nan),
-        ("fit_intercept", "yes"),
-        ("n_candidates", 0),
-        ("n_candidates", 2.5),
-        ("hidden_layer_sizes", 256),
-        ("hidden_layer_sizes", None),
-        ("solver", "adam"),
-        ("warm_start", 2),
-        ("random_state", -1),
-        ("random_state", "0"),
-        ("random_state", np.random.default_rng(0)),
-        ("verbose", -1),
-        ("loss", "hinge"),
-        ("loss", None),
-        ("loss", 3),
-        ("loss", object()),
-        ("loss", SquaredError),  # a class, not an instance
-        ("loss", lambda scores, rewards: 0.0),
-    ],
-)
-def test_bad_parameters(sets, Probe, name, value):
+@pytest.mark.parametrize("name", BAD_PARAMETERS)
+def test_bad_parameters(sets, Probe, name):
     words = f"The '{name}' parameter of {Probe.__name__} must be"
-    assert_fit_refused(Probe(**{name: value}), words, *sets)
+    for value in BAD_PARAMETERS[name]:
+        assert_fit_refused(Probe(**{name: value}), words, *sets)
 
 
 def test_names_of_losses_are_in_the_message(sets):
@@ -543,7 +518,7 @@ def test_prompts_without_a_pair_are_skipped(sets, loss):
     assert policy.n_skipped_prompts_ == 7
     # They do not count in the mean loss either: the fit is that of the others.
     others = QProbePolicy(loss, tol=1e-8).fit(X[7:], y[7:])
-    # The minimisation of the hinge ends early, at a kink: fewer digits agree.
+    # The minimization of the hinge ends early, at a kink: fewer digits agree.
     rtol = 1e-2 if loss == "pairwise_hinge" else 1e-6
     np.testing.assert_allclose(policy.coef_, others.coef_, rtol=rtol, atol=rtol / 10)
     assert others.n_skipped_prompts_ == 0
@@ -561,12 +536,11 @@ def test_training_sets_of_one_candidate(sets, loss):
 @pytest.mark.parametrize("loss", SHIFT_INVARIANT)
 def test_rows_without_groups(rows, loss):
     X, y, groups = rows
-    words = r"no groups were given.*enable_metadata_routing=True"
-    with pytest.warns(UserWarning, match=words):
+    with pytest.warns(UserWarning, match=ROUTING):
         policy = QProbePolicy(loss).fit(X, y)
     # All rows are not taken for one prompt.
     np.testing.assert_array_equal(policy.coef_, 0)
-    with pytest.warns(UserWarning, match=words):
+    with pytest.warns(UserWarning, match=ROUTING):
         assert np.isnan(policy.score(X, y))
     assert 0 <= policy.score(X, y, groups) <= 1
 
@@ -578,16 +552,13 @@ def test_rows_without_groups_in_a_search(rng):
     np.testing.assert_array_equal(search.fit(X, y).coef_, [0, 0])
 
 
-@pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
+@every_regression_loss
 def test_rows_without_groups_are_enough_to_regress(rows, loss):
-    # A warning would be an error here.
     X, y, _ = rows
-    model = QProbeRegressor(loss, alpha=0.01).fit(X, y)
+    model = QProbeRegressor(loss, alpha=0.01).fit(X, y)  # without a warning
     assert model.score(X, y) > 0.1
     policy = QProbePolicy(loss, alpha=0.01).fit(X, y)
     np.testing.assert_array_equal(policy.coef_, model.coef_)
-    with pytest.warns(UserWarning, match="enable_metadata_routing=True"):
-        assert np.isnan(policy.score(X, y))
 
 
 # Unusual input of embedders and generators
@@ -612,9 +583,7 @@ def shout(text):
 
 class Parrot(BaseGenerator):
     def __init__(self, folder=None, times=1, change=None, progress=False):
-        self.folder = folder
-        self.times = times
-        self.change = change
+        self.folder, self.times, self.change = folder, times, change
         self.progress = progress
 
     def sample(self, prompt, k):
@@ -622,14 +591,12 @@ class Parrot(BaseGenerator):
 
 
 def test_records_are_found_by_settings_without_a_json_type(tmp_path):
-    path = tmp_path / "records.jsonl"
-    one = Parrot(Path("a"), np.int64(2), shout)
-    first = collect(["x"], one, lambda item, completion: 1, k=2, path=path)
+    call = {"reward": lambda item, completion: 1, "k": 2, "path": tmp_path / "records"}
+    first = collect(["x"], Parrot(Path("a"), np.int64(2), shout), **call)
 
     class Silent(Parrot):
         def sample(self, prompt, k):
             raise AssertionError("the records are in the file")
 
-    again = Silent("a", 2, shout)
-    again.__class__.__name__ = "Parrot"
-    assert collect(["x"], again, lambda item, text: 1, k=2, path=path) == first
+    Silent.__name__ = "Parrot"
+    assert collect(["x"], Silent("a", 2, shout), **call) == first

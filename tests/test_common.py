@@ -4,20 +4,17 @@ import copy
 
 import numpy as np
 import pytest
-from estimators import (
-    as_rows,
-    assert_same_state,
-    every_probe,
-    every_probe_and_loss,
-    state_of,
-    values_of,
-)
+from cases import WITH_INTERCEPT, as_rows, every_probe, every_probe_and_loss, values_of
+from estimators import assert_same_state, state_of
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from sklearn.base import clone
 
 from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe._candidates.layout import check_layout
 from skqprobe.losses import get_loss
+
+every_regression_loss = pytest.mark.parametrize("loss", WITH_INTERCEPT)
 
 
 def make(Probe, loss, **params):
@@ -52,10 +49,10 @@ def assert_same_fit(probe, other, X, y, groups=None):
         # 2/alpha times that.
         gap = abs(objective(probe, X, y, groups) - objective(other, X, y, groups))
         assert gap < 1e-4
-        np.testing.assert_allclose(probe.coef_, other.coef_, atol=1e-2)
+        assert_allclose(probe.coef_, other.coef_, atol=1e-2)
         return
-    np.testing.assert_allclose(probe.coef_, other.coef_, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(probe.intercept_, other.intercept_, rtol=1e-5, atol=1e-6)
+    assert_allclose(probe.coef_, other.coef_, rtol=1e-5, atol=1e-6)
+    assert_allclose(probe.intercept_, other.intercept_, rtol=1e-5, atol=1e-6)
 
 
 def with_coefficients(probe, other):
@@ -63,6 +60,29 @@ def with_coefficients(probe, other):
     probe = copy.deepcopy(probe)
     probe.coef_, probe.intercept_ = other.coef_, other.intercept_
     return probe
+
+
+def results_of(probe, X, groups):
+    """Results per candidate, flat, and the best candidates' positions among all."""
+    # Choices are indices along axis 1 of sets, and positions in X of rows.
+    starts = 0 if groups is not None else X.shape[1] * np.arange(len(X))
+    cold = copy.deepcopy(probe).set_params(temperature=0)
+    chosen, results = cold.sample(X, groups) + starts, [values_of(probe, X).ravel()]
+    if isinstance(probe, QProbePolicy):
+        results.append(probe.predict_proba(X, groups).ravel())
+        assert_array_equal(probe.predict(X, groups) + starts, chosen)
+    return results, chosen
+
+
+def assert_same_results(probe, other, data, other_data, order):
+    """With the same coefficients, the same results; `order` maps the candidates."""
+    other = with_coefficients(other, probe)
+    assert other.score(*other_data) == pytest.approx(probe.score(*data))
+    expected, chosen = results_of(probe, *data[::2])
+    found, new_chosen = results_of(other, *other_data[::2])
+    for one, two in zip(expected, found, strict=True):
+        assert_allclose(two, one[order], rtol=1e-9)
+    assert set(order[new_chosen]) == set(chosen)
 
 
 @pytest.fixture
@@ -87,33 +107,18 @@ def candidates(request, sets, ragged):
 @every_probe_and_loss
 def test_sets_and_rows_agree(sets, Probe, loss):
     X, y = sets
-    n, k = y.shape
-    flat_X, flat_y, groups = as_rows(X, y)
+    flat = flat_X, _, groups = as_rows(X, y)
     probe = make(Probe, loss, temperature=0.5).fit(X, y)
-    by_rows = make(Probe, loss, temperature=0.5).fit(flat_X, flat_y, groups)
-    np.testing.assert_allclose(by_rows.coef_, probe.coef_, rtol=1e-10)
-    np.testing.assert_allclose(by_rows.intercept_, probe.intercept_, rtol=1e-10)
+    by_rows = make(Probe, loss, temperature=0.5).fit(*flat)
+    assert_allclose(by_rows.coef_, probe.coef_, rtol=1e-10)
+    assert_allclose(by_rows.intercept_, probe.intercept_, rtol=1e-10)
     assert by_rows.n_features_in_ == probe.n_features_in_ == 4
     assert by_rows.n_skipped_prompts_ == probe.n_skipped_prompts_
-    np.testing.assert_allclose(
-        values_of(by_rows, flat_X), values_of(probe, X).ravel(), rtol=1e-9
-    )
-    assert by_rows.score(flat_X, flat_y, groups) == pytest.approx(probe.score(X, y))
-    # Choices are indices along axis 1 of sets, and positions in X of rows.
-    starts = k * np.arange(n)
+    assert_same_results(probe, by_rows, (X, y, None), flat, np.arange(y.size))
     for size in (None, 5):
-        np.testing.assert_array_equal(
+        assert_array_equal(
             by_rows.sample(flat_X, groups, size=size, random_state=0).T,
-            probe.sample(X, size=size, random_state=0).T + starts,
-        )
-    if Probe is QProbePolicy:
-        np.testing.assert_allclose(
-            by_rows.predict_proba(flat_X, groups),
-            probe.predict_proba(X).ravel(),
-            rtol=1e-9,
-        )
-        np.testing.assert_array_equal(
-            by_rows.predict(flat_X, groups), probe.predict(X) + starts
+            probe.sample(X, size=size, random_state=0).T + 6 * np.arange(60),
         )
 
 
@@ -124,28 +129,10 @@ def test_order_of_rows_does_not_matter(ragged, Probe, loss):
     p = np.random.default_rng(1).permutation(len(y))
     permuted = make(Probe, loss, temperature=0.5).fit(X[p], y[p], groups[p])
     assert_same_fit(permuted, probe, X, y, groups)
-    # With the same coefficients, the results are the same, permuted.
-    permuted = with_coefficients(permuted, probe)
-    np.testing.assert_allclose(
-        values_of(permuted, X[p]), values_of(probe, X)[p], rtol=1e-9
-    )
-    score = permuted.score(X[p], y[p], groups[p])
-    assert score == pytest.approx(probe.score(X, y, groups))
-    cold = copy.deepcopy(probe).set_params(temperature=0)
-    chosen, values = cold.sample(X, groups), values_of(probe, X)
-    assert set(p[cold.sample(X[p], groups[p])]) == set(chosen)
-    assert all(values[row] == values[groups == groups[row]].max() for row in chosen)
-    if Probe is QProbePolicy:
-        np.testing.assert_allclose(
-            permuted.predict_proba(X[p], groups[p]),
-            probe.predict_proba(X, groups)[p],
-            rtol=1e-9,
-        )
-        np.testing.assert_array_equal(probe.predict(X, groups), chosen)
-        chosen = permuted.predict(X[p], groups[p])
-        assert set(p[chosen]) == set(probe.predict(X, groups))
-        # One per prompt, prompts in order of first appearance.
-        assert groups[p][chosen].tolist() == list(dict.fromkeys(groups[p]))
+    assert_same_results(probe, permuted, ragged, (X[p], y[p], groups[p]), p)
+    # Choices are one per prompt, prompts in order of first appearance.
+    chosen = permuted.sample(X[p], groups[p])
+    assert groups[p][chosen].tolist() == list(dict.fromkeys(groups[p]))
 
 
 @every_probe_and_loss
@@ -153,24 +140,18 @@ def test_order_of_candidates_and_prompts_does_not_matter(sets, Probe, loss):
     X, y = sets
     rng = np.random.default_rng(1)
     probe = make(Probe, loss, temperature=0.5).fit(X, y)
-    prompts = rng.permutation(len(X))
-    inside = rng.permuted(np.tile(np.arange(6), (len(X), 1)), axis=1)
-    X_new = np.take_along_axis(X[prompts], inside[..., None], axis=1)
-    y_new = np.take_along_axis(y[prompts], inside, axis=1)
-    permuted = make(Probe, loss, temperature=0.5).fit(X_new, y_new)
+    order = rng.permuted(np.arange(360).reshape(60, 6)[rng.permutation(60)], axis=1)
+    new = X.reshape(360, 4)[order], y.ravel()[order]
+    permuted = make(Probe, loss, temperature=0.5).fit(*new)
     assert_same_fit(permuted, probe, X, y)
-    permuted = with_coefficients(permuted, probe)
-    expected = np.take_along_axis(values_of(probe, X)[prompts], inside, axis=1)
-    np.testing.assert_allclose(values_of(permuted, X_new), expected, rtol=1e-9)
-    assert permuted.score(X_new, y_new) == pytest.approx(probe.score(X, y))
-    if Probe is QProbePolicy:
-        proba = np.take_along_axis(probe.predict_proba(X)[prompts], inside, axis=1)
-        np.testing.assert_allclose(permuted.predict_proba(X_new), proba, rtol=1e-9)
-        chosen = np.take_along_axis(inside, permuted.predict(X_new)[:, None], axis=1)
-        np.testing.assert_array_equal(chosen[:, 0], probe.predict(X)[prompts])
+    assert_same_results(probe, permuted, (X, y, None), (*new, None), order.ravel())
 
 
 # Weights: an integer weight is a number of copies
+
+
+def copies_of(weight, *arrays):
+    return tuple(np.repeat(array, weight.ravel(), axis=0) for array in arrays)
 
 
 def assert_weights_are_copies(probe, weighted, copied):
@@ -198,25 +179,23 @@ def test_weights_of_candidates_are_copies(candidates, Probe, loss, low, high):
     if low == 0:  # remove whole prompts, too, the first one included
         gone = np.isin(rows[2], rows[2][[0, 5, 18, -1]])
         weight[gone.reshape(weight.shape)] = 0
-    copied = [np.repeat(array, weight.ravel(), axis=0) for array in rows]
+    copied = copies_of(weight, *rows)
     assert_weights_are_copies(make(Probe, loss), (*candidates, weight), copied)
 
 
 @every_probe_and_loss
 def test_weights_of_prompts_are_copies(sets, Probe, loss):
-    X, y = sets
-    weight = np.random.default_rng(1).integers(0, 4, size=len(X))
-    assert (weight == 0).any()
-    repeated = np.repeat(X, weight, axis=0), np.repeat(y, weight, axis=0), None
-    assert_weights_are_copies(make(Probe, loss), (X, y, None, weight), repeated)
+    weight = np.random.default_rng(1).integers(0, 4, size=60)
+    weighted, copied = (*sets, None, weight), (*copies_of(weight, *sets), None)
+    assert_weights_are_copies(make(Probe, loss), weighted, copied)
 
 
 @every_probe
-@pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
+@every_regression_loss
 def test_weights_of_rows_without_groups_are_copies(rows, Probe, loss):
     X, y, _ = rows
     weight = np.random.default_rng(1).integers(0, 4, size=len(y))
-    copied = np.repeat(X, weight, axis=0), np.repeat(y, weight)
+    copied = copies_of(weight, X, y)
     probe = make(Probe, loss).fit(X, y, sample_weight=weight)
     other = make(Probe, loss).fit(*copied)
     assert_same_fit(probe, other, *copied)
@@ -234,7 +213,7 @@ def test_weights_of_single_candidates_are_copies(rows, Probe, loss):
     labels, sizes = np.unique(groups, return_counts=True)
     weight = np.where(np.isin(groups, labels[sizes == 1]), 3, 1)
     assert (weight == 3).any()
-    repeated = tuple(np.repeat(array, weight, axis=0) for array in rows)
+    repeated = copies_of(weight, *rows)
     probe = make(Probe, loss).fit(X, y, groups, sample_weight=weight)
     assert_same_fit(probe, make(Probe, loss).fit(*repeated), *repeated)
 
@@ -270,13 +249,13 @@ def test_float32_and_float64_agree(sets, Probe, loss):
     assert single.coef_.dtype == np.float32
     assert double.coef_.dtype == np.float64
     tol = 1e-2 if loss == "pairwise_hinge" else 1e-3  # kinks, see assert_same_fit
-    np.testing.assert_allclose(single.coef_, double.coef_, rtol=tol, atol=tol)
+    assert_allclose(single.coef_, double.coef_, rtol=tol, atol=tol)
     assert values_of(single, X).dtype == np.float32
     assert values_of(double, X).dtype == np.float32
     assert values_of(double, X.astype(np.float64)).dtype == np.float64
     if Probe is QProbePolicy:
         assert single.predict_proba(X).dtype == np.float32
-        np.testing.assert_allclose(single.predict_proba(X).sum(axis=1), 1, rtol=1e-6)
+        assert_allclose(single.predict_proba(X).sum(axis=1), 1, rtol=1e-6)
 
 
 @every_probe_and_loss
@@ -286,11 +265,11 @@ def test_float16(sets, Probe, loss):
     half = make(Probe, loss, tol=1e-5).fit(X, y)
     single = make(Probe, loss, tol=1e-5).fit(X.astype(np.float32), y)
     # Nothing is computed in float16, so this is the same problem as in float32.
-    np.testing.assert_array_equal(half.coef_, single.coef_)
+    assert_array_equal(half.coef_, single.coef_)
     values = values_of(half, X)
     assert half.coef_.dtype == values.dtype == np.float32
     expected = values_of(single, X.astype(np.float32))
-    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+    assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
 
 
 def memmap(X, path):
@@ -329,14 +308,12 @@ def test_memory_layout_of_embeddings(candidates, tmp_path, Probe, loss, lay_out)
     X, y, groups = candidates
     expected = make(Probe, loss).fit(X, y, groups)
     X_new = lay_out(X, tmp_path)
-    np.testing.assert_array_equal(X_new, X)
+    assert_array_equal(X_new, X)
     probe = make(Probe, loss).fit(X_new, y, groups)
     # BLAS may round differently in another memory order.
     assert_same_fit(probe, expected, X, y, groups)
     probe = with_coefficients(probe, expected)
-    np.testing.assert_allclose(
-        values_of(probe, X_new), values_of(expected, X), rtol=1e-9
-    )
+    assert_allclose(values_of(probe, X_new), values_of(expected, X), rtol=1e-9)
     assert probe.score(X_new, y, groups) == pytest.approx(expected.score(X, y, groups))
 
 
@@ -354,7 +331,7 @@ def test_second_fit_has_equal_attributes(ragged, Probe, loss):
         assert_same_state(state_of(probe), before)
         # A fit to other data in between changes nothing.
         probe.fit(X[:, :2], y, groups).fit(X, y, groups, sample_weight=weight)
-        np.testing.assert_array_equal(probe.coef_, before["coef_"])
+        assert_array_equal(probe.coef_, before["coef_"])
 
 
 @every_probe
@@ -365,8 +342,8 @@ def test_warm_start_uses_the_intercept(sets, Probe):
     coef, intercept, n_iter = probe.coef_.copy(), probe.intercept_, probe.n_iter_
     probe.fit(X, y)
     assert probe.n_iter_ < n_iter / 2
-    np.testing.assert_allclose(probe.coef_, coef, atol=1e-4)
-    np.testing.assert_allclose(probe.intercept_, intercept, atol=1e-3)
+    assert_allclose(probe.coef_, coef, atol=1e-4)
+    assert_allclose(probe.intercept_, intercept, atol=1e-3)
 
 
 @every_probe_and_loss
@@ -380,7 +357,7 @@ def test_arguments_are_not_changed(candidates, Probe, loss):
     probe.sample(X, groups)
     values_of(probe, X)
     for array, copied in zip(data, before, strict=True):
-        np.testing.assert_array_equal(array, copied)
+        assert_array_equal(array, copied)
 
 
 @every_probe_and_loss
@@ -390,7 +367,7 @@ def test_fitted_attributes_do_not_share_memory_with_the_data(sets, Probe, loss):
     first = X[:3].copy()
     before = values_of(probe, first)
     X[:], y[:] = 0, 0
-    np.testing.assert_array_equal(values_of(probe, first), before)
+    assert_array_equal(values_of(probe, first), before)
 
 
 # n_candidates
@@ -418,53 +395,41 @@ def test_sets_of_n_candidates_are_random(sets, Probe, loss):
 
     state = np.random.RandomState(0)
     one, other = coef(state), coef(state)  # the second fit draws other sets
-    np.testing.assert_array_equal(one, coef(0))
+    assert_array_equal(one, coef(0))
     if get_loss(loss).shift_invariant:
         assert abs(one - coef(1)).max() > 1e-4
         assert abs(one - other).max() > 1e-4
     else:
         # The mean over sets of equal size is the mean over the prompt.
-        np.testing.assert_allclose(one, coef(1), rtol=1e-5, atol=1e-6)
+        assert_allclose(one, coef(1), rtol=1e-5, atol=1e-6)
         whole = make(Probe, loss).fit(X, y)
-        np.testing.assert_allclose(one, whole.coef_, rtol=1e-5, atol=1e-6)
+        assert_allclose(one, whole.coef_, rtol=1e-5, atol=1e-6)
 
 
 @every_probe_and_loss
 def test_n_candidates_is_a_split_by_hand(sets, Probe, loss):
     # Prompts of 6 in sets of 4: two sets of 3, each with half the weight of a prompt.
-    X, y = sets
-    probe = make(Probe, loss, n_candidates=4, random_state=0).fit(X, y)
-    split, n_sets = check_layout(y.shape).split(4, np.random.RandomState(0))
-    assert (n_sets == 2).all()
-    X_sets = X.reshape(-1, 4)[split.order].reshape(120, 3, 4)
-    y_sets = y.ravel()[split.order].reshape(120, 3)
-    by_hand = make(Probe, loss).fit(X_sets, y_sets)
-    assert_same_fit(probe, by_hand, X_sets, y_sets)
+    # A prompt of two sets counts as much as a prompt of a single set.
+    kept = np.ones((60, 6), dtype=bool)
+    kept[40:, 3:] = False
+    X, y, groups = (array[kept.ravel()] for array in as_rows(*sets))
+    probe = make(Probe, loss, n_candidates=4, random_state=0).fit(X, y, groups)
+    split, n_sets = check_layout(y.shape, groups).split(4, np.random.RandomState(0))
+    assert n_sets.tolist() == [2] * 40 + [1] * 20
+    by_hand = make(Probe, loss).fit(
+        X[split.order].reshape(100, 3, 4),
+        y[split.order].reshape(100, 3),
+        sample_weight=[0.5] * 80 + [1.0] * 20,
+    )
+    # The minimization of the hinge ends early, see assert_same_fit.
+    tol = 1e-2 if loss == "pairwise_hinge" else 1e-5
+    for name in ("coef_", "intercept_"):
+        found, expected = getattr(probe, name), getattr(by_hand, name)
+        assert_allclose(found, expected, rtol=tol, atol=tol / 10)
     assert probe.n_skipped_prompts_ == by_hand.n_skipped_prompts_
 
 
-@every_probe_and_loss
-def test_n_candidates_does_not_change_the_weight_of_a_prompt(sets, Probe, loss):
-    # A prompt of two sets counts as much as a prompt of a single set.
-    X, y = sets
-    X_rows = np.concatenate([X[:40].reshape(-1, 4), X[40:, :3].reshape(-1, 4)])
-    y_rows = np.concatenate([y[:40].ravel(), y[40:, :3].ravel()])
-    groups = np.repeat(np.arange(60), [6] * 40 + [3] * 20)
-    probe = make(Probe, loss, n_candidates=3, random_state=0)
-    probe.fit(X_rows, y_rows, groups)
-    layout = check_layout(groups.shape, groups)
-    split, _ = layout.split(3, np.random.RandomState(0))
-    by_hand = make(Probe, loss).fit(
-        X_rows[split.order].reshape(100, 3, 4),
-        y_rows[split.order].reshape(100, 3),
-        sample_weight=[0.5] * 80 + [1.0] * 20,
-    )
-    # The minimisation of the hinge ends early, see assert_same_fit.
-    tol = 1e-2 if loss == "pairwise_hinge" else 1e-5
-    np.testing.assert_allclose(probe.coef_, by_hand.coef_, rtol=tol, atol=tol / 10)
-
-
-@pytest.mark.parametrize("loss", ["squared_error", "log_loss"])
+@every_regression_loss
 def test_n_candidates_changes_only_rounding_in_the_regressor(ragged, loss):
     # Also if the sets of a prompt differ in size.
     X, y, groups = ragged
@@ -480,7 +445,7 @@ def test_n_candidates_changes_only_rounding_in_the_regressor(ragged, loss):
 
 
 @every_probe_and_loss
-def test_fit_minimises_the_documented_objective(ragged, Probe, loss):
+def test_fit_minimizes_the_documented_objective(ragged, Probe, loss):
     X, y, groups = ragged
     probe = make(Probe, loss).fit(X, y, groups)
     at = objective(probe, X, y, groups)
@@ -500,25 +465,28 @@ def test_methods_follow_from_the_coefficients(sets, Probe, loss):
     q = X @ probe.coef_ + probe.intercept_
     best = q.argmax(axis=1)
     if Probe is QProbePolicy:
-        np.testing.assert_allclose(probe.decision_function(X), q)
-        np.testing.assert_allclose(probe.predict_proba(X), softmax(q / 0.5, axis=1))
-        np.testing.assert_array_equal(probe.predict(X), best)
+        assert_allclose(probe.decision_function(X), q)
+        assert_allclose(probe.predict_proba(X), softmax(q / 0.5, axis=1))
+        assert_array_equal(probe.predict(X), best)
         assert (probe.intercept_ == 0.0) == get_loss(loss).shift_invariant
     elif loss == "log_loss":
-        np.testing.assert_allclose(probe.predict(X), 1 / (1 + np.exp(-q)))
+        assert_allclose(probe.predict(X), 1 / (1 + np.exp(-q)))
     else:
-        np.testing.assert_allclose(probe.predict(X), q)
+        assert_allclose(probe.predict(X), q)
     probe.temperature = 0
-    np.testing.assert_array_equal(probe.sample(X, random_state=0), best)
+    assert_array_equal(probe.sample(X, random_state=0), best)
     without = make(Probe, loss, fit_intercept=False).fit(X, y)
     assert without.intercept_ == 0.0
 
 
+@pytest.mark.parametrize("sizes", [(), (16,)], ids=["linear", "network"])
 @every_probe_and_loss
-def test_choice_is_better_than_chance(sets, Probe, loss):
+def test_choice_is_better_than_chance(sets, Probe, loss, sizes):
+    if sizes:
+        pytest.importorskip("torch", reason="torch is not installed")
     test_X = np.random.default_rng(2).normal(size=(200, 6, 4))
     test_y = test_X[..., 0] - 0.5 * test_X[..., 1]  # the signal of the fixture
-    probe = make(Probe, loss).fit(*sets)
+    probe = Probe(loss, hidden_layer_sizes=sizes, random_state=0).fit(*sets)
     chosen = np.take_along_axis(test_y, probe.sample(test_X)[:, None], axis=1)
     best, chance = test_y.max(axis=1).mean(), test_y.mean()
     assert chosen.mean() > chance + 0.8 * (best - chance)

@@ -2,14 +2,8 @@
 
 import numpy as np
 import pytest
-from estimators import (
-    PROBES,
-    every_loss,
-    every_probe_and_loss,
-    needs_real_data,
-    real_data,
-    values_of,
-)
+from cases import PROBES, every_loss, every_probe_and_loss, values_of
+from estimators import needs_real_data, real_data
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -95,18 +89,6 @@ def test_linear_fit_draws_no_random_numbers(sets, loss):
     assert state.get_state()[2] == before
 
 
-def test_random_state_continues_and_a_seed_starts_again(sets):
-    X, y = sets
-    policy = QProbePolicy("log_loss", temperature=1.0).fit(X, y)
-    state = np.random.RandomState(0)
-    draws = [policy.sample(X, size=5, random_state=state) for _ in range(2)]
-    assert (draws[0] != draws[1]).any()
-    np.testing.assert_array_equal(policy.sample(X, size=5, random_state=0), draws[0])
-    proba = policy.predict_proba(X)
-    again = sample_candidates(proba, size=5, random_state=np.random.RandomState(0))
-    np.testing.assert_array_equal(again, draws[0])
-
-
 @pytest.mark.parametrize("Probe", [*PROBES, QProbePolicyCV])
 def test_generators_are_refused_as_by_scikit_learn(sets, Probe):
     X, y = sets
@@ -133,17 +115,11 @@ def test_search_gives_equal_results(sets):
 
 def test_metrics_and_features_give_equal_results(rng):
     X = rng.normal(size=(30, 8, 5))
-    y, scores = X[..., 0], X[..., 0] + X[..., 1]
-    seed = {"random_state": 0}
+    y, scores, seed = X[..., 0], X[..., 0] + X[..., 1], {"random_state": 0}
+    few = {"k": 4, "n_resamples": 99, **seed}
     for compute in (
         lambda: soft_best_of_k_reward(y, scores, [2, 5], 0.5, **seed),
-        lambda: (
-            (
-                prompt_bootstrap(
-                    best_of_k_reward, y, scores, k=4, n_resamples=99, **seed
-                )
-            ).low
-        ),
+        lambda: prompt_bootstrap(best_of_k_reward, y, scores, **few).low,
         lambda: SiblingFeatures().fit_transform(X),
     ):
         np.testing.assert_array_equal(compute(), compute())
@@ -203,19 +179,16 @@ def test_threads(rng, with_threads, Probe, loss, dtype):
     assert_same_choices(one, two, rounding(loss))
 
 
-@every_loss
-def test_threads_in_a_network(rng, with_threads, loss):
-    pytest.importorskip("torch", reason="torch is not installed")
-    X, y = noisy(rng, (100, 8, 100))
-    policy = QProbePolicy(loss, random_state=0, hidden_layer_sizes=(64,), max_iter=5)
+@pytest.mark.parametrize("loss", [*LOSSES, "search"])
+def test_threads_in_a_network_and_a_search(rng, with_threads, loss):
+    X, y = noisy(rng, (100, 8, 100), np.float32 if loss == "search" else np.float64)
+    if loss == "search":
+        policy = QProbePolicyCV(["log_loss", "squared_error"], alphas=[1.0, 0.1], cv=3)
+    else:
+        pytest.importorskip("torch", reason="torch is not installed")
+        settings = {"hidden_layer_sizes": (64,), "max_iter": 5}
+        policy = QProbePolicy(loss, random_state=0, **settings)
     one, two = with_threads(lambda: policy.fit(X, y).decision_function(X))
-    assert_same_choices(one, two, 1e-5)
-
-
-def test_threads_in_a_search(rng, with_threads):
-    X, y = noisy(rng, (60, 8, 100), np.float32)
-    search = QProbePolicyCV(["log_loss", "squared_error"], alphas=[1.0, 0.1], cv=3)
-    one, two = with_threads(lambda: search.fit(X, y).decision_function(X))
     assert_same_choices(one, two, 1e-5)
 
 

@@ -1,15 +1,13 @@
 """The site of the documentation builds without a warning, and is complete."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from process import run_python
 from public import public_names
 
 import skqprobe
@@ -56,20 +54,8 @@ def build(folder):
     for stub in (folder / "docs" / "api").glob("skqprobe*.rst"):
         stub.unlink()  # left by a build in the checkout
     command = "-m sphinx -q -W -n --keep-going -b html docs html"
-    run = subprocess.run(
-        [sys.executable, *command.split()],
-        cwd=folder,
-        env={
-            **os.environ,
-            "MPLBACKEND": "agg",
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-        },
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    run_python(*command.split(), cwd=folder, MPLBACKEND="agg", **one_thread)
     return folder / "html"
 
 

@@ -1,14 +1,12 @@
 """The examples of the documentation run, and their results support their texts."""
 
 import importlib.util
-import os
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from process import run_python
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
@@ -20,15 +18,7 @@ pytestmark = [
 
 def run_example(name, folder):
     """Run an example in a folder, and return the lines of its output."""
-    run = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout.splitlines()
+    return run_python("-W", "error", EXAMPLES / name, cwd=folder).splitlines()
 
 
 def test_quickstart(tmp_path):

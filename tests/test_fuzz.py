@@ -140,15 +140,21 @@ def check_any_texts(X):
         assert prompt is None or isinstance(prompt, str) or len(prompt) > 0
 
 
+@contextmanager
+def ignored(message):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=message)
+        yield
+
+
 def check_any_records(records):
     """Return rows with their record and reward, or raise an error."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r".* rewards failed \(None\)")
-        try:
+    try:
+        with ignored(r".* rewards failed \(None\)"):
             pairs, groups, y = flatten_records(records)
-        except ValueError as error:
-            assert "X[" in str(error) or "ecord" in str(error)
-            return
+    except ValueError as error:
+        assert "X[" in str(error) or "ecord" in str(error)
+        return
     assert len(pairs) == len(groups)
     assert groups.dtype.kind == "i" and (np.diff(groups) >= 0).all()
     for (prompt, completion), group in zip(pairs, groups, strict=True):
@@ -209,8 +215,7 @@ def length_except_for_b(item, completion):
 
 
 def collect_to(path):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* rewards failed")
+    with ignored(".* rewards failed"):
         return collect(PROMPTS, Echo(), length_except_for_b, 2, path=path)
 
 
@@ -345,8 +350,7 @@ def use_cache(stored, method):
     elif method == "write":
         stored.write(keys[:3], [CACHED[key] for key in keys[:3]])
     else:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".* are damaged")
+        with ignored(".* are damaged"):
             found = stored.read(keys)
         for number, value in found:
             assert value == CACHED[keys[number]]
@@ -418,39 +422,29 @@ TARGETS = {
 
 # Estimators
 
-PARAMETERS = {
-    QProbeRegressor: {
-        "loss": st.sampled_from(["squared_error", "log_loss"]),
-        "warm_start": st.booleans(),
-        "n_candidates": st.none() | st.integers(1, 3),
-        "solver": st.sampled_from(["auto", "lbfgs"]),
-    },
-    QProbePolicy: {
-        "loss": st.sampled_from(sorted(LOSSES)),
-        "warm_start": st.booleans(),
-        "n_candidates": st.none() | st.integers(1, 3),
-        "solver": st.sampled_from(["auto", "lbfgs"]),
-    },
-    QProbePolicyCV: {
-        "losses": st.none() | st.lists(st.sampled_from(sorted(LOSSES)), min_size=1),
-        "alphas": st.just((1.0, 0.01)),
-        "temperatures": st.sampled_from([(0.0,), (0.1, 10.0)]),
-        "refit": st.sampled_from([True, True, True, False]),
-        "cv": st.just(2),
-    },
-}
 OF_ALL = {"fit_intercept": st.booleans(), "random_state": st.integers(0, 9)}
 OF_PROBES = {
+    **OF_ALL,
+    "warm_start": st.booleans(),
+    "n_candidates": st.none() | st.integers(1, 3),
+    "solver": st.sampled_from(["auto", "lbfgs"]),
     "alpha": st.sampled_from([1e-3, 0.1, 10.0]),
     "temperature": st.sampled_from([0.0, 0.1, 1.0, 1e6]),
 }
-
-
-def parameters_of(Probe):
-    of_probes = {} if Probe is QProbePolicyCV else OF_PROBES
-    return st.fixed_dictionaries({}, optional=PARAMETERS[Probe] | OF_ALL | of_probes)
-
-
+OF_SEARCHES = {
+    **OF_ALL,
+    "losses": st.none() | st.lists(st.sampled_from(sorted(LOSSES)), min_size=1),
+    "alphas": st.just((1.0, 0.01)),
+    "temperatures": st.sampled_from([(0.0,), (0.1, 10.0)]),
+    "refit": st.sampled_from([True, True, True, False]),
+    "cv": st.just(2),
+}
+PARAMETERS = {
+    QProbeRegressor: OF_PROBES
+    | {"loss": st.sampled_from(["squared_error", "log_loss"])},
+    QProbePolicy: OF_PROBES | {"loss": st.sampled_from(sorted(LOSSES))},
+    QProbePolicyCV: OF_SEARCHES,
+}
 N_FEATURES = st.integers(1, 4)
 
 
@@ -477,11 +471,6 @@ def candidate_sets(draw, n_features=N_FEATURES):
 def rows_of(sets):
     """Arrange the candidates as rows, prompt by prompt."""
     return sets.reshape(-1, *sets.shape[2:])
-
-
-def mixed_rows_of(sets):
-    """Arrange them as rows, starting with the first candidates of all prompts."""
-    return rows_of(sets.swapaxes(0, 1))
 
 
 def state_of(probe):
@@ -520,6 +509,20 @@ BAD_CALLS = {
 }
 
 
+def results_of(probe, X, y, groups=None, seed=0):
+    """Results of all methods by name."""
+    results = {"sample": probe.sample(X, groups, size=3, random_state=seed)}
+    if y.size > 1 or isinstance(probe, QProbePolicy):  # R^2 needs two values
+        results["score"] = np.float64(probe.score(X, y, groups))
+    if isinstance(probe, QProbePolicy):
+        results["predict"] = probe.predict(X, groups)
+        results["values"] = probe.decision_function(X)
+        results["proba"] = probe.predict_proba(X, groups)
+    else:
+        results["values"] = probe.predict(X)
+    return results
+
+
 class Estimators(RuleBasedStateMachine):
     """An estimator whose methods are called in any order."""
 
@@ -531,7 +534,9 @@ class Estimators(RuleBasedStateMachine):
     def set_params(self, data):
         # The fitted attributes do not change.
         fitted = state_of(self.probe)
-        params = data.draw(parameters_of(type(self.probe)))
+        params = data.draw(
+            st.fixed_dictionaries({}, optional=PARAMETERS[type(self.probe)])
+        )
         assert self.probe.set_params(**params) is self.probe
         assert_same_state(vars(self.probe), fitted | params)
 
@@ -569,11 +574,9 @@ class Estimators(RuleBasedStateMachine):
         X, y = self.draw_candidates(data)
         loaded = pickle.loads(pickle.dumps(self.probe))
         assert_same_state(vars(loaded), vars(self.probe))
-        results, expected = (
-            list(self.results_of(p, X, y)) for p in (loaded, self.probe)
-        )
-        for result, other in zip(results, expected, strict=True):
-            np.testing.assert_array_equal(result, other, strict=True)
+        results, expected = (results_of(p, X, y) for p in (loaded, self.probe))
+        for name, result in results.items():
+            np.testing.assert_array_equal(result, expected[name], strict=True)
         self.probe = loaded
 
     @precondition(lambda self: hasattr(self.probe, "coef_"))
@@ -589,74 +592,36 @@ class Estimators(RuleBasedStateMachine):
     @rule(data=st.data(), seed=st.integers(0, 9))
     def choose(self, data, seed):
         X, y = self.draw_candidates(data)
-        (n, k), before = y.shape, state_of(self.probe)
-        groups = np.tile(np.arange(n) * 7 % 11, k)
-        mixed, probe = mixed_rows_of(X), self.probe
-        is_policy = isinstance(probe, QProbePolicy)
-        values = probe.decision_function if is_policy else probe.predict
-        Q, Q_of_rows = values(X), values(mixed)
-        assert Q.shape == (n, k) and np.isfinite(Q).all()
-        eps = np.finfo(Q.dtype).eps
-        near = 100 * eps * (1 + abs(probe.coef_) @ abs(rows_of(X)).max(axis=0))
-        np.testing.assert_allclose(Q_of_rows, mixed_rows_of(Q), rtol=0, atol=near)
-        # Draws are candidates of their prompt.
-        drawn = probe.sample(X, size=3, random_state=seed)
-        drawn_rows = probe.sample(mixed, groups, size=3, random_state=seed)
-        assert drawn.shape == drawn_rows.shape == (n, 3)
+        (n, k), before, probe = y.shape, state_of(self.probe), self.probe
+        found = results_of(probe, X, y, seed=seed)
+        assert found["values"].shape == (n, k)
+        assert np.isfinite(found["values"]).all()
+        # Draws are candidates of their prompt, and the best ones at temperature 0.
+        drawn = found["sample"]
+        assert drawn.shape == (n, 3)
         assert drawn.min() >= 0 and drawn.max() < k
-        assert (drawn_rows % n == np.arange(n)[:, None]).all()
-        behind = Q.max(axis=1, keepdims=True) - Q
+        behind = found["values"].max(axis=1, keepdims=True) - found["values"]
         if probe.temperature == 0:
             assert np.take_along_axis(behind, drawn, axis=1).max() == 0
-        if is_policy:
-            self.check_policy(X, Q, groups, near)
-        self.check_score(X, y, groups, behind, near)
+        if isinstance(probe, QProbePolicy):
+            np.testing.assert_array_equal(found["predict"], behind.argmin(axis=1))
+            assert found["proba"].min() >= 0
+            np.testing.assert_allclose(found["proba"].sum(axis=1), 1, rtol=1e-5)
+            assert y.min() - 1e-9 <= found["score"] <= y.max() + 1e-9
+        elif "score" in found:
+            assert found["score"] <= 1
+        # As rows, the same candidates in the same order have the same results.
+        groups = np.repeat(np.arange(n) * 7 % 11, k)
+        of_rows = results_of(probe, rows_of(X), rows_of(y), groups, seed)
+        starts = k * np.arange(n)
+        for name, result in found.items():
+            if name in ("predict", "sample"):
+                result = (result.T + starts).T
+            np.testing.assert_array_equal(np.ravel(of_rows[name]), np.ravel(result))
         assert_same_state(vars(probe), before)
-
-    def check_policy(self, X, Q, groups, near):
-        n, probe, mixed = len(X), self.probe, mixed_rows_of(X)
-        np.testing.assert_array_equal(probe.predict(X), Q.argmax(axis=1))
-        chosen = probe.predict(mixed, groups)
-        np.testing.assert_array_equal(chosen % n, np.arange(n))
-        behind = Q.max(axis=1) - Q[np.arange(n), chosen // n]
-        assert behind.max() <= 2 * near
-        proba = probe.predict_proba(X)
-        of_rows = probe.predict_proba(mixed, groups).reshape(proba.shape[::-1]).T
-        for each in (proba, of_rows):
-            assert each.min() >= 0
-            np.testing.assert_allclose(each.sum(axis=1), 1, rtol=1e-5)
-        if probe.temperature > 0:
-            atol = 1e-5 + 4 * near / probe.temperature
-            np.testing.assert_allclose(proba, of_rows, rtol=0, atol=atol)
-
-    def check_score(self, X, y, groups, behind, near):
-        probe = self.probe
-        if not isinstance(probe, QProbePolicy) and y.size < 2:
-            return  # R^2 needs two values
-        score = probe.score(X, y)
-        of_rows = probe.score(mixed_rows_of(X), mixed_rows_of(y), groups)
-        if not isinstance(probe, QProbePolicy):
-            assert score <= 1
-            return
-        assert y.min() - 1e-9 <= score <= y.max() + 1e-9
-        atol = 1e-9
-        if probe.temperature > 0:
-            atol += 4 * near / probe.temperature * np.ptp(y) * y.shape[1]
-        elif ((behind <= 2 * near).sum(axis=1) > 1).any():
-            return  # rounding decides which one is the best
-        assert score == pytest.approx(of_rows, rel=1e-6, abs=atol)
 
     def draw_candidates(self, data):
         return data.draw(candidate_sets(st.just(self.probe.n_features_in_)))
-
-    def results_of(self, probe, X, y):
-        yield probe.predict(X)
-        yield probe.sample(X, size=2, random_state=0)
-        if y.size > 1:
-            yield np.float64(probe.score(X, y))
-        if isinstance(probe, QProbePolicy):
-            yield probe.decision_function(X)
-            yield probe.predict_proba(X)
 
     @invariant()
     def fitted_attributes_belong_together(self):
@@ -667,17 +632,9 @@ class Estimators(RuleBasedStateMachine):
             assert np.isfinite([*self.probe.coef_, self.probe.intercept_]).all()
 
 
-@contextmanager
-def warnings_of_fits():
-    """Ignore the warnings of fits to such small data."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="No prompt is informative")
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
-
-
 def use_any_estimator(machine=Estimators, settings=SETTINGS):
-    with warnings_of_fits():
+    with ignored("No prompt is informative"):
+        warnings.simplefilter("ignore", ConvergenceWarning)
         run_state_machine_as_test(machine, settings=settings)
 
 

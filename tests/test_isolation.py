@@ -20,15 +20,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
 from pathlib import Path
+from unittest.mock import Mock
 
 import joblib
 import numpy as np
 import pytest
-from estimators import as_rows, assert_refused, assert_same_state, state_of
+from cases import as_rows
+from estimators import assert_refused, assert_same_state, state_of
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -164,7 +166,9 @@ def test_fit_that_fails_at_any_line_changes_nothing(name, was_fitted, method):
 class Failing(LogLoss):
     """A loss that fails at a given call; copies count their calls together."""
 
-    n_calls, fails_at, fault = 0, None, None
+    @classmethod
+    def set_fault(cls, at=None, fault=None):
+        cls.n_calls, cls.fails_at, cls.fault = 0, at, fault
 
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
         Failing.n_calls += 1
@@ -176,18 +180,6 @@ class Failing(LogLoss):
         return self  # so that states with it can be compared
 
 
-@pytest.fixture
-def failing(monkeypatch):
-    """Set the call at which the loss fails, and reset the count of its calls."""
-
-    def set_fault(at=None, fault=None):
-        for name, value in [("n_calls", 0), ("fails_at", at), ("fault", fault)]:
-            monkeypatch.setattr(Failing, name, value)
-
-    set_fault()
-    return set_fault
-
-
 @pytest.mark.parametrize(
     "probe",
     [
@@ -196,18 +188,19 @@ def failing(monkeypatch):
     ],
     ids=["policy", "cross-validation"],
 )
-def test_loss_that_fails_at_any_call_changes_nothing(probe, failing):
+def test_loss_that_fails_at_any_call_changes_nothing(probe):
+    Failing.set_fault()
     probe = clone(probe).fit(*data(seed=1))
     before = state_of(probe)
-    failing()
+    Failing.set_fault()
     copy.deepcopy(probe).fit(*data())
     n_calls = Failing.n_calls
     assert n_calls > 5
     for at in range(n_calls):
         fault = (ArithmeticError, MemoryError, KeyboardInterrupt)[at % 3]("no loss")
-        failing(at, fault)
+        Failing.set_fault(at, fault)
         assert_refused(probe.fit, "no loss", *data(), error=type(fault))
-    failing(n_calls)  # no call is left to fail
+    Failing.set_fault(n_calls)  # no call is left to fail
     assert not is_same(state_of(probe.fit(*data())), before)
 
 
@@ -247,10 +240,6 @@ class Splits:
         return 3
 
 
-def raise_memory_error(*args, **kwargs):
-    raise MemoryError
-
-
 @pytest.mark.parametrize("where", ["splitter", "last score", "refit"])
 def test_cross_validation_that_fails_after_its_folds(monkeypatch, where):
     probe = QProbePolicyCV(["log_loss"], alphas=[1.0, 0.1], cv=3).fit(*data(seed=1))
@@ -266,8 +255,8 @@ def test_cross_validation_that_fails_after_its_folds(monkeypatch, where):
     elif where == "last score":
         probe.set_params(scoring=scoring)
     else:
-        solver = "skqprobe._estimators._fit.minimize_lbfgs"
-        monkeypatch.setattr(solver, raise_memory_error)
+        solver = Mock(side_effect=MemoryError)
+        monkeypatch.setattr("skqprobe._estimators._fit.minimize_lbfgs", solver)
     error = MemoryError if where == "refit" else RuntimeError
     assert_refused(probe.fit, None, *data(), error=error)
     np.testing.assert_array_equal(probe.predict(data()[0]), chosen)
@@ -339,41 +328,40 @@ def two_jobs(request):
         get_reusable_executor().shutdown(wait=True)
 
 
-SEARCHED = {
-    "policy": QProbePolicy("log_loss", random_state=0),
-    "in sets": QProbePolicy(n_candidates=2, random_state=0),
-    "regressor": QProbeRegressor(),
-    "pipeline": make_pipeline(PerCandidate(StandardScaler()), QProbePolicy()),
+def grid_search(estimator, name="alpha", values=(0.01, 1.0), **options):
+    return GridSearchCV(estimator, {name: list(values)}, **{"cv": 3} | options)
+
+
+SCALED = make_pipeline(PerCandidate(StandardScaler()), QProbePolicy())
+SEARCHES = {
+    "policy": grid_search(QProbePolicy("log_loss", random_state=0)),
+    "in sets": grid_search(QProbePolicy(n_candidates=2, random_state=0)),
+    "regressor": grid_search(QProbeRegressor()),
+    "pipeline": grid_search(SCALED, "qprobepolicy__alpha"),
+    "search": grid_search(  # QProbePolicyCV itself has no jobs
+        QProbePolicyCV(["log_loss", "squared_error"], alphas=[1.0, 0.1]), "cv", (2, 3)
+    ),
+    "rows": grid_search(QProbePolicy("log_loss"), cv=GroupKFold(3)),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SEARCHED)
+@pytest.mark.parametrize("name", SEARCHES)
 def test_search_in_two_jobs_is_the_same(two_jobs, name):
     X, y = data(n=30)
-    grid = {"qprobepolicy__alpha" if name == "pipeline" else "alpha": [0.01, 1.0]}
-    both = GridSearchCV(SEARCHED[name], grid, cv=3).fit(X, y)
-    alone = GridSearchCV(SEARCHED[name], grid, cv=3, n_jobs=1).fit(X, y)
+    arrays, routed = (X, y), {}
+    if name == "rows":
+        *arrays, routed["groups"] = as_rows(X, y)
+    with config_context(enable_metadata_routing=name == "rows"):
+        both, alone = (
+            clone(SEARCHES[name]).set_params(n_jobs=n_jobs).fit(*arrays, **routed)
+            for n_jobs in (None, 1)
+        )
     for key, value in alone.cv_results_.items():
         if not key.endswith("_time"):
             np.testing.assert_array_equal(both.cv_results_[key], value)
+    assert np.isfinite(alone.cv_results_["mean_test_score"]).all()
     np.testing.assert_array_equal(both.predict(X), alone.predict(X))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["policy", "search", "rows"])
-def test_cross_validation_in_two_jobs_is_the_same(two_jobs, case):
-    data_, model, options = data(n=30), SEARCHED["policy"], {"cv": 3}
-    if case == "search":  # QProbePolicyCV itself has no jobs
-        model = QProbePolicyCV(["log_loss", "squared_error"], alphas=[1.0, 0.1], cv=2)
-    elif case == "rows":
-        *data_, groups = as_rows(*data_)
-        options = {"cv": GroupKFold(3), "params": {"groups": groups}}
-    with config_context(enable_metadata_routing=case == "rows"):
-        both = cross_val_score(model, *data_, **options)
-        alone = cross_val_score(model, *data_, n_jobs=1, **options)
-    np.testing.assert_array_equal(both, alone)
-    assert np.isfinite(both).all()
 
 
 # --- interrupts and files -----------------------------------------------------------
@@ -524,94 +512,64 @@ def test_cache_waits_until_another_process_has_made_the_file():
 
 
 # Jobs of a process that is interrupted: `work` is repeated until it is done, `check` is
-# called after each interrupt, and `verify` with the result.
+# called after each interrupt.
 
 
-class FitJob:
-    def __init__(self, path):
-        self.policy = QProbePolicy("log_loss", alpha=0, tol=1e-12)
-        self.data = data(n=300, k=8, d=30)
-        self.expected = clone(self.policy).fit(*self.data).coef_
-        self.before = self.policy.fit(*(array[:9] for array in self.data)).coef_.copy()
-
-    def work(self):
-        for _ in range(20):  # long enough to be interrupted
-            self.policy.fit(*self.data)
-        return self.policy.coef_
-
-    def check(self):
-        coef = self.policy.coef_
-        assert any(np.array_equal(coef, c) for c in (self.before, self.expected))
-
-    def verify(self, coef):
-        assert np.array_equal(coef, self.expected)
-
-
-class EmbedJob:
-    def __init__(self, path):
-        self.path = path
-
-    def embed(self, texts):
+def embed_job(path):
+    def embed(texts):
         return [[float(text[5:])] * 200 for text in texts]
 
-    def work(self):
+    def work():
         # tqdm prints an error if its bar is interrupted while it is made.
-        return VectorizerEmbedder(
-            self.embed, cache=self.path, revision="1", batch_size=10, progress=False
+        embeddings = VectorizerEmbedder(
+            embed, cache=path, revision="1", batch_size=10, progress=False
         ).transform([f"text {i}" for i in range(800)])
-
-    def check(self):
-        check_cache(self.path)
-
-    def verify(self, embeddings):
         assert np.array_equal(embeddings[:, 7], np.arange(800))
 
+    return work, lambda: check_cache(path)
 
-class CollectJob:
-    prompts = [f"prompt {i}" for i in range(80)]
 
-    def __init__(self, path):
-        self.path = path
+def collect_job(path):
+    call = {
+        "prompts": [f"prompt {i}" for i in range(80)],
+        "generator": Letters(4000),  # lines of many pages
+        "reward": length,
+        "k": 3,
+    }
+    expected = collect(**call)
 
-    def work(self):
-        lines_of_many_pages = Letters(4000)
-        return collect(self.prompts, lines_of_many_pages, length, 3, path=self.path)
+    def work():
+        np.testing.assert_equal(collect(**call, path=path), expected)
+        assert path.read_bytes().count(b"\n") == 80
 
-    def check(self):
-        positions = check_records(self.path)
+    def check():
+        positions = check_records(path)
         assert positions == list(range(len(positions)))
 
-    def verify(self, records):
-        np.testing.assert_equal(
-            records, collect(self.prompts, Letters(4000), length, 3)
-        )
-        assert self.path.read_bytes().count(b"\n") == 80
+    return work, check
 
 
-def run_until_done(job):
+def run_until_done(job, path):
+    work, check = globals()[job](Path(path))
     # A shell makes jobs in its background, and so their children, ignore the signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     while True:
         try:
             print("begin", flush=True)
-            result = job.work()
+            work()
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             break
         except KeyboardInterrupt:
-            job.check()
+            check()
             print("interrupted", flush=True)
-    job.verify(result)
     print("done", flush=True)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send on Windows")
-@pytest.mark.parametrize("job", ["FitJob", "EmbedJob", "CollectJob"])
-def test_sigint_at_any_moment_leaves_no_partial_state(tmp_path, job):
-    code = (
-        "import pathlib, sys, test_isolation as t; "
-        "t.run_until_done(getattr(t, sys.argv[1])(pathlib.Path(sys.argv[2])))"
-    )
+@pytest.mark.parametrize("job", ["embed_job", "collect_job"])
+def test_sigint_at_any_moment_leaves_complete_files(tmp_path, job):
+    code = "import sys, test_isolation as t; t.run_until_done(*sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", code, job, tmp_path / "file"],
         cwd=Path(__file__).parent,

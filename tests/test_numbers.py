@@ -6,14 +6,16 @@ Warnings of numpy, such as of overflow, are errors here, like all warnings.
 
 import re
 import warnings
+from contextlib import nullcontext
 from itertools import product
 from math import comb
 
 import numpy as np
 import pytest
-from cases import PAIRWISE, SHIFT_INVARIANT
-from estimators import (
+from cases import (
+    PAIRWISE,
     PROBES_AND_LOSSES,
+    SHIFT_INVARIANT,
     every_loss,
     every_probe,
     every_probe_and_loss,
@@ -21,7 +23,7 @@ from estimators import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
+from sklearn.exceptions import ConvergenceWarning
 
 from skqprobe import (
     QProbePolicy,
@@ -68,11 +70,11 @@ def fit(loss, X, y, alpha=0.01, Probe=QProbePolicy, **fit_params):
     return Probe(loss, alpha=alpha).fit(X, y, **fit_params)
 
 
-def uninformative(loss, reason):
-    """The warning of a fit in which no prompt is informative."""
+def uninformative_if(condition, loss, reason):
+    """Expect the warning of a fit in which no prompt is informative, if it is one."""
     name = re.escape(repr(get_loss(loss)))
     words = rf"No prompt is informative for loss={name}.*{reason}.*zero"
-    return pytest.warns(UserWarning, match=words)
+    return pytest.warns(UserWarning, match=words) if condition else nullcontext()
 
 
 # --- the magnitude of rewards, embeddings and weights
@@ -133,15 +135,7 @@ def test_pairs_of_tiny_weight_count_in_their_prompt(sets, loss):
 @every_probe_and_loss
 @pytest.mark.parametrize(
     "name, scale",
-    [
-        ("X", 1e-200),
-        ("X", 1e200),
-        ("X", 5e-322),
-        ("y", 1e-200),
-        ("y", 1e200),
-        ("sample_weight", 1e-200),
-        ("sample_weight", 1e200),
-    ],
+    [*product(("X", "y", "sample_weight"), (1e-200, 1e200)), ("X", 5e-322)],
 )
 def test_magnitudes_beyond_float64_are_named(sets, Probe, loss, name, scale):
     X, y = sets
@@ -224,12 +218,11 @@ def test_score_names_rewards_that_are_too_large(sets, Probe):
 @every_dtype
 def test_one_candidate_per_prompt(sets, Probe, loss, dtype):
     X, y = sets[0][:, :1].astype(dtype), sets[1][:, :1]
+    with uninformative_if(loss in SHIFT_INVARIANT, loss, "two candidates"):
+        probe = fit(loss, X, y, Probe=Probe)
     if loss in SHIFT_INVARIANT:
-        with uninformative(loss, "two candidates"):
-            probe = fit(loss, X, y, Probe=Probe)
         assert not probe.coef_.any()
     else:
-        probe = fit(loss, X, y, Probe=Probe)
         rows = fit(loss, X[:, 0], y[:, 0], Probe=QProbeRegressor)
         assert_close(probe.coef_, rows.coef_, 1e-6)
     assert (probe.sample(X, random_state=0) == 0).all()
@@ -275,8 +268,8 @@ def test_more_features_than_rows_without_penalty(rng):
     X, y = rng.normal(size=(5, 4, 60)), rng.normal(size=(5, 4))
     probe = QProbeRegressor(alpha=0).fit(X, y)
     np.testing.assert_allclose(probe.predict(X), y, atol=1e-9)
-    centred = X.reshape(20, 60) - X.mean(axis=(0, 1))
-    shortest = np.linalg.lstsq(centred, (y - y.mean()).ravel(), rcond=1e-10)[0]
+    centered = X.reshape(20, 60) - X.mean(axis=(0, 1))
+    shortest = np.linalg.lstsq(centered, (y - y.mean()).ravel(), rcond=1e-10)[0]
     assert_close(probe.coef_, shortest, 1e-6)
 
 
@@ -316,15 +309,13 @@ def test_all_rewards_equal(sets, Probe, loss, reward):
     y = np.full(X.shape[:2], reward)
     if loss == "log_loss" and reward > 1:
         pytest.skip("log_loss takes rewards in [0, 1]")
+    with uninformative_if(loss in PAIRWISE, loss, "different rewards"):
+        probe = fit(loss, X, y, Probe=Probe)
     if loss in PAIRWISE:
-        with uninformative(loss, "different rewards"):
-            probe = fit(loss, X, y, Probe=Probe)
         assert probe.n_skipped_prompts_ == len(X)
         assert probe.intercept_ == 0 and not probe.coef_.any()
         probe.temperature = 1
         np.testing.assert_allclose(probe.predict_proba(X), 1 / 6)
-    else:
-        probe = fit(loss, X, y, Probe=Probe)
     # With rewards of 1, the intercept of log_loss grows until `tol` ends the fit.
     atol = 1e-3 if loss == "log_loss" else 1e-6 * max(reward, 1)
     np.testing.assert_allclose(probe.coef_, 0, atol=atol)
@@ -336,12 +327,9 @@ def test_all_rewards_equal(sets, Probe, loss, reward):
 def test_rewards_equal_in_every_prompt(sets, rng, loss):
     X = sets[0]
     y = np.repeat(rng.random((len(X), 1)), X.shape[1], axis=1)
-    if loss in PAIRWISE:
-        with uninformative(loss, "different rewards"):
-            policy = fit(loss, X, y)
-        assert policy.n_skipped_prompts_ == len(X)
-    else:
+    with uninformative_if(loss in PAIRWISE, loss, "different rewards"):
         policy = fit(loss, X, y)
+    assert policy.n_skipped_prompts_ == (len(X) if loss in PAIRWISE else 0)
     # Rounding leaves differences of rewards of about 1e-16.
     np.testing.assert_allclose(policy.coef_, 0, atol=1e-10)
 
@@ -501,11 +489,7 @@ def test_a_hundred_thousand_candidates(rng, loss, dtype):
 
 
 def test_metrics_of_a_hundred_thousand_candidates():
-    # With rewards 0, 1, 2, ... as scores, the mean of the best of k has a closed form.
     y = np.random.default_rng(0).permutation(MANY).astype(float)[None]
-    for k in (1, 2, 1000, MANY):
-        expected = k * (MANY + 1) / (k + 1) - 1
-        assert best_of_k_reward(y, y, k) == pytest.approx(expected, rel=1e-9)
     assert win_rate(y, y, MANY) == pytest.approx(1 - 0.5 / MANY, rel=1e-12)
     binary = np.zeros((1, MANY))
     binary[0, :10] = 1
@@ -584,18 +568,16 @@ def test_errors_and_intervals_scale_with_rewards(scored, scale):
     y, z = scored
 
     def figures(y):
-        settings = {"n_resamples": 199, **SEED}
+        few = {"n_resamples": 199, **SEED}
         soft = METRICS["soft"](y, z, return_error=True)
-        one = prompt_bootstrap(best_of_k_reward, y, z, k=3, **settings)
-        two = prompt_bootstrap(best_of_k_reward, y, z, versus=-z, k=[3, 6], **settings)
-        return np.concatenate(
-            [
-                [*soft, one.value, one.low, one.high, one.standard_error],
-                *(two.value, two.low, two.high, two.standard_error),
-            ]
-        )
+        one = prompt_bootstrap(best_of_k_reward, y, z, k=3, **few)
+        two = prompt_bootstrap(best_of_k_reward, y, z, versus=-z, k=[3, 6], **few)
+        intervals = [(e.value, e.low, e.high, e.standard_error) for e in (one, two)]
+        return np.concatenate([soft, *map(np.ravel, intervals)])
 
     np.testing.assert_allclose(figures(y * scale) / scale, figures(y), rtol=1e-7)
+    with pytest.raises(ValueError, match=r"y has numbers .* too small"):
+        METRICS["soft"](y * 1e-200, z, return_error=True)
 
 
 @pytest.mark.parametrize("scale", [TINY, HUGE])
@@ -630,15 +612,13 @@ def test_scale_of_weights_does_not_matter_in_metrics(scored, rng, name, scale):
 def test_constant_rewards_in_metrics(scored):
     z = scored[1]
     y = np.full(z.shape, 0.1)
-    for metric in (
-        lambda: base_reward(y),
-        lambda: best_of_k_reward(y, z, 3),
-        lambda: soft_best_of_k_reward(y, z, 3, 1.0, random_state=0),
+    for reward in (
+        base_reward(y),
+        best_of_k_reward(y, z, 3),
+        soft_best_of_k_reward(y, z, 3, 1.0, random_state=0),
     ):
-        assert metric() == pytest.approx(0.1, rel=1e-12)
+        assert reward == pytest.approx(0.1, rel=1e-12)
     assert win_rate(y, z, 3) == pytest.approx(0.5)
-    with pytest.warns(UndefinedMetricWarning, match="the oracle gains nothing"):
-        assert np.isnan(recovery(y, z, 3))
     interval = prompt_bootstrap(base_reward, y, n_resamples=99, random_state=0)
     assert interval.low == pytest.approx(0.1) and interval.high == pytest.approx(0.1)
 

@@ -31,28 +31,26 @@ def name_of(requirement):
     return re.sub(r"[_.-]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel of this checkout, built by the backend of pyproject.toml."""
+def build(kind, folder):
+    """Build this checkout with the backend of pyproject.toml, and return the path."""
     if not (ROOT / "skqprobe").exists():
         pytest.skip("not a checkout")
-    builder = pytest.importorskip("hatchling.builders.wheel")
-    folder = str(tmp_path_factory.mktemp("wheel"))
-    path = next(builder.WheelBuilder(str(ROOT)).build(directory=folder))
-    with zipfile.ZipFile(path) as archive:
+    module = pytest.importorskip(f"hatchling.builders.{kind}")
+    builder = getattr(module, f"{kind.capitalize()}Builder")
+    return next(builder(str(ROOT)).build(directory=str(folder)))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    with zipfile.ZipFile(build("wheel", tmp_path_factory.mktemp("wheel"))) as archive:
         yield archive
 
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
-    """File names in the source distribution of this checkout."""
-    if not (ROOT / "skqprobe").exists():
-        pytest.skip("not a checkout")
-    builder = pytest.importorskip("hatchling.builders.sdist")
-    folder = str(tmp_path_factory.mktemp("sdist"))
-    path = next(builder.SdistBuilder(str(ROOT)).build(directory=folder))
-    with tarfile.open(path) as archive:
-        yield [name.split("/", 1)[1] for name in archive.getnames()]
+    """File names in the source distribution."""
+    with tarfile.open(build("sdist", tmp_path_factory.mktemp("sdist"))) as archive:
+        return {name.split("/", 1)[1] for name in archive.getnames()}
 
 
 def metadata(wheel):
@@ -101,14 +99,13 @@ def test_wheel_metadata(wheel, project):
 
 
 def test_sdist_has_the_files_that_its_tests_need(sdist):
-    names = set(sdist)
     tests = [path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/**/*.py")]
-    assert names.issuperset(tests)
-    assert names.issuperset(
+    assert sdist.issuperset(tests)
+    assert sdist.issuperset(
         ["pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt"]
     )
-    assert any(name.startswith("tests/fixtures/") for name in names)
-    assert {"docs/develop/index.md", "docs/images/architecture.svg"} <= names
+    assert any(name.startswith("tests/fixtures/") for name in sdist)
+    assert {"docs/develop/index.md", "docs/images/architecture.svg"} <= sdist
 
 
 def test_sdist_has_no_built_file(sdist):

@@ -1,8 +1,8 @@
 """Real completions with real rewards, if shared/data is beside the checkout."""
 
-import numpy as np
 import pytest
-from estimators import as_rows, every_loss, needs_real_data, real_data
+from cases import every_loss
+from estimators import needs_real_data, real_data
 from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -24,12 +24,3 @@ def test_policy_beats_the_base_model_on_new_prompts(name, loss):
     score = cross_val_score(pipeline, X, y, cv=folds).mean()
     # A guard, not a result: the margins are far below the gain of any loss.
     assert score > y.mean() + (0.2 if name == "alpacaeval_gpt4" else 0.02)
-
-
-@pytest.mark.parametrize("loss", ["log_loss", "policy_gradient", "pairwise_logistic"])
-def test_sets_and_rows_agree(loss):
-    X, y, _ = real_data("humaneval_codegen16b")
-    sets = QProbePolicy(loss, temperature=0.1).fit(X, y)
-    rows = QProbePolicy(loss, temperature=0.1).fit(*as_rows(X, y))
-    assert sets.score(X, y) > y.mean()
-    np.testing.assert_allclose(sets.coef_, rows.coef_, atol=1e-4)

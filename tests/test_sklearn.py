@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from estimators import every_probe
+from cases import every_probe, values_of
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.decomposition import PCA
@@ -80,17 +80,34 @@ def callback():
     return pytest.importorskip("sklearn.callback", reason="scikit-learn before 1.9")
 
 
-@pytest.mark.parametrize("loss", ["log_loss", "squared_error"])
+NETWORK = {"hidden_layer_sizes": (8, 4), "max_iter": 5, "random_state": 1}
+every_solver = pytest.mark.parametrize(
+    "settings",
+    [{"loss": "log_loss"}, {"loss": "squared_error"}, {"loss": "log_loss", **NETWORK}],
+    ids=["lbfgs", "closed form", "network"],
+)
+pytestmark = pytest.mark.filterwarnings("ignore:The network did not converge")
+
+
+def make(Probe, settings):
+    if "hidden_layer_sizes" in settings:
+        pytest.importorskip("torch", reason="torch is not installed")
+    return Probe(**settings)
+
+
+@every_solver
 @every_probe
-def test_scoring_monitor(callback, Probe, loss, sets):
-    monitor = callback.ScoringMonitor(scoring={"score": check_scoring(Probe(loss))})
-    probe = Probe(loss).set_callbacks(monitor).fit(*sets)
+def test_scoring_monitor(callback, Probe, settings, sets):
+    probe = make(Probe, settings)
+    monitor = callback.ScoringMonitor(scoring={"score": check_scoring(probe)})
+    probe.set_callbacks(monitor).fit(*sets)
     log = monitor.get_logs().data
     whole = [entry["score"] for entry in log if entry["task_name"] == "fit"]
     steps = [entry["score"] for entry in log if entry["task_name"] == "iteration"]
     assert len(steps) == probe.n_iter_
     assert whole == [steps[-1]] == [pytest.approx(probe.score(*sets))]
-    assert clone(probe).fit(*sets).coef_ == pytest.approx(probe.coef_, abs=0)
+    values, again = values_of(probe, sets[0]), clone(probe).fit(*sets)
+    assert values_of(again, sets[0]) == pytest.approx(values, abs=0)
 
 
 def test_scoring_monitor_on_rows(callback, rows):
@@ -142,7 +159,8 @@ def test_callbacks_of_a_policy_cv(callback, loss, sets, capsys):
     assert clone(policy).fit(*sets).coef_ == pytest.approx(policy.coef_, abs=0)
 
 
-def test_callback_can_stop_the_fit(callback, sets):
+@pytest.mark.parametrize("settings", [{}, NETWORK], ids=["linear", "network"])
+def test_callback_can_stop_the_fit(callback, sets, settings):
     class Stopper:
         def setup(self, estimator, context): ...
         def teardown(self, estimator, context): ...
@@ -150,7 +168,7 @@ def test_callback_can_stop_the_fit(callback, sets):
         def on_fit_task_end(self, estimator, context):
             return context.task_name == "iteration" and context.task_id == 1
 
-    policy = QProbePolicy().fit(*sets)
+    policy = make(QProbePolicy, settings).fit(*sets)
     assert policy.n_iter_ > 2
     assert policy.set_callbacks(Stopper()).fit(*sets).n_iter_ == 2
 

@@ -1,11 +1,10 @@
 """The linter, the formatter and the type checker are clean."""
 
 import importlib.util
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from process import run_python
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,10 +18,4 @@ def test_clean(command):
         pytest.skip(f"{tool} is not installed")
     if not (ROOT / "pyproject.toml").exists():
         pytest.skip("not a checkout")
-    run = subprocess.run(
-        [sys.executable, "-m", tool, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_python("-m", tool, *arguments, cwd=ROOT)

@@ -1,5 +1,7 @@
 """Cases and helpers that test modules share: losses by kind, probes, objectives.
 
+estimators.py has those that compare states of estimators.
+
 pyproject.toml puts this folder on the path, so that tests can import it.
 """
 
@@ -20,15 +22,14 @@ SMOOTH = [name for name in LOSSES if name != "pairwise_hinge"]
 CONVEX = [name for name in LOSSES if name != "policy_gradient"]
 
 PROBES = [QProbeRegressor, QProbePolicy]
+PROBES_AND_LOSSES = [
+    (Probe, loss)
+    for Probe, losses in zip(PROBES, (WITH_INTERCEPT, LOSSES), strict=True)
+    for loss in losses
+]
 every_probe = pytest.mark.parametrize("Probe", PROBES)
-every_probe_and_loss = pytest.mark.parametrize(
-    ("Probe", "loss"),
-    [
-        pytest.param(Probe, loss, id=f"{Probe.__name__}-{loss}")
-        for Probe, losses in zip(PROBES, (WITH_INTERCEPT, LOSSES), strict=True)
-        for loss in losses
-    ],
-)
+every_loss = pytest.mark.parametrize("loss", LOSSES)
+every_probe_and_loss = pytest.mark.parametrize("Probe, loss", PROBES_AND_LOSSES)
 
 
 def values_of(probe, X):

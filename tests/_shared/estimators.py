@@ -1,7 +1,4 @@
-"""Estimators with their losses, and helpers that compare them or their states.
-
-pyproject.toml puts this folder on the path, so that tests can import it.
-"""
+"""States of estimators, which tests compare, and the data in shared/data."""
 
 import copy
 from pathlib import Path
@@ -9,33 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skqprobe import QProbePolicy, QProbeRegressor
-from skqprobe.losses import LOSSES
-
-PROBES = [QProbeRegressor, QProbePolicy]
-PROBES_AND_LOSSES = [
-    *((QProbeRegressor, loss) for loss in ("squared_error", "log_loss")),
-    *((QProbePolicy, loss) for loss in LOSSES),
-]
-every_probe = pytest.mark.parametrize("Probe", PROBES)
-every_loss = pytest.mark.parametrize("loss", LOSSES)
-every_probe_and_loss = pytest.mark.parametrize("Probe, loss", PROBES_AND_LOSSES)
-
 REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_real_data = pytest.mark.skipif(
     not REAL_DATA.exists(), reason="no shared/data beside the checkout"
 )
-
-
-def values_of(probe, X):
-    """Return a number per candidate: Q of a policy, the predicted reward otherwise."""
-    return getattr(probe, "decision_function", probe.predict)(X)
-
-
-def as_rows(X, y):
-    """Return the rows, rewards and groups of candidate sets."""
-    n_prompts, k, d = X.shape
-    return X.reshape(-1, d), y.ravel(), np.repeat(np.arange(n_prompts), k)
 
 
 def real_data(name):
