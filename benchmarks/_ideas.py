@@ -27,7 +27,7 @@ PAIRWISE = QProbePolicy("pairwise_logistic")
 ALL_FEATURES = ("mean", "nearest", "share", "density", "duplicates", "rank")
 
 
-def centred(values):
+def centered(values):
     """Subtract the mean of each prompt from sets (n_prompts, k, d) or rewards."""
     return values - values.mean(axis=1, keepdims=True)
 
@@ -41,18 +41,18 @@ def with_alpha(probe, alpha, y):
 # %% Features: transformers of scaled candidate sets.
 
 
-class PromptCentred(TransformerMixin, BaseEstimator):
+class PromptCentered(TransformerMixin, BaseEstimator):
     """Transformer of rows, applied to candidates minus the mean of their prompt."""
 
     def __init__(self, transformer):
         self.transformer = transformer
 
     def fit(self, X, y=None):
-        self.transformer_ = PerCandidate(self.transformer).fit(centred(X))
+        self.transformer_ = PerCandidate(self.transformer).fit(centered(X))
         return self
 
     def transform(self, X):
-        return self.transformer_.transform(centred(X))
+        return self.transformer_.transform(centered(X))
 
 
 class Whitening(TransformerMixin, BaseEstimator):
@@ -68,7 +68,7 @@ class Whitening(TransformerMixin, BaseEstimator):
         return X @ self.matrix_
 
 
-class NeighbourMean(TransformerMixin, BaseEstimator):
+class NeighborMean(TransformerMixin, BaseEstimator):
     """Mean of the siblings, appended by view, weighted by a kernel of cosine distance.
 
     The weights are ``exp(-distance / BANDWIDTH)``.
@@ -118,8 +118,8 @@ def in_place(data, transformer):
     return InPlace(transformer, data.view_sizes)
 
 
-def neighbour_mean(data):
-    return in_place(data, NeighbourMean(data.view_sizes))
+def neighbor_mean(data):
+    return in_place(data, NeighborMean(data.view_sizes))
 
 
 def kernel_features(data):
@@ -155,13 +155,13 @@ class OnSpread(QProbePolicy):
 
 
 class LowerBound(QProbePolicy):
-    """Value minus its posterior standard deviation, that of ridge on centred rows."""
+    """Value minus its posterior standard deviation, that of ridge on centered rows."""
 
     def fit(self, X, y):
         super().fit(X, y)
         n_prompts, k, d = X.shape
-        rows = centred(X.astype(np.float64)).reshape(-1, d)
-        error = centred(y - super().decision_function(X))
+        rows = centered(X.astype(np.float64)).reshape(-1, d)
+        error = centered(y - super().decision_function(X))
         # The objective is k / (2 n) |error|**2 + alpha / 2 |coef|**2.
         precision = rows.T @ rows
         precision[np.diag_indices(d)] += self.alpha * n_prompts / k
@@ -170,7 +170,7 @@ class LowerBound(QProbePolicy):
         return self
 
     def decision_function(self, X):
-        rows = centred(X.astype(np.float64)).reshape(-1, X.shape[2])
+        rows = centered(X.astype(np.float64)).reshape(-1, X.shape[2])
         solved = solve_triangular(self.factor_, rows.T, lower=True)
         deviation = self.noise_ * np.linalg.norm(solved, axis=0)
         return super().decision_function(X) - deviation.reshape(X.shape[:2])
@@ -193,7 +193,7 @@ class Bagging(BaseEstimator):
 
 
 class TwoProbes(BaseEstimator):
-    """Mean of the standardised values of two probes of different losses."""
+    """Mean of the standardized values of two probes of different losses."""
 
     def __init__(self, alpha=0.1):
         self.alpha = alpha
@@ -201,7 +201,7 @@ class TwoProbes(BaseEstimator):
     def fit(self, X, y):
         probes = PAIRWISE, OnSpread(COPG)
         self.probes_ = [with_alpha(probe, self.alpha, y).fit(X, y) for probe in probes]
-        spreads = [centred(probe.decision_function(X)).std() for probe in self.probes_]
+        spreads = [centered(probe.decision_function(X)).std() for probe in self.probes_]
         self.scales_ = [1 / spread if spread else 1 for spread in spreads]
         return self
 
@@ -244,7 +244,7 @@ LOSSES = {
     "squared_error": "the paper's regression, not shift-invariant",
     "pairwise_hinge": "the paper's clipped preferences",
     "softmax_cross_entropy": "listwise, InfoNCA, arXiv 2402.05369",
-    COPG: "ridge on centred rows and rewards, CoPG, arXiv 2406.19185",
+    COPG: "ridge on centered rows and rewards, CoPG, arXiv 2406.19185",
 }
 GROUPS = {
     "siblings": {
@@ -257,13 +257,13 @@ GROUPS = {
             "also the share of duplicates and the rank",
             partial(siblings, features=ALL_FEATURES),
         ),
-        "set_centred": Idea(
+        "set_centered": Idea(
             "the embedding minus its set's mean; a check: the loss is shift-invariant",
             partial(siblings, embedding="center"),
         ),
-        "neighbour_mean": Idea(
+        "neighbor_mean": Idea(
             "also the mean of near siblings, a graph convolution, arXiv 1902.07153",
-            neighbour_mean,
+            neighbor_mean,
         ),
     },
     "loss": {n: Idea(text, probe=QProbePolicy(n)) for n, text in LOSSES.items()},
@@ -280,15 +280,15 @@ GROUPS = {
     "columns": {
         "prompt_scale": Idea(
             "scaled by their spread inside prompts",
-            partial(in_place, transformer=PromptCentred(StandardScaler())),
+            partial(in_place, transformer=PromptCentered(StandardScaler())),
         ),
         "prompt_whitening": Idea(
             "whitened inside prompts, covariance shrunk by half, arXiv 2103.15316",
-            partial(in_place, transformer=PromptCentred(Whitening())),
+            partial(in_place, transformer=PromptCentered(Whitening())),
         ),
         "prompt_pca": Idea(
             "64 principal components inside prompts",
-            partial(in_place, transformer=PromptCentred(PCA(64, random_state=0))),
+            partial(in_place, transformer=PromptCentered(PCA(64, random_state=0))),
         ),
         "nystroem": Idea(
             "500 of a radial kernel instead of the embedding, Williams and Seeger 2001",

@@ -26,7 +26,7 @@ WITH_SIBLINGS = (
 WITHOUT_SEARCH = ("default", "recommended")
 PEERS = (
     "Ridge",
-    "Ridge-centred",
+    "Ridge-centered",
     "LogisticRegression",
     "HistGradientBoostingRegressor",
     "LGBMRanker",
@@ -45,17 +45,17 @@ class OnRows(BaseEstimator):
     ----------
     estimator : estimator
         Estimator that is fitted to all candidates as rows.
-    centred : bool, default=False
+    centered : bool, default=False
         Whether to subtract each prompt's mean reward from its rewards.
     """
 
-    def __init__(self, estimator, centred=False):
+    def __init__(self, estimator, centered=False):
         self.estimator = estimator
-        self.centred = centred
+        self.centered = centered
 
     def fit(self, X, y):
         """Fit to all candidates."""
-        if self.centred:
+        if self.centered:
             y = y - y.mean(axis=1, keepdims=True)
         rows = X.reshape(-1, X.shape[2])
         self.estimator_ = clone(self.estimator).fit(rows, y.ravel())
@@ -207,7 +207,7 @@ def make_peer(name, n_rows, plan):
     """Make a method of scikit-learn or LightGBM.
 
     Its penalty is converted to the unit of the probes, whose losses are means: Ridge
-    minimises a sum of squares plus ``alpha |w|**2``, LogisticRegression ``C`` times a
+    minimizes a sum of squares plus ``alpha |w|**2``, LogisticRegression ``C`` times a
     sum plus ``|w|**2 / 2``. `n_rows` counts all training prompts. The inner folds have
     fewer, which makes less difference than a step of the grid.
     """
@@ -215,8 +215,8 @@ def make_peer(name, n_rows, plan):
     rates = {"estimator__learning_rate": plan.learning_rates}
     if name == "Ridge":
         return Method(name, OnRows(Ridge()), {"estimator__alpha": alphas * n_rows / 2})
-    if name == "Ridge-centred":
-        estimator = OnRows(Ridge(), centred=True)
+    if name == "Ridge-centered":
+        estimator = OnRows(Ridge(), centered=True)
         return Method(name, estimator, {"estimator__alpha": alphas * n_rows / 2})
     if name == "LogisticRegression":
         estimator = OnRows(LogisticRegression(max_iter=1000))

@@ -5,7 +5,7 @@ ICML 2024, arXiv 2402.14688; settings from the authors' public code for the codi
 (github.com/likenneth/q_probe, the trainer and the sweep in code_exp).
 
 **Published.** Linear probes, or one or two hidden layers of 256 with ReLU; the random
-initialisation of PyTorch; float32, features without scaling; AdamW with a learning rate
+initialization of PyTorch; float32, features without scaling; AdamW with a learning rate
 of 5e-5, no weight decay and no schedule; 150 epochs, each in a new order, without
 held-out data or early stopping. A batch is 1000 candidates of any prompts for L_Q
 (squared error) and L_CE (cross-entropy of the sigmoid). For L_PG (minus the expected
@@ -52,7 +52,7 @@ class PaperRecipe(BaseEstimator):
     n_epochs : int, default=150
         Number of epochs.
     random_state : int, RandomState instance or None, default=None
-        Seed or generator of the initialisation and the batches.
+        Seed or generator of the initialization and the batches.
 
     Attributes
     ----------

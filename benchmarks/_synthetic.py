@@ -1,9 +1,9 @@
 """Synthetic data of `speed.py`, like hidden states of a language model.
 
 32 directions differ between prompts, 32 between candidates, under noise of about the
-same magnitude. Columns have log-normal scales and are not centred. A reward is 1 with a
-probability that is logistic in the candidate's directions and in the difficulty of the
-prompt. Held-out prompts are from the same model.
+same magnitude. Columns have log-normal scales and are not centered. A reward is 1 with
+a probability that is logistic in the candidate's directions and in the difficulty of
+the prompt. Held-out prompts are from the same model.
 """
 
 from functools import lru_cache

@@ -267,7 +267,7 @@ def totals(rewards, groups):
     return count[count > 0], total[count > 0]
 
 
-def summarise(rewards, groups, n_resamples, versus=None):
+def summarize(rewards, groups, n_resamples, versus=None):
     """Estimate the mean, or the mean difference, with its interval and by seed."""
     count, total = totals(rewards, groups)
     other = None if versus is None else totals(versus, groups)[1]
@@ -293,11 +293,11 @@ def evaluate(data, seeds, plan, n_jobs):
     lines, differences = [], []
     for (method, loss, figure), values in rewards.items():
         entry = {"method": method, "loss": loss, "figure": figure, "at": at[figure]}
-        found = summarise(values, data.groups, plan.n_resamples)
+        found = summarize(values, data.groups, plan.n_resamples)
         lines.append(entry | found)
         if method == OURS:
             theirs = rewards[THEIRS, loss, figure]
-            found = summarise(values, data.groups, plan.n_resamples, theirs)
+            found = summarize(values, data.groups, plan.n_resamples, theirs)
             differences.append(entry | found)
     return data.shape() | {
         "n_seeds": seeds,

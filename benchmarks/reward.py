@@ -44,7 +44,7 @@ two learning rates.
   layer of 256 units, and two penalties to choose from.
 - default, ``QProbePolicy()`` on the raw embeddings, and recommended,
   ``make_probe_pipeline()``: without settings and without a search.
-- Ridge on the rewards, and Ridge-centred on the rewards minus their prompt's mean.
+- Ridge on the rewards, and Ridge-centered on the rewards minus their prompt's mean.
 - LogisticRegression, if all rewards are 0 or 1.
 - HistGradientBoostingRegressor: 100 trees of 15 leaves, features in 63 bins, and no
   early stopping, which would hold out candidates of the prompts that it trains on.

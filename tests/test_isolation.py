@@ -590,3 +590,34 @@ def test_sigint_at_any_moment_leaves_complete_files(tmp_path, job):
     assert error == ""
     assert printed[-1] == "done"
     assert "interrupted" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["policy", "siblings"])
+def test_a_prediction_during_a_fit_is_of_one_fit(kind, rng):
+    X = rng.normal(size=(20, 4, 5))
+    if kind == "policy":
+        estimator, method = QProbePolicy("squared_error"), "decision_function"
+        fits = [(X, rng.normal(size=(20, 4))) for _ in range(2)]
+    else:
+        estimator, method = SiblingFeatures(), "transform"
+        fits = [(X,), (3 * X + 1,)]
+    expected = [getattr(estimator.fit(*fit), method)(X) for fit in fits]
+    found, done = [], threading.Event()
+
+    def predict():
+        while not done.is_set():
+            found.append(getattr(estimator, method)(X))
+
+    threads = [threading.Thread(target=predict) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(100):
+        for fit in fits:
+            estimator.fit(*fit)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert found
+    for each in found:
+        assert any(np.array_equal(each, one) for one in expected)

@@ -7,6 +7,7 @@ Warnings of numpy, such as of overflow, are errors here, like all warnings.
 import re
 import warnings
 from contextlib import nullcontext
+from fractions import Fraction
 from itertools import product
 from math import comb
 
@@ -705,3 +706,19 @@ def test_results_are_finite_or_an_error_names_the_cause(data, case, dtype):
     proba = probe.predict_proba(X)
     np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)
     assert 0 <= probe.score(X, y) <= y.max() * (1 + 1e-9)
+
+
+def test_settings_of_other_types_and_extremes(sets):
+    X, y = sets
+    expected = QProbePolicy(alpha=0.25).fit(X, y)
+    policy = QProbePolicy(alpha=np.longdouble(0.25), max_iter=10**30).fit(X, y)
+    np.testing.assert_array_equal(policy.coef_, expected.coef_)
+    loose = QProbePolicyCV(["log_loss"], tol=1e300, max_iter=10**30).fit(X, y)
+    assert not loose.coef_.any()
+    with pytest.raises(ValueError, match=r"'alpha' .* Got Fraction\(1, 4\)"):
+        QProbePolicy(alpha=Fraction(1, 4)).fit(X, y)
+    random = QProbePolicy(temperature=np.inf).fit(X, y)
+    np.testing.assert_allclose(random.predict_proba(X), 1 / y.shape[1])
+    policy.temperature = Fraction(1, 2)  # after the fit, any real number
+    half = expected.set_params(temperature=0.5).predict_proba(X)
+    np.testing.assert_allclose(policy.predict_proba(X), half)

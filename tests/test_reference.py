@@ -65,7 +65,7 @@ def test_a_fit_misses_little_of_the_gain_or_warns(
     ],
 )
 def test_a_common_offset_in_float32(loss, shape, offset, alpha):
-    """Without centred columns, up to all of the gain was missed, without a warning."""
+    """Without centered columns, up to all of the gain was missed, without a warning."""
     X, y, weight = synthetic(0, shape, 0, offset, "f4")
     missed, _ = excess_of_fit(loss, X, y, weight, alpha)
     assert missed <= 1e-3

@@ -95,7 +95,7 @@ class CausalLM:
     Parameters
     ----------
     network : transformers.PreTrainedModel
-        Model with a language modelling head.
+        Model with a language modeling head.
     tokenizer : transformers.PreTrainedTokenizerBase
         Tokenizer of the model.
 

@@ -153,7 +153,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         has_closed_form = hasattr(loss, "least_squares")
         if self.solver == "closed_form" and not has_closed_form:
             raise ValueError(
-                f"solver='closed_form' cannot minimise loss={self.loss!r}; use "
+                f"solver='closed_form' cannot minimize loss={self.loss!r}; use "
                 "solver='lbfgs' or 'auto'."
             )
         if self.solver == "auto":

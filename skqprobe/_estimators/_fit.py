@@ -1,4 +1,4 @@
-"""The fit that all estimators share: check data, make the objective, minimise it."""
+"""The fit that all estimators share: check data, make the objective, minimize it."""
 
 import copy
 from dataclasses import dataclass
@@ -208,7 +208,7 @@ def solver_options(tol, max_iter):
 def minimize(
     objective, solver, theta, *, tol, max_iter, random_state=None, on_iteration=None
 ):
-    """Minimise an objective.
+    """Minimize an objective.
 
     Parameters
     ----------

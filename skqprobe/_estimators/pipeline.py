@@ -33,7 +33,7 @@ def make_probe_pipeline(
     cv : int, splitter or iterable, default=None
         Cross-validation splits, see `QProbePolicyCV`.
     scoring : callable, default=None
-        Function to maximise, see `QProbePolicyCV`.
+        Function to maximize, see `QProbePolicyCV`.
     view_sizes : tuple of int, default=None
         Number of columns of each embedding, if X holds several side by side.
 

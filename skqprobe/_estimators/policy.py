@@ -37,8 +37,8 @@ class QProbePolicy(BaseQProbe):
     alpha : float, default=1e-4
         Strength of the L2 penalty, in [0, inf). The objective is the mean loss over
         prompts plus ``alpha / 2 * |coef|**2``. With hidden layers, the penalty is on
-        all weights of a network on standardised features, and for losses with a closed
-        form on standardised rewards; biases are not penalised.
+        all weights of a network on standardized features, and for losses with a closed
+        form on standardized rewards; biases are not penalized.
     temperature : float, default=0.0
         Temperature of the choice, in [0, inf], in units of Q. At 0 the best candidate
         is chosen, and candidates of equal value share the probability. Only

@@ -87,7 +87,7 @@ class Objective:
     def _least_squares_terms(self, prompts, rows, offsets):
         """Compute v and t with which the mean loss is ``sum(v * (scores - t)**2)``.
 
-        For a shift-invariant loss, scores and t are centred inside prompts first.
+        For a shift-invariant loss, scores and t are centered inside prompts first.
         """
         v, t = self.loss.least_squares(self.rewards[rows], offsets, self._weight(rows))
         return v * repeat_per_prompt(self.prompt_weight[prompts], offsets), t

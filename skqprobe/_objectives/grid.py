@@ -39,7 +39,7 @@ class GridObjective:
         self.fold_objectives = [restrict(objective, copies) for copies in in_fold]
 
     def centered(self):
-        """Return the grid with centred columns, if it needs them for precision."""
+        """Return the grid with centered columns, if it needs them for precision."""
         objective = self.objective.centered()
         if objective is self.objective:
             return self

@@ -10,7 +10,7 @@ from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._objectives.base import Objective, center_per_prompt
 
 LARGEST_OFFSET = 200
-"""Norm of the column means, in standard deviations, above which columns are centred in
+"""Norm of the column means, in standard deviations, above which columns are centered in
 float32. That slows an evaluation down."""
 
 SAMPLED_ROWS = 2**12
@@ -82,11 +82,11 @@ class LinearObjective(Objective):
         return theta, np.zeros(theta.shape[:-1])
 
     def centered(self):
-        """Return the objective with centred columns, if it needs them for precision.
+        """Return the objective with centered columns, if it needs them for precision.
 
         Products with X in float32 lose the digits that a large common offset of the
         columns takes. Only columns that an intercept or a shift-invariant loss can
-        centre are changed.
+        center are changed.
         """
         can_center = self.has_intercept or self.loss.shift_invariant
         if self.dtype != np.float32 or not can_center:
@@ -248,7 +248,7 @@ class LinearObjective(Objective):
             X = self._read(rows) - mean.astype(self.dtype)
             image = X @ basis
             if self.loss.shift_invariant:
-                # Centring one factor of the product is enough.
+                # Centering one factor of the product is enough.
                 image = center_per_prompt(image, offsets)
             product, n_rows = product + X.T @ image, n_rows + len(X)
         return product / n_rows
@@ -262,10 +262,10 @@ class LinearObjective(Objective):
         Yields
         ------
         X : ndarray or DeviceArray of shape (n, d)
-            Rows in prompt order, centred inside prompts if the loss is
+            Rows in prompt order, centered inside prompts if the loss is
             shift-invariant.
         t : ndarray of shape (n,)
-            Targets, centred in the same way.
+            Targets, centered in the same way.
         v : ndarray of shape (n,)
             Weights.
         """

@@ -171,7 +171,7 @@ class NetworkObjective(Objective):
         return np.array(self._read(rows)), copies, loss
 
     def score_scale(self):
-        """Estimate the centre and the spread of the optimal scores.
+        """Estimate the center and the spread of the optimal scores.
 
         For a least-squares loss, these are mean and standard deviation of the targets.
         The scores of other losses are of order 1.

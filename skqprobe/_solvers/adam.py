@@ -50,13 +50,13 @@ def minimize_adam(objective, theta, *, tol, max_iter, random_state, on_iteration
     them are kept. If there are fewer than ten prompts, none is held out, and the
     objective of all prompts replaces the held-out loss.
 
-    The network uses standardised features and scores, see `Scaling`. The penalty,
+    The network uses standardized features and scores, see `Scaling`. The penalty,
     ``alpha / 2`` times the squares of its weights, is part of the gradient.
 
     Parameters
     ----------
     objective : NetworkObjective
-        Objective to minimise, with at least one prompt of positive weight.
+        Objective to minimize, with at least one prompt of positive weight.
     theta : ndarray of shape (n_parameters,)
         Starting point. Zeros, with which a network cannot learn, are replaced by random
         weights in the hidden layers.
@@ -162,8 +162,8 @@ class Network:
         self.mean = self._tensor(self.scaling.mean)
         self.gain = self._tensor(self.scaling.gain)
         # In Adam, weight_decay adds the gradient of the penalty to that of the loss.
-        penalised = {"params": self.weights, "weight_decay": objective.alpha}
-        parameters = [penalised, {"params": self.biases}]
+        penalized = {"params": self.weights, "weight_decay": objective.alpha}
+        parameters = [penalized, {"params": self.biases}]
         self.optimizer = self.torch.optim.Adam(parameters, lr=LEARNING_RATE)
 
     def _tensor(self, array):
@@ -219,7 +219,7 @@ class Scaling:
 
     The inputs of the network are columns of mean 0 and variance 1. Its output is the
     difference of a score from `center`, in units of the spread of the scores, `unit`.
-    The loss is in units of the squared spread, as in least squares on standardised
+    The loss is in units of the squared spread, as in least squares on standardized
     targets.
 
     Parameters

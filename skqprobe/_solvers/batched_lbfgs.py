@@ -20,7 +20,7 @@ N_RESTARTS = 2
 def minimize_batched_lbfgs(
     evaluate, start, at_start, *, tol, ftol, max_iter, precision, on_iteration=None
 ):
-    """Minimise several functions of equally many variables at the same time.
+    """Minimize several functions of equally many variables at the same time.
 
     Each function has its own L-BFGS search, with a line search for the weak Wolfe
     conditions, which also work at kinks [1]_ [2]_. The functions share evaluations:
@@ -112,7 +112,7 @@ class _State:
     def new_direction(self, which):
         """Compute a search direction: minus the inverse Hessian times the gradient.
 
-        The inverse Hessian is modelled from the latest steps.
+        The inverse Hessian is modeled from the latest steps.
         """
         steps, changes = self.steps[which], self.changes[which]
         inverse = self.inverse_products[which]

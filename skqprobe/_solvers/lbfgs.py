@@ -26,7 +26,7 @@ earlier has not converged."""
 
 
 def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
-    """Minimise an objective with L-BFGS.
+    """Minimize an objective with L-BFGS.
 
     The search runs in parameters of about equal curvature, see `Preconditioner`, scaled
     so that the gradient at zero has length 1. The meaning of `tol` therefore depends
@@ -35,7 +35,7 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     Parameters
     ----------
     objective : LinearObjective
-        Objective to minimise.
+        Objective to minimize.
     theta : ndarray of shape (n_parameters,)
         Starting point.
     tol : float
@@ -93,14 +93,14 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
 
 
 def minimize_lbfgs_grid(grid, *, tol, max_iter):
-    """Minimise all objectives of a grid with L-BFGS, in common reads of X.
+    """Minimize all objectives of a grid with L-BFGS, in common reads of X.
 
     Up to rounding, each search takes the path of `minimize_lbfgs` on its fold.
 
     Parameters
     ----------
     grid : GridObjective
-        Objectives to minimise.
+        Objectives to minimize.
     tol : float
         Tolerance, see `minimize_lbfgs`.
     max_iter : int
@@ -129,7 +129,7 @@ def minimize_lbfgs_grid(grid, *, tol, max_iter):
 def _minimize(
     evaluate, measure_curvatures, models, thetas, *, tol, max_iter, on_iteration=None
 ):
-    """Minimise objectives in two stages.
+    """Minimize objectives in two stages.
 
     Where softmax and sigmoid saturate, the curvature of a loss is far smaller than at
     zero. The second stage starts near the minimum, in parameters that are

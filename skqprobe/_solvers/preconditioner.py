@@ -55,7 +55,7 @@ class Preconditioner:
     loss, and M are the second moments of X, inside prompts for a shift-invariant loss.
     With L its Cholesky factor, ``coef = inv(L).T @ v``. If M costs too much, its
     diagonal and the principal directions of a sample replace it. The intercept is that
-    of centred columns, so that it does not interact with the coefficients. Without an
+    of centered columns, so that it does not interact with the coefficients. Without an
     intercept, the mean of the columns is one more direction.
 
     An approximation is sufficient: it affects the path of a solver, not the optimum.
@@ -217,7 +217,7 @@ def _sampled_model(objective):
 
 
 def _principal_directions(objective, mean, variance, blocks):
-    """Find directions of standardised columns with exceptionally large second moments.
+    """Find directions of standardized columns with exceptionally large second moments.
 
     In a sample of unstructured rows, too, moments reach up to the edge of the
     distribution of Marchenko and Pastur (1967). Only directions beyond the edge are
@@ -234,7 +234,7 @@ def _principal_directions(objective, mean, variance, blocks):
         image = inverse * objective.moment_product(mean, inverse * basis, blocks)
     moments, rotation = np.linalg.eigh(basis.T.astype(np.float64) @ image)
     moments, rotation = moments[::-1][:rank], rotation[:, ::-1][:, :rank]
-    # Standardised columns have a variance of 1 each.
+    # Standardized columns have a variance of 1 each.
     rest = ((scale > 0).sum() - moments.sum()) / max(d - rank, 1)
     if rest <= 0:
         return np.zeros((d, 0))

@@ -1,4 +1,4 @@
-"""Ridge: exact minimisation of objectives that are penalised least squares.
+"""Ridge: exact minimization of objectives that are penalized least squares.
 
 A fold with at least as many rows as features is solved by its normal equations. Any
 other fold is solved in the span of its rows, which gives the minimum-norm solution if
@@ -21,7 +21,7 @@ fold gets factors of its own."""
 
 
 def solve_ridge(objective):
-    """Minimise an objective that is a penalised least-squares problem.
+    """Minimize an objective that is a penalized least-squares problem.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def solve_ridge(objective):
 
 
 def solve_ridge_grid(grid):
-    """Minimise all objectives of a grid whose loss is a least-squares problem.
+    """Minimize all objectives of a grid whose loss is a least-squares problem.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ def add_products(gram, X, sides):
 def _solve_dual(objective, in_fold, parts, numbers, alphas, center):
     """Solve folds in the span of their rows.
 
-    With K the Gram matrix of the centred rows of a fold and V their weights, solve
+    With K the Gram matrix of the centered rows of a fold and V their weights, solve
     (V^(1/2) K V^(1/2) + alpha/2) u = V^(1/2) t; then coef = X' V^(1/2) u.
     """
     blocks, *targets = zip(*objective.least_squares_rows(), strict=True)
@@ -215,7 +215,7 @@ def _solve_dual(objective, in_fold, parts, numbers, alphas, center):
         for j, alpha in enumerate(alphas):
             dual = root * solve_system(K.copy(order="F"), root * target, alpha)
             if objective.has_intercept:
-                dual -= share * dual.sum()  # centres the rows in duals @ X
+                dual -= share * dual.sum()  # centers the rows in duals @ X
             duals[i, j, inside] = dual
     coefs = (duals.reshape(-1, len(t)) @ X).reshape(*duals.shape[:2], -1)
     return _with_intercept(objective, coefs, means @ X + center, t_means)
@@ -249,7 +249,7 @@ def solve_system(gram, moment, alpha):
 def solve_systems(grams, moments, alphas):
     """Solve (gram + alpha/2) coef = moment for all folds and penalties.
 
-    A factorisation costs d**3 / 3 operations, a solution with it 2 d**2. Folds that
+    A factorization costs d**3 / 3 operations, a solution with it 2 d**2. Folds that
     share most of their prompts have similar matrices, and so have penalties of similar
     magnitude. The factors of the mean matrix with one penalty per decade are the
     preconditioner of conjugate gradients [1]_ for all folds and all penalties of that

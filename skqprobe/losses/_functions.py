@@ -18,7 +18,7 @@ def softplus(z):
     """Compute ``log(1 + exp(z))`` and its derivative, the logistic function.
 
     The results equal ``np.logaddexp(0, z)`` and ``scipy.special.expit(z)``, which are
-    much slower: numpy vectorises exp and log1p.
+    much slower: numpy vectorizes exp and log1p.
     """
     small = np.exp(-np.abs(z))  # at most 1: no overflow
     slope = np.where(z >= 0, 1.0, small)

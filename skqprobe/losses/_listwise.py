@@ -79,7 +79,7 @@ class ContrastivePolicyGradient(BaseLoss):
     The loss CoPG [1]_ is the sum over pairs of
     ``1/2 ((r_i - r_j) - b (z_i - z_j))**2``. It equals
     ``k/2 sum_i ((r_i - mean r) - b (z_i - mean z))**2``. On a fixed candidate set, this
-    is the ridge regression of the prompt-centred rewards on the prompt-centred
+    is the ridge regression of the prompt-centered rewards on the prompt-centered
     embeddings. Convex in the scores.
 
     As a sum over pairs, the loss grows with k**2. In ragged data, prompts with many
@@ -112,7 +112,7 @@ class ContrastivePolicyGradient(BaseLoss):
     def least_squares(self, rewards, offsets, weight=None):
         """Return v and t for which the loss is ``sum_i v_i (z_i - t_i)**2``.
 
-        The loss is shift-invariant: z and t are centred within each prompt first.
+        The loss is shift-invariant: z and t are centered within each prompt first.
         """
         check_positive_setting(self, "b")
         weight = np.ones(len(rewards)) if weight is None else weight

@@ -231,7 +231,7 @@ def _frontier(scores, rewards, layout, temperatures):
 
 def _grid(scores, layout):
     """Descending temperatures around the standard deviation inside prompts."""
-    centred = scores - repeat_per_prompt(
+    centered = scores - repeat_per_prompt(
         segment_mean(scores, layout.offsets), layout.offsets
     )
-    return (centred.std() or 1.0) * np.logspace(2, -2, 30)
+    return (centered.std() or 1.0) * np.logspace(2, -2, 30)

@@ -398,7 +398,7 @@ class SiblingFeatures(
         if self.embedding == "keep":
             parts = [X, features]
         elif self.embedding == "center":
-            parts = [_centre(X, layout, features.dtype), features]
+            parts = [_center(X, layout, features.dtype), features]
         out = np.concatenate(parts, axis=1, dtype=np.result_type(X, np.float32))
         return out.reshape(*layout.shape, out.shape[1])
 
@@ -415,11 +415,11 @@ def _total_variance(X):
     return sum(((X[rows] - mean) ** 2).sum() for rows in row_blocks(X)) / len(X)
 
 
-def _centre(X, layout, dtype):
+def _center(X, layout, dtype):
     """Subtract the mean embedding of each prompt, in user order."""
     rows = X if layout.order is None else take_rows(X, layout.order)
     means = segment_mean(rows.astype(dtype), layout.offsets)
-    centred = np.empty(X.shape, dtype)
+    centered = np.empty(X.shape, dtype)
     order = slice(None) if layout.order is None else layout.order
-    centred[order] = rows - repeat_per_prompt(means, layout.offsets)
-    return centred
+    centered[order] = rows - repeat_per_prompt(means, layout.offsets)
+    return centered

@@ -24,7 +24,7 @@ def pairwise_distances(E, metric):
         # In float32, squares of norms below 1e-22 underflow.
         length = np.sqrt(np.einsum("ijk,ijk->ij", E, E, dtype=np.float64))[..., None]
         E = E / np.where(length, length, 1).astype(E.dtype)
-    # Centred, so that what all candidates share costs no digits.
+    # Centered, so that what all candidates share costs no digits.
     E = E - E.mean(axis=1, keepdims=True)
     squares = (E**2).sum(axis=2)
     products = E @ E.transpose(0, 2, 1)

@@ -121,3 +121,16 @@ def test_predict_raises_unless_x_is_finite(dtype, value, sets):
     X[3, 1, 2] = value
     with pytest.raises(ValueError, match=r"The first is X\[3, 1, 2\]"):
         policy.predict(X)
+
+
+def test_float16_while_subnormal_numbers_are_flushed():
+    torch = pytest.importorskip("torch")
+    X = np.array([6e-8, 1e-7, -3e-6, 6e-5, 1.5, 65504], dtype=np.float16)
+    expected = X.astype(np.float32)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("the processor cannot flush subnormal numbers")
+    try:
+        found = float16_to_float32(X, np.empty(X.shape, np.float32))
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_array_equal(found, expected)

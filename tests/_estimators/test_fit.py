@@ -18,7 +18,6 @@ from estimators import assert_refused
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import check_scoring
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skqprobe import QProbePolicy, QProbeRegressor
@@ -63,18 +62,6 @@ def differ(probe, other):
 
 
 # Learning
-
-
-@pytest.mark.slow
-@every_probe_and_loss
-def test_every_loss_learns(sets, Probe, loss):
-    X, y = sets
-    probe = Probe(loss, hidden_layer_sizes=(16,), random_state=0).fit(X, y)
-    test_X = np.random.default_rng(2).normal(size=(200, 6, 4))
-    signal = test_X[..., 0] - 0.5 * test_X[..., 1]  # which the rewards follow
-    chosen = np.take_along_axis(signal, probe.sample(test_X)[:, None], axis=1)
-    best, chance = signal.max(axis=1).mean(), signal.mean()
-    assert chosen.mean() > chance + 0.8 * (best - chance)
 
 
 @pytest.mark.slow
@@ -401,32 +388,6 @@ def test_only_the_fit_of_hidden_layers_needs_torch(sets, tmp_path):
         "np.testing.assert_allclose(Q, data['Q'], rtol=1e-12)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-
-
-@every_probe
-def test_callbacks(sets, Probe):
-    callback = pytest.importorskip("sklearn.callback", reason="scikit-learn < 1.9")
-    monitor = callback.ScoringMonitor(scoring={"score": check_scoring(Probe())})
-    probe = short(Probe).set_callbacks(monitor).fit(*sets)
-    log = monitor.get_logs().data
-    whole = [entry["score"] for entry in log if entry["task_name"] == "fit"]
-    steps = [entry["score"] for entry in log if entry["task_name"] == "iteration"]
-    assert len(steps) == probe.n_iter_
-    assert whole == [steps[-1]] == [pytest.approx(probe.score(*sets))]
-    assert_same_bits(probe, short(Probe).fit(*sets))
-
-
-def test_a_callback_can_stop_the_fit(sets):
-    pytest.importorskip("sklearn.callback", reason="scikit-learn < 1.9")
-
-    class Stopper:
-        def setup(self, estimator, context): ...
-        def teardown(self, estimator, context): ...
-        def on_fit_task_begin(self, estimator, context): ...
-        def on_fit_task_end(self, estimator, context):
-            return context.task_name == "iteration" and context.task_id == 1
-
-    assert short(QProbePolicy).set_callbacks(Stopper()).fit(*sets).n_iter_ == 2
 
 
 def test_verbose(sets, capsys):

@@ -246,3 +246,41 @@ def test_bad_rewards(sets):
         policy_cv(["squared_error", "log_loss"]).fit(X, 2 * y)
     with pytest.raises(ValueError, match="requires y to be passed"):
         policy_cv(["squared_error"]).fit(X, None)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "pairwise_logistic"])
+@pytest.mark.parametrize("n_features", [6, 200])  # more rows than features, and fewer
+def test_repeated_indices_count_as_often(loss, n_features, rng):
+    X, y = rng.normal(size=(30, 4, n_features)), rng.normal(size=(30, 4))
+    cv = [
+        (rng.integers(0, 20, 25), np.r_[20:30, 20:25]),
+        (rng.integers(10, 30, 25), np.arange(10)),
+    ]
+    options = {"temperatures": [0.5], "tol": 1e-8, "cv": cv}
+    search = QProbePolicyCV([loss], alphas=ALPHAS, **options).fit(X, y)
+    for i, alpha in enumerate(ALPHAS):
+        policy = QProbePolicy(loss, alpha=alpha, temperature=0.5, tol=1e-8)
+        expected = cross_val_score(policy, X, y, cv=cv)
+        found = [search.cv_results_[f"split{fold}_test_score"][i] for fold in (0, 1)]
+        assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_repeated_indices_reach_the_scoring(sets):
+    X, y = sets
+    sizes = []
+
+    def scoring(policy, X, y, groups=None):
+        sizes.append(len(y))
+        return y.mean()
+
+    cv = [(np.arange(30), np.array([40, 41, 40]))]
+    options = {"alphas": [1.0], "cv": cv, "scoring": scoring}
+    search = QProbePolicyCV(["log_loss"], **options).fit(X, y)
+    assert sizes == [3]
+    assert search.best_score_ == pytest.approx(y[[40, 41, 40]].mean())
+
+
+def test_scores_of_nan(sets):
+    search = QProbePolicyCV(["log_loss"], scoring=lambda *arguments: np.nan)
+    with pytest.raises(ValueError, match="All settings have a mean score of NaN"):
+        search.fit(*sets)

@@ -4,7 +4,7 @@ from cases import (
     LEAST_SQUARES,
     WITH_INTERCEPT,
     as_rows,
-    centred_in_prompts,
+    centered_in_prompts,
     make_objective,
 )
 from numpy.testing import assert_allclose, assert_array_equal
@@ -170,7 +170,7 @@ def test_moments(loss, dtype, data):
     X, _, groups = as_rows(*data[:2]) if data[2] is None else data
     centered = X - X.mean(axis=0)
     if loss == "policy_gradient":  # shift-invariant
-        centered = centred_in_prompts(X, groups)
+        centered = centered_in_prompts(X, groups)
     objective = objective_of(with_dtype(data, dtype), loss)
     mean, moment = objective.moments(full=True)
     _, variance = objective.moments(full=False)

@@ -63,15 +63,15 @@ def make_objective(X, y, loss, groups=None, *, layout=None, **settings):
     )
 
 
-def centred_in_prompts(values, groups, weight=None):
+def centered_in_prompts(values, groups, weight=None):
     """Subtract the (weighted) mean of each prompt from values in rows."""
-    centred = np.empty_like(values)
+    centered = np.empty_like(values)
     for label in set(groups):
         rows = groups == label
         of_prompt = None if weight is None else weight[rows]
         mean = np.average(values[rows], axis=0, weights=of_prompt)
-        centred[rows] = values[rows] - mean
-    return centred
+        centered[rows] = values[rows] - mean
+    return centered
 
 
 def positions_of(labels):

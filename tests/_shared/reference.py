@@ -7,7 +7,7 @@ from skqprobe.losses import LOSSES
 
 
 def problem(loss, X, y, weight, alpha):
-    """Return the objective of centred columns, as a function of theta.
+    """Return the objective of centered columns, as a function of theta.
 
     The last entry of theta is the intercept, which shift-invariant losses ignore.
     """

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from cases import LEAST_SQUARES, centred_in_prompts, make_objective
+from cases import LEAST_SQUARES, centered_in_prompts, make_objective
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 
@@ -49,8 +49,8 @@ def test_contrastive_policy_gradient_is_ridge_on_centered_rows(b, weighted, rows
     policy.fit(X, y, groups, sample_weight=weight if weighted else None)
     copies = {label: weight[groups == label].sum() for label in set(groups)}
     expected = Ridge(0.1 / b**2, fit_intercept=False).fit(
-        centred_in_prompts(X, groups, weight),
-        centred_in_prompts(y, groups, weight) / b,
+        centered_in_prompts(X, groups, weight),
+        centered_in_prompts(y, groups, weight) / b,
         sample_weight=weight * [copies[label] for label in groups] / len(copies),
     )
     assert_allclose(policy.coef_, expected.coef_, rtol=1e-8)
@@ -220,7 +220,7 @@ def test_only_lower_triangles_are_read_and_nothing_is_changed(equations):
     assert_solves(coefs, grams, moments, ALPHAS)
 
 
-def test_one_factorisation_per_decade(rng, factored):
+def test_one_factorization_per_decade(rng, factored):
     solve_systems(*normal_equations(rng, 1800, 200), ALPHAS)
     assert factored == {"_factor": 10, "solve_system": 0}
 

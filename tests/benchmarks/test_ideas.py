@@ -15,7 +15,7 @@ needs_torch = pytest.mark.skipif(
 )
 
 LINEAR = [
-    *("no_siblings", "all_six", "set_centred", "neighbour_mean", "policy_gradient"),
+    *("no_siblings", "all_six", "set_centered", "neighbor_mean", "policy_gradient"),
     *("log_loss", "squared_error", "pairwise_hinge", "softmax_cross_entropy"),
     *("contrastive_policy_gradient", "sets_of_10", "rewards_by_spread"),
     *("prompt_scale", "prompt_whitening", "nystroem", "bagging", "lower_bound"),
@@ -57,7 +57,7 @@ def test_every_idea_learns(ideas, fit, make_data, name):
 
 def test_siblings_alone_learn_agreement(ideas, fit, make_data):
     data = make_data()
-    apart = np.linalg.norm(ideas.centred(data.X), axis=2)
+    apart = np.linalg.norm(ideas.centered(data.X), axis=2)
     data.y[:] = apart <= np.median(apart, axis=1, keepdims=True)
     model, _ = fit(ideas.IDEAS["siblings_alone"], data.take(np.arange(40)), 6)
     assert model[-1].n_features_in_ == 9
@@ -86,22 +86,22 @@ def test_all_ideas_are_tested(ideas):
     )
 
 
-def test_prompt_centred_columns(ideas, make_data):
+def test_prompt_centered_columns(ideas, make_data):
     X = make_data().X * np.array([1, 2, 4, 8, 16], np.float32)
-    scaled = ideas.PromptCentred(StandardScaler()).fit(X).transform(X)
+    scaled = ideas.PromptCentered(StandardScaler()).fit(X).transform(X)
     np.testing.assert_allclose(scaled.mean(axis=1), 0, atol=1e-5)
     np.testing.assert_allclose(scaled.std(axis=(0, 1)), 1, rtol=1e-4)
 
-    rows = ideas.centred(X.astype(float)).reshape(-1, 5)
+    rows = ideas.centered(X.astype(float)).reshape(-1, 5)
     covariance = rows.T @ rows / len(rows)
     shrunk = 0.5 * covariance + 0.5 * np.trace(covariance) / 5 * np.eye(5)
     matrix = ideas.Whitening().fit(rows).matrix_
     np.testing.assert_allclose(matrix.T @ shrunk @ matrix, np.eye(5), atol=1e-10)
 
 
-def test_neighbour_mean_is_of_near_siblings(ideas):
+def test_neighbor_mean_is_of_near_siblings(ideas):
     X = np.array([[[1, 0, 5], [1, 0.1, 5], [0, 1, 5]]], dtype=float)
-    out = ideas.NeighbourMean((2, 1)).fit(X).transform(X)
+    out = ideas.NeighborMean((2, 1)).fit(X).transform(X)
     assert out.shape == (1, 3, 6)
     np.testing.assert_array_equal(out[..., :3], X)
     np.testing.assert_allclose(out[0, 0, 3:5], [1, 0.1], atol=1e-3)  # without itself
@@ -113,7 +113,7 @@ def test_neighbour_mean_is_of_near_siblings(ideas):
 def test_in_place_keeps_the_siblings(ideas, make_data):
     data = make_data(view_sizes=(3, 2))
     whole = SiblingFeatures(view_sizes=(3, 2)).fit(data.X).transform(data.X)
-    scale = ideas.PromptCentred(StandardScaler())
+    scale = ideas.PromptCentered(StandardScaler())
     placed = ideas.in_place(data, scale).fit(data.X).transform(data.X)
     np.testing.assert_array_equal(placed[..., 5:], whole[..., 5:])
     np.testing.assert_array_equal(placed[..., :5], scale.fit(data.X).transform(data.X))
@@ -151,8 +151,8 @@ def test_lower_bound_is_the_posterior_of_ridge(ideas, make_data):
     n, k, d = data.X.shape
     alpha = 0.3 * k**2 / 2
     model = ideas.LowerBound(ideas.COPG, alpha=alpha).fit(data.X, data.y)
-    rows = ideas.centred(data.X.astype(float)).reshape(-1, d)
-    rewards = ideas.centred(data.y).ravel()
+    rows = ideas.centered(data.X.astype(float)).reshape(-1, d)
+    rewards = ideas.centered(data.y).ravel()
     inverse = np.linalg.inv(rows.T @ rows + alpha * n / k * np.eye(d))
     np.testing.assert_allclose(model.coef_, inverse @ rows.T @ rewards, rtol=1e-3)
     noise = np.sum((rewards - rows @ model.coef_) ** 2) / (n * (k - 1))
@@ -173,6 +173,6 @@ def test_alpha_is_in_the_unit_of_the_loss(ideas, make_data):
     two = ideas.TwoProbes(alpha=0.1).fit(data.X, data.y)
     assert [probe.alpha for probe in two.probes_] == pytest.approx([0.1, 1.8])
     values = [probe.decision_function(data.X) for probe in two.probes_]
-    values = [value / ideas.centred(value).std() for value in values]
+    values = [value / ideas.centered(value).std() for value in values]
     correlation = np.corrcoef(sum(values).ravel(), two.decision_function(data.X).flat)
     assert correlation[0, 1] == pytest.approx(1, abs=1e-6)

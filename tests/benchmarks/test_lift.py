@@ -72,12 +72,12 @@ def test_command(lift, make_data, monkeypatch, tmp_path, capsys):
         return test, found
 
     monkeypatch.setattr(lift, "measure_fold", spy)
-    out, ideas = tmp_path / "out.json", ["log_loss", "set_centred", "bagging"]
+    out, ideas = tmp_path / "out.json", ["log_loss", "set_centered", "bagging"]
     only = ["--data", str(tmp_path), "--only", "hh_harmless", "alpacaeval_gpt4"]
     lift.main([*only, "--ideas", *ideas, "--json", str(out)])
     printed = capsys.readouterr().out
     assert "alpacaeval_gpt4: left out" in printed
-    assert "- siblings\nset_centred" in printed and "- columns" not in printed
+    assert "- siblings\nset_centered" in printed and "- columns" not in printed
 
     assert len(splits) == 2 * 5
     for repeat in (splits[:5], splits[5:]):
@@ -89,7 +89,7 @@ def test_command(lift, make_data, monkeypatch, tmp_path, capsys):
 
     (result,) = json.loads(out.read_text())
     found = result["ideas"]
-    assert list(found) == ["reference", "set_centred", "log_loss", "bagging"]
+    assert list(found) == ["reference", "set_centered", "log_loss", "bagging"]
     assert result["k"] == 5 and result["n_prompts"] == 40
     reference = found["reference"]["reward"]
     for name, row in found.items():
@@ -101,7 +101,7 @@ def test_command(lift, make_data, monkeypatch, tmp_path, capsys):
             assert f"{gain['value']:+.3f} [{gain['low']:+.3f}" in printed
     assert found["log_loss"]["reward"]["value"] == pytest.approx(chosen.mean())
     assert found["bagging"]["alphas"] == found["reference"]["alphas"]
-    assert found["set_centred"]["gain"]["value"] == pytest.approx(0, abs=0.01)
+    assert found["set_centered"]["gain"]["value"] == pytest.approx(0, abs=0.01)
     y = [data.y[p, sets] for p, sets in enumerate(lift.draw_sets(data).swapaxes(0, 1))]
     base, oracle = np.mean(y), np.mean([prompt.max(axis=1).mean() for prompt in y])
     assert (result["base"], result["oracle"]) == pytest.approx((base, oracle))

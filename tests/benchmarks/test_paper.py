@@ -82,13 +82,13 @@ def test_intervals_are_over_groups(paper):
     count, total = paper.totals(rewards[..., None], groups)
     np.testing.assert_array_equal(count, [3, 1])  # no seed held out the last one
     np.testing.assert_array_equal(total[:, 0], [4.5, 0.0])
-    found = paper.summarise(rewards[..., None], groups, 99)
+    found = paper.summarize(rewards[..., None], groups, 99)
     assert found["value"] == [pytest.approx(4.5 / 4)]
     assert found["by_seed"] == [[pytest.approx(0.5), pytest.approx(1.75)]]
     # A resample of two groups is one of them twice, or both.
     assert found["low"] == [pytest.approx(0.0)]
     assert found["high"] == [pytest.approx(1.5)]
-    zero = paper.summarise(rewards[..., None], groups, 99, rewards[..., None])
+    zero = paper.summarize(rewards[..., None], groups, 99, rewards[..., None])
     assert zero["value"] == zero["low"] == zero["high"] == [0.0]
 
 

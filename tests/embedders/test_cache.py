@@ -373,7 +373,9 @@ def test_a_database_of_another_program_is_not_changed(tmp_path, use):
         connection.execute("CREATE TABLE embeddings (value)")
         connection.execute("INSERT INTO embeddings VALUES (1)")
     before = path.read_bytes()
-    with pytest.raises(OSError, match=r"not a cache of embeddings\. It was not changed"):
+    with pytest.raises(
+        OSError, match=r"not a cache of embeddings\. It was not changed"
+    ):
         use(EmbeddingCache(path))
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["other.db"]

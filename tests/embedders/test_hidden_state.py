@@ -24,7 +24,7 @@ PAIRS = [
     ("Once upon a time there was a little girl who lived", " in a wood"),
     ("1 + 1 =", " 2"),
 ]
-CHAT = [{"role": "user", "content": "Name a colour."}]
+CHAT = [{"role": "user", "content": "Name a color."}]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_chat_template_is_applied(smollm):
     embedder = HiddenStateEmbedder(**smollm, layer=3)
     by_hand = (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by "
-        "Hugging Face<|im_end|>\n<|im_start|>user\nName a colour.<|im_end|>\n"
+        "Hugging Face<|im_end|>\n<|im_start|>user\nName a color.<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
     X = embedder.fit_transform([(CHAT, "Red"), (by_hand, "Red"), (CHAT, "Blue")])

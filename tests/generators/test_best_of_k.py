@@ -287,3 +287,9 @@ def test_one_number_for_each_candidate_is_needed(records):
     model = make_pipeline(letters(), Sums()).fit(["a", "b"], [1, 0])
     with pytest.raises(ValueError, match=r"6 candidates of 7 prompts; .*\(3,\)"):
         BestOfK(Toy(), model, K).generate(NEW)
+
+
+def test_no_prompts(pipeline):
+    best = BestOfK(Toy(), pipeline, k=3)
+    assert best.generate([]) == []
+    assert best.generate([], return_candidates=True) == ([], [])

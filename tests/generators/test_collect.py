@@ -231,6 +231,8 @@ def test_sigkill_at_any_moment_loses_and_damages_nothing(path, rng):
         (None, "TypeError: .*NoneType"),
         ("1", "TypeError: .*str"),
         ([1], "TypeError: .*list"),
+        (bytearray(b"1"), "TypeError: .*bytearray"),
+        (np.complex128(1 + 1j), "TypeError: .*complex128"),
         (float("nan"), "ValueError: .*nan"),
         (float("inf"), "ValueError: .*inf"),
     ],

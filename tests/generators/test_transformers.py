@@ -16,7 +16,7 @@ transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.usefixtures("kept_models")
 
 PROMPTS = ["The capital of France is", "Once upon a time there was a little"]
-CHAT = [{"role": "user", "content": "Name a colour."}]
+CHAT = [{"role": "user", "content": "Name a color."}]
 
 
 def close(a, b, atol=0.0, rtol=1e-7):

@@ -54,7 +54,7 @@ def test_search_over_a_setting(sets):
 
 def test_own_loss_has_no_closed_form(sets):
     policy = QProbePolicy(loss=ScaledSquaredError(), solver="closed_form")
-    with pytest.raises(ValueError, match="solver='closed_form' cannot minimise"):
+    with pytest.raises(ValueError, match="solver='closed_form' cannot minimize"):
         policy.fit(*sets)
 
 
