@@ -51,6 +51,8 @@ def make_folds(data, groups, sample_weight, cv, X):
         held_out.append(
             HeldOut(data, groups, test, np.flatnonzero(rows), kept, *weights)
         )
+    if not held_out:
+        raise ValueError("cv has no splits; give at least one.")
     return np.array(trains), held_out
 
 
@@ -68,6 +70,10 @@ def _row_splits(data, groups, cv, X):
         for indices in split:
             copies = np.zeros(n, dtype=int)
             np.add.at(copies, indices, 1)
+            if not copies.any():
+                raise ValueError(
+                    "cv has a split without training or without test data."
+                )
             if by_prompt or len(layout.shape) == 2:
                 copies = layout.to_user_order(repeat_per_prompt(copies, layout.offsets))
             _check_whole_prompts(copies, layout)

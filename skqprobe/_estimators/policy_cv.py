@@ -11,6 +11,7 @@ from sklearn.model_selection import ParameterGrid
 from skqprobe._arrays.device import DeviceArray
 from skqprobe._arrays.magnitude import downcast, raise_on_overflow
 from skqprobe._candidates.choice import check_temperature
+from skqprobe._candidates.validation import warn_without_groups
 from skqprobe._estimators._fit import (
     check_training_data,
     fitted_attributes,
@@ -209,6 +210,7 @@ class QProbePolicyCV(QProbePolicy):
                 "scoring is called with numpy arrays, but X is not one. Use "
                 "scoring=None, or convert X to numpy."
             )
+        warn_without_groups(data.layout)
         losses = self._losses(data.rewards)
         train, held_out = make_folds(data, groups, sample_weight, self.cv, X)
         settings = {"alpha": self.alphas, "loss": losses}
@@ -230,7 +232,7 @@ class QProbePolicyCV(QProbePolicy):
                 )
             )
             of_losses.append(
-                self._cross_validate(objectives[-1], data, train, held_out)
+                self._cross_validate(loss, objectives[-1], data, train, held_out)
             )
             search.end()
         # Settings vary in the order of ParameterGrid: alpha, loss, temperature.
@@ -286,7 +288,7 @@ class QProbePolicyCV(QProbePolicy):
             get_loss(loss).check_rewards(rewards)
         return list(self.losses)
 
-    def _cross_validate(self, objective, data, train, held_out):
+    def _cross_validate(self, loss, objective, data, train, held_out):
         """Scores of a loss, of shape (n_alphas, n_temperatures, n_folds)."""
         grid = GridObjective(objective, train, self.alphas)
         with raise_on_overflow():
@@ -301,7 +303,12 @@ class QProbePolicyCV(QProbePolicy):
                     score = held_out[fold].reward(values[number], temperature)
                 else:
                     policy = QProbePolicy(
-                        objective.loss, alpha=self.alphas[i], temperature=temperature
+                        loss,
+                        alpha=self.alphas[i],
+                        temperature=temperature,
+                        fit_intercept=self.fit_intercept,
+                        max_iter=self.max_iter,
+                        tol=self.tol,
                     )
                     fitted = fitted_attributes(objective, theta, n_iter=1)
                     set_fitted(policy, data.features | fitted)

@@ -279,6 +279,14 @@ class LinearObjective(Objective):
                 t = center_per_prompt(t, offsets, weight)
             yield X, t, v
 
+    def rounding_noise(self):
+        """Bound the variance that rounding leaves in a constant column, per column."""
+        squares = np.zeros(self.n_features)
+        for _, rows, _ in self._blocks:
+            X = self._read(rows)
+            squares += (X * X).sum(axis=0, dtype=np.float64)
+        return (8 * np.finfo(self.dtype).eps) ** 2 * squares / self.layout.n_rows
+
     @cached_property
     def least_squares_means(self):
         """Weighted means of the rows and of the targets of the least-squares problem.

@@ -1,6 +1,6 @@
 """Ridge: exact minimization of objectives that are penalized least squares.
 
-A fold with at least as many rows as features is solved by its normal equations. Any
+A fold whose centered rows can span all features is solved by its normal equations. Any
 other fold is solved in the span of its rows, which gives the minimum-norm solution if
 there is no penalty. The same rule holds for a single fit and for a grid of folds and
 penalties.
@@ -31,7 +31,8 @@ def solve_ridge(objective):
     Returns
     -------
     theta : ndarray of shape (n_parameters,)
-        The minimum; without a penalty, the one of minimum norm.
+        The minimum. Without a penalty, the one of minimum norm if the rows cannot span
+        all features.
     """
     everything = np.ones((1, objective.layout.n_prompts), dtype=int)
     parts = [([0], objective, 1.0)]
@@ -63,7 +64,9 @@ def _solve_folds(objective, in_fold, parts, alphas):
     if objective.has_intercept:
         center = objective.least_squares_means[0]
     thetas = np.empty((len(in_fold), len(alphas), objective.n_parameters))
-    is_primal = (in_fold > 0) @ objective.layout.sizes >= d
+    # Centered inside prompts, the rows of a prompt span one dimension less.
+    ranks = objective.layout.sizes - objective.loss.shift_invariant
+    is_primal = (in_fold > 0) @ ranks - objective.has_intercept >= d
     for folds, solve in [(is_primal, _solve_primal), (~is_primal, _solve_dual)]:
         numbers = np.flatnonzero(folds)
         if len(numbers):
@@ -99,7 +102,8 @@ def _solve_primal(objective, in_fold, parts, numbers, alphas, center):
             for fold in folds:
                 if fold in sums:
                     sums[fold].add(total)
-    equations = [sums[number].equations(has_intercept) for number in numbers]
+    noise = None if alphas.all() else objective.rounding_noise()
+    equations = [sums[number].equations(has_intercept, noise) for number in numbers]
     grams, moments, x_means, t_means = zip(*equations, strict=True)
     coefs = solve_systems(grams, np.array(moments), alphas)
     return _with_intercept(objective, coefs, np.array(x_means) + center, t_means)
@@ -142,8 +146,15 @@ class NormalSums:
         self.ends += other.ends
         self.weight += other.weight
 
-    def equations(self, has_intercept):
+    def equations(self, has_intercept, noise=None):
         """Make the normal equations, in the memory of the sums.
+
+        Parameters
+        ----------
+        has_intercept : bool
+            Whether an intercept absorbs the means.
+        noise : ndarray of shape (d,), default=None
+            Variance that rounding leaves in a constant column; if no penalty hides it.
 
         Returns
         -------
@@ -162,6 +173,9 @@ class NormalSums:
             moment = moment - t_mean * x_sum
             # A column that does not vary leaves only rounding.
             constant = gram.diagonal() <= 1e-12 * v_sum * x_mean**2
+            gram[constant], gram[:, constant], moment[constant] = 0, 0, 0
+        if noise is not None:
+            constant = np.asarray(gram).diagonal() <= noise * v_sum
             gram[constant], gram[:, constant], moment[constant] = 0, 0, 0
         gram /= self.weight or 1
         return gram, moment / (self.weight or 1), x_mean, t_mean
@@ -314,7 +328,10 @@ def _solve_together(grams, moments, alphas):
     active = np.arange(len(alphas))
     direction = precondition(residual, active)
     squares = _dots(residual, direction)
-    required = PRECISION**2 * squares
+    # The factors of several folds can be stiff where the matrix of one is singular. A
+    # small residual leaves an error there that the penalty alone limits.
+    limit = 1.0 if len(grams) == 1 else alphas / 2 / precondition.largest
+    required = PRECISION**2 * np.minimum(limit, 1) * squares
     for _ in range(MAX_STEPS):
         active = np.flatnonzero((squares > required).any(axis=0))
         if len(active) == 0:
@@ -342,7 +359,7 @@ class _MeanPreconditioner:
     def __init__(self, gram, alphas):
         # With a unit diagonal, columns of very different scales cost no digits.
         diagonal = gram.diagonal() + alphas.min() / 2
-        self.scale = np.sqrt(diagonal)
+        self.scale, self.largest = np.sqrt(diagonal), diagonal.max() or 1
         gram /= self.scale
         gram /= self.scale[:, None]
         decades = np.round(np.log10(alphas))

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.stats import DegenerateDataWarning, bootstrap
@@ -155,13 +156,16 @@ def prompt_bootstrap(
 
 def _metric_terms(metric, arrays, groups, layout, options):
     """Call a metric for its terms per prompt."""
+    while isinstance(metric, partial):
+        arrays, options = (*metric.args, *arrays), {**metric.keywords, **options}
+        metric = metric.func
     if hasattr(metric, "terms"):
         terms = PromptTerms(*metric.terms(*arrays, groups=groups, **options))
     else:
         values = metric(*arrays, groups=groups, average=None, **options)
         terms = mean_terms(np.asarray(values, dtype=np.float64))
     shape = np.shape(terms.numerator)
-    if shape[:1] != (layout.n_prompts,):
+    if shape[:1] != (layout.n_prompts,) or len(shape) > 2:
         raise ValueError(
             f"With average=None, metric must return one value for each of "
             f"{layout.n_prompts} prompts; {_name(metric)} returned shape {shape}."

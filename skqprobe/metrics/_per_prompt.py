@@ -85,7 +85,11 @@ def reduce_terms(terms, average="mean", prompt_weight=None):
         NaN where the metric is undefined.
     """
     if average is None:
-        return _divide(*terms)
+        if prompt_weight is not None:
+            raise ValueError(
+                "prompt_weight weights a mean; with average=None, pass None."
+            )
+        return divide(*terms)
     if average != "mean":
         raise ValueError(f"average must be 'mean' or None; got {average!r}.")
     if prompt_weight is not None:
@@ -97,10 +101,11 @@ def weighted_mean(terms, weight=None):
     """Reduce terms with weights of shape (n_prompts,) or (n_weightings, n_prompts)."""
     if weight is None:
         weight = np.ones(len(terms.numerator))
-    return _divide(weight @ terms.numerator, weight @ terms.denominator)
+    return divide(weight @ terms.numerator, weight @ terms.denominator)
 
 
-def _divide(numerator, denominator):
+def divide(numerator, denominator):
+    """Divide; NaN where nothing is defined."""
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = numerator / denominator
     return float(ratio) if np.ndim(ratio) == 0 else ratio

@@ -17,6 +17,7 @@ from skqprobe.metrics._per_prompt import (
     check_prompt_weight,
     check_rewards,
     check_scores,
+    divide,
     first_column,
     gain_terms,
     mean_terms,
@@ -336,7 +337,7 @@ def soft_best_of_k_reward(
     if prompt_weight is not None:
         weight = check_prompt_weight(prompt_weight, layout.n_prompts)
     squares = weight**2 @ np.nan_to_num(error) ** 2
-    error = np.sqrt(squares) / (weight @ terms.denominator)
+    error = divide(np.sqrt(squares), weight @ terms.denominator)
     return reward, float(error) if scalar else error
 
 

@@ -24,15 +24,11 @@ def pairwise_distances(E, metric):
         # In float32, squares of norms below 1e-22 underflow.
         length = np.sqrt(np.einsum("ijk,ijk->ij", E, E, dtype=np.float64))[..., None]
         E = E / np.where(length, length, 1).astype(E.dtype)
-    # Centered, so that what all candidates share costs no digits.
-    E = E - E.mean(axis=1, keepdims=True)
-    squares = (E**2).sum(axis=2)
-    products = E @ E.transpose(0, 2, 1)
-    distances = squares[:, :, None] + squares[:, None] - 2 * products
-    if metric == "cosine":
-        # 1 - u v' is |u - v|^2 / 2 for unit vectors, and 1 if one of them is 0.
-        is_zero = (length == 0)[..., 0].astype(E.dtype)
-        distances = (distances + is_zero[:, :, None] + is_zero[:, None]) / 2
+        distances = 1 - E @ E.transpose(0, 2, 1)
+    else:
+        squares = (E**2).sum(axis=2)
+        products = E @ E.transpose(0, 2, 1)
+        distances = squares[:, :, None] + squares[:, None] - 2 * products
     return np.maximum(distances, 0)
 
 

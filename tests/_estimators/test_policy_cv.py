@@ -248,8 +248,10 @@ def test_bad_rewards(sets):
         policy_cv(["squared_error"]).fit(X, None)
 
 
-@pytest.mark.parametrize("loss", ["squared_error", "pairwise_logistic"])
-@pytest.mark.parametrize("n_features", [6, 200])  # more rows than features, and fewer
+@pytest.mark.parametrize(
+    ("loss", "n_features"),
+    [("squared_error", 6), ("squared_error", 200), ("pairwise_logistic", 6)],
+)
 def test_repeated_indices_count_as_often(loss, n_features, rng):
     X, y = rng.normal(size=(30, 4, n_features)), rng.normal(size=(30, 4))
     cv = [
@@ -284,3 +286,55 @@ def test_scores_of_nan(sets):
     search = QProbePolicyCV(["log_loss"], scoring=lambda *arguments: np.nan)
     with pytest.raises(ValueError, match="All settings have a mean score of NaN"):
         search.fit(*sets)
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+@pytest.mark.parametrize("shape", [(60, 2, 64), (24, 4, 70)])
+def test_rank_of_rows_that_are_centered_inside_prompts(shape, scale):
+    """Folds have more rows than features, and fewer dimensions."""
+    rng = np.random.default_rng(0)
+    X, y = scale * rng.normal(size=shape), rng.normal(size=shape[:2])
+    loss, cv = "contrastive_policy_gradient", KFold(4)
+    search = QProbePolicyCV([loss], cv=cv).fit(X, y)
+    for i, alpha in enumerate(search.alphas):
+        scores = cross_val_score(QProbePolicy(loss, alpha=alpha), X, y, cv=cv)
+        found = [search.cv_results_[f"split{fold}_test_score"][i] for fold in range(4)]
+        assert_allclose(found, scores, rtol=1e-6)
+
+
+def test_a_column_that_is_constant_inside_prompts(rng):
+    X, y = rng.normal(size=(40, 3, 2)), rng.normal(size=(40, 3))
+    X[..., 1] = 0.1
+    for policy in (
+        QProbePolicy("contrastive_policy_gradient", alpha=0),
+        QProbePolicyCV(["contrastive_policy_gradient"], alphas=[0.0, 1.0]),
+    ):
+        assert policy.fit(X, y).coef_[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("cv", "message"),
+    [
+        ([], "cv has no splits"),
+        ([([0, 1], [])], "cv has a split without training or without test data"),
+        ([([], [1])], "cv has a split without training or without test data"),
+    ],
+)
+def test_splits_without_prompts(sets, cv, message):
+    with pytest.raises(ValueError, match=message):
+        QProbePolicyCV(cv=cv).fit(*sets)
+
+
+def test_policies_that_are_scored_have_the_settings(sets):
+    policies = []
+
+    def scoring(policy, X, y):
+        policies.append(policy)
+        return policy.score(X, y)
+
+    options = {"fit_intercept": False, "tol": 1e-3, "max_iter": 50}
+    search = QProbePolicyCV(["log_loss"], alphas=[0.1], scoring=scoring, **options)
+    search.fit(*sets)
+    params = policies[0].get_params()
+    assert params["loss"] == "log_loss" and params["alpha"] == 0.1
+    assert {name: params[name] for name in options} == options

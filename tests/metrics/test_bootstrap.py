@@ -203,3 +203,17 @@ NOT_AN_ARRAY = "^the first array could not be made an array"
 def test_bad_input(metric, arrays, message):
     with pytest.raises(ValueError, match=message):
         prompt_bootstrap(metric, *arrays)
+
+
+def test_a_partial_of_a_ratio_is_that_ratio(scored):
+    y, scores, _ = scored
+    few = {"n_resamples": 99, "random_state": 0}
+    expected = prompt_bootstrap(recovery, y, scores, k=3, **few)
+    assert prompt_bootstrap(partial(recovery, k=3), y, scores, **few) == expected
+
+
+def test_weights_do_not_apply_to_values_per_prompt(scored):
+    y, scores, _ = scored
+    with pytest.raises(ValueError, match="prompt_weight weights a mean"):
+        weight = np.ones(len(y))
+        prompt_bootstrap(best_of_k_reward, y, scores, k=3, prompt_weight=weight)

@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.spatial.distance import cdist, cosine
+from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 from skqprobe import QProbePolicy
 from skqprobe.preprocessing import SiblingFeatures
-from skqprobe.preprocessing._sibling_geometry import pairwise_distances
 
 ALL = ("mean", "nearest", "share", "density", "duplicates", "rank")
 
@@ -285,21 +284,3 @@ def test_equal_candidates(metric, embedding, dtype, shape, constant):
     out = make.fit_transform(X)
     features = out[..., shape[2] if embedding != "drop" else 0 :]
     assert_array_equal(features, 0)
-
-
-@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
-def test_a_common_offset_in_float32(metric, rng):
-    X = (rng.normal(size=(20, 6, 30)) + 1000).astype(np.float32)
-    siblings = SiblingFeatures(["mean"], metric=metric, embedding="drop")
-    found = siblings.fit_transform(X).ravel()
-    expected = siblings.fit_transform(X.astype(np.float64)).ravel()
-    assert np.corrcoef(found, expected)[0, 1] > 0.9999
-
-
-def test_a_row_of_zeros_has_no_direction(rng):
-    """Its cosine distance to any other is 1, and to another row of zeros, too."""
-    E = rng.normal(size=(1, 4, 3))
-    E[0, :2] = 0
-    distances = pairwise_distances(E, "cosine")[0]
-    np.testing.assert_allclose(distances[0, 1:], 1)
-    np.testing.assert_allclose(distances[2, 3], cosine(E[0, 2], E[0, 3]))
