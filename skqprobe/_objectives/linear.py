@@ -283,7 +283,7 @@ class LinearObjective(Objective):
         """Bound the variance that rounding leaves in a constant column, per column."""
         squares = np.zeros(self.n_features)
         for _, rows, _ in self._blocks:
-            X = self._read(rows)
+            X = self._read(rows).astype(np.float64)
             squares += (X * X).sum(axis=0, dtype=np.float64)
         return (8 * np.finfo(self.dtype).eps) ** 2 * squares / self.layout.n_rows
 
