@@ -210,7 +210,8 @@ class QProbePolicyCV(QProbePolicy):
                 "scoring is called with numpy arrays, but X is not one. Use "
                 "scoring=None, or convert X to numpy."
             )
-        warn_without_groups(data.layout)
+        if self.scoring is None:
+            warn_without_groups(data.layout)
         losses = self._losses(data.rewards)
         train, held_out = make_folds(data, groups, sample_weight, self.cv, X)
         settings = {"alpha": self.alphas, "loss": losses}

@@ -338,3 +338,11 @@ def test_policies_that_are_scored_have_the_settings(sets):
     params = policies[0].get_params()
     assert params["loss"] == "log_loss" and params["alpha"] == 0.1
     assert {name: params[name] for name in options} == options
+
+
+def test_rows_without_groups_warn(sets):
+    X, y = sets
+    search = QProbePolicyCV(["squared_error"], alphas=[1.0], cv=3)
+    with pytest.warns(UserWarning, match="X has rows but no groups"):
+        search.fit(X.reshape(-1, 4), y.ravel())
+    assert np.isnan(search.best_score_)
