@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cases import LEAST_SQUARES, SMOOTH, make_objective
@@ -124,3 +126,24 @@ def test_a_fold_without_weight_stays_at_zero(grid_of):
     ):
         assert not thetas[2:4].any()
         assert thetas[0].any() and thetas[4].any()
+
+
+def test_centered_columns_in_float32(grid_of):
+    """Only a grid of columns with a large common offset is changed."""
+    grid = grid_of("pairwise_logistic")
+
+    def single_precision(X):
+        objective = replace(grid.objective, X=X.astype(np.float32))
+        return GridObjective(objective, grid.in_fold, ALPHAS)
+
+    plain, shifted = (
+        single_precision(grid.objective.X),
+        single_precision(grid.objective.X + 1000),
+    )
+    assert plain.centered() is plain
+    assert shifted.centered() is not shifted
+    thetas = [
+        minimize_lbfgs_grid(each, tol=1e-6, max_iter=500)[0]
+        for each in (plain, shifted)
+    ]
+    assert_allclose(thetas[1], thetas[0], rtol=1e-2, atol=1e-3)
