@@ -88,14 +88,14 @@ def main():
         copy = Path(folder) / "checkout"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
         if options.sample is None:
-            mutmut(copy, "run", "--max-children", "1")
+            mutmut(copy, "run", "--max-children", "2")
         else:
             mutmut(copy, "run", "none of that name")  # makes the mutants
             names = sorted(
                 name for codes in read_results(copy).values() for name in codes
             )
             sample = random.Random(options.seed).sample(names, options.sample)
-            mutmut(copy, "run", "--max-children", "1", *sample)
+            mutmut(copy, "run", "--max-children", "2", *sample)
         results = read_results(copy)
         print_table(results)
         print_survivors(results, copy)
