@@ -45,3 +45,10 @@ def test_bound_is_the_divergence_of_best_of_k_without_ties():
 def test_bad_input(metric, argument, message):
     with pytest.raises(ValueError, match=message):
         metric(argument)
+
+
+def test_bound_of_one_k_is_a_number():
+    bounds = best_of_k_kl_bound([1, 2])
+    assert bounds.shape == (2,) and bounds[0] == 0
+    assert isinstance(best_of_k_kl_bound(2), float)
+    assert best_of_k_kl_bound(2) == bounds[1] == pytest.approx(np.log(2) - 0.5)

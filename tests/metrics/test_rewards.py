@@ -19,6 +19,7 @@ from skqprobe.metrics import (
     expected_reward,
     oracle_reward,
     recovery,
+    soft_best_of_k_reward,
     softmax_reward,
     win_rate,
 )
@@ -150,3 +151,22 @@ def test_expected_reward(rng):
 def test_bad_scores(metric, scores, message):
     with pytest.raises(ValueError, match=message):
         metric([[0.0, 1.0], [1.0, 0.0]], scores)
+
+
+@pytest.mark.parametrize("metric", [best_of_k_reward, recovery, win_rate])
+def test_one_k_gives_a_number_and_a_list_an_array(metric, rng):
+    y, scores = rng.normal(size=(2, 4, 5))
+    one, several = metric(y, scores, 2), metric(y, scores, [2, 3])
+    assert isinstance(one, float) and several.shape == (2,)
+    assert one == pytest.approx(several[0])
+    values = metric(y, scores, 2, average=None)
+    np.testing.assert_allclose(values, metric(y, scores, [2, 3], average=None)[:, 0])
+
+
+def test_error_of_one_k_is_a_number(rng):
+    y, scores = rng.normal(size=(2, 4, 5))
+    draws = {"n_draws": 5, "random_state": 0, "return_error": True}
+    one = soft_best_of_k_reward(y, scores, 2, 0.5, **draws)
+    several = soft_best_of_k_reward(y, scores, [2], 0.5, **draws)
+    assert all(isinstance(each, float) for each in one)
+    np.testing.assert_allclose(np.array(several)[:, 0], one)
