@@ -20,7 +20,16 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-NOT_COPIED = (".git", ".venv", "build", "mutants", "*cache*", ".hypothesis", "_build")
+NOT_COPIED = (
+    ".git",
+    ".venv",
+    "build",
+    "mutants",
+    "__pycache__",
+    ".*cache*",
+    ".hypothesis",
+    "_build",
+)
 SURVIVED = 0  # exit code of pytest if all tests passed
 
 
