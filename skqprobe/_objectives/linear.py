@@ -102,17 +102,18 @@ class LinearObjective(Objective):
 
     def to_raw(self, theta):
         """Convert parameters, (..., n_parameters), to those of columns as they are."""
-        if self.center is None or not self.has_intercept:
-            return theta
-        coef, intercept = self.split(theta)
-        return np.concatenate([coef, (intercept - coef @ self.center)[..., None]], -1)
+        return self._shift_intercept(theta, -1)
 
     def from_raw(self, theta):
         """Convert parameters of columns as they are; the inverse of `to_raw`."""
+        return self._shift_intercept(theta, 1)
+
+    def _shift_intercept(self, theta, sign):
         if self.center is None or not self.has_intercept:
             return theta
         coef, intercept = self.split(theta)
-        return np.concatenate([coef, (intercept + coef @ self.center)[..., None]], -1)
+        intercept = intercept + sign * (coef @ self.center)
+        return np.concatenate([coef, intercept[..., None]], axis=-1)
 
     def value_and_gradient(self, theta):
         """Evaluate the objective in one read of X.

@@ -97,15 +97,22 @@ def _solve_primal(objective, in_fold, parts, numbers, alphas, center):
     d, has_intercept = objective.n_features, objective.has_intercept
     sums = {number: NormalSums(d) for number in numbers}
     for folds, part, share in parts:
-        if share > 0:
+        if share == 0:
+            continue
+        folds = [fold for fold in folds if fold in sums]
+        if len(folds) == 1:  # without a second matrix
+            sums[folds[0]].add_objective(part, share, center)
+        elif folds:
             total = NormalSums(d).add_objective(part, share, center)
             for fold in folds:
-                if fold in sums:
-                    sums[fold].add(total)
+                sums[fold].add(total)
     noise = None if alphas.all() else objective.rounding_noise()
     equations = [sums[number].equations(has_intercept, noise) for number in numbers]
     grams, moments, x_means, t_means = zip(*equations, strict=True)
-    coefs = solve_systems(grams, np.array(moments), alphas)
+    if len(grams) == len(alphas) == 1:
+        coefs = solve_system(grams[0], moments[0], alphas[0])[None, None]
+    else:
+        coefs = solve_systems(grams, np.array(moments), alphas)
     return _with_intercept(objective, coefs, np.array(x_means) + center, t_means)
 
 
@@ -166,7 +173,8 @@ class NormalSums:
         t_mean : float
             Means that an intercept absorbs; x_mean is relative to `center`.
         """
-        gram, (moment, x_sum), (t_sum, v_sum) = self.gram, self.sides, self.ends
+        gram = np.asarray(self.gram, order="F")  # which may be on a device
+        (moment, x_sum), (t_sum, v_sum) = self.sides, self.ends
         x_mean, t_mean = x_sum / (v_sum or 1), t_sum / (v_sum or 1)
         if has_intercept:
             gram = dsyr(-v_sum, x_mean, a=gram, lower=True, overwrite_a=True)
@@ -175,7 +183,7 @@ class NormalSums:
             constant = gram.diagonal() <= 1e-12 * v_sum * x_mean**2
             gram[constant], gram[:, constant], moment[constant] = 0, 0, 0
         if noise is not None:
-            constant = np.asarray(gram).diagonal() <= noise * v_sum
+            constant = gram.diagonal() <= noise * v_sum
             gram[constant], gram[:, constant], moment[constant] = 0, 0, 0
         gram /= self.weight or 1
         return gram, moment / (self.weight or 1), x_mean, t_mean
@@ -292,8 +300,6 @@ def solve_systems(grams, moments, alphas):
        systems", Journal of Research of the National Bureau of Standards 49, 1952.
     """
     alphas = np.asarray(alphas)
-    if len(grams) == len(alphas) == 1:
-        return solve_system(grams[0].copy(order="K"), moments[0], alphas[0])[None, None]
     coefs = np.zeros((len(grams), len(alphas), grams[0].shape[0]))
     positive = np.flatnonzero(alphas)
     remains = np.ones((len(grams), len(alphas)), dtype=bool)
