@@ -182,7 +182,7 @@ class LinearObjective(Objective):
             curvature += weight @ (np.abs(there - here) / 0.1 + np.abs(here))
         return curvature
 
-    def moments(self, full, blocks=None):
+    def moments(self, full, blocks=None, dtype=None):
         """Compute the mean of the columns, and their second moments around it.
 
         For a shift-invariant loss, the second moments are around the mean of each
@@ -194,6 +194,9 @@ class LinearObjective(Objective):
             Whether to compute all second moments. Otherwise, only the variances.
         blocks : list, default=None
             Blocks from `sampled_blocks` to use. None means all.
+        dtype : dtype, default=None
+            Type to compute squares in. None means that of the computation, or float64
+            if squares are out of its range.
 
         Returns
         -------
@@ -209,16 +212,23 @@ class LinearObjective(Objective):
             mean, n_rows = mean + X.sum(axis=0, dtype=np.float64), n_rows + len(X)
         mean /= n_rows
         moment = np.zeros((d, d) if full else d)
-        for _, rows, offsets in blocks:
-            X = self._read(rows)
-            X = X.astype(np.float64) if full else X
-            if self.loss.shift_invariant:
-                X = center_per_prompt(X, offsets)
-            else:
-                X = X - mean.astype(X.dtype)
-            squares = X.T @ X if full else (X * X).sum(axis=0, dtype=np.float64)
-            moment = moment + squares
-        return mean, np.asarray(moment) / n_rows
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _, rows, offsets in blocks:
+                X = self._read(rows)
+                if dtype is not None:
+                    X = X.astype(dtype)
+                if self.loss.shift_invariant:
+                    X = center_per_prompt(X, offsets)
+                else:
+                    X = X - mean.astype(X.dtype)
+                squares = X.T @ X if full else (X * X).sum(axis=0, dtype=np.float64)
+                moment = moment + squares
+        moment = np.asarray(moment) / n_rows
+        variance = moment.diagonal() if full else moment
+        lost = (variance < 1e-30) & (mean != 0) & (abs(mean) < 1e-10)
+        if dtype is None and (lost | ~np.isfinite(variance)).any():
+            return self.moments(full, blocks, np.float64)
+        return mean, moment
 
     def sampled_blocks(self, n_rows):
         """Draw blocks of at least `n_rows` in total, or all blocks, at a fixed seed."""
@@ -244,13 +254,15 @@ class LinearObjective(Objective):
         product : ndarray of shape (d, n)
             Second moments times `basis`.
         """
-        product, n_rows = np.zeros_like(basis), 0
+        product, n_rows, at_mean = np.zeros_like(basis), 0, mean @ basis
         for _, rows, offsets in blocks:
-            X = self._read(rows) - mean.astype(self.dtype)
+            X = self._read(rows)
+            # Centering one factor of the product is enough.
             image = X @ basis
             if self.loss.shift_invariant:
-                # Centering one factor of the product is enough.
                 image = center_per_prompt(image, offsets)
+            else:
+                image -= at_mean.astype(image.dtype)
             product, n_rows = product + X.T @ image, n_rows + len(X)
         return product / n_rows
 

@@ -6,8 +6,9 @@ import numpy as np
 from scipy.linalg import LinAlgError, cholesky
 from scipy.linalg.blas import dtrsv
 
-FULL_COST = 10**11
-"""Maximum of n_rows * d**2 for which all second moments of X are computed."""
+FULL_FEATURES = 768
+"""Maximum number of features for which all second moments of X are computed. They halve
+the number of evaluations, and cost as much as about d / 80 of them."""
 
 FULL_ENTRIES = 2**27
 """Maximum number of entries in all factors of second moments: 1 GiB."""
@@ -35,15 +36,18 @@ class HessianModel:
     curvature : float
         Typical curvature of the mean loss in a direction of unit spread in the scores.
     directions : ndarray of shape (d, n)
-        Principal directions u for columns of unit variance. Their lengths are such that
-        the second moments are about proportional to I + u u' summed over them. If the
-        second moments are full, n is 0.
+        Principal directions u for columns of unit variance. If the second moments are
+        full, n is 0.
+    rest : float
+        The second moments of columns of unit variance are about ``rest * (I + u u')``,
+        summed over the directions.
     """
 
     mean: np.ndarray
     moment: np.ndarray
     curvature: float
     directions: np.ndarray
+    rest: float = 1.0
 
 
 class Preconditioner:
@@ -81,6 +85,7 @@ class Preconditioner:
         constant = diagonal <= curvature * (8 * eps * mean) ** 2
         np.maximum(diagonal, curvature * eps * mean**2, out=diagonal)
         diagonal[constant] = curvature * mean[constant] ** 2
+        diagonal *= model.rest
         share = diagonal / np.where(diagonal + alpha, diagonal + alpha, 1)
         diagonal += alpha
         diagonal[diagonal == 0] = 1
@@ -188,8 +193,8 @@ def model_fold_hessians(grid):
 
 def _is_affordable(objective, n_factors=1):
     """Check that full second moments, and this number of factors, cost little."""
-    n_rows, d = objective.layout.n_rows, objective.n_features
-    return n_rows * d**2 <= FULL_COST and n_factors * d**2 <= FULL_ENTRIES
+    d = objective.n_features
+    return d <= FULL_FEATURES and n_factors * d**2 <= FULL_ENTRIES
 
 
 def _full_model(objective, mean, moment):
@@ -212,8 +217,8 @@ def _sampled_model(objective):
     """Make the model of variances and principal directions of a sample."""
     blocks = objective.sampled_blocks(N_SAMPLED)
     mean, variance = objective.moments(full=False, blocks=blocks)
-    directions = _principal_directions(objective, mean, variance, blocks)
-    return HessianModel(mean, variance, objective.score_curvature(), directions)
+    principal = _principal_directions(objective, mean, variance, blocks)
+    return HessianModel(mean, variance, objective.score_curvature(), *principal)
 
 
 def _principal_directions(objective, mean, variance, blocks):
@@ -221,7 +226,13 @@ def _principal_directions(objective, mean, variance, blocks):
 
     In a sample of unstructured rows, too, moments reach up to the edge of the
     distribution of Marchenko and Pastur (1967). Only directions beyond the edge are
-    returned, in the columns of an array of shape (d, n).
+    returned.
+
+    Returns
+    -------
+    directions : ndarray of shape (d, n)
+    rest : float
+        See `HessianModel`.
     """
     d, rank = len(mean), min(N_DIRECTIONS, len(mean) // 4)
     scale = np.sqrt(variance)
@@ -234,13 +245,15 @@ def _principal_directions(objective, mean, variance, blocks):
         image = inverse * objective.moment_product(mean, inverse * basis, blocks)
     moments, rotation = np.linalg.eigh(basis.T.astype(np.float64) @ image)
     moments, rotation = moments[::-1][:rank], rotation[:, ::-1][:, :rank]
-    # Standardized columns have a variance of 1 each.
-    rest = ((scale > 0).sum() - moments.sum()) / max(d - rank, 1)
-    if rest <= 0:
-        return np.zeros((d, 0))
+    # Standardized columns have a variance of 1 each, in the span of the rows.
     n_rows = sum(rows.stop - rows.start for _, rows, _ in blocks)
-    beyond = moments > rest * (1 + np.sqrt(d / n_rows)) ** 2
-    return basis @ rotation[:, beyond] * np.sqrt(moments[beyond] / rest - 1)
+    few, many = sorted((d, n_rows))
+    total = (scale > 0).sum()
+    rest = (total - moments.sum()) / max(few - rank, 1)
+    if rest < 1e-6 * total:  # rounding: the directions are all that there is
+        rest = min(moments[moments > 1e-6 * total], default=1.0)
+    beyond = moments > rest * (1 + np.sqrt(few / many)) ** 2
+    return basis @ rotation[:, beyond] * np.sqrt(moments[beyond] / rest - 1), rest
 
 
 def _cholesky(hessian, scale):

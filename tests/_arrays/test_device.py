@@ -157,7 +157,7 @@ def test_many_blocks(place, data, loss, monkeypatch):
 
 @pytest.mark.parametrize("loss", ["log_loss", "policy_gradient"])
 def test_sampled_moments(place, loss, data, monkeypatch):
-    monkeypatch.setattr(preconditioner, "FULL_COST", 0)
+    monkeypatch.setattr(preconditioner, "FULL_FEATURES", 0)
     fit_both(place, QProbePolicy(loss, alpha=0.01, tol=1e-6), data, rtol=1e-5)
 
 

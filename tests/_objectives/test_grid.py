@@ -86,7 +86,7 @@ def test_curvatures_are_those_of_single_objectives(loss, grid_of, rng):
 @two_kinds_of_loss
 def test_hessian_models_are_those_of_the_folds(loss, full, grid_of, monkeypatch):
     if not full:
-        monkeypatch.setattr(preconditioner, "FULL_COST", 0)
+        monkeypatch.setattr(preconditioner, "FULL_FEATURES", 0)
     grid = grid_of(loss)
     for in_fold, model in zip(grid.in_fold, model_fold_hessians(grid), strict=True):
         expected = model_hessian(restrict(grid.objective, in_fold))

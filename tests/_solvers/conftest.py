@@ -8,7 +8,7 @@ from skqprobe._solvers import preconditioner
 def conditioning(request, monkeypatch):
     """Run a test with both kinds of preconditioner."""
     if request.param == "diagonal":
-        monkeypatch.setattr(preconditioner, "FULL_COST", 0)
+        monkeypatch.setattr(preconditioner, "FULL_FEATURES", 0)
     return request.param
 
 

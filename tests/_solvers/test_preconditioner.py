@@ -63,7 +63,7 @@ def test_curvature_is_about_the_same_in_all_directions(loss, alpha, noisy, rng):
 
 @pytest.mark.parametrize("loss", ["log_loss", "pairwise_logistic"])
 def test_principal_directions_replace_full_moments(loss, rng, monkeypatch):
-    monkeypatch.setattr(preconditioner, "FULL_COST", 0)
+    monkeypatch.setattr(preconditioner, "FULL_FEATURES", 0)
     n, k, d, n_strong = 100, 8, 60, 5
     strong = np.linalg.qr(rng.normal(size=(d, n_strong)))[0]
     X = rng.normal(size=(n, k, d))
