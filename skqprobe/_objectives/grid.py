@@ -45,6 +45,16 @@ class GridObjective:
             return self
         return GridObjective(objective, self.in_fold, self.alphas)
 
+    def with_loss(self, loss):
+        """Return the grid of another loss."""
+        objective = replace(self.objective, loss=loss)
+        return GridObjective(objective, self.in_fold, self.alphas)
+
+    def best_constants(self):
+        """Find the best constant scores, as parameters of shape (n_objectives, n)."""
+        constants = [fold.best_constant() for fold in self.fold_objectives]
+        return np.repeat(constants, len(self.alphas), axis=0)
+
     def parts(self):
         """Partition the prompts by the set of folds that train on them.
 

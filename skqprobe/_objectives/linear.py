@@ -13,6 +13,9 @@ LARGEST_OFFSET = 200
 """Norm of the column means, in standard deviations, above which columns are centered in
 float32. That slows an evaluation down."""
 
+MAX_SECANTS = 20
+"""Maximum number of steps to the best constant score."""
+
 SAMPLED_ROWS = 2**12
 """Number of rows from which the offset of the columns is estimated."""
 
@@ -114,6 +117,35 @@ class LinearObjective(Objective):
         coef, intercept = self.split(theta)
         intercept = intercept + sign * (coef @ self.center)
         return np.concatenate([coef, intercept[..., None]], axis=-1)
+
+    def best_constant(self):
+        """Find the parameters of the best probe whose scores are all equal.
+
+        Only the loss is evaluated, not X. If the loss has no minimum, as for rewards
+        that are all 1, the intercept is large.
+        """
+        theta = np.zeros(self.n_parameters)
+        if not self.has_intercept:
+            return theta
+        everything = slice(None), slice(None), self.layout.offsets
+
+        def evaluate(intercept):
+            scores = np.full(self.layout.n_rows, intercept)
+            loss, slope = self._weighted_loss(scores, *everything)
+            return loss, slope.sum()
+
+        loss, slope = evaluate(0.0)
+        curvature = self.score_curvature()
+        for _ in range(MAX_SECANTS):  # of the slope
+            if slope == 0 or curvature <= 0:
+                break
+            intercept = theta[-1] - slope / curvature
+            new_loss, new_slope = evaluate(intercept)
+            if not new_loss < loss:
+                break
+            curvature = (new_slope - slope) / (intercept - theta[-1])
+            theta[-1], loss, slope = intercept, new_loss, new_slope
+        return theta
 
     def value_and_gradient(self, theta):
         """Evaluate the objective in one read of X.

@@ -13,6 +13,9 @@ remain at its end."""
 MAX_TRIALS = 30
 """Maximum number of step lengths in a line search."""
 
+N_SLOW = 2
+"""Number of successive iterations with little gain after which a search ends."""
+
 N_RESTARTS = 2
 """Maximum number of restarts without memory after a failed line search."""
 
@@ -37,14 +40,16 @@ def minimize_batched_lbfgs(
     at_start : tuple of ndarray, or None
         Values and gradients at the starting points, if they are known.
     tol : float
-        A function has converged when the length of its gradient is at most `tol`...
+        A function with about unit curvature, which starts at 0, has converged when the
+        length of its gradient is at most `tol`, or `tol` times its length at the start
+        of a parabola of the same depth, if that is less...
     ftol : float
-        ... or when an iteration gains at most `ftol` times the magnitude of the value,
-        or when no step along minus the gradient decreases the value.
+        ... or when N_SLOW successive iterations gain at most `ftol` times the magnitude
+        of the value each, or when no step along minus the gradient decreases the value.
     max_iter : int or ndarray of shape (n_functions,)
         Maximum number of iterations of each function.
     precision : float
-        Rounding error of values, relative to their magnitude or to 1, the larger.
+        Rounding error of values, relative to their magnitude.
     on_iteration : callable, default=None
         Function called with all points and values after iterations. It returns True to
         stop.
@@ -63,14 +68,16 @@ def minimize_batched_lbfgs(
     """
     everything = np.arange(len(start))
     state = _State(evaluate, start, at_start or evaluate(start, everything), precision)
-    state.converged = state.gradient_length(everything) <= tol
+    state.converged = state.is_flat(everything, tol)
     active = np.flatnonzero(~state.converged & (state.n_iter < max_iter))
     state.new_direction(active)
     while len(active):
         accepted, failed, gain = state.try_step(active)
         ended = np.zeros(len(start), dtype=bool)
         limit = ftol * abs(state.value[accepted])
-        ended[accepted] = (state.gradient_length(accepted) <= tol) | (gain <= limit)
+        state.n_slow[accepted] = np.where(gain <= limit, state.n_slow[accepted] + 1, 0)
+        slow = state.n_slow[accepted] == N_SLOW
+        ended[accepted] = state.is_flat(accepted, tol) | slow
         ended[failed] = ~state.restart(failed)
         if on_iteration is not None and len(accepted):
             state.stopped = bool(on_iteration(state.point, state.value))
@@ -94,7 +101,7 @@ class _State:
         self.n_iter = np.zeros(n, dtype=int)
         self.converged = np.zeros(n, dtype=bool)
         self.stopped = False
-        self.n_restarts = np.zeros(n, dtype=int)
+        self.n_restarts, self.n_slow = np.zeros((2, n), dtype=int)
         # Latest steps, the last one first, and the changes of the gradient over them.
         self.steps = np.zeros((n, MEMORY, d))
         self.changes = np.zeros((n, MEMORY, d))
@@ -105,9 +112,10 @@ class _State:
         self.length, self.low, self.high = np.ones(n), np.zeros(n), np.full(n, np.inf)
         self.n_trials = np.zeros(n, dtype=int)
 
-    def gradient_length(self, which):
-        """Compute the lengths of the gradients."""
-        return np.linalg.norm(self.gradient[which], axis=1)
+    def is_flat(self, which, tol):
+        """Compare the lengths of the gradients with the tolerance."""
+        length, gain = np.linalg.norm(self.gradient[which], axis=1), -self.value[which]
+        return length <= tol * np.sqrt(np.where(gain > 0, 2 * gain, 1).clip(max=1))
 
     def new_direction(self, which):
         """Compute a search direction: minus the inverse Hessian times the gradient.
@@ -145,7 +153,7 @@ class _State:
         point = self.point[which] + length[:, None] * self.direction[which]
         value, gradient = self.evaluate(point, which)
         new_slope = _dot(gradient, self.direction[which])
-        noise = self.precision * np.maximum(1, abs(self.value[which]))
+        noise = self.precision * abs(self.value[which])
         predicted = SUFFICIENT_DECREASE * length * slope
         # NaN, after an overflow, fails the first comparison: the step is too long.
         not_too_long = value <= self.value[which] + predicted + noise

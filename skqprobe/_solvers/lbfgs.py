@@ -13,16 +13,16 @@ from skqprobe._solvers.preconditioner import (
 )
 from skqprobe._utils.warn import warn_user
 
-NEAR = 0.1
-"""Length of the gradient, relative to that at zero, at which the parameters are near
-enough to the minimum to measure the curvature there."""
-
 MAX_RESCALINGS = 12
 """Maximum number of divisions by ten of a starting point."""
 
-GAP = 1e-3
+GAP = 3e-4
 """Part of the total gain that may be left at a minimum. A search that rounding ends
 earlier has not converged."""
+
+MAX_ROUNDS = 2
+"""Maximum number of searches for one minimum, each with the curvature at the end of the
+one before."""
 
 
 def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
@@ -62,22 +62,31 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     """
     objective = objective.centered()
 
-    def evaluate(thetas, which):
-        value, gradient = objective.value_and_gradient(thetas[0])
-        return np.array([value]), gradient[None]
+    def smoothed(loss):
+        smooth = replace(objective, loss=loss)
 
-    def measure_curvatures(thetas):
-        return [objective.score_curvature(objective.scores(thetas[0]))]
+        def evaluate(thetas, which):
+            value, gradient = smooth.value_and_gradient(thetas[0])
+            return np.array([value]), gradient[None]
+
+        def measure_curvatures(thetas):
+            return [smooth.score_curvature(smooth.scores(thetas[0]))]
+
+        return evaluate, measure_curvatures
 
     def callback(thetas, values):
-        return on_iteration(objective.to_raw(thetas[0]), values[0])
+        theta, value = thetas[0], values[0]
+        if len(stages) > 1:
+            value = objective.value_and_gradient(theta)[0]
+        return on_iteration(objective.to_raw(theta), value)
 
+    stages = _stages(objective.loss, tol)
+    model = model_hessian(replace(objective, loss=stages[0][0]))
     thetas, state = _minimize(
-        evaluate,
-        measure_curvatures,
-        [(objective, objective.alpha, model_hessian(objective))],
+        [(*smoothed(loss), until) for loss, until in stages],
+        [(objective, objective.alpha, model)],
         objective.from_raw(theta)[None],
-        tol=tol,
+        objective.best_constant()[None],
         max_iter=max_iter,
         on_iteration=None if on_iteration is None else callback,
     )
@@ -114,38 +123,56 @@ def minimize_lbfgs_grid(grid, *, tol, max_iter):
         Whether each search has converged.
     """
     grid = grid.centered()
-    folds = zip(grid.fold_objectives, model_fold_hessians(grid), strict=True)
+    stages = [
+        (grid.with_loss(loss), until)
+        for loss, until in _stages(grid.objective.loss, tol)
+    ]
+    first = stages[0][0]
+    folds = zip(first.fold_objectives, model_fold_hessians(first), strict=True)
     thetas, state = _minimize(
-        grid.value_and_gradient,
-        grid.score_curvatures,
+        [(grid.value_and_gradient, grid.score_curvatures, tol) for grid, tol in stages],
         [(fold, alpha, model) for fold, model in folds for alpha in grid.alphas],
         np.zeros((grid.n_objectives, grid.objective.n_parameters)),
-        tol=tol,
+        grid.best_constants(),
         max_iter=max_iter,
     )
     return grid.objective.to_raw(thetas), state.converged
 
 
-def _minimize(
-    evaluate, measure_curvatures, models, thetas, *, tol, max_iter, on_iteration=None
-):
-    """Minimize objectives in two stages.
+def _stages(loss, tol):
+    """List losses to minimize one after the other, each with its tolerance.
+
+    The gradient of a loss with kinks says nothing about the distance from the minimum.
+    Smooth losses that approach it have the minimum as their limit.
+    """
+    if not hasattr(loss, "smoothed"):
+        return [(loss, tol)]
+    n_stages = 1 + max(1, round(-np.log10(100 * tol)))
+    widths = 0.1 ** np.arange(n_stages)
+    tols = np.append(np.full(n_stages - 1, 10 * tol), tol)
+    return [(loss.smoothed(w), t) for w, t in zip(widths, tols, strict=True)]
+
+
+def _minimize(stages, models, thetas, constants, *, max_iter, on_iteration=None):
+    """Minimize objectives in stages, each from the minimum of the one before.
 
     Where softmax and sigmoid saturate, the curvature of a loss is far smaller than at
-    zero. The second stage starts near the minimum, in parameters that are
-    well-conditioned for the curvature there.
+    zero. If so much may be left to gain for this reason, the search goes on with the
+    curvature that it has found.
 
     Parameters
     ----------
-    evaluate : callable
-        Function of all objectives, see `_PreconditionedProblems`.
-    measure_curvatures : callable
-        Function that maps thetas to the curvature of the loss of each objective.
+    stages : list of tuple
+        Per stage: a function that evaluates all objectives, see
+        `_PreconditionedProblems`; a function that maps thetas to the curvature of the
+        loss of each objective; and the tolerance, see `minimize_lbfgs`.
     models : list of tuple
         Arguments of the `Preconditioner` of each objective, for scores of zero.
     thetas : ndarray of shape (n, n_parameters)
-        Starting points.
-    tol, max_iter
+        Starting points. Zeros are replaced by `constants`.
+    constants : ndarray of shape (n, n_parameters)
+        Parameters of the best probes of equal scores. Gains are relative to theirs.
+    max_iter : int
         See `minimize_lbfgs`.
     on_iteration : callable, default=None
         Function called with thetas and values after each iteration. It returns True to
@@ -156,58 +183,77 @@ def _minimize(
     thetas : ndarray of shape (n, n_parameters)
         Parameters at the minima.
     state : object
-        Result of the last `minimize_batched_lbfgs`, with `n_iter` of both stages.
+        Result of the last `minimize_batched_lbfgs`, with `n_iter` of all stages.
     """
-    at_zero = evaluate(np.zeros_like(thetas), np.arange(len(thetas)))
-    if thetas.any():
-        thetas = _rescale(evaluate, thetas, at_zero[0])
-    n_iter = 0
-
-    def callback(v, values):
-        return on_iteration(problems.to_theta(v), problems.to_values(values))
-
-    for until in [NEAR, tol] if tol < NEAR else [tol]:
-        if until < NEAR:
-            curvatures = measure_curvatures(thetas)
-            models = [
-                (objective, alpha, replace(model, curvature=curvature))
-                for (objective, alpha, model), curvature in zip(
-                    models, curvatures, strict=True
-                )
-            ]
-        preconditioners = [Preconditioner(*model) for model in models]
-        problems = _PreconditionedProblems(evaluate, preconditioners, at_zero)
-        state = minimize_batched_lbfgs(
-            problems.value_and_gradient,
-            problems.to_v(thetas),
-            # Most fits start at zero, which saves them a read of X.
-            None if thetas.any() else problems.at_zero,
-            tol=until,
-            ftol=_least_gain(until),
-            max_iter=max_iter - n_iter,
-            precision=np.finfo(models[0][0].dtype).eps,
-            on_iteration=None if on_iteration is None else callback,
-        )
-        moved = state.n_iter > 0
-        thetas = np.where(moved[:, None], problems.to_theta(state.point), thetas)
-        n_iter = n_iter + state.n_iter
+    everything, n_iter = np.arange(len(thetas)), 0
+    smooth = len(stages) > 1 or models[0][0].loss.smooth
+    for stage, (evaluate, measure, tol) in enumerate(stages):
+        at_constants = evaluate(constants, everything)
+        if stage > 0:
+            models = _with_curvatures(models, measure(thetas))
+        elif thetas.any():
+            thetas = _rescale(evaluate, thetas, constants, at_constants[0])
+        else:
+            thetas = constants
+        for _ in range(MAX_ROUNDS):
+            preconditioners = [Preconditioner(*model) for model in models]
+            problems = _PreconditionedProblems(evaluate, preconditioners, at_constants)
+            state = minimize_batched_lbfgs(
+                problems.value_and_gradient,
+                problems.to_v(thetas),
+                # Most fits start there, which saves them a read of X.
+                problems.at_constants if thetas is constants else None,
+                tol=tol,
+                ftol=_least_gain(tol),
+                max_iter=max_iter - n_iter,
+                precision=np.finfo(models[0][0].dtype).eps,
+                on_iteration=on_iteration and problems.callback(on_iteration),
+            )
+            moved = state.n_iter > 0
+            thetas = np.where(moved[:, None], problems.to_theta(state.point), thetas)
+            n_iter = n_iter + state.n_iter
+            if state.stopped or not smooth:
+                break
+            before = [model.curvature for _, _, model in models]
+            models = _with_curvatures(models, measure(thetas))
+            after = [model.curvature for _, _, model in models]
+            is_minimum = _is_minimum(state, np.array(before), np.array(after), tol)
+            if (is_minimum | ~state.converged).all():
+                break
         if state.stopped:
             break
+        if smooth:
+            state.converged &= is_minimum
     state.n_iter = n_iter
-    # With unit curvature, half of the squared gradient is left to gain.
-    length = np.linalg.norm(state.gradient, axis=1)
-    is_minimum = length**2 / 2 <= max(GAP, tol) * abs(state.value)
-    is_minimum |= (length <= tol) | (state.value == 0)
-    if models[0][0].loss.smooth and not state.stopped:
-        state.converged &= is_minimum
     return thetas, state
 
 
-def _rescale(evaluate, thetas, values_at_zero):
+def _with_curvatures(models, curvatures):
+    """Replace the curvature of the loss in the arguments of preconditioners."""
+    return [
+        (objective, alpha, replace(model, curvature=curvature))
+        for (objective, alpha, model), curvature in zip(models, curvatures, strict=True)
+    ]
+
+
+def _is_minimum(state, before, after, tol):
+    """Check that little is left to gain, from the gradient and the curvature.
+
+    In parameters that had unit curvature before, half of the squared gradient is left
+    to gain, or more if the curvature is less by now.
+    """
+    left = np.linalg.norm(state.gradient, axis=1) ** 2 / 2
+    flatter = np.divide(before, after, out=np.ones_like(after), where=after > 0)
+    is_near = left * np.maximum(flatter, 1) <= max(GAP, tol) * abs(state.value)
+    return is_near | (state.value == 0)
+
+
+def _rescale(evaluate, thetas, constants, values_at_constants):
     """Divide starting points by powers of ten while that decreases the value.
 
     A start from a fit to features of another scale would be far from the minimum, where
-    the preconditioner is poor. One that is worse than zero is replaced by zero.
+    the preconditioner is poor. One that is worse than constant scores is replaced by
+    these.
     """
     everything = np.arange(len(thetas))
     values = evaluate(thetas, everything)[0]
@@ -218,7 +264,7 @@ def _rescale(evaluate, thetas, values_at_zero):
             break
         thetas = np.where(is_better[:, None], thetas / 10, thetas)
         values = np.minimum(values, smaller)
-    return np.where((values < values_at_zero)[:, None], thetas, 0)
+    return np.where((values < values_at_constants)[:, None], thetas, constants)
 
 
 def _least_gain(tol):
@@ -241,21 +287,22 @@ class _PreconditionedProblems:
         problems, (n,), to values, (n,), and gradients, (n, n_parameters).
     preconditioners : list of Preconditioner
         Preconditioner of each problem.
-    at_zero : tuple of ndarray
-        Values and gradients of all problems at thetas of zero.
+    at_constants : tuple of ndarray
+        Values and gradients of all problems at the best constant scores. They are the
+        zero and the unit of the values.
     """
 
-    def __init__(self, evaluate, preconditioners, at_zero):
+    def __init__(self, evaluate, preconditioners, at_constants):
         self.evaluate = evaluate
         self.preconditioners = preconditioners
         self.everything = np.arange(len(preconditioners))
-        self.offset, gradients = at_zero
+        self.offset, gradients = at_constants
         gradients = self._convert("gradient_in_v", gradients, self.everything)
         # With unit curvature, a step of the length of the gradient ends near the
         # minimum.
         self.unit = np.linalg.norm(gradients, axis=1)
         self.unit[self.unit == 0] = 1
-        self.at_zero = np.zeros(len(self.unit)), gradients / self.unit[:, None]
+        self.at_constants = np.zeros(len(self.unit)), gradients / self.unit[:, None]
 
     def _convert(self, method, vectors, which):
         """Apply a method of the preconditioners to the vectors of some problems."""
@@ -270,12 +317,16 @@ class _PreconditionedProblems:
         return self._convert("to_theta", self.unit[:, None] * v, self.everything)
 
     def to_v(self, thetas):
-        """Convert thetas to v, in which the minima are about 1 away from zero."""
+        """Convert thetas to v, in which the minima are about 1 away."""
         return self._convert("to_v", thetas, self.everything) / self.unit[:, None]
 
     def to_values(self, values):
         """Convert values from the units of the problems to those of the objectives."""
         return values * self.unit**2 + self.offset
+
+    def callback(self, on_iteration):
+        """Make the function of parameters v and their values from one of thetas."""
+        return lambda v, values: on_iteration(self.to_theta(v), self.to_values(values))
 
     def value_and_gradient(self, v, which):
         """Evaluate some of the problems, in their own units."""

@@ -120,3 +120,36 @@ class PairwiseHinge(_PairwiseLoss):
     def _pair_loss(self, margin):
         short = np.maximum(self.margin - margin, 0)
         return short, -(short > 0).astype(margin.dtype)
+
+    def smoothed(self, width):
+        """Return the loss with a parabola in place of the kink.
+
+        Parameters
+        ----------
+        width : float
+            Width of the parabola, in units of the margin, above 0.
+
+        Returns
+        -------
+        loss : BaseLoss
+            Smooth loss, less than this one by at most ``width * margin / 2``.
+        """
+        check_positive_setting(self, "margin")
+        return _SmoothedHinge(self.margin, width * self.margin)
+
+
+class _SmoothedHinge(PairwiseHinge):
+    """Huber's loss of the distance to the margin."""
+
+    smooth = True
+
+    def __init__(self, margin, width):
+        super().__init__(margin)
+        self.width = width
+
+    def _pair_loss(self, margin):
+        short = np.subtract(self.margin, margin, out=margin)
+        slope = np.clip(short / self.width, 0, 1)
+        short -= self.width / 2 * slope
+        short *= slope
+        return short, np.negative(slope, out=slope)
