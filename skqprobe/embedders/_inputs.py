@@ -171,12 +171,35 @@ def check_prompt(prompt, name):
                 f"{name} must be a text or a list of chat messages, each with the keys "
                 f"'role' and 'content'; got {_short(prompt)}."
             )
-        _check_text(message["content"], f"the content of a message in {name}")
-    return list(messages)
+    return [
+        {**message, "content": _join_parts(message["content"], name)}
+        for message in messages
+    ]
+
+
+def _join_parts(content, name):
+    """Return the content of a message as a text; it may be a list of text parts."""
+    if is_list(content):
+        texts = [
+            part.get("text")
+            if isinstance(part, Mapping) and part.get("type") == "text"
+            else None
+            for part in content
+        ]
+        if texts and all(isinstance(text, str) for text in texts):
+            return "".join(texts)
+    if not isinstance(content, str):
+        raise ValueError(
+            f"The content of a message in {name} must be a text or a list of text "
+            f'parts, {{"type": "text", "text": ...}}; got {_short(content)}.'
+        )
+    return content
 
 
 def find_surrogate(text):
-    """Return an error if a text, or a tuple of them, is not valid Unicode."""
+    """Return an error if a text, a tuple of them or a chat is not valid Unicode."""
+    if isinstance(text, list):
+        text = [message["content"] for message in text]
     try:
         "".join(text).encode()
     except UnicodeEncodeError as error:

@@ -8,7 +8,7 @@ from skqprobe._backends.settings import output_settings
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.progress import progress_bar
 from skqprobe._utils.sklearn_compat import StrOptions
-from skqprobe.embedders._inputs import check_prompt, is_list
+from skqprobe.embedders._inputs import check_prompt, find_surrogate, is_list
 
 
 class BaseGenerator(BaseEstimator, ABC):
@@ -158,4 +158,7 @@ def check_prompts(prompts, allow_items=False):
                 )
             prompt, name = prompt["prompt"], f"{name}['prompt']"
         checked.append(check_prompt(prompt, name))
+        error = find_surrogate(checked[-1])
+        if error is not None:
+            raise ValueError(f"{name} cannot be given to a model: {error}.")
     return checked

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from skqprobe.embedders import VectorizerEmbedder, flatten_records
 from skqprobe.embedders._inputs import check_texts
+from skqprobe.generators._base import check_prompts
 
 PAIRS = [("1 + 1 =", " 2"), ("1 + 1 =", " 3"), ("2 + 2 =", " 4")]
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
@@ -123,7 +124,19 @@ PAIR = r"X\[0\] must be a \(prompt, completion\) pair"
         ([(["Hi"], "a")], r"the prompt of X\[0\] must be .*'role' and 'content'"),
         (
             [([{"role": "user", "content": None}], "a")],
-            r"the content of a message in the prompt of X\[0\] must be a text",
+            r"The content of a message in the prompt of X\[0\] must be a text or a list",
+        ),
+        *(
+            (
+                [([{"role": "user", "content": content}], "a")],
+                r'list of text parts, \{"type": "text", "text": \.\.\.\}; got list',
+            )
+            for content in (
+                [],
+                [{"type": "image_url", "image_url": {"url": "a.png"}}],
+                [{"type": "text", "text": 3}],
+                ["Hi"],
+            )
         ),
         (
             [record(["a"]), {"prompt": "p"}],
@@ -236,3 +249,12 @@ def test_flatten_records_omits_failed_rewards():
         pairs, groups, y = flatten_records(records)
     assert pairs == [("p", "a"), ("r", "d")]
     assert groups.tolist() == [0, 2] and y.tolist() == [1, 0]
+
+
+def test_text_parts_are_joined():
+    parts = [{"type": "text", "text": "Hi "}, {"type": "text", "text": "you"}]
+    message = {"role": "user", "content": parts, "name": "N"}
+    X = check_texts([{"prompt": [message], "completions": ["a"]}])
+    assert X.prompts == [[{"role": "user", "content": "Hi you", "name": "N"}]]
+    assert message["content"] is parts
+    assert check_prompts([[message]]) == X.prompts[:1]
