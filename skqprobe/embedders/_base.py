@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from skqprobe._backends.identity import identify
 from skqprobe._backends.settings import output_settings
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.progress import progress_bar
@@ -318,7 +319,10 @@ class BaseEmbedder(
 
     def _settings(self):
         """Return the settings that determine an embedding, besides the text."""
-        return output_settings(self)
+        settings = output_settings(self)
+        if not settings["class"].startswith("skqprobe."):
+            settings["class"] = identify(type(self))
+        return settings
 
     def _store(self):
         """Open the cache, or else the memory of batches finished before an error."""

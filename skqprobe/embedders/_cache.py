@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
+from skqprobe._backends.identity import identify
 from skqprobe._utils.warn import warn_user
 
 CHUNK = 500
@@ -263,4 +264,4 @@ def text_keys(settings, texts):
 
 def _plain(value):
     """Convert a setting that JSON does not support, such as numbers of numpy."""
-    return value.tolist() if hasattr(value, "tolist") else repr(value)
+    return value.tolist() if hasattr(value, "tolist") else {"id": identify(value)}

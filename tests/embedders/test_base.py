@@ -39,7 +39,7 @@ class Toy(BaseEmbedder):
         "scale": [Real],
     }
     batches: ClassVar[list] = []
-    fail_at: ClassVar[int | None] = None
+    failure: ClassVar[dict] = {}  # a constant would be a part of the class, and its key
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Toy(BaseEmbedder):
         self.progress = progress
 
     def embed_batch(self, texts):
-        if len(self.batches) == self.fail_at:
+        if len(self.batches) == self.failure.get("at"):
             raise RuntimeError("the backend fails")
         self.batches.append(list(texts))
         return self.scale * expected(texts)
@@ -73,7 +73,7 @@ def expected(texts):
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     monkeypatch.setattr(Toy, "batches", [])
-    monkeypatch.setattr(Toy, "fail_at", None)
+    monkeypatch.setattr(Toy, "failure", {})
 
 
 def embedded():
@@ -330,10 +330,10 @@ def test_bad_parameters_and_input(method):
 
 
 def fail_after_two_batches(embedder, texts=TEXTS):
-    Toy.fail_at = 2
+    Toy.failure["at"] = 2
     with pytest.raises(RuntimeError, match="the backend fails"):
         embedder.transform(texts)
-    Toy.fail_at = None
+    Toy.failure.clear()
 
 
 @pytest.mark.parametrize("with_cache", [False, True])
