@@ -124,7 +124,8 @@ class BaseEmbedder(
     dtype : {"float16", "float32", "float64"}, default="float32"
         Data type of the embeddings.
     cache : str, Path or EmbeddingCache, default=None
-        File that stores every embedding, so that no text is embedded twice.
+        File that stores every embedding, so that no text is embedded twice. If it
+        cannot be written, a warning says why, and the embeddings are only returned.
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
@@ -264,10 +265,13 @@ class BaseEmbedder(
     def _embed_texts(self, texts, describe):
         """Embed texts: read the known ones, and embed each of the others once."""
         distinct = list(dict.fromkeys(texts))
-        keys = text_keys(self._settings(), distinct)
+        settings = self._settings()
+        if "model_files" in settings:
+            del settings["model"]  # the folder may be moved
+        keys = text_keys(settings, distinct)
         store = self._store()
         table = _Table(len(distinct), self.dtype)
-        for number, value in store.read(keys):
+        for number, value in [*store.read(keys), *self._memory().read(keys)]:
             table.set(number, np.frombuffer(value, self.dtype))
         failures = {i: e for i, t in enumerate(distinct) if (e := find_surrogate(t))}
         missing = [number for number in table.missing() if number not in failures]
@@ -289,7 +293,9 @@ class BaseEmbedder(
                 kept = [i for place, i in enumerate(batch) if place not in errors]
                 for i, value in zip(kept, values, strict=True):
                     table.set(i, value)
-                store.write([keys[i] for i in kept], [v.tobytes() for v in values])
+                store = self._write(
+                    store, [keys[i] for i in kept], [v.tobytes() for v in values]
+                )
                 bar.update(len(batch))
         if failures:
             self._report(failures, distinct, texts, describe)
@@ -327,13 +333,30 @@ class BaseEmbedder(
     def _store(self):
         """Open the cache, or else the memory of batches finished before an error."""
         if self.cache is None:
-            finished = getattr(self, "_finished", None)
-            if finished is None:
-                self._finished = finished = _Memory()
-            return finished  # not self._finished: another thread may have reset it
+            return self._memory()
         if isinstance(self.cache, EmbeddingCache):
             return self.cache
         return EmbeddingCache(self.cache)
+
+    def _memory(self):
+        finished = getattr(self, "_finished", None)
+        if finished is None:
+            self._finished = finished = _Memory()
+        return finished  # not self._finished: another thread may have reset it
+
+    def _write(self, store, keys, values):
+        """Store embeddings; return the store of the next ones."""
+        try:
+            store.write(keys, values)
+        except OSError as error:
+            warn_user(
+                f"{error} The embeddings of this call are returned, but from here on "
+                "they are not stored.",
+                RuntimeWarning,
+            )
+            store = self._memory()
+            store.write(keys, values)
+        return store
 
     def _check_embeddings(self, values, n_texts):
         """Validate a batch; return its embeddings, and errors by place in the batch."""

@@ -1,5 +1,6 @@
 """HiddenStateEmbedder, with a tiny model, SmolLM2-135M and rare tokenizers."""
 
+import os
 import pickle
 import shutil
 import string
@@ -9,7 +10,11 @@ import pytest
 from sklearn.base import clone
 
 from skqprobe._backends.causal_lm import load_causal_lm
-from skqprobe.embedders import HiddenStateEmbedder, LikelihoodEmbedder
+from skqprobe.embedders import (
+    EmbeddingCache,
+    HiddenStateEmbedder,
+    LikelihoodEmbedder,
+)
 from skqprobe.embedders._inputs import check_texts
 
 torch = pytest.importorskip("torch")
@@ -173,6 +178,28 @@ def test_cache_needs_no_model(tiny, tmp_path, monkeypatch):
     np.testing.assert_array_equal(embedder.transform(pairs), X)
     with pytest.raises(AssertionError, match="was loaded"):
         embedder.set_params(layer=1).transform(pairs)
+
+
+def test_a_model_that_was_moved_keeps_its_cache(tiny, tmp_path):
+    folder, cache = tmp_path / "model", EmbeddingCache(tmp_path / "cache.sqlite")
+    shutil.copytree(tiny, folder)
+    pairs = [("ab", "c"), ("ab", "d")]
+    X = HiddenStateEmbedder(folder, cache=cache).transform(pairs)
+    for path in folder.iterdir():
+        os.utime(path)
+    moved = folder.rename(tmp_path / "moved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("skqprobe.embedders._causal_lm.load_causal_lm")
+        again = HiddenStateEmbedder(moved, cache=cache).transform(pairs)
+    np.testing.assert_array_equal(again, X)
+    # Other weights of the same size have other keys.
+    model = transformers.LlamaForCausalLM.from_pretrained(moved)
+    with torch.no_grad():
+        model.model.norm.weight[0] += 1
+    model.save_pretrained(moved)
+    new = HiddenStateEmbedder(moved, cache=cache).transform(pairs)
+    assert np.abs(new - X).max() > 0.01
+    assert len(cache) == 4
 
 
 def test_half_precision_is_pooled_in_single(tiny):
