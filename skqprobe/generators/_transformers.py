@@ -13,8 +13,13 @@ from skqprobe._backends.causal_lm import (
     import_backend,
     load_causal_lm,
 )
+from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.generators._base import BaseGenerator
+
+
+class BadPrompt(PromptRefused, ValueError):
+    """The model cannot read a prompt."""
 
 
 class TransformersGenerator(BaseGenerator):
@@ -187,8 +192,8 @@ class TransformersGenerator(BaseGenerator):
         ------
         ValueError
             If `k` is more than 1 at temperature 0, if `max_tokens` leaves no space for
-            a prompt, if the model has no such hidden states, or if a prompt cannot be
-            tokenized. Raised before anything is sampled.
+            a prompt, if the model has no such hidden states, or if the model cannot
+            read the prompt.
         """
         return self.generate([prompt], k)[0]
 
@@ -206,15 +211,15 @@ class TransformersGenerator(BaseGenerator):
         ------
         number : int
             Index of the prompt in `prompts`.
-        record : dict
-            Record of the prompt; see the notes of the class.
+        record : dict or PromptRefused
+            Record of the prompt; see the notes of the class. Or the reason why the
+            model cannot read the prompt; these come first.
 
         Raises
         ------
         ValueError
             If `k` is more than 1 at temperature 0, if `max_tokens` leaves no space for
-            a prompt, if the model has no such hidden states, or if a prompt cannot be
-            tokenized. Raised before anything is sampled.
+            a prompt, or if the model has no such hidden states.
         """
         if not prompts:
             return  # the model is not loaded
@@ -228,10 +233,15 @@ class TransformersGenerator(BaseGenerator):
         layers = None
         if self.hidden_states is not None:
             layers = lm.layer_numbers(self.hidden_states, "hidden_states")
-        for number, ids in enumerate(self._prompt_ids(lm, prompts)):
-            prompt = prompts[number]
-            drafts = self._write(lm, ids, self._uniforms(prompt, k), stops, layers)
-            yield number, self._record(prompt, drafts)
+        encoded = self._encode(lm, prompts)
+        for number, pair in enumerate(encoded):
+            if isinstance(pair, ValueError):  # before any prompt is answered
+                yield number, BadPrompt(str(pair))
+        for number, (prompt, pair) in enumerate(zip(prompts, encoded, strict=True)):
+            if not isinstance(pair, ValueError):
+                uniforms = self._uniforms(prompt, k)
+                drafts = self._write(lm, pair[0], uniforms, stops, layers)
+                yield number, self._record(prompt, drafts)
 
     def _record(self, prompt, drafts):
         record: dict[str, Any] = {
@@ -255,22 +265,15 @@ class TransformersGenerator(BaseGenerator):
             )
         return stops
 
-    def _prompt_ids(self, lm, prompts):
-        """Tokenize all prompts, before any is answered."""
+    def _encode(self, lm, prompts):
+        """Tokenize all prompts, with space for `max_tokens`."""
         space = lm.context() - self.max_tokens
         if space < 1:
             raise ValueError(
                 f"max_tokens={self.max_tokens} leaves no space for a prompt in the "
                 f"context of the model, {lm.context()} tokens; set a smaller one."
             )
-        encoded = lm.encode_pairs([(prompt, "") for prompt in prompts], space)
-        for number, pair in enumerate(encoded):
-            if isinstance(pair, ValueError):
-                raise ValueError(
-                    f"prompts[{number}] ({str(prompts[number])[:40]!r}) cannot be "
-                    f"given to the model. {pair}"
-                ) from pair
-        return [ids for ids, _ in encoded]
+        return lm.encode_pairs([(prompt, "") for prompt in prompts], space)
 
     def _uniforms(self, prompt, k):
         """Draw a number from [0, 1) for each token of each completion."""

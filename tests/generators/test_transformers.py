@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
+from skqprobe._backends.refusal import PromptRefused
 from skqprobe.embedders import HiddenStateEmbedder, LikelihoodEmbedder
 from skqprobe.generators import TransformersGenerator
 
@@ -317,8 +318,13 @@ def test_bad_prompts(tiny, monkeypatch):
     generator = TransformersGenerator(tiny, max_tokens=2)
     with pytest.raises(ValueError, match="must be a text or a list of chat messages"):
         generator.sample(3, 2)
+    (first, error), (second, record) = generator.sample_each(["ab", CHAT], 2)
+    assert (first, second) == (1, 0)
+    assert isinstance(error, PromptRefused) and "no chat template" in error.reason
+    assert len(record["completions"]) == 2
     monkeypatch.setattr(generator, "_write", None, raising=False)  # nothing is sampled
-    with pytest.raises(ValueError, match=r"prompts\[1\] .*'content': 'Name .*no chat templ"):
+    message = r"prompts\[1\] \('Name a color.'\) was refused: .*no chat template"
+    with pytest.raises(ValueError, match=message):
         generator.generate(["ab", CHAT], 2)
     for bad in ("a\ud800", [{"role": "user", "content": "\ud800"}]):
         message = r"prompts\[1\] cannot .* contains '\\ud800', one half of a surrogate"
