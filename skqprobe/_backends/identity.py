@@ -7,6 +7,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 
 import numpy as np
 
+from skqprobe._arrays.device import detach
 from skqprobe._utils.warn import LIBRARIES
 
 _PLAIN = (bool, int, float, complex, str, type(None), type(...))
@@ -131,9 +132,7 @@ class _Digests:
 
     def _of_array(self, array):
         form = str(array.dtype), tuple(array.shape)
-        if hasattr(array, "detach"):  # a tensor, also of a model and on a device
-            array = array.detach().cpu()
-        array = np.asarray(array.float() if "bfloat16" in form[0] else array)
+        array = np.asarray(detach(array))
         if array.dtype.hasobject:
             return form, self.of(array.tolist())
         flat = np.ascontiguousarray(array).reshape(-1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from skqprobe._arrays.device import detach
 from skqprobe._backends.identity import identify
 from skqprobe._backends.settings import output_settings
 from skqprobe._utils.estimator import BaseEstimator
@@ -367,7 +368,7 @@ class BaseEmbedder(
             n_texts -= len(errors)
         if n_texts == 0:
             return [], errors
-        values = np.ascontiguousarray(values)
+        values = np.ascontiguousarray(detach(values))
         if values.ndim != 2 or len(values) != n_texts or values.shape[1] == 0:
             raise ValueError(
                 f"{type(self).__name__}.embed_batch must return an array of shape "

@@ -258,3 +258,11 @@ def test_text_parts_are_joined():
     assert X.prompts == [[{"role": "user", "content": "Hi you", "name": "N"}]]
     assert message["content"] is parts
     assert check_prompts([[message]]) == X.prompts[:1]
+
+
+def test_items_are_opened():
+    item = {"prompt": "1 + 1 =", "sum": 2}
+    check([(item, " 2"), ("a", "b")], ["1 + 1 =", "a"], [" 2", "b"])
+    check([{"prompt": item, "completions": [" 2"]}], ["1 + 1 ="], [" 2"], (1, 1))
+    with pytest.raises(ValueError, match=r"the prompt of X\[0\] must be .* got dict"):
+        check_texts([({"sum": 2}, "a")])

@@ -144,6 +144,18 @@ def test_function(function):
     assert not hasattr(embedder, "vectorizer_")
 
 
+def test_tensors_of_any_type():
+    torch = pytest.importorskip("torch")
+    for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
+
+        def function(texts, dtype=dtype):
+            return torch.tensor(measure(texts), dtype=dtype, requires_grad=True)
+
+        embeddings = VectorizerEmbedder(function).transform(JOINED)
+        assert embeddings.dtype == np.float32
+        np.testing.assert_array_equal(embeddings, measure(JOINED))
+
+
 def test_cache_of_a_function(tmp_path):
     calls = []
 
