@@ -147,7 +147,8 @@ class CausalLM:
             If prompts were cut.
         """
         limit = self.context(max_length)
-        encoded, cuts = [], []
+        encoded: list[Any] = []
+        cuts = []
         for pair in pairs:
             try:
                 prompt, completion = self._encode_pair(*pair)

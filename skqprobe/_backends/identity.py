@@ -135,5 +135,5 @@ class _Digests:
         array = np.asarray(detach(array))
         if array.dtype.hasobject:
             return form, self.of(array.tolist())
-        flat = np.ascontiguousarray(array).reshape(-1)
-        return form, blake2b(flat.view(np.uint8)).hexdigest()
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return form, blake2b(content.data).hexdigest()

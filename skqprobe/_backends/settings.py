@@ -75,7 +75,8 @@ def _digest_files(path, gguf_file):
         parts = Path(name).parts
         other = gguf_file is not None and name.endswith(".gguf") and name != gguf_file
         if not other and not any(p[0] == "." or p == "__pycache__" for p in parts):
-            digest.update(f"{name} {_digest_file(Path(path, name), size, time)}".encode())
+            content = _digest_file(Path(path, name), size, time)
+            digest.update(f"{name} {content}".encode())
     return digest.hexdigest()
 
 

@@ -24,7 +24,6 @@ from skqprobe._utils.warn import warn_user
 from skqprobe.embedders._cache import EmbeddingCache, text_keys
 from skqprobe.embedders._inputs import check_texts, find_surrogate
 
-
 ON_ERROR: dict = {"on_error": [StrOptions({"raise", "skip"})]}
 """Constraint of the parameter `on_error`, of the backends that have it."""
 
@@ -255,7 +254,7 @@ class BaseEmbedder(
         for i, text in enumerate(texts):
             try:
                 return self._embed_texts([text], lambda _, i=i: X.describe(i)).shape[1]
-            except BadTexts:
+            except BadTextsError:
                 if self.on_error == "raise" or i == len(texts) - 1:
                     raise
 
@@ -310,19 +309,17 @@ class BaseEmbedder(
     def _report(self, failures, distinct, texts, describe):
         """Name the texts that cannot be embedded, in an error or a warning."""
         failures = dict(sorted(failures.items()))
-        listed = [
+        named = " ".join(
             f"{describe(texts.index(distinct[number]))}: {str(error).rstrip('.')}."
             for number, error in [*failures.items()][:5]
-        ]
-        listed += ["..."] * (len(failures) > 5)
+        ) + " ..." * (len(failures) > 5)
         counted = f"{len(failures)} of {len(distinct)} texts cannot be embedded"
         if self.on_error == "skip" and len(failures) < len(distinct):
-            warn_user(f"{counted}, and their rows are NaN. {' '.join(listed)}")
+            warn_user(f"{counted}, and their rows are NaN. {named}")
             return
-        kept = "in this object until the next call" if self.cache is None else "in cache"
-        raise BadTexts(
-            f"{counted}. {' '.join(listed)} The others are embedded, and kept {kept}."
-        ) from next(iter(failures.values()))
+        where = "the cache" if self.cache is not None else "this object until next call"
+        message = f"{counted}. {named} The others are embedded and kept in {where}."
+        raise BadTextsError(message) from next(iter(failures.values()))
 
     def _settings(self):
         """Return the settings that determine an embedding, besides the text."""
@@ -402,7 +399,7 @@ class BaseEmbedder(
         return tags
 
 
-class BadTexts(ValueError):
+class BadTextsError(ValueError):
     """Texts cannot be embedded; all others are."""
 
 

@@ -172,7 +172,7 @@ def check_prompt(prompt, name):
         prompt = prompt.tolist()
     if isinstance(prompt, str):
         return prompt
-    messages = prompt if isinstance(prompt, (list, tuple)) and prompt else [None]
+    messages: Any = prompt if isinstance(prompt, (list, tuple)) and prompt else [None]
     for message in messages:
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise ValueError(
@@ -187,21 +187,20 @@ def check_prompt(prompt, name):
 
 def _join_parts(content, name):
     """Return the content of a message as a text; it may be a list of text parts."""
-    if is_list(content):
-        texts = [
-            part.get("text")
-            if isinstance(part, Mapping) and part.get("type") == "text"
-            else None
-            for part in content
-        ]
-        if texts and all(isinstance(text, str) for text in texts):
-            return "".join(texts)
-    if not isinstance(content, str):
+    parts = content if is_list(content) else [{"type": "text", "text": content}]
+    texts = [
+        part["text"]
+        for part in parts
+        if isinstance(part, Mapping)
+        and part.get("type") == "text"
+        and isinstance(part.get("text"), str)
+    ]
+    if len(texts) < max(len(parts), 1):
         raise ValueError(
             f"The content of a message in {name} must be a text or a list of text "
             f'parts, {{"type": "text", "text": ...}}; got {_short(content)}.'
         )
-    return content
+    return "".join(texts)
 
 
 def find_surrogate(text):

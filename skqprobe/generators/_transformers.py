@@ -18,7 +18,7 @@ from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.generators._base import BaseGenerator
 
 
-class BadPrompt(PromptRefused, ValueError):
+class BadPromptError(PromptRefused, ValueError):
     """The model cannot read a prompt."""
 
 
@@ -236,7 +236,7 @@ class TransformersGenerator(BaseGenerator):
         encoded = self._encode(lm, prompts)
         for number, pair in enumerate(encoded):
             if isinstance(pair, ValueError):  # before any prompt is answered
-                yield number, BadPrompt(str(pair))
+                yield number, BadPromptError(str(pair))
         for number, (prompt, pair) in enumerate(zip(prompts, encoded, strict=True)):
             if not isinstance(pair, ValueError):
                 uniforms = self._uniforms(prompt, k)

@@ -447,10 +447,14 @@ def test_a_cache_that_cannot_be_written_is_read(public_folder, unwritable):
     with unwritable(public_folder):
         np.testing.assert_array_equal(embedder().transform(["bb", "a"]), X[::-1])
         assert len(cache) == 2
-        with pytest.warns(RuntimeWarning, match=r"The cache .* cannot be used") as caught:
+        with pytest.warns(
+            RuntimeWarning, match=r"The cache .* cannot be used"
+        ) as caught:
             more = embedder().transform(["bb", "ccc", "dddd"])
         assert len(caught) == 1
-        assert "returned, but from here on they are not stored" in str(caught[0].message)
+        assert "returned, but from here on they are not stored" in str(
+            caught[0].message
+        )
         np.testing.assert_array_equal(more, lengths(["bb", "ccc", "dddd"]))
         with pytest.raises(OSError, match="file and its folder can be written"):
             cache.clear()

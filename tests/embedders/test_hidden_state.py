@@ -316,9 +316,12 @@ def test_bad_items_are_named_and_the_others_kept(chatty, tmp_path, Embedder):
     pairs[3:3] = [("a", "c" * 40), ("a\udfff", "c")]  # too long, no Unicode
     pairs += [([{"role": 1, "content": "x"}], "c")]  # the template reads a text
     pairs += [([{"role": "user", "content": "\ud800"}], "c")]
-    bad, good = [3, 4, 38, 39], [p for i, p in enumerate(pairs) if i not in {3, 4, 38, 39}]
+    bad, good = (
+        [3, 4, 38, 39],
+        [p for i, p in enumerate(pairs) if i not in {3, 4, 38, 39}],
+    )
     embedder = Embedder(chatty, batch_size=4, cache=tmp_path / "cache.sqlite")
-    with pytest.raises(ValueError, match="4 of .* texts cannot be embedded") as caught:
+    with pytest.raises(ValueError, match=r"4 of .* texts cannot be embedded") as caught:
         embedder.transform(pairs)
     for part in (
         f"X[3] ('a{'c' * 39}'): A completion has 40 tokens",

@@ -124,7 +124,7 @@ PAIR = r"X\[0\] must be a \(prompt, completion\) pair"
         ([(["Hi"], "a")], r"the prompt of X\[0\] must be .*'role' and 'content'"),
         (
             [([{"role": "user", "content": None}], "a")],
-            r"The content of a message in the prompt of X\[0\] must be a text or a list",
+            r"The content of a message in the prompt of X\[0\] must be a text or",
         ),
         *(
             (

@@ -421,7 +421,8 @@ def test_a_function_that_took_the_address_of_another_one():
             return [[next(self.values)] for _ in texts]
 
     embedder = VectorizerEmbedder(Opaque(1.0), batch_size=1, revision="1")
-    for value in range(50):  # the first one is freed without the reference of the memory
+    for value in range(50):
+        # The function before is freed, unless the memory of texts refers to it.
         embedder.set_params(vectorizer=Opaque(value))
         with pytest.raises(RuntimeError):
             embedder.transform(["aa", "b"])
