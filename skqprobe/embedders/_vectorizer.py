@@ -62,7 +62,9 @@ class VectorizerEmbedder(BaseEmbedder):
     code, defaults and captured variables; the arguments of a partial; the class and
     state of a callable object. A part that cannot be copied, such as a lock or a
     connection, is represented by its class: give different ones different revisions.
-    Bytecode differs between versions of Python, which embed the texts again.
+    Bytecode differs between versions of Python, which embed the texts again. A large
+    state, such as a model, is read in every call. It is better loaded in a function
+    that the given one calls, with ``functools.lru_cache``.
 
     Sparse output is converted to a dense array, so keep the number of features in the
     thousands: set `max_features`, or append a ``TruncatedSVD()`` to the vectorizer.

@@ -22,10 +22,12 @@ from sklearn.feature_extraction.text import (
     HashingVectorizer,
     TfidfVectorizer,
 )
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline, make_pipeline
 
+from skqprobe import QProbePolicy
 from skqprobe._backends.identity import identify
-from skqprobe.embedders import EmbeddingCache, VectorizerEmbedder
+from skqprobe.embedders import BaseEmbedder, EmbeddingCache, VectorizerEmbedder
 
 RECORDS = [
     {"prompt": "Name a pet.", "completions": ["A dog.", "A stone.", "A cat."]},
@@ -309,6 +311,60 @@ def test_another_function_has_another_key(tmp_path, maker):
             np.testing.assert_array_equal(embeddings, wanted)
             assert len(cache) == n_stored
     assert len(set(map(str, (MAKERS[maker](scale)(["ab"]) for scale in (1, 5))))) == 2
+
+
+def test_a_search_over_partials_with_a_cache(tmp_path, rng):
+    def embed(texts, column):
+        counts = [[len(text), text.count("1"), text.count("2")] for text in texts]
+        return np.array(counts)[:, [column]]
+
+    X = [
+        {"prompt": str(i), "completions": ["1" * a + "2" * b for a, b in numbers]}
+        for i, numbers in enumerate(rng.integers(0, 5, size=(20, 4, 2)))
+    ]
+    y = [[text.count("1") for text in record["completions"]] for record in X]
+    grid = {"embed__vectorizer": [partial(embed, column=column) for column in range(3)]}
+    scores = []
+    for cache in (None, tmp_path / "cache.sqlite"):
+        embedder = VectorizerEmbedder(len, cache=cache, revision="1")
+        steps = [("embed", embedder), ("probe", QProbePolicy())]
+        search = GridSearchCV(Pipeline(steps), grid, cv=3).fit(X, y)
+        scores.append(search.cv_results_["mean_test_score"])
+    np.testing.assert_array_equal(*scores)
+    assert len(set(scores[0])) == 3
+
+
+def custom_embedder(value):
+    """Make a class whose embeddings depend on a captured variable."""
+
+    class Custom(BaseEmbedder):
+        def __init__(self, pool=sum, *, batch_size=32, cache=None):
+            self.pool = pool
+            self.join, self.dtype, self.progress = "", "float32", False
+            self.batch_size = batch_size
+            self.cache = cache
+
+        def embed_batch(self, texts):
+            return [[value * self.pool([len(text), 1])] for text in texts]
+
+    return Custom
+
+
+def test_keys_of_custom_embedders(tmp_path):
+    """The code of the class, and functions among the settings, count."""
+    cache = EmbeddingCache(tmp_path / "cache.sqlite")
+    for n_stored, value, pool in [
+        (1, 1, sum),
+        (1, 1, sum),
+        (2, 2, sum),
+        (3, 2, max),
+        (4, 2, lambda numbers: numbers[0] * 3),
+        (5, 2, lambda numbers: numbers[0] * 4),
+        (5, 2, max),
+    ]:
+        embedder = custom_embedder(value)(pool, cache=cache)
+        assert embedder.transform(["abc"]) == value * pool([3, 1])
+        assert len(cache) == n_stored
 
 
 @given(st.lists(st.tuples(st.sampled_from([*MAKERS]), st.integers(0, 3)), min_size=2))
