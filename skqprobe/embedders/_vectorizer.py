@@ -62,9 +62,10 @@ class VectorizerEmbedder(BaseEmbedder):
     code, defaults and captured variables; the arguments of a partial; the class and
     state of a callable object. A part that cannot be copied, such as a lock or a
     connection, is represented by its class: give different ones different revisions.
-    Bytecode differs between versions of Python, which embed the texts again. A large
-    state, such as a model, is read in every call. It is better loaded in a function
-    that the given one calls, with ``functools.lru_cache``.
+    Bytecode differs between versions of Python, which embed the texts again. A state
+    that changes, such as a counter of calls, changes the key: use a global variable. A
+    large state, such as a model, is read in every call: load it in a function that the
+    given one calls, with ``functools.lru_cache``.
 
     Sparse output is converted to a dense array, so keep the number of features in the
     thousands: set `max_features`, or append a ``TruncatedSVD()`` to the vectorizer.
@@ -179,7 +180,6 @@ class VectorizerEmbedder(BaseEmbedder):
         return store
 
     def _settings(self):
-        settings = super()._settings() | {"vectorizer": identify(self.vectorizer)}
-        if self.cache is None:  # what cannot be identified is told apart as well
-            settings["address"] = id(self.vectorizer)
-        return settings
+        # The address is enough for `_store` in memory, which keeps the function alive.
+        find = id if self.cache is None else identify
+        return super()._settings() | {"vectorizer": find(self.vectorizer)}
