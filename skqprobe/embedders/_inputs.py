@@ -172,41 +172,34 @@ def check_prompt(prompt, name):
         prompt = prompt.tolist()
     if isinstance(prompt, str):
         return prompt
-    messages: Any = prompt if isinstance(prompt, (list, tuple)) and prompt else [None]
+    messages = prompt if isinstance(prompt, (list, tuple)) and prompt else [None]
+    checked = []
     for message in messages:
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise ValueError(
                 f"{name} must be a text or a list of chat messages, each with the keys "
                 f"'role' and 'content'; got {_short(prompt)}."
             )
-    return [
-        {**message, "content": _join_parts(message["content"], name)}
-        for message in messages
-    ]
+        if is_list(message["content"]):
+            message = {**message, "content": _join_parts(message["content"], name)}
+        _check_text(message["content"], f"the content of a message in {name}")
+        checked.append(message)
+    return checked
 
 
-def _join_parts(content, name):
-    """Return the content of a message as a text; it may be a list of text parts."""
-    parts = content if is_list(content) else [{"type": "text", "text": content}]
-    texts = [
-        part["text"]
-        for part in parts
-        if isinstance(part, Mapping)
-        and part.get("type") == "text"
-        and isinstance(part.get("text"), str)
-    ]
-    if len(texts) < max(len(parts), 1):
-        raise ValueError(
-            f"The content of a message in {name} must be a text or a list of text "
-            f'parts, {{"type": "text", "text": ...}}; got {_short(content)}.'
-        )
-    return "".join(texts)
+def _join_parts(parts, name):
+    """Return the text of a message of parts, ``{"type": "text", "text": ...}``."""
+    for part in parts:
+        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+            raise ValueError(
+                f"The content of a message in {name} has a part that is not a text: "
+                f"{_short(part)}. Only texts are supported."
+            )
+    return "".join(part["text"] for part in parts)
 
 
 def find_surrogate(text):
-    """Return an error if a text, a tuple of them or a chat is not valid Unicode."""
-    if isinstance(text, list):
-        text = [message["content"] for message in text]
+    """Return an error if a text, or a tuple of them, is not valid Unicode."""
     try:
         "".join(text).encode()
     except UnicodeEncodeError as error:

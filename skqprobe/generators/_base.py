@@ -160,10 +160,11 @@ def check_prompts(prompts, allow_items=False):
                     "one.)"
                 )
             prompt, name = prompt["prompt"], f"{name}['prompt']"
-        checked.append(check_prompt(prompt, name))
-        error = find_surrogate(checked[-1])
-        if error is not None:
-            raise ValueError(f"{name} cannot be given to a model: {error}.")
+        prompt = check_prompt(prompt, name)
+        texts = prompt if isinstance(prompt, str) else [m["content"] for m in prompt]
+        if error := find_surrogate(texts):
+            raise ValueError(f"{name} is not valid Unicode: {error}.")
+        checked.append(prompt)
     return checked
 
 

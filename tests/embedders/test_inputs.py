@@ -124,15 +124,14 @@ PAIR = r"X\[0\] must be a \(prompt, completion\) pair"
         ([(["Hi"], "a")], r"the prompt of X\[0\] must be .*'role' and 'content'"),
         (
             [([{"role": "user", "content": None}], "a")],
-            r"The content of a message in the prompt of X\[0\] must be a text or",
+            r"the content of a message in the prompt of X\[0\] must be a text",
         ),
         *(
             (
                 [([{"role": "user", "content": content}], "a")],
-                r'list of text parts, \{"type": "text", "text": \.\.\.\}; got list',
+                r"The content of a message in the prompt of X\[0\] has a part that is not",
             )
             for content in (
-                [],
                 [{"type": "image_url", "image_url": {"url": "a.png"}}],
                 [{"type": "text", "text": 3}],
                 ["Hi"],

@@ -327,6 +327,8 @@ def test_bad_prompts(tiny, monkeypatch):
     with pytest.raises(ValueError, match=message):
         generator.generate(["ab", CHAT], 2)
     for bad in ("a\ud800", [{"role": "user", "content": "\ud800"}]):
-        message = r"prompts\[1\] cannot .* contains '\\ud800', one half of a surrogate"
+        message = (
+            r"prompts\[1\] is not valid .* contains '\\ud800', one half of a surrogate"
+        )
         with pytest.raises(ValueError, match=message):
             generator.generate(["ab", bad], 2)
