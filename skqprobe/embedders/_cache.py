@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from shutil import disk_usage
 
 from skqprobe._backends.identity import identify
 from skqprobe._utils.warn import warn_user
@@ -207,10 +208,14 @@ class EmbeddingCache:
             with closing(self._open(writes)) as connection:
                 yield connection
         except sqlite3.OperationalError as error:
-            remedy = {
-                sqlite3.SQLITE_FULL: "Free space on the disk",
-                sqlite3.SQLITE_BUSY: "Another program uses the file: try again",
-            }.get(_code(error), "Check that the file and its folder can be written")
+            remedy = "Check that the file and its folder can be written"
+            if _code(error) == sqlite3.SQLITE_BUSY:
+                remedy = "Another program uses the file: try again"
+            elif _code(error) == sqlite3.SQLITE_FULL or (
+                _code(error) == sqlite3.SQLITE_IOERR
+                and disk_usage(self._file.parent).free < 2**16
+            ):
+                remedy = "The disk is full: free space on it"
             raise OSError(
                 f"The cache {self.path} cannot be used: {error}. {remedy}, or give "
                 "another path."
@@ -249,6 +254,8 @@ class EmbeddingCache:
                 if is_empty:
                     connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 connection.execute(_SCHEMA)
+            elif is_empty:  # a file that could not be written from the beginning
+                connection.execute(_SCHEMA.replace("TABLE", "TEMPORARY TABLE"))
             return connection
         except BaseException:
             connection.close()

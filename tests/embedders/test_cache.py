@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -465,6 +466,35 @@ def test_a_cache_that_cannot_be_written_is_read(public_folder, unwritable):
     assert len(cache) == 2
 
 
+def test_an_empty_file_that_cannot_be_written(public_folder, unwritable):
+    """A full disk leaves a file without content."""
+    path = public_folder / "cache.sqlite"
+    path.touch()
+    embedder = VectorizerEmbedder(lengths, cache=path, revision="1")
+    with unwritable(public_folder):
+        assert EmbeddingCache(path).read([b"key"]) == []
+        assert len(EmbeddingCache(path)) == 0
+        with pytest.warns(RuntimeWarning, match="not stored"):
+            assert embedder.transform(["abc"])[0, 0] == 3
+    assert path.read_bytes() == b""
+
+
+def test_a_disk_error_on_a_full_disk_is_named(cache, monkeypatch):
+    def fail(connection):
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+        raise error
+
+    monkeypatch.setattr(cache_module, "_use_write_ahead_log", fail)
+    with pytest.raises(OSError, match=r"disk I/O error\. Check that the file"):
+        cache.write([b"key"], [b"value"])
+    monkeypatch.setattr(
+        cache_module, "disk_usage", lambda folder: SimpleNamespace(free=0)
+    )
+    with pytest.raises(OSError, match=r"disk I/O error\. The disk is full: free space"):
+        cache.write([b"key"], [b"value"])
+
+
 class FailsOnce(VectorizerEmbedder):
     def embed_batch(self, texts):
         if len(calls) == 35 and "failed" not in calls:
@@ -486,7 +516,7 @@ def test_a_full_disk_loses_nothing(cache, monkeypatch):
     texts = [str(number) * 5 for number in range(40)]
     calls.clear()
     embedder = FailsOnce(len, cache=cache, revision="1", batch_size=1)
-    message = r"database or disk is full\. Free space on the disk.* not stored"
+    message = r"database or disk is full\. The disk is full: free space.* not stored"
     with (
         pytest.warns(RuntimeWarning, match=message) as caught,
         pytest.raises(RuntimeError, match="the backend fails"),

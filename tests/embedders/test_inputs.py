@@ -129,7 +129,7 @@ PAIR = r"X\[0\] must be a \(prompt, completion\) pair"
         *(
             (
                 [([{"role": "user", "content": content}], "a")],
-                r"The content of a message in the prompt of X\[0\] has a part that is not",
+                r"The content of a message in .* of X\[0\] has a part that is not",
             )
             for content in (
                 [{"type": "image_url", "image_url": {"url": "a.png"}}],
