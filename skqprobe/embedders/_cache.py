@@ -11,7 +11,6 @@ from hashlib import blake2b
 from pathlib import Path
 from shutil import disk_usage
 
-from skqprobe._backends.identity import identify
 from skqprobe._utils.warn import warn_user
 
 CHUNK = 500
@@ -282,7 +281,7 @@ def _use_write_ahead_log(connection):
             time.sleep(0.01)
 
 
-def text_keys(settings, texts):
+def text_keys(settings, texts, default=None):
     """Compute the key of each text.
 
     Parameters
@@ -291,6 +290,8 @@ def text_keys(settings, texts):
         Settings that determine the embedding, besides the text.
     texts : list of (str or tuple of str)
         Texts to embed.
+    default : callable, default=None
+        Function that converts a setting that JSON does not support.
 
     Returns
     -------
@@ -298,15 +299,10 @@ def text_keys(settings, texts):
         Digests of the settings and each text.
     """
     start = blake2b(digest_size=16)
-    start.update(json.dumps(settings, sort_keys=True, default=_plain).encode())
+    start.update(json.dumps(settings, sort_keys=True, default=default).encode())
     keys = []
     for text in texts:
         key = start.copy()
         key.update(json.dumps(text).encode())
         keys.append(key.digest())
     return keys
-
-
-def _plain(value):
-    """Convert a setting that JSON does not support, such as numbers of numpy."""
-    return value.tolist() if hasattr(value, "tolist") else {"id": identify(value)}

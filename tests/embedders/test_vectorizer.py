@@ -444,7 +444,7 @@ def test_identities_are_equal_in_another_process():
             text=True,
             check=True,
         ).stdout
-        for seed in "012"
+        for seed in "01"
     }
     assert len(printed) == 1
 
