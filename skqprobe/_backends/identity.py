@@ -40,11 +40,6 @@ def identify(value):
         return _Digests().of(type(value))
 
 
-def to_json(value):
-    """Convert a setting that JSON does not support: an array, or any object."""
-    return value.tolist() if hasattr(value, "tolist") else {"identity": identify(value)}
-
-
 class _Digests:
     """Digests of objects; each object is read once."""
 
