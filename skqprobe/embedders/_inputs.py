@@ -28,6 +28,17 @@ class TextInput:
     completions: list[str]
     shape: tuple[int, ...]
 
+    def describe(self, i):
+        """Return the place of row i in X, and the beginning of its text."""
+        prompt = self.prompts[i] or ""
+        if not isinstance(prompt, str):
+            prompt = prompt[-1]["content"]
+        if len(self.shape) == 1:
+            place = f"X[{i}]"
+        else:
+            place = "X[{}]['completions'][{}]".format(*divmod(i, self.shape[1]))
+        return f"{place} ({(prompt + self.completions[i])[:40]!r})"
+
 
 def check_texts(X):
     """Validate texts, pairs or records, and convert them to rows.
@@ -37,8 +48,9 @@ def check_texts(X):
     X : list of str, array-like of shape (n, 2), data frame or list of dict
         Plain texts; (prompt, completion) pairs, or a data frame with the columns
         "prompt" and "completion"; or records with the keys "prompt" and "completions",
-        all with the same number of completions. A prompt is a text or a list of chat
-        messages, ``{"role": ..., "content": ...}``.
+        all with the same number of completions. A prompt is a text; a list of chat
+        messages, ``{"role": ..., "content": ...}``, whose content is a text or a list
+        of text parts; or an item, a dict with one of these under "prompt".
 
     Returns
     -------
@@ -118,7 +130,7 @@ def _open_records(records):
                 f"X[{i}] must be a record with the keys 'prompt' and 'completions'; "
                 f"got {_short(record)}."
             )
-        prompt = check_prompt(record["prompt"], f"X[{i}]['prompt']")
+        prompt = _open_item(record["prompt"], f"X[{i}]['prompt']")
         texts = record["completions"]
         if not is_list(texts) or len(texts) == 0:
             raise ValueError(
@@ -144,7 +156,14 @@ def _check_pair(pair, name):
         )
     prompt, completion = pair
     _check_text(completion, f"the completion of {name}")
-    return check_prompt(prompt, f"the prompt of {name}"), completion
+    return _open_item(prompt, f"the prompt of {name}"), completion
+
+
+def _open_item(prompt, name):
+    """Return the prompt of an item, as `collect` takes it, or a prompt."""
+    if isinstance(prompt, Mapping) and "prompt" in prompt:
+        prompt = prompt["prompt"]
+    return check_prompt(prompt, name)
 
 
 def check_prompt(prompt, name):
@@ -154,14 +173,40 @@ def check_prompt(prompt, name):
     if isinstance(prompt, str):
         return prompt
     messages = prompt if isinstance(prompt, (list, tuple)) and prompt else [None]
+    checked = []
     for message in messages:
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise ValueError(
                 f"{name} must be a text or a list of chat messages, each with the keys "
                 f"'role' and 'content'; got {_short(prompt)}."
             )
+        if is_list(message["content"]):
+            message = {**message, "content": _join_parts(message["content"], name)}
         _check_text(message["content"], f"the content of a message in {name}")
-    return list(messages)
+        checked.append(message)
+    return checked
+
+
+def _join_parts(parts, name):
+    """Return the text of a message of parts, ``{"type": "text", "text": ...}``."""
+    for part in parts:
+        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+            raise ValueError(
+                f"The content of a message in {name} has a part that is not a text: "
+                f"{_short(part)}. Only texts are supported."
+            )
+    return "".join(part["text"] for part in parts)
+
+
+def find_surrogate(text):
+    """Return an error if a text, or a tuple of them, is not valid Unicode."""
+    try:
+        "".join(text).encode()
+    except UnicodeEncodeError as error:
+        return ValueError(
+            f"it contains {error.object[error.start]!r}, one half of a surrogate pair, "
+            "which is not a character: remove it"
+        )
 
 
 def _check_text(text, name):

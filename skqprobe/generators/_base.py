@@ -4,11 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from numbers import Integral
 
+from skqprobe._backends.refusal import PromptRefused
 from skqprobe._backends.settings import output_settings
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.progress import progress_bar
 from skqprobe._utils.sklearn_compat import StrOptions
-from skqprobe.embedders._inputs import check_prompt, is_list
+from skqprobe.embedders._inputs import check_prompt, find_surrogate, is_list
 
 
 class BaseGenerator(BaseEstimator, ABC):
@@ -84,6 +85,8 @@ class BaseGenerator(BaseEstimator, ABC):
             self.progress, len(prompts), type(self).__name__, "prompt"
         ) as bar:
             for number, record in self.sample_each(prompts, k):
+                if isinstance(record, Exception):
+                    raise name_prompt(record, number, prompts[number])
                 records[number] = record
                 bar.update()
         return records
@@ -157,5 +160,19 @@ def check_prompts(prompts, allow_items=False):
                     "one.)"
                 )
             prompt, name = prompt["prompt"], f"{name}['prompt']"
-        checked.append(check_prompt(prompt, name))
+        prompt = check_prompt(prompt, name)
+        texts = prompt if isinstance(prompt, str) else [m["content"] for m in prompt]
+        if error := find_surrogate(texts):
+            raise ValueError(f"{name} is not valid Unicode: {error}.")
+        checked.append(prompt)
     return checked
+
+
+def name_prompt(error, i, prompt):
+    """Add the position and the beginning of a prompt to its error."""
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    name = f"prompts[{i}] ({text[:40]!r})"
+    if isinstance(error, PromptRefused):
+        return type(error)(f"{name} was refused: {error.reason}")
+    error.add_note(f"The error occurred for {name}.")
+    return error
