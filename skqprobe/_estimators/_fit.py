@@ -52,7 +52,8 @@ class TrainingData:
     rewards : ndarray of float64, in the layout's shape
         Rewards in user order.
     features : dict
-        Attributes `n_features_in_` and, if X has names, `feature_names_in_`.
+        Attributes `n_features_in_`, `feature_names_in_` if X has names, and
+        `_mean_group_size_`, of rows whose prompts differ in size.
     """
 
     X: Any
@@ -95,6 +96,8 @@ def check_training_data(estimator, X, y, groups):
         check_magnitude(rewards, "y", SMALLEST_SINGLE, LARGEST_SINGLE, hint)
     names = ("n_features_in_", "feature_names_in_")
     features = {name: vars(checked)[name] for name in names if name in vars(checked)}
+    if len(shape) == 1 and layout.grouped and np.ptp(layout.sizes):
+        features["_mean_group_size_"] = float(layout.sizes.mean())
     return TrainingData(X, layout, rewards, features)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -12,7 +13,7 @@ from skqprobe._candidates.validation import check_scored
 from skqprobe._utils.warn import warn_user
 from skqprobe.metrics._per_prompt import PromptTerms, divide, mean_terms, weighted_mean
 
-DRAWS_AT_ONCE = 2**19
+DRAWS_AT_ONCE = 2**17
 """Number of prompts drawn at one time."""
 
 FEW_PROMPTS = 10
@@ -202,8 +203,8 @@ def bootstrap_terms(
     if n_prompts < 2:
         raise ValueError("An interval over prompts needs at least two prompts.")
     scalar = terms.numerator.ndim == 1
-    parts = [*terms, *([] if versus is None else versus)]
-    parts = np.stack([part.reshape(n_prompts, -1) for part in parts], axis=1)
+    both = [*terms, *([] if versus is None else versus)]
+    parts = np.stack([part.reshape(n_prompts, -1) for part in both], axis=1)
     value = np.atleast_1d(weighted_mean(terms))
     if versus is not None:
         value = value - weighted_mean(versus)
@@ -225,9 +226,9 @@ def bootstrap_terms(
         )
         low[column], high[column] = unit[column] * np.quantile(defined, tails)
         error[column] = unit[column] * defined.std(ddof=1)
-    if scalar:
-        value, low, high, error = map(float, np.ravel([value, low, high, error]))
-    return Estimate(value, low, high, error, confidence_level)
+    figures: Any = np.stack([value, low, high, error])
+    figures = figures[:, 0].tolist() if scalar else figures
+    return Estimate(*figures, confidence_level)
 
 
 def _difference_of_ratios(sums):

@@ -58,8 +58,8 @@ def _call(estimator, name, X, groups):
         takes_groups = _requests_groups(estimator, name)
     if takes_groups:
         return np.asarray(method(X, groups=groups))
-    parts = getattr(estimator, "get_params", dict)().values()
-    needy = [part for part in parts if _requests_groups(part, "transform")]
+    parts = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    needy = [part for part in parts.values() if _requests_groups(part, "transform")]
     if needy:
         raise ValueError(
             f"{name} of {type(estimator).__name__} does not pass groups to "
