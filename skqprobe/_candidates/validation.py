@@ -17,8 +17,9 @@ NO_GROUPS = (
     "X has rows but no groups were given, so every row is a prompt of its own and "
     "there is nothing to choose from. Pass groups, one prompt label per row. In a "
     "Pipeline, a search or cross-validation, groups reach this estimator only after "
-    "sklearn.set_config(enable_metadata_routing=True). Before scikit-learn 1.8, a "
-    "search over a Pipeline scores with groups only if "
+    "sklearn.set_config(enable_metadata_routing=True). The predict of a search takes "
+    "none: call search.best_estimator_.predict(X, groups=groups). Before scikit-learn "
+    "1.8, a search over a Pipeline scores with groups only if "
     "scoring=sklearn.metrics.check_scoring(QProbePolicy())."
 )
 

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -226,9 +225,9 @@ def bootstrap_terms(
         )
         low[column], high[column] = unit[column] * np.quantile(defined, tails)
         error[column] = unit[column] * defined.std(ddof=1)
-    figures: Any = np.stack([value, low, high, error])
-    figures = figures[:, 0].tolist() if scalar else figures
-    return Estimate(*figures, confidence_level)
+    if scalar:
+        value, low, high, error = (x.item() for x in (value, low, high, error))
+    return Estimate(value, low, high, error, confidence_level)
 
 
 def _difference_of_ratios(sums):

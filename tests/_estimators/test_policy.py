@@ -170,18 +170,14 @@ def test_rows_that_were_thinned_for_fit_warn_in_score(rng):
     thinned = QProbePolicy("log_loss").fit(X[some], y[some], groups[some])
     with pytest.warns(UserWarning, match=r"on 2\.\d candidates .* scored on 9\.0\. "):
         thinned.score(X, y, groups)
-    with config_context(enable_metadata_routing=True):
-        with pytest.warns(UserWarning, match="candidates per prompt, and is scored"):
-            learning_curve(
-                QProbePolicy("log_loss"),
-                X,
-                y,
-                train_sizes=[80],
-                cv=GroupKFold(3),
-                shuffle=True,
-                random_state=0,
-                params={"groups": groups},
-            )
+    message = "candidates per prompt, and is scored"
+    options = {"train_sizes": [80], "shuffle": True, "random_state": 0}
+    with (
+        config_context(enable_metadata_routing=True),
+        pytest.warns(UserWarning, match=message),
+    ):
+        options |= {"cv": GroupKFold(3), "params": {"groups": groups}}
+        learning_curve(QProbePolicy("log_loss"), X, y, **options)
     # Whole prompts, or other data that are meant: pairs, sets, fewer to choose from.
     thinned.score(X[some], y[some], groups[some])
     thinned.fit(X, y, groups).score(X[some], y[some], groups[some])
