@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_array
 
+from skqprobe._arrays.device import to_host
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
 from skqprobe._candidates.validation import NO_GROUPS, check_scored, check_values
 from skqprobe._utils.warn import warn_user
@@ -138,7 +139,7 @@ def check_has_groups(layout, name):
 def check_prompt_weight(prompt_weight, n_prompts):
     """Validate weights of prompts, of shape (n_prompts,)."""
     weight = check_array(
-        prompt_weight,
+        to_host(prompt_weight, "prompt_weight"),
         ensure_2d=False,
         dtype=np.float64,
         input_name="prompt_weight",

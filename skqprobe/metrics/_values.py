@@ -6,6 +6,8 @@ import numpy as np
 from sklearn import get_config
 from sklearn.pipeline import Pipeline
 
+from skqprobe._arrays.device import to_host
+
 
 def candidate_values(estimator, X, groups=None):
     """Compute one value per candidate with any fitted estimator.
@@ -52,12 +54,12 @@ def _call(estimator, name, X, groups):
     """Call a method, with the groups if it takes them."""
     method = getattr(estimator, name)
     if groups is None:
-        return np.asarray(method(X))
+        return np.asarray(to_host(method(X)))
     takes_groups = "groups" in signature(method).parameters
     if not takes_groups and get_config()["enable_metadata_routing"]:
         takes_groups = _requests_groups(estimator, name)
     if takes_groups:
-        return np.asarray(method(X, groups=groups))
+        return np.asarray(to_host(method(X, groups=groups)))
     parts = estimator.get_params() if hasattr(estimator, "get_params") else {}
     needy = [part for part in parts.values() if _requests_groups(part, "transform")]
     if needy:
@@ -67,7 +69,7 @@ def _call(estimator, name, X, groups):
             "sklearn.set_config(enable_metadata_routing=True). If it is on, pass the "
             "inner pipeline, or sets."
         )
-    return np.asarray(method(X))
+    return np.asarray(to_host(method(X)))
 
 
 def _requests_groups(part, method):
