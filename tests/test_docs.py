@@ -87,6 +87,19 @@ def test_html_representation_links_to_the_page_of_the_class(estimator):
     assert link == f"https://skqprobe.readthedocs.io/en/stable/api/{name}.html"
 
 
+def test_wide_content_shows_that_it_scrolls():
+    """On a narrow screen it fades out on the side where there is more of it."""
+    css = " ".join((DOCS / "_static" / "custom.css").read_text("utf-8").split())
+    wide = ".bd-article :is(pre, div.math, .pst-scrollable-table-container)"
+    for rule in (
+        wide
+        + " { animation: more linear; animation-timeline: scroll(self inline); mask",
+        wide + "::-webkit-scrollbar {",
+        "div.math { display: block;",  # not the theme's flex box, which does not scroll
+    ):
+        assert rule in css
+
+
 def broken_links(site, pages):
     """Internal links without a target page, or without an anchor in it."""
     for path, page in pages.items():
