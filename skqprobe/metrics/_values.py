@@ -12,6 +12,9 @@ from skqprobe._arrays.device import to_host
 def candidate_values(estimator, X, groups=None):
     """Compute one value per candidate with any fitted estimator.
 
+    An estimator that takes groups gets them; a pipeline gets them by metadata routing,
+    for steps such as `SiblingFeatures`.
+
     Parameters
     ----------
     estimator : estimator
@@ -21,8 +24,6 @@ def candidate_values(estimator, X, groups=None):
         Input of the estimator.
     groups : array-like of shape (n_rows,), default=None
         Prompt labels of the rows: hashable values in any order. Not needed for sets.
-        They are passed to an estimator that takes them: by metadata routing to the
-        steps of a pipeline that request them, such as `SiblingFeatures`.
 
     Returns
     -------
