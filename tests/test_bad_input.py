@@ -655,6 +655,8 @@ def calls_that_take_arrays(X, y, groups, weight):
     yield "X", scaler.fit, X
     yield "X", scaler.fit_transform, X[None]
     yield "X", scaler.fit(X).transform, X
+    sets = X.reshape(8, 3, 4)
+    yield "sample_weight", lambda w: scaler.fit(sets, sample_weight=w), weight[:8]
     yield "y", lambda y: base_reward(y, groups), y
     yield "scores", lambda scores: best_of_k_reward(y, scores, 1, groups), y
     yield "groups", lambda groups: base_reward(y, groups), groups

@@ -3,6 +3,7 @@
 from numbers import Real
 
 import numpy as np
+from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from sklearn.utils.validation import validate_data
 
@@ -19,15 +20,23 @@ from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import segment_sum
 from skqprobe._utils.warn import warn_user
 
-NO_GROUPS = (
-    "X has rows but no groups were given, so every row is a prompt of its own and "
-    "there is nothing to choose from. Pass groups, one prompt label per row. In a "
-    "Pipeline, a search or cross-validation, groups reach this estimator only after "
-    "sklearn.set_config(enable_metadata_routing=True). The predict of a search takes "
-    "none: call search.best_estimator_.predict(X, groups=groups). Before scikit-learn "
-    "1.8, a search over a Pipeline scores with groups only if "
-    "scoring=sklearn.metrics.check_scoring(QProbePolicy())."
-)
+
+def no_groups(name="X"):
+    """Make the message about rows without groups, in an argument of this name."""
+    how = (
+        "In a Pipeline, a search or cross-validation, groups reach this estimator only "
+        "after sklearn.set_config(enable_metadata_routing=True)."
+    )
+    if get_config()["enable_metadata_routing"]:
+        how = "cross_validate takes them as params={'groups': groups}."
+    return (
+        f"{name} has rows but no groups were given, so every row is a prompt of its "
+        "own and there is nothing to choose from. Pass groups, one prompt label per "
+        f"row. {how} The predict of a search takes none: call "
+        "search.best_estimator_.predict(X, groups=groups). Before scikit-learn 1.8, a "
+        "search over a Pipeline scores with groups only if "
+        "scoring=sklearn.metrics.check_scoring(QProbePolicy())."
+    )
 
 
 def check_candidates(estimator, X, *, reset, check_finite=True):
@@ -339,4 +348,4 @@ def check_sums_to_one(proba, layout):
 def warn_without_groups(layout):
     """Warn if all prompts have one candidate because rows have no groups."""
     if not layout.grouped and layout.n_rows > 1:
-        warn_user(NO_GROUPS)
+        warn_user(no_groups())

@@ -20,11 +20,11 @@ from skqprobe._arrays.magnitude import (
 from skqprobe._candidates.layout import Layout, check_layout
 from skqprobe._candidates.segments import segment_sum
 from skqprobe._candidates.validation import (
-    NO_GROUPS,
     check_candidates,
     check_limits,
     check_values,
     check_weights,
+    no_groups,
     raise_unless_finite,
 )
 from skqprobe._objectives.linear import LinearObjective
@@ -166,7 +166,7 @@ def make_objective(
     no_choice = loss.shift_invariant and (layout.sizes == 1).all()
     if no_choice or not prompt_weight.any():
         has_groups = data.layout.grouped
-        warn_user(NOTHING_TO_LEARN.format(loss) if has_groups else NO_GROUPS)
+        warn_user(NOTHING_TO_LEARN.format(loss) if has_groups else no_groups())
         prompt_weight = np.zeros_like(prompt_weight)
     arguments = {
         "alpha": float(alpha),

@@ -12,7 +12,7 @@ from sklearn.utils import check_array
 
 from skqprobe._arrays.device import to_host
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
-from skqprobe._candidates.validation import NO_GROUPS, check_scored, check_values
+from skqprobe._candidates.validation import check_scored, check_values, no_groups
 from skqprobe._utils.warn import warn_user
 
 
@@ -133,7 +133,7 @@ def check_scores(scores, layout, name="scores"):
 def check_has_groups(layout, name):
     """Raise for rows without groups, which leave nothing to choose."""
     if not layout.grouped:
-        raise ValueError(NO_GROUPS.replace("X", name, 1))
+        raise ValueError(no_groups(name))
 
 
 def check_prompt_weight(prompt_weight, n_prompts):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.utils.metadata_routing import MetadataRequest
 
-from skqprobe._candidates.validation import NO_GROUPS
+from skqprobe._candidates.validation import no_groups
 from skqprobe._utils.warn import warn_user
 from skqprobe.metrics._rewards import best_of_k_reward, recovery, softmax_reward
 from skqprobe.metrics._values import candidate_values, policy_temperature
@@ -52,7 +52,7 @@ class CandidateScorer:
             NaN, with a warning, for rows without groups.
         """
         if np.ndim(y) == 1 and groups is None:
-            warn_user(NO_GROUPS)
+            warn_user(no_groups())
             return float("nan")
         values = candidate_values(estimator, X, groups if np.ndim(y) == 1 else None)
         options = self.options

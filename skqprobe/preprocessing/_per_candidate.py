@@ -149,7 +149,8 @@ class PerCandidate(
         if shape is not None:
             y = None if y is None else check_values(y, shape, "y").reshape(-1)
             params = {
-                name: _repeat_per_row(value, shape) for name, value in params.items()
+                name: _repeat_per_row(check_container(value, name), shape)
+                for name, value in params.items()
             }
         return rows, y, params, shape
 
