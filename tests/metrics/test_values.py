@@ -159,12 +159,14 @@ def test_cross_validation_of_siblings_agrees_with_sets(sets, flat, routing, scor
     estimator = make_pipeline(SiblingFeatures(), QProbePolicy("log_loss"))
     folds = [(np.arange(40), np.arange(40, 60)), (np.arange(20, 60), np.arange(20))]
     of_rows = [[np.flatnonzero(np.isin(groups, part)) for part in f] for f in folds]
-    options = {"scoring": scorer}
-    expected = cross_validate(estimator, *sets, cv=folds, **options)["test_score"]
-    found = cross_validate(
-        estimator, X, y, cv=of_rows, params={"groups": groups}, **options
+    found, expected = (
+        cross_validate(estimator, *data, cv=cv, scoring=scorer, params=params)
+        for data, cv, params in [
+            ((X, y), of_rows, {"groups": groups}),
+            (sets, folds, {}),
+        ]
     )
-    assert_allclose(found["test_score"], expected, atol=1e-6)
+    assert_allclose(found["test_score"], expected["test_score"], atol=1e-6)
 
 
 def test_scores_without_routing_of_a_policy_alone(flat):
