@@ -55,7 +55,7 @@ def check_container(values, name):
         The same values. With ``array_api_dispatch`` off, a tensor becomes a numpy array
         of its type, or of float32 for bfloat16, which numpy lacks.
     """
-    if np.ma.is_masked(values):
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ValueError(
             f"{name} is a masked array, whose mask would be lost. Leave out the masked "
             "candidates, as rows with groups, and pass an array without a mask."

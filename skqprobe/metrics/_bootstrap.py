@@ -201,6 +201,10 @@ def bootstrap_terms(
     n_prompts = len(terms.numerator)
     if n_prompts < 2:
         raise ValueError("An interval over prompts needs at least two prompts.")
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"confidence_level must be in (0, 1); got {confidence_level}.")
+    if n_resamples < 2:
+        raise ValueError(f"n_resamples must be 2 or more; got {n_resamples!r}.")
     scalar = terms.numerator.ndim == 1
     both = [*terms, *([] if versus is None else versus)]
     parts = np.stack([part.reshape(n_prompts, -1) for part in both], axis=1)
@@ -214,9 +218,9 @@ def bootstrap_terms(
     without_one = _difference_of_ratios(parts.sum(axis=0) - parts) / unit
     n_informative = _warn_if_few(parts, names)
     low, high, error = np.full((3, len(value)), np.nan)
-    for column in np.flatnonzero(n_informative > 1):
-        defined = resampled[:, column]
-        defined = defined[~np.isnan(defined)]
+    is_defined = ~np.isnan(resampled)
+    for column in np.flatnonzero((n_informative > 1) & (is_defined.sum(axis=0) > 1)):
+        defined = resampled[is_defined[:, column], column]
         tails = _bca_tails(
             defined,
             value[column] / unit[column],

@@ -239,6 +239,19 @@ def test_bad_input(metric, arrays, message):
         prompt_bootstrap(metric, *arrays)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence_level": 95}, r"confidence_level must be in \(0, 1\); got 95"),
+        ({"confidence_level": 1}, r"confidence_level must be in \(0, 1\); got 1"),
+        ({"n_resamples": 1}, "n_resamples must be 2 or more; got 1"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        prompt_bootstrap(base_reward, np.eye(3), **options)
+
+
 def test_a_partial_of_a_ratio_is_that_ratio(scored):
     y, scores, _ = scored
     few = {"n_resamples": 99, "random_state": 0}
