@@ -99,7 +99,7 @@ def prompt_bootstrap(
     Raises
     ------
     ValueError
-        If there are fewer than two prompts.
+        If there are fewer than two prompts, or a setting is out of its range.
 
     Warns
     -----
