@@ -206,8 +206,8 @@ def bootstrap_terms(
     if n_resamples < 2:
         raise ValueError(f"n_resamples must be 2 or more; got {n_resamples!r}.")
     scalar = terms.numerator.ndim == 1
-    both = [*terms, *([] if versus is None else versus)]
-    parts = np.stack([part.reshape(n_prompts, -1) for part in both], axis=1)
+    parts = [*terms, *([] if versus is None else versus)]
+    parts = [part.reshape(n_prompts, -1) for part in parts]
     value = np.atleast_1d(weighted_mean(terms))
     if versus is not None:
         value = value - weighted_mean(versus)
@@ -215,18 +215,15 @@ def bootstrap_terms(
     unit = np.ldexp(1.0, np.frexp(np.nan_to_num(value))[1])
     rng = check_random_state(random_state)
     resampled = _resample(parts, n_resamples, rng) / unit
-    without_one = _difference_of_ratios(parts.sum(axis=0) - parts) / unit
     n_informative = _warn_if_few(parts, names)
     low, high, error = np.full((3, len(value)), np.nan)
     is_defined = ~np.isnan(resampled)
     for column in np.flatnonzero((n_informative > 1) & (is_defined.sum(axis=0) > 1)):
         defined = resampled[is_defined[:, column], column]
-        tails = _bca_tails(
-            defined,
-            value[column] / unit[column],
-            without_one[:, column],
-            confidence_level,
-        )
+        sums = [part[:, column].sum() - part[:, column] for part in parts]
+        without_one = _difference_of_ratios(sums) / unit[column]
+        found = value[column] / unit[column]
+        tails = _bca_tails(defined, found, without_one, confidence_level)
         low[column], high[column] = unit[column] * np.quantile(defined, tails)
         error[column] = unit[column] * defined.std(ddof=1)
     if scalar:
@@ -235,26 +232,26 @@ def bootstrap_terms(
 
 
 def _difference_of_ratios(sums):
-    """Compute ratios of sums of terms, of shape (..., 2 or 4, n_columns)."""
-    ratio = divide(sums[..., 0, :], sums[..., 1, :])
-    if sums.shape[-2] == 2:
-        return ratio
-    return ratio - divide(sums[..., 2, :], sums[..., 3, :])
+    """Compute a ratio of 2 sums of terms, or a difference of ratios of 4."""
+    ratio = divide(sums[0], sums[1])
+    return ratio if len(sums) == 2 else ratio - divide(sums[2], sums[3])
 
 
 def _resample(parts, n_resamples, rng):
     """Compute a metric in resamples of prompts, of shape (n_resamples, n_columns)."""
-    n_prompts = len(parts)
-    flat = parts.reshape(n_prompts, -1)
-    sums = np.empty((n_resamples, flat.shape[1]))
+    n_prompts, n_columns = parts[0].shape
+    sums = np.empty((len(parts), n_resamples, n_columns))
     step = max(1, DRAWS_AT_ONCE // n_prompts)
     for start in range(0, n_resamples, step):
-        some = sums[start : start + step]
-        index = rng.randint(0, n_prompts, (len(some), n_prompts), dtype=np.int32)
-        index += n_prompts * np.arange(len(some), dtype=np.int32)[:, None]
+        some = sums[:, start : start + step]
+        shape = some.shape[1], n_prompts
+        index = rng.randint(0, n_prompts, shape, dtype=np.int32)
+        index += n_prompts * np.arange(len(index), dtype=np.int32)[:, None]
         counts = np.bincount(index.ravel(), minlength=index.size)
-        some[:] = counts.reshape(index.shape).astype(np.float64) @ flat
-    return _difference_of_ratios(sums.reshape(-1, *parts.shape[1:]))
+        counts = counts.reshape(shape).astype(np.float64)
+        for sums_of_part, part in zip(some, parts, strict=True):
+            sums_of_part[:] = counts @ part
+    return _difference_of_ratios(sums)
 
 
 def _bca_tails(resampled, value, without_one, confidence_level):
@@ -272,14 +269,15 @@ def _bca_tails(resampled, value, without_one, confidence_level):
 
 def _warn_if_few(parts, names):
     """Count the prompts that inform each column, and warn of the fewest."""
-    n_informative = np.count_nonzero(parts[:, 1::2].any(axis=1), axis=0)
-    few = (n_informative > 0) & (n_informative < min(FEW_PROMPTS, len(parts)))
+    informs = np.logical_or.reduce([denominator != 0 for denominator in parts[1::2]])
+    n_prompts, n_informative = len(informs), np.count_nonzero(informs, axis=0)
+    few = (n_informative > 0) & (n_informative < min(FEW_PROMPTS, n_prompts))
     if few.any():
-        column = np.where(few, n_informative, len(parts)).argmin()
+        column = np.where(few, n_informative, n_prompts).argmin()
         name = names[column] if len(names) > 1 else names[0]
         warn_user(
             f"The interval of {name} is unreliable: only {n_informative[column]} of "
-            f"{len(parts)} prompts inform it. Use more prompts.",
+            f"{n_prompts} prompts inform it. Use more prompts.",
             UndefinedMetricWarning,
         )
     return n_informative
