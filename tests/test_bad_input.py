@@ -24,14 +24,22 @@ from cases import (
     every_probe,
 )
 from estimators import assert_refused
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.preprocessing import StandardScaler
 
-from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
+from skqprobe import (
+    QProbePolicy,
+    QProbePolicyCV,
+    QProbeRegressor,
+    sample_candidates,
+)
 from skqprobe.embedders import LikelihoodEmbedder, flatten_records
 from skqprobe.embedders._cache import text_keys
 from skqprobe.generators import BaseGenerator, collect
 from skqprobe.losses import LOSSES, LogLoss, PolicyGradient, SquaredError
-from skqprobe.metrics import base_reward
+from skqprobe.metrics import base_reward, best_of_k_reward
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 NOT_FINITE = pytest.mark.parametrize(
     "value, word", [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
@@ -600,3 +608,125 @@ def test_records_are_found_by_settings_without_a_json_type(tmp_path):
 
     Silent.__name__ = "Parrot"
     assert collect(["x"], Silent("a", 2, shout), **call) == first
+
+
+# Containers that numpy reads by accident
+
+
+class DaskLike:
+    """A collection that numpy would load as a whole, as a Dask array."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.ndim = values, values.shape, values.ndim
+        self.dtype = values.dtype
+
+    def __dask_graph__(self):
+        return {}
+
+    def __len__(self):
+        return len(self.values)
+
+    def __array__(self, dtype=None, copy=None):
+        raise AssertionError("loaded as a whole")
+
+
+def as_masked(values):
+    return np.ma.array(values, mask=np.arange(values.size).reshape(values.shape) == 1)
+
+
+def calls_that_take_arrays(X, y, groups, weight):
+    """Calls of each kind, as (name of the argument, function of it, the argument)."""
+    policy, probe = QProbePolicy().fit(X, y, groups), QProbeRegressor().fit(X, y)
+    scaler = PerCandidate(StandardScaler())
+    for fitted in (policy, probe, QProbePolicyCV(cv=2)):
+        yield "X", lambda X, e=fitted: e.fit(X, y, groups), X
+        yield "y", lambda y, e=fitted: e.fit(X, y, groups), y
+        yield "groups", lambda groups, e=fitted: e.fit(X, y, groups), groups
+        yield (
+            "sample_weight",
+            lambda w, e=fitted: e.fit(X, y, groups, sample_weight=w),
+            weight,
+        )
+    yield "X", lambda X: policy.predict(X, groups), X
+    yield "X", policy.decision_function, X
+    yield "groups", lambda groups: policy.score(X, y, groups), groups
+    yield "X", probe.predict, X
+    yield "X", lambda X: SiblingFeatures().fit(X, groups=groups), X
+    yield "X", scaler.fit, X
+    yield "X", scaler.fit_transform, X[None]
+    yield "X", scaler.fit(X).transform, X
+    sets = X.reshape(8, 3, 4)
+    yield "sample_weight", lambda w: scaler.fit(sets, sample_weight=w), weight[:8]
+    yield "y", lambda y: base_reward(y, groups), y
+    yield "scores", lambda scores: best_of_k_reward(y, scores, 1, groups), y
+    yield "groups", lambda groups: base_reward(y, groups), groups
+    yield "prompt_weight", lambda w: base_reward(y, groups, prompt_weight=w), weight[:8]
+    yield "proba", lambda proba: sample_candidates(proba, groups), np.full(24, 1 / 3)
+
+
+@pytest.fixture
+def candidates(rng):
+    X, y = rng.normal(size=(24, 4)), rng.integers(0, 2, size=24).astype(float)
+    return X, y, np.repeat(np.arange(8), 3), np.ones(24)
+
+
+@pytest.mark.parametrize("make", [as_masked, DaskLike])
+def test_masked_and_dask_arrays_are_refused(candidates, make):
+    words = {as_masked: "is a masked array", DaskLike: "is a Dask collection"}[make]
+    for name, call, values in calls_that_take_arrays(*candidates):
+        with pytest.raises(ValueError, match=f"^{name} {words}"):
+            call(make(values))
+
+
+def test_a_mask_that_hides_nothing_is_no_mask(candidates):
+    X, y, groups, _ = candidates
+    plain = QProbePolicy().fit(X, y, groups)
+    masked = QProbePolicy().fit(*map(np.ma.array, (X, y, groups)))
+    np.testing.assert_array_equal(plain.coef_, masked.coef_)
+
+
+def test_bfloat16_tensors_are_converted_to_float32(candidates):
+    torch = pytest.importorskip("torch")
+    for name, call, values in calls_that_take_arrays(*candidates):
+        if name == "groups" or name == "proba":
+            continue
+        short = torch.from_numpy(values).to(torch.bfloat16)
+        found, expected = call(short), call(short.float().numpy())
+        for attribute in ("coef_", "scales_"):
+            if hasattr(found, attribute):
+                found, expected = (getattr(x, attribute) for x in (found, expected))
+                assert found.dtype == expected.dtype
+        if not isinstance(found, BaseEstimator):
+            np.testing.assert_array_equal(found, expected)
+    X, y, groups, _ = candidates
+    both = (torch.from_numpy(v).to(torch.bfloat16) for v in (X, y))
+    fitted = QProbePolicy().fit(*both, groups)
+    assert fitted.coef_.dtype == np.float32
+
+
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
+def test_numbers_that_are_not_finite_are_located(candidates, value, word):
+    X, y, groups, weight = candidates
+    pattern = f"^Input {{}} contains {word}.* The first is {{}}"
+
+    def check(name, index, call, *arguments, **keywords):
+        with pytest.raises(ValueError, match=pattern.format(name, re.escape(index))):
+            call(*arguments, **keywords)
+
+    bad = spoiled(y, 17, value)
+    for probe in (QProbePolicy(), QProbeRegressor(), QProbePolicyCV(cv=2)):
+        check("y", "y[17].", probe.fit, X, bad, groups)
+        sets = X.reshape(8, 3, 4), bad.reshape(8, 3)
+        check("y", "y[5, 2].", probe.fit, *sets)  # prompt, candidate
+        weight = spoiled(np.ones((8, 3)), (2, 1), value)
+        arguments = sets[0], y.reshape(8, 3)
+        check(
+            "sample_weight",
+            "sample_weight[2, 1].",
+            probe.fit,
+            *arguments,
+            sample_weight=weight,
+        )
+    check("y", "y[17].", base_reward, bad, groups)
+    scores = bad.reshape(8, 3)
+    check("scores", "scores[5, 2].", best_of_k_reward, y.reshape(8, 3), scores, 2)

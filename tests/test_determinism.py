@@ -180,7 +180,9 @@ def noisy(rng, shape, dtype=np.float64):
 @every_probe_and_loss
 def test_threads(rng, with_threads, Probe, loss, dtype):
     X, y = noisy(rng, (100, 8, 200), dtype)
-    one, two = with_threads(lambda: values_of(Probe(loss, alpha=alpha_of(loss)).fit(X, y), X))
+    one, two = with_threads(
+        lambda: values_of(Probe(loss, alpha=alpha_of(loss)).fit(X, y), X)
+    )
     assert_same_choices(one, two, rounding(loss))
 
 

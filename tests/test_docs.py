@@ -1,5 +1,6 @@
 """The site of the documentation builds without a warning, and is complete."""
 
+import inspect
 import re
 import shutil
 from html.parser import HTMLParser
@@ -8,9 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from process import run_python
-from public import public_names
-
-import skqprobe
+from public import public_names, public_objects
+from sklearn.base import BaseEstimator
 
 DOCS = Path(__file__).parents[1] / "docs"
 TOOLS = [
@@ -64,10 +64,40 @@ def names_without_a_page(site, pages):
         page = pages.get(site / "api" / f"{name}.html")
         if page is None or name not in page.anchors:
             yield name
-    # The link behind the question mark of an estimator's HTML repr.
-    link = skqprobe.QProbePolicy()._get_doc_link()
-    if not (site / "api" / link.rsplit("/api/")[1]).exists():
-        yield link
+    for estimator in estimators():
+        link = object.__new__(estimator)._get_doc_link()
+        if not (site / "api" / link.rsplit("/api/")[1]).exists():
+            yield link
+
+
+def estimators():
+    """Public classes whose HTML representation has a link behind its question mark."""
+    classes = filter(inspect.isclass, public_objects().values())
+    return [
+        member
+        for member in classes
+        if issubclass(member, BaseEstimator) and not inspect.isabstract(member)
+    ]
+
+
+@pytest.mark.parametrize("estimator", estimators(), ids=lambda e: e.__name__)
+def test_html_representation_links_to_the_page_of_the_class(estimator):
+    link = object.__new__(estimator)._get_doc_link()
+    name = f"{estimator.__module__}.{estimator.__name__}"
+    assert link == f"https://skqprobe.readthedocs.io/en/stable/api/{name}.html"
+
+
+def test_wide_content_shows_that_it_scrolls():
+    """On a narrow screen it fades out on the side where there is more of it."""
+    css = " ".join((DOCS / "_static" / "custom.css").read_text("utf-8").split())
+    wide = ".bd-article :is(pre, div.math, .pst-scrollable-table-container)"
+    for rule in (
+        wide
+        + " { animation: more linear; animation-timeline: scroll(self inline); mask",
+        wide + "::-webkit-scrollbar {",
+        "div.math { display: block;",  # not the theme's flex box, which does not scroll
+    ):
+        assert rule in css
 
 
 def broken_links(site, pages):

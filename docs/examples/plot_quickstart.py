@@ -125,7 +125,7 @@ try:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 except ImportError:
-    raise SystemExit("\nNo figure: pip install 'skqprobe[plot]'") from None
+    raise SystemExit("\nNo figure: pip install matplotlib") from None
 
 fig, (left, right) = plt.subplots(
     1, 2, figsize=(11, 4.2), width_ratios=[1.15, 1], layout="constrained"

@@ -46,10 +46,42 @@ def float_dtypes(X):
     return [getattr(xp, name) for name in names if hasattr(xp, name)]
 
 
-def to_host(values):
+def check_container(values, name):
+    """Raise for containers that a conversion to numpy reads by accident.
+
+    Returns
+    -------
+    values : array-like
+        The same values. With ``array_api_dispatch`` off, a tensor becomes a numpy array
+        of its type, or of float32 for bfloat16, which numpy lacks.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(
+            f"{name} is a masked array, whose mask would be lost. Leave out the masked "
+            "candidates, as rows with groups, and pass an array without a mask."
+        )
+    if hasattr(values, "__dask_graph__"):
+        raise ValueError(
+            f"{name} is a Dask collection, which would be loaded as a whole. Pass "
+            f"{name}.compute(), or a memory-mapped array, which is read in blocks."
+        )
+    is_foreign = hasattr(values, "__dlpack__") and not isinstance(values, np.ndarray)
+    if not is_foreign or np.isscalar(values) or is_device_array(values):
+        return values
+    return np.asarray(_widen(values))
+
+
+def _widen(values):
+    """Convert a tensor of bfloat16 to float32."""
+    return values.float() if str(values.dtype) == "torch.bfloat16" else values
+
+
+def to_host(values, name="an argument"):
     """Convert an array of another library to numpy; return other values unchanged."""
+    values = check_container(values, name)
     if not is_device_array(values):
         return values
+    values = _widen(values)
     values = move_to(values, xp=np, device="cpu")
     return values if values.flags.writeable else values.copy()
 

@@ -16,7 +16,7 @@ def check_groups(groups, shape):
     labels : ndarray of shape (n_rows,) or (n_prompts,)
         Labels if numpy can compare them, otherwise their codes. No label is missing.
     """
-    labels = _as_label_array(to_host(groups))
+    labels = _as_label_array(to_host(groups, "groups"))
     if labels.ndim != 1:
         raise ValueError(f"groups must be 1-dimensional; got shape {labels.shape}.")
     if len(labels) != shape[0]:

@@ -3,24 +3,40 @@
 from numbers import Real
 
 import numpy as np
+from sklearn import get_config
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from sklearn.utils.validation import validate_data
 
 from skqprobe._arrays.blocks import BlockReader, is_finite, row_blocks
-from skqprobe._arrays.device import DeviceArray, float_dtypes, namespace, to_host
+from skqprobe._arrays.device import (
+    DeviceArray,
+    check_container,
+    float_dtypes,
+    namespace,
+    to_host,
+)
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude, largest_magnitude
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import segment_sum
 from skqprobe._utils.warn import warn_user
 
-NO_GROUPS = (
-    "X has rows but no groups were given, so every row is a prompt of its own and "
-    "there is nothing to choose from. Pass groups, one prompt label per row. In a "
-    "Pipeline, a search or cross-validation, groups reach this estimator only after "
-    "sklearn.set_config(enable_metadata_routing=True). Before scikit-learn 1.8, a "
-    "search over a Pipeline scores with groups only if "
-    "scoring=sklearn.metrics.check_scoring(QProbePolicy())."
-)
+
+def no_groups(name="X"):
+    """Make the message about rows without groups, in an argument of this name."""
+    how = (
+        "In a Pipeline, a search or cross-validation, groups reach this estimator only "
+        "after sklearn.set_config(enable_metadata_routing=True)."
+    )
+    if get_config()["enable_metadata_routing"]:
+        how = "cross_validate takes them as params={'groups': groups}."
+    return (
+        f"{name} has rows but no groups were given, so every row is a prompt of its "
+        "own and there is nothing to choose from. Pass groups, one prompt label per "
+        f"row. {how} The predict of a search takes none: call "
+        "search.best_estimator_.predict(X, groups=groups). Before scikit-learn 1.8, a "
+        "search over a Pipeline scores with groups only if "
+        "scoring=sklearn.metrics.check_scoring(QProbePolicy())."
+    )
 
 
 def check_candidates(estimator, X, *, reset, check_finite=True):
@@ -52,6 +68,7 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
         If X is malformed.
     """
     shape = None
+    X = check_container(X, "X")
     if not hasattr(X, "shape"):
         X = list_to_array(X)
     if len(X.shape) == 3:
@@ -90,17 +107,26 @@ def raise_unless_finite(X, shape):
         if is_finite(block):
             continue
         block = np.asarray(block)
-        try:
-            with np.errstate(invalid="ignore"):  # in sums of very large numbers
-                assert_all_finite(block, input_name="X")
-        except ValueError as error:
+        if not np.isfinite(block).all():
             row, column = np.argwhere(~np.isfinite(block))[0]
             index = (*np.unravel_index(rows.start + row, shape), column)
-            raise ValueError(
-                f"{error} The first is X[{', '.join(map(str, index))}]. Typical causes "
-                "are an embedding that failed, or exceeded 65504 in float16. Embed the "
-                "candidate again, or leave it out."
-            ) from None
+            _raise_not_finite(
+                block,
+                "X",
+                index,
+                "Typical causes are an embedding that failed, or exceeded 65504 in "
+                "float16. Embed the candidate again, or leave it out.",
+            )
+
+
+def _raise_not_finite(values, name, index, hint):
+    """Raise scikit-learn's error for numbers of which some are NaN or infinite."""
+    try:
+        with np.errstate(invalid="ignore"):  # in sums of very large numbers
+            assert_all_finite(values, input_name=name)
+    except ValueError as error:
+        position = f"{name}[{', '.join(map(str, index))}]"
+        raise ValueError(f"{error} The first is {position}. {hint}") from None
 
 
 def check_limits(X, shape, low, high, hint=""):
@@ -166,19 +192,33 @@ def check_values(values, shape, name):
     ValueError
         If the numbers are not finite, or of another shape.
     """
-    values = to_host(values)
+    values = to_host(values, name)
     if len(shape) == 1:
         values = column_or_1d(values, warn=True)
-    with np.errstate(invalid="ignore"):  # in sums of very large numbers
-        values = check_array(
-            values, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name=name
-        )
+    values = _check_numbers(values, name)
     if values.shape != shape:
         counted = "{} rows" if len(shape) == 1 else "{} sets of {} candidates"
         raise ValueError(
             f"{name} has shape {values.shape}, but X holds {counted.format(*shape)}; "
             f"it must have shape {shape}."
         )
+    return values
+
+
+def _check_numbers(values, name):
+    """Convert finite numbers of any shape to float64."""
+    values = check_array(
+        values,
+        ensure_2d=False,
+        allow_nd=True,
+        dtype=np.float64,
+        ensure_all_finite=False,
+        input_name=name,
+    )
+    finite = np.isfinite(values)
+    if not finite.all():
+        hint = "Leave the candidate out, as rows with groups."
+        _raise_not_finite(values, name, np.argwhere(~finite)[0], hint)
     return values
 
 
@@ -246,9 +286,8 @@ def check_weights(sample_weight, layout):
         return ones, None
     if isinstance(sample_weight, Real):
         sample_weight = np.full(layout.shape[:1], sample_weight)
-    weight = to_host(sample_weight)
-    options = {"ensure_2d": False, "allow_nd": True, "dtype": np.float64}
-    weight = check_array(weight, input_name="sample_weight", **options)
+    weight = to_host(sample_weight, "sample_weight")
+    weight = _check_numbers(weight, "sample_weight")
     by_prompt = not layout.grouped or weight.ndim < len(layout.shape)
     expected = layout.shape[:1] if by_prompt else layout.shape
     if weight.shape != expected:
@@ -309,4 +348,4 @@ def check_sums_to_one(proba, layout):
 def warn_without_groups(layout):
     """Warn if all prompts have one candidate because rows have no groups."""
     if not layout.grouped and layout.n_rows > 1:
-        warn_user(NO_GROUPS)
+        warn_user(no_groups())

@@ -47,12 +47,6 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
     __metadata_request__fit = {"groups": True, "sample_weight": True, "y": True}
     __metadata_request__score = {"groups": True, "sample_weight": True}
 
-    _doc_link_module = "skqprobe"
-    _doc_link_template = (
-        "https://skqprobe.readthedocs.io/en/stable/api/{estimator_module}."
-        "{estimator_name}.html"
-    )
-
     _parameter_constraints: dict = {
         "alpha": [Interval(Real, 0, None, closed="left")],
         "temperature": [Interval(Real, 0, np.inf, closed="both")],

@@ -20,11 +20,11 @@ from skqprobe._arrays.magnitude import (
 from skqprobe._candidates.layout import Layout, check_layout
 from skqprobe._candidates.segments import segment_sum
 from skqprobe._candidates.validation import (
-    NO_GROUPS,
     check_candidates,
     check_limits,
     check_values,
     check_weights,
+    no_groups,
     raise_unless_finite,
 )
 from skqprobe._objectives.linear import LinearObjective
@@ -52,7 +52,8 @@ class TrainingData:
     rewards : ndarray of float64, in the layout's shape
         Rewards in user order.
     features : dict
-        Attributes `n_features_in_` and, if X has names, `feature_names_in_`.
+        Attributes `n_features_in_`, `feature_names_in_` if X has names, and
+        `_mean_group_size_`, of rows whose prompts differ in size.
     """
 
     X: Any
@@ -95,6 +96,8 @@ def check_training_data(estimator, X, y, groups):
         check_magnitude(rewards, "y", SMALLEST_SINGLE, LARGEST_SINGLE, hint)
     names = ("n_features_in_", "feature_names_in_")
     features = {name: vars(checked)[name] for name in names if name in vars(checked)}
+    if len(shape) == 1 and layout.grouped and np.ptp(layout.sizes):
+        features["_mean_group_size_"] = float(layout.sizes.mean())
     return TrainingData(X, layout, rewards, features)
 
 
@@ -163,7 +166,7 @@ def make_objective(
     no_choice = loss.shift_invariant and (layout.sizes == 1).all()
     if no_choice or not prompt_weight.any():
         has_groups = data.layout.grouped
-        warn_user(NOTHING_TO_LEARN.format(loss) if has_groups else NO_GROUPS)
+        warn_user(NOTHING_TO_LEARN.format(loss) if has_groups else no_groups())
         prompt_weight = np.zeros_like(prompt_weight)
     arguments = {
         "alpha": float(alpha),

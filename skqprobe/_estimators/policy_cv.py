@@ -52,7 +52,8 @@ class QProbePolicyCV(QProbePolicy):
         Strengths of the penalty to try, in [0, inf). Of settings with equal scores the
         first is selected, so list the strongest penalty first.
     temperatures : tuple of float, default=(0.0,)
-        Temperatures to try, in [0, inf], in units of Q.
+        Temperatures to try in `fit`, in [0, inf], in units of Q. After it,
+        ``set_params(temperature=...)`` changes the temperature of the choice.
     cv : int, splitter or iterable, default=None
         Cross-validation splits of the prompts. An int is the number of folds, of
         consecutive prompts; None means 5. A splitter, or an iterable of (train, test)
@@ -81,7 +82,8 @@ class QProbePolicyCV(QProbePolicy):
     alpha_ : float
         Selected strength of the penalty.
     temperature_ : float
-        Selected temperature, used by `predict_proba`, `sample` and `score`.
+        Temperature of `predict_proba`, `sample` and `score`: the selected one, unless
+        ``set_params(temperature=...)`` was called after `fit`.
     best_params_ : dict
         The three, under their names in `QProbePolicy`.
     best_score_ : float
@@ -164,8 +166,36 @@ class QProbePolicyCV(QProbePolicy):
 
     @property
     def temperature(self):
-        """Selected temperature, under the name in QProbePolicy."""
+        """Temperature of the choice, under the name in QProbePolicy."""
         return self.temperature_
+
+    @temperature.setter
+    def temperature(self, temperature):
+        if not hasattr(self, "temperature_"):
+            raise ValueError(
+                "temperature is selected by fit, among temperatures: set it after fit, "
+                "or set temperatures."
+            )
+        check_temperature(temperature)
+        self.temperature_ = temperature
+
+    def set_params(self, **params):
+        """Set parameters, or the temperature of the choice after `fit`.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters of the constructor, which the next `fit` uses, and `temperature`,
+            which holds until then.
+
+        Returns
+        -------
+        self : object
+            Estimator.
+        """
+        if "temperature" in params:
+            self.temperature = params.pop("temperature")
+        return super().set_params(**params)
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)

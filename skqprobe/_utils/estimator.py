@@ -10,8 +10,15 @@ class BaseEstimator(base.BaseEstimator):
     """Base class of all objects that can be saved and loaded.
 
     A saved state holds the attributes and the version of skqprobe. To load the state of
-    a newer version raises a warning.
+    a newer version raises a warning. The HTML representation links to the page of the
+    class in the documentation.
     """
+
+    _doc_link_module = "skqprobe"
+    _doc_link_template = (
+        "https://skqprobe.readthedocs.io/en/stable/api/{estimator_module}."
+        "{estimator_name}.html"
+    )
 
     def _snapshot(self):
         """Return an estimator of the present attributes.

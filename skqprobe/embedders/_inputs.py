@@ -47,10 +47,12 @@ def check_texts(X):
     ----------
     X : list of str, array-like of shape (n, 2), data frame or list of dict
         Plain texts; (prompt, completion) pairs, or a data frame with the columns
-        "prompt" and "completion"; or records with the keys "prompt" and "completions",
-        all with the same number of completions. A prompt is a text; a list of chat
-        messages, ``{"role": ..., "content": ...}``, whose content is a text or a list
-        of text parts; or an item, a dict with one of these under "prompt".
+        "prompt" and "completion"; a data frame of preferences, with the columns
+        "prompt", "chosen" and "rejected", read as records of two completions; or
+        records with the keys "prompt" and "completions", all with the same number of
+        completions. A prompt is a text; a list of chat messages, ``{"role": ...,
+        "content": ...}``, whose content is a text or a list of text parts; or an item,
+        a dict with one of these under "prompt".
 
     Returns
     -------
@@ -95,15 +97,19 @@ def check_texts(X):
 
 
 def _frame_rows(X):
-    """Return the rows of a data frame: pairs, or the texts of its only column."""
+    """Return the rows of a data frame: pairs, records, or texts of its only column."""
     columns = list(X.columns)
     if columns.count("prompt") == columns.count("completion") == 1:
         return list(zip(X["prompt"].to_list(), X["completion"].to_list(), strict=True))
+    preference = ("prompt", "chosen", "rejected")
+    if all(columns.count(name) == 1 for name in preference):
+        rows = zip(*(X[name].to_list() for name in preference), strict=True)
+        return [{"prompt": prompt, "completions": both} for prompt, *both in rows]
     if len(columns) == 1:
         return list(X[columns[0]])
     raise ValueError(
-        f"A data frame needs the columns 'prompt' and 'completion', or one column of "
-        f"texts; X has {columns}."
+        "A data frame needs the columns 'prompt' and 'completion', or 'prompt', "
+        f"'chosen' and 'rejected', or one column of texts; X has {columns}."
     )
 
 

@@ -19,7 +19,7 @@ FORMAT_VERSION = 1
 """Version of the format. Increase it if older readers would misread a new file."""
 
 
-def to_json(probe, *, metadata=None):
+def to_json(probe, *, embedder=None, metadata=None):
     """Export a linear probe as JSON, to serve it without this package.
 
     Numbers are written without loss: a reader gets the same bits.
@@ -28,12 +28,14 @@ def to_json(probe, *, metadata=None):
     Parameters
     ----------
     probe : QProbePolicy, QProbePolicyCV, QProbeRegressor or Pipeline
-        Fitted linear probe, or fitted pipeline of any number of StandardScaler and a
-        linear probe. The scalers may be wrapped in `PerCandidate`. For a pipeline, the
-        coefficients and the intercept include the scaling, in float64.
+        Fitted linear probe, or fitted pipeline of an embedder (or none), any number of
+        StandardScaler and a linear probe. The scalers may be wrapped in `PerCandidate`.
+        The coefficients and the intercept include the scaling, in float64.
+    embedder : BaseEmbedder, default=None
+        Embedder that makes the features. The export records its class and parameters,
+        among them how it joins prompt and completion. None takes that of a pipeline.
     metadata : dict, default=None
-        Further information, such as the model of the embeddings, in types that JSON
-        supports.
+        Further information, such as the training data, in types that JSON supports.
 
     Returns
     -------
@@ -65,12 +67,12 @@ def to_json(probe, *, metadata=None):
     >>> json.loads(text)["coef"] == policy.coef_.tolist()
     True
     """
-    description, coef, intercept = _describe(probe, metadata)
+    description, coef, intercept = _describe(probe, embedder, metadata)
     values = {"intercept": intercept, "coef": coef.tolist()}
     return json.dumps({**description, **values}, allow_nan=False)
 
 
-def to_safetensors(probe, *, metadata=None):
+def to_safetensors(probe, *, embedder=None, metadata=None):
     """Export a linear probe as safetensors, to serve it without this package.
 
     The tensors are "coef", of shape (n_features,), and "intercept", of shape () and
@@ -80,12 +82,14 @@ def to_safetensors(probe, *, metadata=None):
     Parameters
     ----------
     probe : QProbePolicy, QProbePolicyCV, QProbeRegressor or Pipeline
-        Fitted linear probe, or fitted pipeline of any number of StandardScaler and a
-        linear probe. The scalers may be wrapped in `PerCandidate`. For a pipeline, the
-        coefficients and the intercept include the scaling, in float64.
+        Fitted linear probe, or fitted pipeline of an embedder (or none), any number of
+        StandardScaler and a linear probe. The scalers may be wrapped in `PerCandidate`.
+        The coefficients and the intercept include the scaling, in float64.
+    embedder : BaseEmbedder, default=None
+        Embedder that makes the features. The export records its class and parameters,
+        among them how it joins prompt and completion. None takes that of a pipeline.
     metadata : dict, default=None
-        Further information, such as the model of the embeddings, in types that JSON
-        supports.
+        Further information, such as the training data, in types that JSON supports.
 
     Returns
     -------
@@ -118,7 +122,7 @@ def to_safetensors(probe, *, metadata=None):
     >>> content = to_safetensors(policy)  # doctest: +SKIP
     >>> Path("probe.safetensors").write_bytes(content)  # doctest: +SKIP
     """
-    description, coef, intercept = _describe(probe, metadata)
+    description, coef, intercept = _describe(probe, embedder, metadata)
     safetensors = import_optional(
         "safetensors.numpy", needed_by="to_safetensors", extra="io"
     )
@@ -128,9 +132,10 @@ def to_safetensors(probe, *, metadata=None):
     )
 
 
-def _describe(model, metadata):
+def _describe(model, embedder, metadata):
     """Return a description of a probe in JSON's types, its coef and its intercept."""
-    probe, scalers = _split_pipeline(model)
+    probe, scalers, first = _split_pipeline(model)
+    embedder = first if embedder is None else embedder
     coef, intercept = _absorb_scaling(scalers, probe)
     check_temperature(probe.temperature)
     if not np.isfinite([*coef, intercept, probe.temperature]).all():
@@ -152,15 +157,17 @@ def _describe(model, metadata):
         "n_features": len(coef),
         "feature_names": None if names is None else list(names),
         "dtype": coef.dtype.name,
+        "embedder": None if embedder is None else _describe_embedder(embedder),
         "metadata": _check_metadata(metadata),
     }
     return description, coef, float(intercept)
 
 
 def _split_pipeline(model):
-    """Return the linear probe of a model and the fitted scalers before it."""
+    """Return the linear probe of a model, its fitted scalers, and its embedder."""
     steps = [s for _, s in model.steps] if isinstance(model, Pipeline) else [model]
     before = [step for step in steps[:-1] if step not in (None, "passthrough")]
+    embedder = before.pop(0) if before and _is_embedder(before[0]) else None
     probe = steps[-1]
     scalers = [
         step.transformer if isinstance(step, PerCandidate) else step for step in before
@@ -169,8 +176,9 @@ def _split_pipeline(model):
     if unknown or not isinstance(probe, BaseQProbe):
         raise TypeError(
             "probe must be a QProbePolicy, QProbePolicyCV or QProbeRegressor, or a "
-            "Pipeline of StandardScaler, or PerCandidate(StandardScaler()), and one "
-            f"of these; got {[probe, *unknown][-1]!r}. For a search, pass its "
+            "Pipeline of an embedder or none, StandardScaler, or "
+            "PerCandidate(StandardScaler()), and one of these; got "
+            f"{[probe, *unknown][-1]!r}. For a search, pass its "
             "best_estimator_. For another pipeline, pass its last step, and apply the "
             "other steps where the probe is served."
         )
@@ -181,7 +189,36 @@ def _split_pipeline(model):
             f"probe has hidden layers, {probe.hidden_layer_sizes}, but only linear "
             "probes can be exported. Save it with skops, joblib or pickle."
         )
-    return probe, [getattr(step, "transformer_", step) for step in before]
+    scalers = [getattr(step, "transformer_", step) for step in before]
+    return probe, scalers, embedder
+
+
+def _is_embedder(step):
+    return hasattr(step, "make_texts") and hasattr(step, "inert_parameters")
+
+
+def _describe_embedder(embedder):
+    """Return the class and the parameters of an embedder in JSON's types."""
+    if not _is_embedder(embedder):
+        raise TypeError(f"embedder must be an embedder; got {embedder!r}.")
+    cls, inert = type(embedder), embedder.inert_parameters - {"join"}
+    parameters = {
+        name: _to_json_type(value)
+        for name, value in embedder.get_params(deep=False).items()
+        if name not in inert
+    }
+    return {"class": f"{cls.__module__}.{cls.__qualname__}", **parameters}
+
+
+def _to_json_type(value):
+    """Return a parameter as it is, the name of a function, or the text of others."""
+    if hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def _absorb_scaling(scalers, probe):

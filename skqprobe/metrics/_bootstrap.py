@@ -1,27 +1,22 @@
 """Confidence intervals by a bootstrap over prompts."""
 
-import warnings
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from scipy.stats import DegenerateDataWarning, bootstrap
+from scipy.special import ndtr, ndtri
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_random_state
 
 from skqprobe._candidates.validation import check_scored
 from skqprobe._utils.warn import warn_user
-from skqprobe.metrics._per_prompt import PromptTerms, mean_terms, weighted_mean
+from skqprobe.metrics._per_prompt import PromptTerms, divide, mean_terms, weighted_mean
 
-COUNTS_AT_ONCE = 2**22
-"""Number of prompt weights made at one time."""
+DRAWS_AT_ONCE = 2**17
+"""Number of prompts drawn at one time."""
 
-MIN_AT_ONCE = 8
-"""Minimum number of resamples made at one time: a reduction reads all terms."""
-
-MAX_PROMPTS_FOR_BCA = 10_000
-"""Maximum number of prompts for an accelerated interval. Its cost is quadratic in the
-number of prompts, and its correction vanishes as that grows."""
+FEW_PROMPTS = 10
+"""Number of informative prompts below which an interval is unreliable."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +61,8 @@ def prompt_bootstrap(
 
     Prompts are resampled, with all their candidates. What is resampled are the terms of
     the metric per prompt, so that the metric itself is called once. The interval is the
-    bias-corrected and accelerated one of `scipy.stats.bootstrap`. For more than
-    10,000 prompts it is the percentile interval, which is much faster and hardly
-    differs.
+    bias-corrected and accelerated one, as of `scipy.stats.bootstrap`, from the
+    resamples in which the metric is defined.
 
     Parameters
     ----------
@@ -105,13 +99,13 @@ def prompt_bootstrap(
     Raises
     ------
     ValueError
-        If there are fewer than two prompts.
+        If there are fewer than two prompts, or a setting is out of its range.
 
     Warns
     -----
     UndefinedMetricWarning
-        If the metric is undefined on all prompts, or in some of the resamples. The
-        interval then consists of quantiles of the resamples in which it is defined.
+        If the metric is undefined on all prompts, or if fewer than 10 of more prompts
+        inform it. The interval is then unreliable, and NaN if one prompt informs it.
 
     Notes
     -----
@@ -142,6 +136,7 @@ def prompt_bootstrap(
         terms.append(_metric_terms(metric, arrays, groups, layout, options))
     estimate = bootstrap_terms(
         *terms,
+        names=[_name(metric)],
         n_resamples=n_resamples,
         confidence_level=confidence_level,
         random_state=random_state,
@@ -178,7 +173,13 @@ def _name(metric):
 
 
 def bootstrap_terms(
-    terms, versus=None, *, n_resamples=9999, confidence_level=0.95, random_state=None
+    terms,
+    versus=None,
+    *,
+    names=("the reward",),
+    n_resamples=9999,
+    confidence_level=0.95,
+    random_state=None,
 ):
     """Bootstrap a metric, or the difference of two, from their terms per prompt.
 
@@ -188,6 +189,8 @@ def bootstrap_terms(
         Terms of the metric.
     versus : PromptTerms, default=None
         Terms of a metric to subtract.
+    names : list of str, default=("the reward",)
+        Name of the metric, or of each column, in warnings.
     n_resamples, confidence_level, random_state
         See `prompt_bootstrap`.
 
@@ -198,61 +201,83 @@ def bootstrap_terms(
     n_prompts = len(terms.numerator)
     if n_prompts < 2:
         raise ValueError("An interval over prompts needs at least two prompts.")
-
-    def weighted(weight):
-        value = weighted_mean(terms, weight)
-        return value if versus is None else value - weighted_mean(versus, weight)
-
-    value = weighted(np.ones(n_prompts))
-    # In units of its own magnitude: scipy computes squares and cubes.
+    if not 0 < confidence_level < 1:
+        raise ValueError(f"confidence_level must be in (0, 1); got {confidence_level}.")
+    if n_resamples < 2:
+        raise ValueError(f"n_resamples must be 2 or more; got {n_resamples!r}.")
+    scalar = terms.numerator.ndim == 1
+    parts = [*terms, *([] if versus is None else versus)]
+    parts = [part.reshape(n_prompts, -1) for part in parts]
+    value = np.atleast_1d(weighted_mean(terms))
+    if versus is not None:
+        value = value - weighted_mean(versus)
+    # In units of its own magnitude, since squares and cubes are computed.
     unit = np.ldexp(1.0, np.frexp(np.nan_to_num(value))[1])
-
-    def statistic(index, axis=-1):
-        # scipy passes indices of prompts on the last axis, resamples on the first.
-        if index.ndim == 1:
-            return value / unit
-        shifted = index + n_prompts * np.arange(len(index))[:, None]
-        counts = np.bincount(shifted.ravel(), minlength=n_prompts * len(index))
-        values = weighted(counts.reshape(len(index), n_prompts))
-        return np.moveaxis(values / unit, 0, -1)
-
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore", DegenerateDataWarning)
-        result = bootstrap(
-            (np.arange(n_prompts),),
-            statistic,
-            n_resamples=n_resamples,
-            batch=max(MIN_AT_ONCE, COUNTS_AT_ONCE // n_prompts),
-            vectorized=True,
-            method="BCa" if n_prompts <= MAX_PROMPTS_FOR_BCA else "percentile",
-            confidence_level=confidence_level,
-            random_state=check_random_state(random_state),
-        )
-    resampled = result.bootstrap_distribution
-    _warn_if_undefined(value, resampled, terms)
-    low, high = result.confidence_interval
-    # scipy returns NaN if all resamples agree, or if some are undefined.
-    tails = [(1 - confidence_level) / 2, (1 + confidence_level) / 2]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all of them undefined
-        percentiles = np.nanquantile(resampled, tails, axis=-1)
-        error = unit * np.nanstd(resampled, axis=-1, ddof=1)
-    low = unit * np.where(np.isnan(low), percentiles[0], low)
-    high = unit * np.where(np.isnan(high), percentiles[1], high)
-    if np.ndim(value) == 0:
-        value, low, high, error = map(float, (value, low, high, error))
+    rng = check_random_state(random_state)
+    resampled = _resample(parts, n_resamples, rng) / unit
+    n_informative = _warn_if_few(parts, names)
+    low, high, error = np.full((3, len(value)), np.nan)
+    is_defined = ~np.isnan(resampled)
+    for column in np.flatnonzero((n_informative > 1) & (is_defined.sum(axis=0) > 1)):
+        defined = resampled[is_defined[:, column], column]
+        sums = [part[:, column].sum() - part[:, column] for part in parts]
+        without_one = _difference_of_ratios(sums) / unit[column]
+        found = value[column] / unit[column]
+        tails = _bca_tails(defined, found, without_one, confidence_level)
+        low[column], high[column] = unit[column] * np.quantile(defined, tails)
+        error[column] = unit[column] * defined.std(ddof=1)
+    if scalar:
+        value, low, high, error = (x.item() for x in (value, low, high, error))
     return Estimate(value, low, high, error, confidence_level)
 
 
-def _warn_if_undefined(value, resampled, terms):
-    """Warn if a metric that is defined on all prompts is undefined in resamples."""
-    share = np.where(np.isnan(value), 0, np.isnan(resampled).mean(axis=-1))
-    if share.any():
-        column = share.argmax()
-        n_informative = np.count_nonzero(terms.denominator, axis=0).flat[column]
+def _difference_of_ratios(sums):
+    """Compute a ratio of 2 sums of terms, or a difference of ratios of 4."""
+    ratio = divide(sums[0], sums[1])
+    return ratio if len(sums) == 2 else ratio - divide(sums[2], sums[3])
+
+
+def _resample(parts, n_resamples, rng):
+    """Compute a metric in resamples of prompts, of shape (n_resamples, n_columns)."""
+    n_prompts, n_columns = parts[0].shape
+    sums = np.empty((len(parts), n_resamples, n_columns))
+    step = max(1, DRAWS_AT_ONCE // n_prompts)
+    for start in range(0, n_resamples, step):
+        some = sums[:, start : start + step]
+        shape = some.shape[1], n_prompts
+        index = rng.randint(0, n_prompts, shape, dtype=np.int32)
+        index += n_prompts * np.arange(len(index), dtype=np.int32)[:, None]
+        counts = np.bincount(index.ravel(), minlength=index.size)
+        counts = counts.reshape(shape).astype(np.float64)
+        for sums_of_part, part in zip(some, parts, strict=True):
+            sums_of_part[:] = counts @ part
+    return _difference_of_ratios(sums)
+
+
+def _bca_tails(resampled, value, without_one, confidence_level):
+    """Find the quantiles of the bias-corrected and accelerated interval."""
+    tails = np.array([1 - confidence_level, 1 + confidence_level]) / 2
+    below = ((resampled < value).mean() + (resampled <= value).mean()) / 2
+    shift = without_one.mean() - without_one
+    with np.errstate(invalid="ignore", divide="ignore"):
+        bias, normal = ndtri(below), ndtri(tails)
+        acceleration = (shift**3).sum() / (6 * (shift**2).sum() ** 1.5)
+        corrected = ndtr(bias + (bias + normal) / (1 - acceleration * (bias + normal)))
+    # They are not defined if all resamples agree, or are on one side of the value.
+    return corrected if np.isfinite(corrected).all() else tails
+
+
+def _warn_if_few(parts, names):
+    """Count the prompts that inform each column, and warn of the fewest."""
+    informs = np.logical_or.reduce([denominator != 0 for denominator in parts[1::2]])
+    n_prompts, n_informative = len(informs), np.count_nonzero(informs, axis=0)
+    few = (n_informative > 0) & (n_informative < min(FEW_PROMPTS, n_prompts))
+    if few.any():
+        column = np.where(few, n_informative, n_prompts).argmin()
+        name = names[column] if len(names) > 1 else names[0]
         warn_user(
-            f"A metric rests on {n_informative} of {len(terms.denominator)} prompts, "
-            f"and is undefined in {share.flat[column]:.2%} of the resamples. Its "
-            "interval consists of quantiles of the others. Use more prompts.",
+            f"The interval of {name} is unreliable: only {n_informative[column]} of "
+            f"{n_prompts} prompts inform it. Use more prompts.",
             UndefinedMetricWarning,
         )
+    return n_informative

@@ -10,8 +10,9 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_array
 
+from skqprobe._arrays.device import to_host
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
-from skqprobe._candidates.validation import NO_GROUPS, check_scored, check_values
+from skqprobe._candidates.validation import check_scored, check_values, no_groups
 from skqprobe._utils.warn import warn_user
 
 
@@ -132,13 +133,13 @@ def check_scores(scores, layout, name="scores"):
 def check_has_groups(layout, name):
     """Raise for rows without groups, which leave nothing to choose."""
     if not layout.grouped:
-        raise ValueError(NO_GROUPS.replace("X", name, 1))
+        raise ValueError(no_groups(name))
 
 
 def check_prompt_weight(prompt_weight, n_prompts):
     """Validate weights of prompts, of shape (n_prompts,)."""
     weight = check_array(
-        prompt_weight,
+        to_host(prompt_weight, "prompt_weight"),
         ensure_2d=False,
         dtype=np.float64,
         input_name="prompt_weight",

@@ -2,9 +2,16 @@
 
 import numpy as np
 
+from skqprobe._candidates.choice import (
+    choice_probabilities,
+    choice_reward,
+    expected_rewards,
+)
+from skqprobe._candidates.segments import segment_mean
 from skqprobe._utils.optional import import_optional
 from skqprobe.metrics._best_of_k import base_of_k, best_of_k
 from skqprobe.metrics._bootstrap import bootstrap_terms
+from skqprobe.metrics._distance import choice_kl
 from skqprobe.metrics._per_prompt import (
     PromptTerms,
     check_ks,
@@ -22,7 +29,7 @@ def policy_report(
     X,
     y,
     groups=None,
-    ks=(1, 10, 48),
+    ks=None,
     *,
     n_draws=200,
     n_resamples=9999,
@@ -44,10 +51,11 @@ def policy_report(
         Rewards.
     groups : array-like of shape (n_rows,), default=None
         Prompt labels of the rows: hashable values in any order. Not needed for sets.
-    ks : sequence of int, default=(1, 10, 48)
+    ks : sequence of int, default=None
         Numbers of candidates to choose from. Numbers above the size of the largest
-        prompt are reduced to it. Prompts with fewer than k candidates are left out for
-        that k.
+        prompt are reduced to it. Prompts with fewer than k candidates are left out of
+        all lines of that k. None takes 1, 10 and 48, reduced to the size of the
+        smallest prompt.
     n_draws : int, default=200
         Number of random sets of k candidates per prompt for "sampled" and the distance,
         where these are not exact; see `soft_best_of_k_reward`.
@@ -61,7 +69,9 @@ def policy_report(
     Returns
     -------
     table : DataFrame
-        Columns "value", "low" and "high"; for each k the rows
+        Columns "value", "low", "high" and "n_prompts", the number of prompts that
+        inform the value. For each k and, if prompts differ in size, for "all"
+        candidates of each prompt, it has the lines
 
         - "base": reward of a random candidate;
         - "greedy": reward of the best candidate by the policy's values;
@@ -81,7 +91,8 @@ def policy_report(
     Warns
     -----
     UndefinedMetricWarning
-        If a recovery is undefined in some of the resamples.
+        If fewer than 10 of more prompts inform a figure, so that its interval is
+        unreliable.
 
     Examples
     --------
@@ -96,34 +107,71 @@ def policy_report(
     """
     pandas = import_optional("pandas", needed_by="policy_report", extra="frame")
     rewards, layout = check_rewards(y, groups)
-    values = check_scores(candidate_values(policy, X), layout, "the output of policy")
-    most = layout.sizes.max()
-    ks, _ = check_ks(sorted({min(k, most) for k in ks}), layout, "skip")
+    labels = groups if len(layout.shape) == 1 else None
+    values = candidate_values(policy, X, labels)
+    values = check_scores(values, layout, "the output of policy")
+    fewest, most = layout.sizes.min(), layout.sizes.max()
+    ks = np.minimum((1, 10, 48), fewest) if ks is None else [min(k, most) for k in ks]
+    ks, _ = check_ks(sorted(set(ks)), layout, "skip")
+    temperature = policy_temperature(policy)
     soft = soft_best_of_k(
-        rewards, values, ks, policy_temperature(policy), layout, n_draws, random_state
+        rewards, values, ks, temperature, layout, n_draws, random_state
     )
-    base = base_of_k(rewards, ks, layout)
-    greedy = best_of_k(rewards, values, ks, layout)
-    oracle = best_of_k(rewards, rewards, ks, layout)
+    # Per prompt: base, greedy, sampled, oracle, divergence, effective candidates.
+    by_prompt = [
+        base_of_k(rewards, ks, layout),
+        best_of_k(rewards, values, ks, layout),
+        soft.reward,
+        best_of_k(rewards, rewards, ks, layout),
+        np.log(ks) - soft.entropy,
+        soft.perplexity,
+    ]
+    lines = ks.tolist()
+    if fewest < most:
+        lines.append("all")
+        of_all = _among_all(rewards, values, temperature, layout)
+        by_prompt = list(map(np.column_stack, zip(by_prompt, of_all, strict=True)))
+    base, greedy, sampled, oracle, kl, effective = by_prompt
     figures = {
         "base": mean_terms(base),
         "greedy": mean_terms(greedy),
-        "sampled": mean_terms(soft.reward),
+        "sampled": mean_terms(sampled),
         "oracle": mean_terms(oracle),
         "recovery": gain_terms(greedy, base, oracle),
-        "kl": mean_terms(np.log(ks) - soft.entropy),
-        "effective candidates": mean_terms(soft.perplexity),
+        "kl": mean_terms(kl),
+        "effective candidates": mean_terms(effective),
     }
     # One bootstrap, so that all figures have the same resamples.
+    terms = PromptTerms(*map(np.hstack, zip(*figures.values(), strict=True)))
     estimate = bootstrap_terms(
-        PromptTerms(*map(np.hstack, zip(*figures.values(), strict=True))),
+        terms,
+        names=[f"{figure!r} at k={k}" for figure in figures for k in lines],
         n_resamples=n_resamples,
         confidence_level=confidence_level,
         random_state=random_state,
     )
     table = pandas.DataFrame(
-        {"value": estimate.value, "low": estimate.low, "high": estimate.high},
-        index=pandas.MultiIndex.from_product([figures, ks.tolist()]),
+        {
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "n_prompts": np.count_nonzero(terms.denominator, axis=0),
+        },
+        index=pandas.MultiIndex.from_product([figures, lines]),
     )
     table = table.swaplevel().rename_axis(["k", "figure"])
-    return table.loc[[(k, figure) for k in ks for figure in figures]]
+    return table.loc[[(k, figure) for k in lines for figure in figures]]
+
+
+def _among_all(rewards, values, temperature, layout):
+    """Compute the figures per prompt for the choice among all of its candidates."""
+    proba = choice_probabilities(values, layout, temperature)
+    kl = choice_kl(proba, layout)
+    return [
+        segment_mean(rewards, layout.offsets),
+        choice_reward(values, rewards, layout, 0),
+        expected_rewards(proba, rewards, layout),
+        choice_reward(rewards, rewards, layout, 0),
+        kl,
+        layout.sizes * np.exp(-kl),
+    ]

@@ -1,11 +1,19 @@
 """Values and temperatures of fitted estimators of any kind."""
 
+from inspect import signature
+
 import numpy as np
+from sklearn import get_config
 from sklearn.pipeline import Pipeline
 
+from skqprobe._arrays.device import to_host
 
-def candidate_values(estimator, X):
+
+def candidate_values(estimator, X, groups=None):
     """Compute one value per candidate with any fitted estimator.
+
+    An estimator that takes groups gets them; a pipeline gets them by metadata routing,
+    for steps such as `SiblingFeatures`.
 
     Parameters
     ----------
@@ -14,6 +22,8 @@ def candidate_values(estimator, X):
         scikit-learn, or a pipeline that ends in one.
     X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
         Input of the estimator.
+    groups : array-like of shape (n_rows,), default=None
+        Prompt labels of the rows: hashable values in any order. Not needed for sets.
 
     Returns
     -------
@@ -30,14 +40,44 @@ def candidate_values(estimator, X):
     >>> candidate_values(LogisticRegression().fit(X, y), X).round(1)
     array([-1.4, -0.5,  0.5,  1.4])
     """
+    estimator = getattr(estimator, "best_estimator_", estimator)  # takes groups
     has_classes = hasattr(estimator, "classes_")
     if hasattr(estimator, "decision_function"):
-        values = np.asarray(estimator.decision_function(X))
+        values = _call(estimator, "decision_function", X, groups)
         if not has_classes or values.ndim == 1:  # otherwise one value per class
             return values
     if has_classes and hasattr(estimator, "predict_proba"):
-        return np.asarray(estimator.predict_proba(X)) @ estimator.classes_
-    return np.asarray(estimator.predict(X))
+        return _call(estimator, "predict_proba", X, groups) @ estimator.classes_
+    return _call(estimator, "predict", X, groups)
+
+
+def _call(estimator, name, X, groups):
+    """Call a method, with the groups if it takes them."""
+    method = getattr(estimator, name)
+    if groups is None:
+        return np.asarray(to_host(method(X)))
+    takes_groups = "groups" in signature(method).parameters
+    if not takes_groups and get_config()["enable_metadata_routing"]:
+        takes_groups = _requests_groups(estimator, name)
+    if takes_groups:
+        return np.asarray(to_host(method(X, groups=groups)))
+    parts = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    needy = [part for part in parts.values() if _requests_groups(part, "transform")]
+    if needy:
+        raise ValueError(
+            f"{name} of {type(estimator).__name__} does not pass groups to "
+            f"{type(needy[-1]).__name__}, which needs them to transform rows. Call "
+            "sklearn.set_config(enable_metadata_routing=True). If it is on, pass the "
+            "inner pipeline, or sets."
+        )
+    return np.asarray(to_host(method(X)))
+
+
+def _requests_groups(part, method):
+    """Check whether an estimator, or one inside it, requests groups for a method."""
+    if isinstance(part, type) or not hasattr(part, "get_metadata_routing"):
+        return False
+    return bool(part.get_metadata_routing().consumes(method, {"groups"}))
 
 
 def policy_temperature(policy):

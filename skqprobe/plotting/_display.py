@@ -1,5 +1,6 @@
 """Display: the base class of all displays."""
 
+import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._utils.optional import import_optional
@@ -38,7 +39,8 @@ class Display:
             Display that was drawn.
         """
         check_is_fitted(estimator)
-        scores = candidate_values(estimator, X)
+        labels = groups if np.ndim(y) == 1 else None
+        scores = candidate_values(estimator, X, labels)
         kwargs = cls._settings_of(estimator) | kwargs
         name = name or type(estimator).__name__
         return cls.from_predictions(y, scores, groups, name=name, **kwargs)

@@ -12,6 +12,7 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._arrays.device import check_container
 from skqprobe._candidates.validation import check_values, list_to_array
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
@@ -148,7 +149,8 @@ class PerCandidate(
         if shape is not None:
             y = None if y is None else check_values(y, shape, "y").reshape(-1)
             params = {
-                name: _repeat_per_row(value, shape) for name, value in params.items()
+                name: _repeat_per_row(check_container(value, name), shape)
+                for name, value in params.items()
             }
         return rows, y, params, shape
 
@@ -271,6 +273,7 @@ class PerCandidate(
 
 def _flatten_sets(X):
     """Return the rows and the leading shape of sets, or rows unchanged and None."""
+    X = check_container(X, "X")
     sets = X if hasattr(X, "shape") else list_to_array(X)
     if len(sets.shape) == 3:
         n_prompts, k, d = sets.shape

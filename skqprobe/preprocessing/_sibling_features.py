@@ -2,6 +2,7 @@
 
 import copy
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from sklearn.base import TransformerMixin
@@ -22,6 +23,7 @@ from skqprobe._utils.sklearn_compat import (
     StrOptions,
     _fit_context,
     feature_names_in,
+    wrap_output,
 )
 from skqprobe.preprocessing._sibling_geometry import (
     FEATURES,
@@ -41,12 +43,62 @@ SINGLE_MAGNITUDES = 1e-15, 1e15
 """Magnitudes between which squares stay in the range of float32."""
 
 
-# Data frames cannot hold sets, so set_output is not supported.
-class SiblingFeatures(
-    TransformerMixin,
-    BaseEstimator,
-    auto_wrap_output_keys=None,  # type: ignore[call-arg]
-):
+class _Transform:
+    """The methods that return candidates: only rows have the container of set_output.
+
+    scikit-learn would put the output of methods that a transformer itself defines in
+    the container, of sets, too, which data frames cannot hold.
+    """
+
+    _fit: Any
+    _transform: Any
+    _append: Any
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None, groups=None):
+        """Learn the scales and append the features.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs, as sets or rows.
+        y : object, default=None
+            Ignored.
+        groups : array-like of shape (n_rows,), default=None
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
+
+        Returns
+        -------
+        X_new : ndarray of shape (n_prompts, k, n_features_out) or \
+                (n_rows, n_features_out)
+            Embeddings and features, in float64 for a float64 X, otherwise in float32.
+            Rows have the container that `set_output` sets.
+        """
+        return self._append(X, *self._fit(X, groups))
+
+    def transform(self, X, groups=None):
+        """Append the features.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs, as sets or rows.
+        groups : array-like of shape (n_rows,), default=None
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
+
+        Returns
+        -------
+        X_new : ndarray of shape (n_prompts, k, n_features_out) or \
+                (n_rows, n_features_out)
+            Embeddings and features, in float64 for a float64 X, otherwise in float32.
+            Rows have the container that `set_output` sets.
+        """
+        return self._append(X, *self._transform(X, groups))
+
+
+class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
     """Append features that compare each candidate with its siblings.
 
     The siblings of a candidate are the other candidates of its prompt. A probe reads
@@ -204,52 +256,6 @@ class SiblingFeatures(
         self._fit(X, groups)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None, groups=None):
-        """Learn the scales and append the features.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings of (prompt, completion) pairs, as sets or rows.
-        y : object, default=None
-            Ignored.
-        groups : array-like of shape (n_rows,), default=None
-            Prompt labels of the rows: hashable values in any order. Not needed for
-            sets.
-
-        Returns
-        -------
-        X_new : ndarray of shape (n_prompts, k, n_features_out) or \
-                (n_rows, n_features_out)
-            Embeddings and features, in float64 for a float64 X, otherwise in float32.
-        """
-        return self._append(*self._fit(X, groups))
-
-    def transform(self, X, groups=None):
-        """Append the features.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
-            Embeddings of (prompt, completion) pairs, as sets or rows.
-        groups : array-like of shape (n_rows,), default=None
-            Prompt labels of the rows: hashable values in any order. Not needed for
-            sets.
-
-        Returns
-        -------
-        X_new : ndarray of shape (n_prompts, k, n_features_out) or \
-                (n_rows, n_features_out)
-            Embeddings and features, in float64 for a float64 X, otherwise in float32.
-        """
-        self = self._snapshot()
-        check_is_fitted(self, "feature_scales_")
-        X, layout = self._check_input(X, groups, reset=False)
-        features = self._compute_features(X, layout)
-        features *= self.feature_scales_
-        return self._append(X, layout, features)
-
     def get_feature_names_out(self, input_features=None):
         """Get the names of the output features.
 
@@ -302,6 +308,15 @@ class SiblingFeatures(
         features *= fitted.feature_scales_
         self.__dict__ = fitted.__dict__
         return X, layout, features
+
+    def _transform(self, X, groups):
+        """Return X as rows, its layout and its scaled features."""
+        self = self._snapshot()
+        check_is_fitted(self, "feature_scales_")
+        rows, layout = self._check_input(X, groups, reset=False)
+        features = self._compute_features(rows, layout)
+        features *= self.feature_scales_
+        return rows, layout, features
 
     def _check_settings(self):
         unknown = [name for name in self.features if name not in FEATURES]
@@ -392,14 +407,16 @@ class SiblingFeatures(
             values[rows] = features
         return values
 
-    def _append(self, X, layout, features):
+    def _append(self, X, rows, layout, features):
         """Append the features to the embedding, in the layout of X."""
         parts = [features]
         if self.embedding == "keep":
-            parts = [X, features]
+            parts = [rows, features]
         elif self.embedding == "center":
-            parts = [_center(X, layout, features.dtype), features]
-        out = np.concatenate(parts, axis=1, dtype=np.result_type(X, np.float32))
+            parts = [_center(rows, layout, features.dtype), features]
+        out = np.concatenate(parts, axis=1, dtype=np.result_type(rows, np.float32))
+        if len(layout.shape) == 1:
+            return wrap_output(out, X, self)
         return out.reshape(*layout.shape, out.shape[1])
 
     def __sklearn_tags__(self):

@@ -6,6 +6,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from scipy.stats import multinomial
+from sklearn import config_context
+from sklearn.model_selection import GroupKFold, learning_curve
 
 from skqprobe import QProbePolicy, sample_candidates
 
@@ -158,3 +160,27 @@ def test_choice_tends_to_the_tilted_base_model_as_k_grows():
     # 1/k with a correction of 1/k**2: closer to -1 at each doubling.
     assert_allclose(slopes, -1, atol=0.15)
     assert (np.diff(abs(slopes + 1)) < 0).all()
+
+
+def test_rows_that_were_thinned_for_fit_warn_in_score(rng):
+    """Tools that sample rows, not prompts, leave few candidates of each prompt."""
+    X, groups = rng.normal(size=(360, 4)), np.repeat(np.arange(40), 9)
+    y = (X[:, 0] + rng.normal(size=360) > 0).astype(float)
+    some = np.sort(rng.permutation(360)[:90])
+    thinned = QProbePolicy("log_loss").fit(X[some], y[some], groups[some])
+    with pytest.warns(UserWarning, match=r"on 2\.\d candidates .* scored on 9\.0\. "):
+        thinned.score(X, y, groups)
+    message = "candidates per prompt, and is scored"
+    options = {"train_sizes": [80], "shuffle": True, "random_state": 0}
+    with (
+        config_context(enable_metadata_routing=True),
+        pytest.warns(UserWarning, match=message),
+    ):
+        options |= {"cv": GroupKFold(3), "params": {"groups": groups}}
+        learning_curve(QProbePolicy("log_loss"), X, y, **options)
+    # Whole prompts, or other data that are meant: pairs, sets, fewer to choose from.
+    thinned.score(X[some], y[some], groups[some])
+    thinned.fit(X, y, groups).score(X[some], y[some], groups[some])
+    pairs = np.flatnonzero(np.arange(360) % 9 < 2)
+    thinned.fit(X[pairs], y[pairs], groups[pairs]).score(X, y, groups)
+    thinned.fit(X[:, None].reshape(180, 2, 4), y.reshape(180, 2)).score(X, y, groups)

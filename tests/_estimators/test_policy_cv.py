@@ -16,10 +16,13 @@ from sklearn.model_selection import (
     ShuffleSplit,
     cross_val_score,
 )
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy, QProbePolicyCV
 from skqprobe.losses import LOSSES, PairwiseHinge
 from skqprobe.metrics import best_of_k_scorer
+from skqprobe.preprocessing import PerCandidate
 
 ALPHAS, TEMPERATURES = (1.0, 0.1, 1e-3), (0.0, 0.3)
 SEVERAL = ["squared_error", "policy_gradient", PairwiseHinge(0.5), "log_loss"]
@@ -346,3 +349,37 @@ def test_rows_without_groups_warn(sets):
     with pytest.warns(UserWarning, match="X has rows but no groups"):
         search.fit(X.reshape(-1, 4), y.ravel())
     assert np.isnan(search.best_score_)
+
+
+def test_temperature_of_a_fitted_search_can_be_changed(sets):
+    X, y = sets
+    search = QProbePolicyCV(["log_loss"], alphas=[0.1], cv=3).fit(X, y)
+    policy = QProbePolicy("log_loss", alpha=0.1, temperature=0.7).fit(X, y)
+    assert search.set_params(temperature=0.7) is search
+    assert search.temperature == search.temperature_ == 0.7
+    assert_allclose(search.predict_proba(X), policy.predict_proba(X))
+    assert search.score(X, y) == pytest.approx(policy.score(X, y))
+    draws = [each.sample(X, size=9, random_state=0) for each in (search, policy)]
+    assert_array_equal(*draws)
+    search.temperature = 0
+    assert set(np.unique(search.predict_proba(X))) == {0, 1}
+    assert search.best_params_["temperature"] == 0.0
+    pipeline = make_pipeline(PerCandidate(StandardScaler()), search).fit(X, y)
+    pipeline.set_params(qprobepolicycv__temperature=2, qprobepolicycv__alphas=[1])
+    assert pipeline[-1].temperature == 2
+    # A parameter of the constructor is for the next fit, which selects again.
+    assert "temperature" not in search.get_params()
+    assert search.set_params(temperatures=[5.0]).temperature == 2
+    assert search.fit(X, y).temperature == 5.0
+
+
+def test_temperature_before_fit_and_bad_temperature(sets):
+    search = QProbePolicyCV(["log_loss"], alphas=[0.1], cv=3)
+    with pytest.raises(ValueError, match="temperature is selected by fit"):
+        search.set_params(temperature=1)
+    search.fit(*sets)
+    with pytest.raises(ValueError, match="temperature must be a number of 0 or more"):
+        search.set_params(temperature=-1)
+    assert search.temperature == 0
+    with pytest.raises(ValueError, match="Invalid parameter"):
+        search.set_params(no_such=1)

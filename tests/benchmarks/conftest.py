@@ -38,6 +38,7 @@ def script(name, *needs):
     return fixture
 
 
+coverage = script("coverage")
 data = script("_data")
 ideas = script("_ideas")
 intervals = script("_intervals")

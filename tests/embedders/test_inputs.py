@@ -75,6 +75,9 @@ def test_frames(library):
     check(DataFrame({"anything": ["a", "b"]}), [None, None], ["a", "b"])
     if library == "pandas":  # with an index
         check(DataFrame(pairs).iloc[::-1], ["q", "p"], ["b", "a"])
+    preferences = {"rejected": ["b", "d"], "prompt": ["p", "q"], "chosen": ["a", "c"]}
+    prompts, completions = ["p", "p", "q", "q"], ["a", "b", "c", "d"]
+    check(DataFrame(preferences), prompts, completions, (2, 2))
 
 
 @pytest.mark.parametrize("container", [list, tuple, np.array])

@@ -10,12 +10,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import skqprobe
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, make_probe_pipeline
+from skqprobe.embedders import VectorizerEmbedder
 from skqprobe.io import to_json, to_safetensors
 from skqprobe.losses import PairwiseHinge, SoftmaxCrossEntropy
 from skqprobe.preprocessing import PerCandidate
@@ -119,6 +121,51 @@ def test_both_forms_agree(policy):
         from_safetensors[key] = from_safetensors[key].tolist()
     assert from_safetensors == from_json
     assert from_json["metadata"] == metadata
+
+
+RECORDS = [
+    {"prompt": "Name a pet.", "completions": ["A dog.", "A stone."]},
+    {"prompt": "Name a fruit.", "completions": ["A pear.", "A dog."]},
+]
+
+
+def last_line(prompt, completion):
+    return prompt.splitlines()[-1] + completion
+
+
+@pytest.mark.parametrize("form", ["json", "safetensors"])
+@pytest.mark.parametrize(
+    ("join", "recorded"),
+    [(" ", " "), (last_line, f"{last_line.__module__}.last_line")],
+    ids=["text", "function"],
+)
+def test_embedder_of_a_pipeline_is_recorded(join, recorded, form):
+    embedder = VectorizerEmbedder(TfidfVectorizer(min_df=2), join=join)
+    model = make_pipeline(embedder, PerCandidate(StandardScaler()), QProbePolicy())
+    model.fit(RECORDS, [[1, 0], [1, 0]])
+
+    def read(probe, **options):
+        if form == "json":
+            return json.loads(to_json(probe, **options))
+        pytest.importorskip("safetensors")
+        return read_safetensors(to_safetensors(probe, **options))
+
+    found = read(model)
+    assert found["embedder"]["class"] == "skqprobe.embedders.VectorizerEmbedder"
+    assert found["embedder"]["join"] == recorded
+    assert found["embedder"]["dtype"] == "float32"
+    assert found["embedder"]["vectorizer"] == "TfidfVectorizer(min_df=2)"
+    assert "cache" not in found["embedder"]  # does not change the features
+    expected = model.decision_function(RECORDS)
+    assert_allclose(score(found, model[0].transform(RECORDS)), expected, atol=1e-5)
+    # A probe on features that were computed before does not hold its embedder.
+    assert read(model[1:])["embedder"] is None
+    assert read(model[1:], embedder=embedder)["embedder"] == found["embedder"]
+
+
+def test_embedder_must_be_one(policy):
+    with pytest.raises(TypeError, match="embedder must be an embedder; got 'MiniLM'"):
+        to_json(policy, embedder="MiniLM")
 
 
 def test_feature_names(sets):

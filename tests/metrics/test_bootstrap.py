@@ -36,18 +36,12 @@ def assert_same_estimate(one, other, **tolerance):
         assert_allclose(getattr(one, name), getattr(other, name), **tolerance)
 
 
-@pytest.mark.parametrize("method", ["BCa", "percentile"])
-def test_interval_is_that_of_scipy_over_prompts(scored, monkeypatch, method):
-    """For very many prompts, it is the percentile interval."""
+def test_interval_is_that_of_scipy_over_prompts(scored, monkeypatch):
     y, scores, _ = scored
-    options = {"method": method, "random_state": np.random.RandomState(0)}
-    if method == "percentile":
-        monkeypatch.setattr("skqprobe.metrics._bootstrap.MAX_PROMPTS_FOR_BCA", 79)
-        monkeypatch.setattr("skqprobe.metrics._bootstrap.COUNTS_AT_ONCE", 10)
-        options["batch"] = 8
+    monkeypatch.setattr("skqprobe.metrics._bootstrap.DRAWS_AT_ONCE", 1000)
     found = prompt_bootstrap(best_of_k_reward, y, scores, k=6, random_state=0)
     by_prompt = np.take_along_axis(y, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
-    expected = bootstrap((by_prompt,), np.mean, **options)
+    expected = bootstrap((by_prompt,), np.mean, random_state=np.random.RandomState(0))
     assert found.value == by_prompt.mean()
     assert_allclose([found.low, found.high], expected.confidence_interval)
     assert_allclose(found.standard_error, expected.standard_error)
@@ -153,19 +147,59 @@ def test_str_of_an_estimate():
     assert "value=array" in str(Estimate(*np.zeros((4, 2)), 0.95))
 
 
+def informed_by(n_informative, n_prompts, rng):
+    """Rewards and scores of which few prompts have a possible gain."""
+    y = np.zeros((n_prompts, 4))
+    y[:n_informative, 0] = 1
+    scores = rng.normal(size=y.shape)
+    scores[:2] = y[0], -y[1]  # the best candidate is chosen, and is not
+    return y, scores
+
+
 def test_ratio_that_few_prompts_inform(rng):
     """The interval is that of the resamples in which it is defined, with a warning."""
-    y = np.zeros((20, 4))
-    y[:2, 0] = 1  # (18 / 20)**20 = 12% of the resamples have neither prompt
-    scores = rng.normal(size=(20, 4))
-    scores[:2] = y[0], -y[1]  # the best candidate is chosen, and is not
-    with pytest.warns(UndefinedMetricWarning, match=r"on 2 of 20 .* in 1\d\.\d+% of"):
+    y, scores = informed_by(2, 20, rng)
+    message = "of recovery is unreliable: only 2 of 20 prompts inform it"
+    with pytest.warns(UndefinedMetricWarning, match=message):
         estimate = prompt_bootstrap(recovery, y, scores, k=4, random_state=0)
     shares = recovery(y, scores, 4, average=None)[:2]
-    assert np.isfinite([estimate.low, estimate.high, estimate.standard_error]).all()
-    # Each resample is a weighted mean of the two shares.
+    # (18 / 20)**20 = 12% of the resamples have neither prompt; each of the others is a
+    # weighted mean of the two shares.
     assert [estimate.low, estimate.high] == pytest.approx([min(shares), max(shares)])
-    assert estimate.low < estimate.high
+    assert 0 < estimate.standard_error < abs(shares[0] - shares[1])
+
+
+def test_ratio_that_one_prompt_informs(rng):
+    y, scores = informed_by(1, 20, rng)
+    with pytest.warns(UndefinedMetricWarning, match="only 1 of 20 prompts"):
+        estimate = prompt_bootstrap(recovery, y, scores, k=4, random_state=0)
+    assert estimate.value == 1
+    assert np.isnan([estimate.low, estimate.high, estimate.standard_error]).all()
+
+
+def test_warning_begins_below_ten_informative_prompts(rng):
+    few = {"k": 4, "n_resamples": 99, "random_state": 0}
+    for n_prompts in (9, 30):
+        y, scores = informed_by(min(n_prompts, 10), n_prompts, rng)
+        prompt_bootstrap(recovery, y, scores, **few)
+    with pytest.warns(UndefinedMetricWarning, match="only 9 of 30 prompts"):
+        prompt_bootstrap(recovery, *informed_by(9, 30, rng), **few)
+    y = np.where(np.arange(30) < 9, np.arange(30), np.nan)
+    with pytest.warns(UndefinedMetricWarning, match="of <lambda> .* 9 of 30 prompts"):
+        prompt_bootstrap(lambda x, **options: y, np.ones((30, 2)), n_resamples=99)
+
+
+@pytest.mark.parametrize("n_informative", [12, 40])
+def test_coverage_without_a_warning(n_informative):
+    """benchmarks/coverage.py measures more cases."""
+    rng, covered = np.random.default_rng(0), []
+    for _ in range(200):
+        y = rng.integers(0, 2, size=(40, 8)) * (np.arange(40) < n_informative)[:, None]
+        scores = y + rng.normal(size=y.shape)
+        few = {"k": 8, "n_resamples": 299, "random_state": 0}
+        found = prompt_bootstrap(recovery, y, scores, **few)
+        covered.append(found.low <= 0.6272 <= found.high)  # of a million prompts
+    assert 0.9 < np.mean(covered) < 0.99
 
 
 def test_ratio_that_no_prompt_informs():
@@ -203,6 +237,19 @@ NOT_AN_ARRAY = "^the first array could not be made an array"
 def test_bad_input(metric, arrays, message):
     with pytest.raises(ValueError, match=message):
         prompt_bootstrap(metric, *arrays)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confidence_level": 95}, r"confidence_level must be in \(0, 1\); got 95"),
+        ({"confidence_level": 1}, r"confidence_level must be in \(0, 1\); got 1"),
+        ({"n_resamples": 1}, "n_resamples must be 2 or more; got 1"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        prompt_bootstrap(base_reward, np.eye(3), **options)
 
 
 def test_a_partial_of_a_ratio_is_that_ratio(scored):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from cases import as_rows
 from numpy.testing import assert_allclose
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -21,6 +22,7 @@ from skqprobe.metrics import (
     prompt_bootstrap,
     recovery,
     soft_best_of_k_reward,
+    softmax_reward,
 )
 from skqprobe.preprocessing import PerCandidate
 
@@ -72,6 +74,47 @@ def test_ragged_prompts_with_fewer_than_k_are_left_out(rows):
     kept = np.isin(groups, labels[sizes >= 5])
     expected = base_reward(y[kept], groups[kept])
     assert table.loc[(5, "base"), "value"] == pytest.approx(expected)
+    n_prompts = table["n_prompts"].drop("recovery", level="figure")
+    assert (n_prompts.loc[5] == (sizes >= 5).sum()).all()
+    assert (n_prompts.loc[1] == len(sizes)).all()
+
+
+def test_line_of_all_candidates_of_ragged_prompts(rows):
+    X, y, groups = rows
+    policy = QProbePolicy("log_loss", temperature=0.5).fit(X, y, groups)
+    options = {"random_state": 0, "n_resamples": 200}
+    table = policy_report(policy, X, y, groups, **options)
+    assert table.index.unique("k").tolist() == [1, "all"]  # the smallest prompt has 1
+    Q, proba = policy.decision_function(X), policy.predict_proba(X, groups)
+    oracle = softmax_reward(y, y, 0, groups)
+    greedy, base = softmax_reward(y, Q, 0, groups), base_reward(y, groups)
+    expected = [
+        base,
+        greedy,
+        expected_reward(y, proba, groups),
+        oracle,
+        (greedy - base) / (oracle - base),
+        kl_upper_estimate(proba, groups),
+        effective_candidates(proba, groups),
+    ]
+    assert_allclose(table.loc["all", "value"], expected)
+    possible = [np.ptp(y[groups == label]) > 0 for label in np.unique(groups)]
+    assert table.loc[("all", "recovery"), "n_prompts"] == np.sum(possible)
+    assert table.loc[("all", "base"), "n_prompts"] == len(possible)
+    message = "of 'base' at k=9 is unreliable: only 3 of 40 prompts"
+    with pytest.warns(UndefinedMetricWarning, match=message):
+        asked = policy_report(policy, X, y, groups, ks=[3, 50], **options)
+    assert asked.index.unique("k").tolist() == [3, 9, "all"]
+
+
+def test_default_ks_are_reduced_to_the_smallest_prompt(rng):
+    groups = np.repeat(np.arange(12), [5] * 11 + [12])
+    X = rng.normal(size=(len(groups), 2))
+    y = (X[:, 0] + rng.normal(size=len(X)) > 0).astype(float)
+    policy = QProbePolicy("log_loss").fit(X, y, groups)
+    table = policy_report(policy, X, y, groups, n_resamples=100, random_state=0)
+    assert table.index.unique("k").tolist() == [1, 5, "all"]
+    assert np.isfinite(table.drop((1, "recovery"))).all(axis=None)
 
 
 def test_ks_above_the_number_of_candidates_are_reduced(sets):
@@ -85,7 +128,8 @@ def test_no_recovery_among_one_candidate():
     rng = np.random.default_rng(11)  # the oracle's mean is 1e-16 above the base's
     X, y = rng.normal(size=(30, 7, 3)), rng.random((30, 7))
     table = policy_report(QProbePolicy().fit(X, y), X, y, ks=[1], n_resamples=100)
-    assert table.loc[(1, "recovery")].isna().all()
+    assert table.loc[(1, "recovery"), "value":"high"].isna().all()
+    assert table.loc[(1, "recovery"), "n_prompts"] == 0
 
 
 @pytest.mark.parametrize(

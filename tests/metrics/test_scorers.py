@@ -53,7 +53,33 @@ def test_scores_are_those_of_the_metrics(sets):
         best, share = best_of_k_reward(y, Q, 3), recovery(y, Q, 6)
         assert_allclose(found, [best, expected_reward(y, proba), share])
     greedy = softmax_reward(y, Q, 0)
-    assert expected_reward_scorer()(policy, X, y) == pytest.approx(greedy)
+    assert expected_reward_scorer(0)(policy, X, y) == pytest.approx(greedy)
+
+
+def test_expected_reward_is_at_the_temperature_of_the_estimator(sets, flat):
+    X, y = sets
+    grid = {"temperature": [5.0, 0.1, 1.0]}
+    for Probe in (QProbePolicy, QProbeRegressor):
+        fitted = Probe(temperature=0.5).fit(X, y)
+        values = candidate_values(fitted, X)
+        expected = softmax_reward(y, values, 0.5)
+        assert expected_reward_scorer()(fitted, X, y) == pytest.approx(expected)
+        pipeline = make_pipeline(PerCandidate(StandardScaler()), Probe(temperature=0.5))
+        values = candidate_values(pipeline.fit(X, y), X)
+        expected = softmax_reward(y, values, 0.5)
+        assert expected_reward_scorer()(pipeline, X, y) == pytest.approx(expected)
+    search = GridSearchCV(QProbePolicy("log_loss"), grid, cv=3)
+    by_score = search.fit(X, y).cv_results_["mean_test_score"]
+    search.set_params(scoring=expected_reward_scorer()).fit(X, y)
+    assert_allclose(search.cv_results_["mean_test_score"], by_score)
+    assert search.best_params_ == {"temperature": 0.1}
+    search.set_params(scoring=best_of_k_scorer(6)).fit(X, y)  # the first of equals
+    assert search.best_params_ == {"temperature": 5.0}
+    # An estimator without a temperature chooses the best.
+    *rows, groups = flat
+    ridge = Ridge().fit(*rows)
+    greedy = softmax_reward(rows[1], ridge.predict(rows[0]), 0, groups)
+    assert expected_reward_scorer()(ridge, *rows, groups=groups) == greedy
 
 
 @pytest.mark.parametrize(

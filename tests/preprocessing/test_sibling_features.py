@@ -3,11 +3,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 from scipy.stats import rankdata
+from sklearn import config_context
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy
-from skqprobe.preprocessing import SiblingFeatures
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 ALL = ("mean", "nearest", "share", "density", "duplicates", "rank")
 
@@ -284,3 +287,32 @@ def test_equal_candidates(metric, embedding, dtype, shape, constant):
     out = make.fit_transform(X)
     features = out[..., shape[2] if embedding != "drop" else 0 :]
     assert_array_equal(features, 0)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_set_output_for_rows(rows, library):
+    module = pytest.importorskip(library)
+    X, _, groups = rows
+    expected = SiblingFeatures().fit(X, groups=groups)
+    names = expected.get_feature_names_out()
+    data = X if library == "polars" else module.DataFrame(X, index=groups)
+    if library == "pandas":
+        data.columns = [f"x{i}" for i in range(4)]
+    siblings = SiblingFeatures().set_output(transform=library)
+    results = [siblings.fit_transform(data, groups=groups)]
+    results.append(siblings.transform(data, groups))
+    with config_context(transform_output=library):
+        results.append(SiblingFeatures().fit_transform(data, groups=groups))
+        assert isinstance(SiblingFeatures().fit_transform(X[None]), np.ndarray)
+    for result in results:
+        assert isinstance(result, module.DataFrame)
+        assert list(result.columns) == list(names)
+        assert_allclose(result.to_numpy(), expected.transform(X, groups))
+    if library == "pandas":
+        assert list(results[0].index) == list(groups)
+    assert isinstance(siblings.fit_transform(X[None]), np.ndarray)  # sets
+    pipeline = make_pipeline(PerCandidate(StandardScaler()), clone(siblings))
+    with config_context(enable_metadata_routing=True):
+        pipeline.set_output(transform=library)
+        framed = pipeline.fit_transform(data, groups=groups)
+        assert isinstance(framed, module.DataFrame)
