@@ -53,6 +53,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         "fit_intercept": ["boolean"],
         "n_candidates": [Interval(Integral, 1, None, closed="left"), None],
         "hidden_layer_sizes": ["array-like"],
+        "standardize": ["boolean"],
         "solver": [StrOptions({"auto", "closed_form", "lbfgs"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither")],
@@ -112,6 +113,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             fit_intercept=self.fit_intercept,
             n_candidates=self.n_candidates,
             hidden_layer_sizes=self.hidden_layer_sizes,
+            standardize=self.standardize,
             random_state=self.random_state,
         )
         start = self._starting_point(objective)
@@ -183,7 +185,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         elif isinstance(objective, NetworkObjective) and hasattr(self, "coefs_"):
             self._check_warm_start(objective, len(self.coefs_[0]))
             if [coef.shape for coef in self.coefs_] == objective.layer_shapes:
-                theta[:] = objective.join(self.coefs_, self.intercepts_)
+                theta[:] = objective.join_raw(self.coefs_, self.intercepts_)
         return theta
 
     def _check_warm_start(self, objective, n_features):

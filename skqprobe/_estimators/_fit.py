@@ -2,11 +2,14 @@
 
 import copy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 
+from skqprobe._arrays.blocks import BlockReader, row_blocks
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._arrays.magnitude import (
     LARGEST,
@@ -60,6 +63,14 @@ class TrainingData:
     layout: Layout
     rewards: np.ndarray
     features: dict
+
+    @cached_property
+    def columns(self):
+        """Mean and scale of the columns of X, those of StandardScaler."""
+        read, scaler = BlockReader(self.X), StandardScaler()
+        for rows in row_blocks(self.X):
+            scaler.partial_fit(np.asarray(read(rows)))
+        return scaler.mean_, scaler.scale_
 
 
 def check_training_data(estimator, X, y, groups):
@@ -129,6 +140,7 @@ def make_objective(
     fit_intercept,
     n_candidates=None,
     hidden_layer_sizes=(),
+    standardize=False,
     random_state=None,
 ):
     """Make the objective of training data.
@@ -141,7 +153,7 @@ def make_objective(
         Loss.
     sample_weight : array-like, default=None
         Weights of candidates or prompts.
-    alpha, fit_intercept, n_candidates, hidden_layer_sizes, random_state
+    alpha, fit_intercept, n_candidates, hidden_layer_sizes, standardize, random_state
         Parameters of the estimators.
 
     Returns
@@ -174,6 +186,7 @@ def make_objective(
         "prompt_weight": prompt_weight,
         "candidate_weight": candidate_weight,
         "n_skipped": int((~informative).sum()),
+        "columns": data.columns if standardize else None,
     }
     if not len(hidden_layer_sizes):
         return LinearObjective(data.X, layout, rewards, loss, **arguments)
@@ -252,7 +265,7 @@ def minimize(
 def fitted_attributes(objective, theta, n_iter):
     """Make the fitted attributes of a probe from the parameters of its objective."""
     attributes = {"n_skipped_prompts_": objective.n_skipped, "n_iter_": n_iter}
-    coef, intercept = objective.split(theta)
+    coef, intercept = objective.split_raw(theta)
     if isinstance(objective, NetworkObjective):
         attributes["coefs_"] = [downcast(part, objective.dtype) for part in coef]
         biases = [downcast(part, objective.dtype) for part in intercept]

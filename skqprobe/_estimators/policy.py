@@ -62,6 +62,11 @@ class QProbePolicy(BaseQProbe):
         is one; prediction needs neither. A tenth of the prompts is held out, and the
         weights with the lowest held-out loss are kept. With fewer than ten prompts none
         is held out, and the weights with the lowest objective are kept.
+    standardize : bool, default=False
+        Whether to train on columns minus their mean and divided by their standard
+        deviation over the candidates of `fit`, as from
+        ``PerCandidate(StandardScaler())``. The coefficients are those of X as it is,
+        which is not copied.
     solver : {"auto", "closed_form", "lbfgs"}, default="auto"
         Solver. "closed_form" is available for "squared_error" and
         "contrastive_policy_gradient". "auto" uses it if available, otherwise "lbfgs";
@@ -150,6 +155,7 @@ class QProbePolicy(BaseQProbe):
         fit_intercept=True,
         n_candidates=None,
         hidden_layer_sizes=(),
+        standardize=False,
         solver="auto",
         max_iter=1000,
         tol=1e-4,
@@ -163,6 +169,7 @@ class QProbePolicy(BaseQProbe):
         self.fit_intercept = fit_intercept
         self.n_candidates = n_candidates
         self.hidden_layer_sizes = hidden_layer_sizes
+        self.standardize = standardize
         self.solver = solver
         self.max_iter = max_iter
         self.tol = tol

@@ -68,6 +68,11 @@ class QProbePolicyCV(QProbePolicy):
         estimator cannot predict.
     fit_intercept : bool, default=True
         Whether "squared_error" and "log_loss" have an intercept.
+    standardize : bool, default=False
+        Whether to train on columns minus their mean and divided by their standard
+        deviation over the candidates of `fit`, as from
+        ``PerCandidate(StandardScaler())``. The coefficients are those of X as it is,
+        which is not copied.
     max_iter : int, default=1000
         Maximum number of iterations of a fit.
     tol : float, default=1e-4
@@ -129,6 +134,7 @@ class QProbePolicyCV(QProbePolicy):
         "scoring": [callable, None],
         "refit": ["boolean"],
         "fit_intercept": ["boolean"],
+        "standardize": ["boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="neither")],
         "random_state": ["random_state"],
@@ -144,6 +150,7 @@ class QProbePolicyCV(QProbePolicy):
         scoring=None,
         refit=True,
         fit_intercept=True,
+        standardize=False,
         max_iter=1000,
         tol=1e-4,
         random_state=None,
@@ -155,6 +162,7 @@ class QProbePolicyCV(QProbePolicy):
         self.scoring = scoring
         self.refit = refit
         self.fit_intercept = fit_intercept
+        self.standardize = standardize
         self.max_iter = max_iter
         self.tol = tol
         self.random_state = random_state
@@ -260,6 +268,7 @@ class QProbePolicyCV(QProbePolicy):
                     sample_weight,
                     alpha=0.0,
                     fit_intercept=self.fit_intercept,
+                    standardize=self.standardize,
                 )
             )
             of_losses.append(

@@ -39,6 +39,9 @@ class Objective:
     center : ndarray of shape (d,), default=None
         Vector that is subtracted from each row of X when it is read, so that an
         intercept is that of X minus `center`.
+    columns : tuple of ndarray, default=None
+        Means and scales of the columns. The penalty applies to the coefficients of
+        columns from which the mean is subtracted, and that are divided by the scale.
     """
 
     X: Any
@@ -52,6 +55,7 @@ class Objective:
     candidate_weight: np.ndarray | None = None
     n_skipped: int = 0
     center: np.ndarray | None = None
+    columns: tuple | None = None
 
     def __post_init__(self):
         self.has_intercept = self.fit_intercept and not self.loss.shift_invariant

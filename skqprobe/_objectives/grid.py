@@ -96,8 +96,9 @@ class GridObjective:
         """
         objective = self.objective
         coefs, intercepts = self.split(thetas)
-        alphas = self.alphas[which % len(self.alphas)]
-        values = alphas / 2 * np.einsum("ij,ij->i", coefs, coefs)
+        alphas = self.alphas[which % len(self.alphas), None]
+        penalized = alphas * objective.scale**2 * coefs
+        values = np.einsum("ij,ij->i", penalized, coefs) / 2
         gradients = np.zeros_like(thetas)
         scores = self.scores(coefs)
         slopes = np.zeros_like(scores)
@@ -113,7 +114,7 @@ class GridObjective:
         d = objective.n_features
         for _, rows, _ in objective._blocks:
             gradients[:, :d] += slopes[:, rows] @ objective._read(rows)
-        gradients[:, :d] += alphas[:, None] * coefs
+        gradients[:, :d] += penalized
         return values, gradients
 
     def split(self, thetas):

@@ -63,6 +63,10 @@ class LinearObjective(Objective):
     def __post_init__(self):
         super().__post_init__()
         self.n_parameters = self.n_features + self.has_intercept
+        self.scale = 1.0 if self.columns is None else self.columns[1]
+        absorbs_mean = self.has_intercept or self.loss.shift_invariant
+        if self.columns is not None and not absorbs_mean:
+            self.center = self.columns[0]
         self._n_rows_at_once = rows_at_once(self.X, self.dtype.itemsize)
         self._blocks = self._prompt_blocks(self._n_rows_at_once)
 
@@ -83,6 +87,13 @@ class LinearObjective(Objective):
         if self.has_intercept:
             return theta[..., :-1], theta[..., -1]
         return theta, np.zeros(theta.shape[:-1])
+
+    def split_raw(self, theta):
+        """Split parameters into coefficients and intercept for X as it is."""
+        coef, intercept = self.split(theta)
+        if self.columns is not None and not self.has_intercept:
+            intercept = -(coef @ self.columns[0])
+        return coef, intercept
 
     def centered(self):
         """Return the objective with centered columns, if it needs them for precision.
@@ -135,9 +146,9 @@ class LinearObjective(Objective):
             return loss, slope.sum()
 
         loss, slope = evaluate(0.0)
-        curvature = self.score_curvature()
+        enough, curvature = 1e-6 * loss, self.score_curvature()
         for _ in range(MAX_SECANTS):  # of the slope
-            if slope == 0 or curvature <= 0:
+            if slope == 0 or curvature <= 0 or loss < enough:
                 break
             intercept = theta[-1] - slope / curvature
             new_loss, new_slope = evaluate(intercept)
@@ -163,9 +174,10 @@ class LinearObjective(Objective):
             Gradient with respect to `theta`.
         """
         coef, intercept = self.split(theta)
-        value = self.alpha / 2 * (coef @ coef)
+        penalized = self.alpha * self.scale**2 * coef
+        value = penalized @ coef / 2
         gradient = np.zeros(self.n_parameters)
-        gradient[: self.n_features] = self.alpha * coef
+        gradient[: self.n_features] = penalized
         coef = coef.astype(self.dtype)
         for prompts, rows, offsets in self._blocks:
             X = self._read(rows)
@@ -301,8 +313,9 @@ class LinearObjective(Objective):
     def least_squares_rows(self):
         """Yield the least-squares problem of a loss with the method `least_squares`.
 
-        Up to a constant, the objective is ``sum_i v_i (x_i @ coef + intercept - t_i)**2
-        + alpha / 2 * |coef|**2`` over the rows of all blocks.
+        It is that of columns divided by `scale`. Up to a constant, the objective is
+        ``sum_i v_i (x_i @ coef + intercept - t_i)**2 + alpha / 2 * |coef|**2`` over the
+        rows of all blocks.
 
         Yields
         ------
@@ -322,6 +335,8 @@ class LinearObjective(Objective):
                 weight = self._weight(rows)
                 X = center_per_prompt(X, offsets, weight)
                 t = center_per_prompt(t, offsets, weight)
+            if self.columns is not None:
+                X = X * (1 / self.scale).astype(X.dtype)
             yield X, t, v
 
     def rounding_noise(self):
@@ -330,7 +345,8 @@ class LinearObjective(Objective):
         for _, rows, _ in self._blocks:
             X = self._read(rows).astype(np.float64)
             squares += (X * X).sum(axis=0, dtype=np.float64)
-        return (8 * np.finfo(self.dtype).eps) ** 2 * squares / self.layout.n_rows
+        squares /= self.layout.n_rows * self.scale**2
+        return (8 * np.finfo(self.dtype).eps) ** 2 * squares
 
     @cached_property
     def least_squares_means(self):
@@ -344,4 +360,4 @@ class LinearObjective(Objective):
             x_mean += v.astype(self.dtype) @ self._read(rows)
             t_mean += v @ t
             total += v.sum()
-        return x_mean / total, t_mean / total
+        return x_mean / total / self.scale, t_mean / total

@@ -96,7 +96,24 @@ class NetworkObjective(Objective):
         theta = np.concatenate([part.reshape(-1) for part in (*weights, *biases)])
         return theta[: self.n_parameters]
 
-    def deal(self, random_state):
+    def split_raw(self, theta):
+        """Split theta into weights and biases for X as it is."""
+        weights, biases = self.split(theta)
+        if self.columns is not None:
+            mean, scale = self.columns
+            weights[0] = weights[0] / scale[:, None]
+            biases[0] = biases[0] - mean @ weights[0]
+        return weights, biases
+
+    def join_raw(self, weights, biases):
+        """Join weights and biases for X as it is, the inverse of `split_raw`."""
+        if self.columns is not None:
+            mean, scale = self.columns
+            biases = [biases[0] + mean @ weights[0], *biases[1:]]
+            weights = [weights[0] * scale[:, None], *weights[1:]]
+        return self.join(weights, biases)
+
+    def hold_out(self, random_state):
         """Split the prompts of positive weight into training and held-out prompts.
 
         Parameters
@@ -168,7 +185,12 @@ class NetworkObjective(Objective):
         def loss(scores):
             return self._weighted_loss(scores, prompts, rows, offsets)
 
-        return np.array(self._read(rows)), copies, loss
+        X = np.array(self._read(rows))
+        if self.columns is not None:
+            mean, scale = self.columns
+            X -= mean.astype(X.dtype)
+            X /= scale.astype(X.dtype)
+        return X, copies, loss
 
     def score_scale(self):
         """Estimate the center and the spread of the optimal scores.

@@ -97,7 +97,7 @@ def minimize_adam(objective, theta, *, tol, max_iter, random_state, on_iteration
     """
     if objective.dtype == np.float32 and not hasattr(objective.loss, "least_squares"):
         check_magnitude(objective.rewards, "y", high=LARGEST_REWARD)
-    train, held_out = objective.deal(random_state)
+    train, held_out = objective.hold_out(random_state)
     network = Network(objective, theta, train, random_state)
 
     def validation_loss():

@@ -76,6 +76,7 @@ class Preconditioner:
 
     def __init__(self, objective, alpha, model):
         mean, curvature = model.mean, model.curvature
+        penalty = alpha * objective.scale**2
         d, full = objective.n_features, model.moment.ndim == 2
         hessian = curvature * model.moment
         diagonal = hessian.reshape(-1)[:: d + 1] if full else hessian  # a view
@@ -86,8 +87,8 @@ class Preconditioner:
         np.maximum(diagonal, curvature * eps * mean**2, out=diagonal)
         diagonal[constant] = curvature * mean[constant] ** 2
         diagonal *= model.rest
-        share = diagonal / np.where(diagonal + alpha, diagonal + alpha, 1)
-        diagonal += alpha
+        share = diagonal / np.where(diagonal + penalty, diagonal + penalty, 1)
+        diagonal += penalty
         diagonal[diagonal == 0] = 1
         self.scale = 1 / np.sqrt(diagonal)
         self.factor = _cholesky(hessian, self.scale) if full else None

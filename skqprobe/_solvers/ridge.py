@@ -71,6 +71,7 @@ def _solve_folds(objective, in_fold, parts, alphas):
         numbers = np.flatnonzero(folds)
         if len(numbers):
             thetas[numbers] = solve(objective, in_fold, parts, numbers, alphas, center)
+    thetas[..., :d] /= objective.scale
     return thetas
 
 

@@ -13,7 +13,7 @@ def objective(rows):
 
 
 def split(objective):
-    return objective.deal(np.random.RandomState(0))
+    return objective.hold_out(np.random.RandomState(0))
 
 
 def test_scores_in_blocks(monkeypatch, rng):

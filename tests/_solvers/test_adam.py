@@ -104,7 +104,7 @@ def test_early_stopping_keeps_the_best_parameters_on_held_out_prompts(rng):
     X, y = rng.normal(size=(60, 6, 20)), rng.integers(0, 2, size=(60, 6)) * 1.0
     y[..., 0] = X[..., 0, 0] > 0
     objective = network_objective(X, y, "log_loss", hidden_layer_sizes=(64,), alpha=0)
-    train, held_out = objective.deal(np.random.RandomState(0))
+    train, held_out = objective.hold_out(np.random.RandomState(0))
     assert np.intersect1d(train, held_out).size == 0
 
     def held_out_loss(theta):
