@@ -1,10 +1,12 @@
-"""PromptRefused: the error of one prompt that a model never answers."""
+"""PromptRefused: the error of one prompt or text that a model never accepts."""
 
 
 class PromptRefused(RuntimeError):
-    """One prompt or text is refused for good; others may be answered.
+    """One prompt or text is refused for good; the others may be accepted.
 
-    Asking again does not help. A generator raises it from `sample`.
+    To ask again does not help. `sample` of a generator and `embed_batch` of an embedder
+    raise it. `sample_each` and `embed_batches` yield it in place of the result of the
+    prompt or batch, so that the others go on.
 
     Parameters
     ----------
