@@ -1,20 +1,22 @@
 """OpenAIEmbedder: embeddings from OpenAI or a compatible server."""
 
+import threading
 from numbers import Integral
 
-import numpy as np
-
+from skqprobe._backends.answers import read_embeddings
+from skqprobe._backends.http_client import APIError
 from skqprobe._backends.openai_client import (
     CONSTRAINTS,
     INERT,
+    ServerModel,
     ask_each,
-    server_settings,
+    is_about_item,
 )
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.embedders._base import BaseEmbedder
 
 
-class OpenAIEmbedder(BaseEmbedder):
+class OpenAIEmbedder(ServerModel, BaseEmbedder):
     r"""Embed texts with OpenAI, or with a server that has the same interface.
 
     Compatible servers are llama.cpp, vLLM, Ollama, text-embeddings-inference and most
@@ -145,8 +147,9 @@ class OpenAIEmbedder(BaseEmbedder):
         ------
         number : int
             Index of the batch in `batches`. The batches are yielded as they finish.
-        embeddings : ndarray of shape (len(batches[number]), n_features)
-            Embeddings of the texts of the batch.
+        embeddings : list of (ndarray of shape (n_features,), or Exception)
+            Embeddings of the texts of the batch. An error in place of one says why
+            there is none.
         """
 
         def describe(done):
@@ -157,7 +160,12 @@ class OpenAIEmbedder(BaseEmbedder):
                 kept += ", in this object only (with cache=, on disk)"
             return f"{kept}. Call again to embed the others."
 
-        yield from ask_each(self, self._ask, batches, describe)
+        answered = threading.Event()
+
+        def ask(client, batch):
+            return self._ask(client, batch, answered)
+
+        yield from ask_each(self, ask, batches, describe)
 
     def embed_batch(self, texts):
         """Embed a batch of texts.
@@ -169,90 +177,35 @@ class OpenAIEmbedder(BaseEmbedder):
 
         Returns
         -------
-        embeddings : ndarray of shape (len(texts), n_features)
-            Embeddings of the texts.
+        embeddings : list of (ndarray of shape (n_features,), or Exception)
+            Embeddings of the texts. An error in place of one says why there is none.
         """
         [(_, embeddings)] = self.embed_batches([texts])
         return embeddings
 
-    def _ask(self, client, texts):
+    def _ask(self, client, texts, answered):
+        """Return an embedding, or an error, per text; `answered` is set by the first.
+
+        The texts that the server refuses are found by halving the batch.
+        """
+        try:
+            rows = self._request(client, texts)
+        except APIError as error:
+            if not is_about_item(error):
+                raise
+            if len(texts) > 1:
+                halves = texts[: len(texts) // 2], texts[len(texts) // 2 :]
+                return [row for h in halves for row in self._ask(client, h, answered)]
+            if not answered.is_set():  # is the text the cause, or a setting?
+                self._request(client, ["a"])
+            rows = [error]
+        answered.set()
+        return rows
+
+    def _request(self, client, texts):
         # The default format is base64, which not all servers support.
         body = {"model": self.model, "input": texts, "encoding_format": "float"}
         if self.dimensions is not None:
             body["dimensions"] = int(self.dimensions)
         answer = client.ask("/embeddings", body)
-        return _read_embeddings(answer, len(texts), self.dimensions)
-
-    def _settings(self):
-        return server_settings(super()._settings())
-
-
-def _read_embeddings(answer, n_texts, dimensions):
-    """Convert an answer to an array, in the order of the texts.
-
-    Raises
-    ------
-    ValueError
-        If there is not one embedding, of numbers and of one length, for each text.
-    """
-    data = answer.get("data")
-    data = [item for item in data if isinstance(item, dict)] if data else []
-    if len(data) != n_texts:
-        raise ValueError(
-            f"the server returned {len(data)} embeddings for {n_texts} texts. If it "
-            "cannot take many texts at a time, reduce batch_size."
-        )
-    indices = [item.get("index") for item in data]
-    order = {index: i for i, index in enumerate(indices) if isinstance(index, int)}
-    if order.keys() != set(range(n_texts)):
-        raise ValueError(
-            "the answer does not show which embedding belongs to which text: the "
-            f"indices of {n_texts} embeddings are {str(indices)[:100]}."
-        )
-    rows = [data[order[i]].get("embedding") for i in range(n_texts)]
-    _check_form(rows)
-    lengths = {len(row) for row in rows}
-    if len(lengths) > 1 or 0 in lengths:
-        raise ValueError(
-            f"the server returned embeddings of different lengths, or empty ones: "
-            f"{sorted(lengths)}. Check that one model answers all requests."
-        )
-    if dimensions is not None and lengths != {dimensions}:
-        raise ValueError(
-            f"dimensions={dimensions}, but the server returned embeddings of length "
-            f"{lengths.pop()}. If the model cannot shorten them, leave dimensions out."
-        )
-    return _to_array(rows)
-
-
-def _check_form(rows):
-    """Raise an error if an embedding is not a list of numbers."""
-    for row in rows:
-        if isinstance(row, str):
-            raise ValueError(
-                "the server returned embeddings in base64, but numbers were requested "
-                "(encoding_format='float'). The server is not compatible."
-            )
-        if not isinstance(row, list):
-            raise ValueError(f"the server returned {row!r} in place of an embedding.")
-        if row and isinstance(row[0], list):
-            raise ValueError(
-                "the server returned an embedding for each token, not for the text. "
-                "Start it with pooling, such as --pooling mean or --pooling last."
-            )
-
-
-def _to_array(rows):
-    try:
-        values = np.array(rows, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            "the server returned embeddings that are not numbers."
-        ) from None
-    n_bad = len(values) - np.isfinite(values).all(axis=1).sum()
-    if n_bad:
-        raise ValueError(
-            f"the server returned NaN, null or infinity in the embeddings of {n_bad} "
-            f"of {len(values)} texts. Check that they are not too long for the model."
-        )
-    return values
+        return read_embeddings(answer, len(texts), self.dimensions)

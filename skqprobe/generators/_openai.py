@@ -2,23 +2,23 @@
 
 import json
 import math
+import re
 import zlib
+from collections import Counter
 from numbers import Integral, Real
 
 import numpy as np
 
-from skqprobe._backends.openai_client import (
-    CONSTRAINTS,
-    INERT,
-    APIError,
-    ask_each,
-    server_settings,
-)
+from skqprobe._backends.answers import count_tokens, read_completions
+from skqprobe._backends.http_client import AnswerError, APIError
+from skqprobe._backends.openai_client import CONSTRAINTS, INERT, ServerModel, ask_each
+from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.sklearn_compat import Interval
+from skqprobe._utils.warn import warn_user
 from skqprobe.generators._base import BaseGenerator
 
 
-class OpenAIGenerator(BaseGenerator):
+class OpenAIGenerator(ServerModel, BaseGenerator):
     """Sample candidates from OpenAI, or from a server that has the same interface.
 
     Compatible servers are llama.cpp, vLLM, Ollama and most paid services. Chat messages
@@ -101,8 +101,8 @@ class OpenAIGenerator(BaseGenerator):
         **BaseGenerator._parameter_constraints,
         **CONSTRAINTS,
         "chat": ["boolean", None],
-        "temperature": [Interval(Real, 0, None, closed="left")],
-        "top_p": [Interval(Real, 0, 1, closed="right")],
+        "temperature": [Interval(Real, 0, None, closed="left"), None],
+        "top_p": [Interval(Real, 0, 1, closed="right"), None],
         "max_tokens": [Interval(Integral, 1, None, closed="left")],
         "stop": [str, list, None],
         "seed": [Interval(Integral, 0, None, closed="left"), None],
@@ -222,10 +222,20 @@ class OpenAIGenerator(BaseGenerator):
             )
 
         draws = _Draws(self, k)
-        yield from ask_each(self, draws.sample, prompts, describe)
-
-    def _settings(self):
-        return server_settings(super()._settings())
+        instead: Counter[str] = Counter()
+        for number, result in ask_each(self, draws.sample, prompts, describe):
+            if not isinstance(result, PromptRefused):
+                result, fields = result
+                instead.update(fields)
+            yield number, result
+        if instead:
+            listed = ", ".join(f"{name} ({n})" for name, n in instead.most_common())
+            warn_user(
+                f"{instead.total()} completions have no text, and are ''. The fields "
+                f"that the model filled instead: {listed}. If it is reasoning, raise "
+                "max_tokens.",
+                RuntimeWarning,
+            )
 
 
 class _Draws:
@@ -245,34 +255,44 @@ class _Draws:
         self.most_at_once = math.inf
 
     def sample(self, client, prompt):
-        """Sample the completions of a prompt in as few requests as possible."""
+        """Sample the completions of a prompt in as few requests as possible.
+
+        Returns
+        -------
+        record : dict
+            The record of the prompt.
+        instead : list of str
+            For each completion without text, the field that the model filled instead.
+        """
         as_chat = self.generator.chat or not isinstance(prompt, str)
+        path = "/chat/completions" if as_chat else "/completions"
         completions: list[dict] = []
         while len(completions) < self.k:
             n = min(self.k - len(completions), self.most_at_once)
-            body = self._body(client, prompt, n, len(completions), as_chat)
+            body = self._body(prompt, n, len(completions), as_chat)
             try:
-                answer = client.ask(
-                    "/chat/completions" if as_chat else "/completions", body
-                )
+                answer = client.ask(path, body)
+                drawn = read_completions(answer, as_chat)[:n]
             except APIError as error:
                 # Servers have a limit, such as the number of slots of llama.cpp, and no
                 # common way to report it.
-                if n == 1 or error.status not in (400, 422):
+                if n == 1 or not _is_about_n(error):
                     raise
                 self.most_at_once = min(self.most_at_once, max(1, n // 2))
             else:
-                completions += _read_completions(answer, n, as_chat)
-        return self._record(prompt, completions)
+                # For several it is the sum, and in llama.cpp the number of the first.
+                n_tokens = count_tokens(answer) if n == 1 else None
+                completions += [c | {"n_tokens": n_tokens} for c in drawn]
+        instead = [c["instead"] for c in completions if c["instead"]]
+        return self._record(prompt, completions), instead
 
-    def _body(self, client, prompt, n, n_before, as_chat):
+    def _body(self, prompt, n, n_before, as_chat):
         """Make a request for n completions of a prompt that has n_before already."""
         settings = self.generator
-        body = {
-            "model": settings.model,
-            "temperature": float(settings.temperature),
-            "top_p": float(settings.top_p),
-        }
+        body = {"model": settings.model, "max_tokens": int(settings.max_tokens)}
+        for name in "temperature", "top_p":
+            if getattr(settings, name) is not None:
+                body[name] = float(getattr(settings, name))
         if n > 1:
             body["n"] = n
         if settings.stop is not None:
@@ -283,16 +303,14 @@ class _Draws:
             state = np.random.SeedSequence([settings.seed, prompt_number, n_before])
             body["seed"] = int(state.generate_state(1)[0] >> 1)  # 31 bits fit anywhere
         if not as_chat:
-            body |= {"prompt": prompt, "max_tokens": int(settings.max_tokens)}
+            body["prompt"] = prompt
             return body | ({"logprobs": 1} if settings.log_likelihoods else {})
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
-        # Newer models of OpenAI refuse the old name, most other servers the new one.
-        limit = "max_completion_tokens" if client.base_url is None else "max_tokens"
-        body |= {"messages": prompt, limit: int(settings.max_tokens)}
         # With top_logprobs=0, llama.cpp returns no log-probabilities; without it, 20
         # alternatives.
         asked = {"logprobs": True, "top_logprobs": 1}
+        body["messages"] = prompt
         return body | (asked if settings.log_likelihoods else {})
 
     def _record(self, prompt, completions):
@@ -301,48 +319,38 @@ class _Draws:
             "completions": [c["text"] for c in completions],
             "finish_reasons": [c["finish_reason"] for c in completions],
         }
+        if any(c["tool_calls"] for c in completions):
+            record["tool_calls"] = [c["tool_calls"] for c in completions]
         if self.generator.log_likelihoods:
-            record["log_likelihoods"] = [_sum(c) for c in completions]
-            record["n_tokens"] = [len(c["log_probs"] or []) for c in completions]
+            log_probs = [_known_log_probs(c) for c in completions]
+            if log_probs.count(None) == len(log_probs) and any(record["completions"]):
+                raise AnswerError(
+                    "log_likelihoods=True, but the server returned no "
+                    "log-probabilities. It may not support them for this model: leave "
+                    "log_likelihoods out."
+                )
+            record["log_likelihoods"] = [
+                None if p is None else math.fsum(p) for p in log_probs
+            ]
+            record["n_tokens"] = [None if p is None else len(p) for p in log_probs]
         elif all(c["n_tokens"] is not None for c in completions):
             record["n_tokens"] = [c["n_tokens"] for c in completions]
         return record
 
 
-def _read_completions(answer, n, as_chat):
-    """Convert the completions of an answer, at most n, to dicts."""
-    choices = answer.get("choices")
-    choices = [c for c in choices if isinstance(c, dict)] if choices else []
-    if not choices:
-        raise ValueError("the server returned an answer without completions.")
-    usage = answer.get("usage") or {}
-    return [_read_completion(choice, usage, n, as_chat) for choice in choices[:n]]
+def _known_log_probs(completion):
+    """Return log-probabilities, which a text without tokens needs not have."""
+    values, is_empty = completion["log_probs"], not completion["text"]
+    return [] if values is None and is_empty and not completion["instead"] else values
 
 
-def _read_completion(choice, usage, n, as_chat):
-    text = (
-        (choice.get("message") or {}).get("content") if as_chat else choice.get("text")
-    )
-    return {
-        "text": text or "",  # None if a reasoning model returned no final text
-        "finish_reason": choice.get("finish_reason"),
-        "log_probs": _log_probs(choice.get("logprobs") or {}),
-        # For several it is the sum, and in llama.cpp the number of the first one.
-        "n_tokens": usage.get("completion_tokens") if n == 1 else None,
-    }
+def _is_about_n(error):
+    """Return whether a server refuses the number of completions per request."""
+    named = error.param == "n" or _ABOUT_N.search(error.said)
+    return error.status in (400, 422) and bool(named)
 
 
-def _log_probs(logprobs):
-    """Return the log-probabilities of the tokens, in either form; None without."""
-    if logprobs.get("content") is not None:  # chat, and llama.cpp always
-        return [token["logprob"] for token in logprobs["content"]]
-    return logprobs.get("token_logprobs")
-
-
-def _sum(completion):
-    if completion["log_probs"] is None and completion["text"]:
-        raise ValueError(
-            "log_likelihoods=True, but the server returned no log-probabilities. It "
-            "may not support them for this model: leave log_likelihoods out."
-        )
-    return math.fsum(completion["log_probs"] or [])
+_ABOUT_N = re.compile(
+    r"\bn\b|n_cmpl|slots?\b|candidate|choices?\b|best_of|(number of|multiple) completion",
+    re.IGNORECASE,
+)
