@@ -18,8 +18,13 @@ from skqprobe._utils.sklearn_compat import (
     _fit_context,
     wrap_output,
 )
+from skqprobe._utils.warn import warn_user
 from skqprobe.embedders._cache import EmbeddingCache, text_keys
-from skqprobe.embedders._inputs import check_texts
+from skqprobe.embedders._inputs import check_texts, find_surrogate
+
+
+ON_ERROR: dict = {"on_error": [StrOptions({"raise", "skip"})]}
+"""Constraint of the parameter `on_error`, of the backends that have it."""
 
 
 class _Transform:
@@ -75,8 +80,9 @@ class _Transform:
         Raises
         ------
         ValueError
-            If X has none of these forms, or if the embeddings of the backend have the
-            wrong shape, are not finite, or have another length than in `fit`.
+            If X has none of these forms; if the embeddings of the backend have the
+            wrong shape, or another length than in `fit`; or if texts cannot be
+            embedded. The others are embedded and kept first.
         """
         self._validate_params()
         embeddings = self._embed(check_texts(X))
@@ -121,6 +127,11 @@ class BaseEmbedder(
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
+    on_error : {"raise", "skip"}, default="raise"
+        Treatment of texts that cannot be embedded, such as those that are too long. If
+        "raise", one error lists them after the others are embedded and kept. If "skip",
+        their rows are NaN, and a warning lists them. Optional: a backend without it
+        raises.
 
     Attributes
     ----------
@@ -139,10 +150,11 @@ class BaseEmbedder(
         "cache": [str, Path, EmbeddingCache, None],
         "progress": ["boolean", StrOptions({"auto"})],
     }
+    on_error = "raise"  # of a backend without this parameter
 
     # `join` changes the text, not the embedding of a text.
     inert_parameters: frozenset[str] = frozenset(
-        {"join", "batch_size", "cache", "progress"}
+        {"join", "batch_size", "cache", "progress", "on_error"}
     )
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -161,10 +173,11 @@ class BaseEmbedder(
         self : object
             This embedder.
         """
-        texts = self.make_texts(check_texts(X))
+        X = check_texts(X)
         fitted = copy.copy(self)  # if an error occurs, self does not change
+        texts = fitted.make_texts(X)
         fitted._learn(texts)
-        fitted.n_features_out_ = fitted._embed_texts(texts[:1]).shape[1]
+        fitted.n_features_out_ = fitted._count_features(X, texts)
         self.__dict__ = fitted.__dict__
         return self
 
@@ -180,7 +193,8 @@ class BaseEmbedder(
         Returns
         -------
         embeddings : array-like of shape (len(texts), n_features)
-            Embeddings of the texts.
+            Embeddings of the texts. In a list, an Exception in place of a row says why
+            this text cannot be embedded.
         """
 
     def embed_batches(self, batches):
@@ -233,11 +247,20 @@ class BaseEmbedder(
     def _learn(self, texts):
         """Set the attributes that are learned from the texts."""
 
+    def _count_features(self, X, texts):
+        """Embed one text: the first or, with on_error="skip", the first possible."""
+        for i, text in enumerate(texts):
+            try:
+                return self._embed_texts([text], lambda _, i=i: X.describe(i)).shape[1]
+            except BadTexts:
+                if self.on_error == "raise" or i == len(texts) - 1:
+                    raise
+
     def _embed(self, X):
-        embeddings = self._embed_texts(self.make_texts(X))
+        embeddings = self._embed_texts(self.make_texts(X), X.describe)
         return embeddings.reshape(*X.shape, embeddings.shape[1])
 
-    def _embed_texts(self, texts):
+    def _embed_texts(self, texts, describe):
         """Embed texts: read the known ones, and embed each of the others once."""
         distinct = list(dict.fromkeys(texts))
         keys = text_keys(self._settings(), distinct)
@@ -245,7 +268,8 @@ class BaseEmbedder(
         table = _Table(len(distinct), self.dtype)
         for number, value in store.read(keys):
             table.set(number, np.frombuffer(value, self.dtype))
-        missing = table.missing()
+        failures = {i: e for i, t in enumerate(distinct) if (e := find_surrogate(t))}
+        missing = [number for number in table.missing() if number not in failures]
         # The longest texts come first: batches need little padding, and if memory is
         # too small, it fails at once.
         missing.sort(key=lambda number: -sum(map(len, distinct[number])))
@@ -259,16 +283,38 @@ class BaseEmbedder(
                 [[distinct[i] for i in batch] for batch in batches]
             ):
                 batch = batches[number]
-                values = self._check_embeddings(values, len(batch))
-                for i, value in zip(batch, values, strict=True):
+                values, errors = self._check_embeddings(values, len(batch))
+                failures |= {batch[place]: error for place, error in errors.items()}
+                kept = [i for place, i in enumerate(batch) if place not in errors]
+                for i, value in zip(kept, values, strict=True):
                     table.set(i, value)
-                store.write([keys[i] for i in batch], [v.tobytes() for v in values])
+                store.write([keys[i] for i in kept], [v.tobytes() for v in values])
                 bar.update(len(batch))
+        if failures:
+            self._report(failures, distinct, texts, describe)
+            table.values[list(failures)] = np.nan
         self._finished = None  # no error: nothing has to be kept for another call
         if len(distinct) == len(texts):
             return table.values
         position = {text: number for number, text in enumerate(distinct)}
         return table.values[[position[text] for text in texts]]
+
+    def _report(self, failures, distinct, texts, describe):
+        """Name the texts that cannot be embedded, in an error or a warning."""
+        failures = dict(sorted(failures.items()))
+        listed = [
+            f"{describe(texts.index(distinct[number]))}: {str(error).rstrip('.')}."
+            for number, error in [*failures.items()][:5]
+        ]
+        listed += ["..."] * (len(failures) > 5)
+        counted = f"{len(failures)} of {len(distinct)} texts cannot be embedded"
+        if self.on_error == "skip" and len(failures) < len(distinct):
+            warn_user(f"{counted}, and their rows are NaN. {' '.join(listed)}")
+            return
+        kept = "in this object until the next call" if self.cache is None else "in cache"
+        raise BadTexts(
+            f"{counted}. {' '.join(listed)} The others are embedded, and kept {kept}."
+        ) from next(iter(failures.values()))
 
     def _settings(self):
         """Return the settings that determine an embedding, besides the text."""
@@ -286,23 +332,30 @@ class BaseEmbedder(
         return EmbeddingCache(self.cache)
 
     def _check_embeddings(self, values, n_texts):
-        """Validate the embeddings of a batch."""
+        """Validate a batch; return its embeddings, and errors by place in the batch."""
+        errors = {}
+        if isinstance(values, list):
+            errors = {i: v for i, v in enumerate(values) if isinstance(v, Exception)}
+            values = [value for value in values if not isinstance(value, Exception)]
+            n_texts -= len(errors)
+        if n_texts == 0:
+            return [], errors
         values = np.ascontiguousarray(values)
-        name = f"{type(self).__name__}.embed_batch"
         if values.ndim != 2 or len(values) != n_texts or values.shape[1] == 0:
             raise ValueError(
-                f"{name} must return an array of shape ({n_texts}, n_features), one "
-                f"row for each text; got shape {values.shape}."
+                f"{type(self).__name__}.embed_batch must return an array of shape "
+                f"({n_texts}, n_features), one row for each text; got shape "
+                f"{values.shape}."
             )
         with np.errstate(over="ignore"):
             values = values.astype(self.dtype, copy=False)
-        if not np.isfinite(values).all():
-            n_bad = (~np.isfinite(values)).any(axis=1).sum()
-            raise ValueError(
-                f"{name} returned NaN or infinity for {n_bad} of {n_texts} texts (as "
-                f"{self.dtype}). This batch is not kept; earlier batches are."
+        finite = np.isfinite(values).all(axis=1)
+        places = [i for i in range(n_texts + len(errors)) if i not in errors]
+        for place in np.compress(~finite, places).tolist():
+            errors[place] = ValueError(
+                f"its embedding has NaN or infinity (as {self.dtype})"
             )
-        return values
+        return values[finite], errors
 
     def __getstate__(self):
         state = super().__getstate__()
@@ -319,6 +372,10 @@ class BaseEmbedder(
         tags.input_tags.string = True
         tags.requires_fit = self._learns()
         return tags
+
+
+class BadTexts(ValueError):
+    """Texts cannot be embedded; all others are."""
 
 
 def render_prompt(prompt):

@@ -12,7 +12,7 @@ from skqprobe._backends.causal_lm import (
     load_causal_lm,
 )
 from skqprobe._utils.sklearn_compat import Interval
-from skqprobe.embedders._base import BaseEmbedder
+from skqprobe.embedders._base import ON_ERROR, BaseEmbedder
 
 
 class CausalLMEmbedder(BaseEmbedder):
@@ -25,6 +25,7 @@ class CausalLMEmbedder(BaseEmbedder):
 
     _parameter_constraints: dict = {
         **BaseEmbedder._parameter_constraints,
+        **ON_ERROR,
         **MODEL_CONSTRAINTS,
         "max_length": [Interval(Integral, 2, None, closed="left"), None],
         "join": [str],
@@ -48,6 +49,7 @@ class CausalLMEmbedder(BaseEmbedder):
         dtype="float32",
         cache=None,
         progress="auto",
+        on_error="raise",
     ):
         self.model = model
         self.gguf_file = gguf_file
@@ -61,6 +63,7 @@ class CausalLMEmbedder(BaseEmbedder):
         self.dtype = dtype
         self.cache = cache
         self.progress = progress
+        self.on_error = on_error
 
     def make_texts(self, X):
         """Make the texts to embed: (form of the prompt, prompt, completion).

@@ -62,6 +62,10 @@ class HiddenStateEmbedder(CausalLMEmbedder):
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
+    on_error : {"raise", "skip"}, default="raise"
+        Treatment of texts that cannot be embedded, such as those that are too long. If
+        "raise", one error lists them after the others are embedded and kept. If "skip",
+        their rows are NaN, and a warning lists them.
 
     Attributes
     ----------
@@ -137,6 +141,7 @@ class HiddenStateEmbedder(CausalLMEmbedder):
         dtype="float32",
         cache=None,
         progress="auto",
+        on_error="raise",
     ):
         super().__init__(
             model,
@@ -151,6 +156,7 @@ class HiddenStateEmbedder(CausalLMEmbedder):
             dtype=dtype,
             cache=cache,
             progress=progress,
+            on_error=on_error,
         )
         self.layer = layer
         self.pooling = pooling

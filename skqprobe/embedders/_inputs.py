@@ -28,6 +28,17 @@ class TextInput:
     completions: list[str]
     shape: tuple[int, ...]
 
+    def describe(self, i):
+        """Return the place of row i in X, and the beginning of its text."""
+        prompt = self.prompts[i] or ""
+        if not isinstance(prompt, str):
+            prompt = prompt[-1]["content"]
+        if len(self.shape) == 1:
+            place = f"X[{i}]"
+        else:
+            place = "X[{}]['completions'][{}]".format(*divmod(i, self.shape[1]))
+        return f"{place} ({(prompt + self.completions[i])[:40]!r})"
+
 
 def check_texts(X):
     """Validate texts, pairs or records, and convert them to rows.
@@ -162,6 +173,17 @@ def check_prompt(prompt, name):
             )
         _check_text(message["content"], f"the content of a message in {name}")
     return list(messages)
+
+
+def find_surrogate(text):
+    """Return an error if a text, or a tuple of them, is not valid Unicode."""
+    try:
+        "".join(text).encode()
+    except UnicodeEncodeError as error:
+        return ValueError(
+            f"it contains {error.object[error.start]!r}, one half of a surrogate pair, "
+            "which is not a character: remove it"
+        )
 
 
 def _check_text(text, name):

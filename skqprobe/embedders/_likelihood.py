@@ -64,6 +64,10 @@ class LikelihoodEmbedder(CausalLMEmbedder):
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
+    on_error : {"raise", "skip"}, default="raise"
+        Treatment of texts that cannot be embedded, such as those that are too long. If
+        "raise", one error lists them after the others are embedded and kept. If "skip",
+        their rows are NaN, and a warning lists them.
 
     Attributes
     ----------

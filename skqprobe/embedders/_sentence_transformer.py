@@ -7,7 +7,7 @@ from skqprobe._backends.model_cache import load_model
 from skqprobe._utils.optional import import_optional
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe._utils.warn import warn_user
-from skqprobe.embedders._base import BaseEmbedder
+from skqprobe.embedders._base import ON_ERROR, BaseEmbedder
 
 
 class SentenceTransformerEmbedder(BaseEmbedder):
@@ -57,6 +57,10 @@ class SentenceTransformerEmbedder(BaseEmbedder):
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
+    on_error : {"raise", "skip"}, default="raise"
+        Treatment of texts that cannot be embedded, such as those that are too long. If
+        "raise", one error lists them after the others are embedded and kept. If "skip",
+        their rows are NaN, and a warning lists them.
 
     Attributes
     ----------
@@ -99,6 +103,7 @@ class SentenceTransformerEmbedder(BaseEmbedder):
 
     _parameter_constraints: dict = {
         **BaseEmbedder._parameter_constraints,
+        **ON_ERROR,
         "model": [str, Path],
         "prompt": [str, None],
         "prompt_name": [str, None],
@@ -127,6 +132,7 @@ class SentenceTransformerEmbedder(BaseEmbedder):
         dtype="float32",
         cache=None,
         progress="auto",
+        on_error="raise",
     ):
         self.model = model
         self.prompt = prompt
@@ -141,6 +147,7 @@ class SentenceTransformerEmbedder(BaseEmbedder):
         self.dtype = dtype
         self.cache = cache
         self.progress = progress
+        self.on_error = on_error
 
     def embed_batches(self, batches):
         """Embed batches, and first warn of texts that the model cuts.

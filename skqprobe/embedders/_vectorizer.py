@@ -151,16 +151,19 @@ class VectorizerEmbedder(BaseEmbedder):
         if self._learns():
             self.vectorizer_ = clone(self.vectorizer).fit(texts)
 
-    def _embed_texts(self, texts):
+    def _embed_texts(self, texts, describe):
         if self._learns():
             check_is_fitted(self, "vectorizer_")
+        return super()._embed_texts(texts, describe)
+
+    def _store(self):
         if self.cache is not None and (self._learns() or self.revision is None):
             raise ValueError(
                 "cache can store the embeddings of a function only, and needs a "
                 "`revision`: a string that identifies the version of the function. The "
                 "output of a vectorizer depends on the texts of fit; set cache=None."
             )
-        return super()._embed_texts(texts)
+        return super()._store()
 
     def _settings(self):
         function = self.vectorizer

@@ -285,9 +285,9 @@ def test_tags(embedder):
         ([[1.0], [2.0], [3.0]], r"one row for each text; got shape \(3, 1\)"),
         ([[[1.0]], [[2.0]]], r"got shape \(2, 1, 1\)"),
         ([[], []], r"got shape \(2, 0\)"),
-        ([[1, np.nan], [1, 2]], r"NaN or infinity for 1 of 2 texts \(as float16\)"),
-        ([[np.inf], [-np.inf]], "NaN or infinity for 2 of 2 texts"),
-        ([[1e6], [1.0]], r"NaN or infinity for 1 of 2 texts \(as float16\)"),
+        ([[1, np.nan], [1, 2]], r"1 of 2 texts .*X\[0\] .*infinity \(as float16\)"),
+        ([[np.inf], [-np.inf]], r"2 of 2 texts .* X\[1\] \('b'\): its embedding"),
+        ([[1.0], [1e6]], r"1 of 2 texts .*X\[1\] .*infinity \(as float16\)"),
     ],
 )
 def test_wrong_embeddings(values, message):
@@ -368,16 +368,78 @@ def test_pickle_has_no_finished_texts():
     np.testing.assert_array_equal(again.transform(TEXTS), 3 * expected(TEXTS))
 
 
-def test_a_batch_with_nan_is_not_kept_but_earlier_ones_are(tmp_path):
-    class Broken(Toy):
-        def embed_batch(self, texts):
-            values = super().embed_batch(texts).astype(float)
-            return values if len(texts[0]) > 4 else values * np.nan
+class Picky(Toy):
+    """Refuse texts with an x in two ways."""
 
-    cache = tmp_path / "cache.sqlite"
-    with pytest.raises(ValueError, match="This batch is not kept"):
-        Broken(batch_size=2, cache=cache).transform(TEXTS)
+    def __init__(self, scale=1.0, *, batch_size=4, cache=None, on_error="raise"):
+        super().__init__(scale, batch_size=batch_size, dtype="float64", cache=cache)
+        self.on_error = on_error
+
+    def embed_batch(self, texts):
+        values = super().embed_batch(texts).astype(float).tolist()
+        for i, text in enumerate(texts):
+            if "x" in text:
+                values[i] = ValueError("it has an x.")
+            elif "y" in text:
+                values[i][1] = np.nan
+        return values
+
+
+BAD = ["a", "xxxx", "cc", "y" * 50, "xxxx", "eeeee", "\ud83d!", "xxx", "xxxxx"]
+GOOD = [0, 2, 5]
+
+
+@pytest.mark.parametrize("with_cache", [False, True])
+def test_bad_texts_are_named_after_the_others_are_kept(tmp_path, with_cache):
+    cache = tmp_path / "cache.sqlite" if with_cache else None
+    embedder = Picky(batch_size=2, cache=cache)
+    with pytest.raises(ValueError, match="5 of 8 texts cannot be embedded") as caught:
+        embedder.transform(BAD)
+    message = str(caught.value)
+    for part in (
+        "X[1] ('xxxx'): it has an x. X[3]",
+        f"X[3] ('{'y' * 40}'): its embedding has NaN or infinity (as float64).",
+        r"X[6] ('\ud83d!'): it contains '\ud83d', one half of a surrogate pair",
+        "X[7] ('xxx'): it has an x.",
+        "kept in cache" if with_cache else "kept in this object until the next call",
+    ):
+        assert part in message
+    good = [BAD[i] for i in GOOD]
+    assert set(good) < set(embedded())
+    assert "\ud83d!" not in embedded()
     Toy.batches.clear()
-    with pytest.raises(ValueError, match="NaN"):
-        Broken(batch_size=2, cache=cache).transform(TEXTS)
-    assert embedded() == ["dddd", "bbb"]
+    np.testing.assert_array_equal(embedder.transform(good), expected(good))
+    assert embedded() == []
+
+
+def test_bad_texts_are_skipped_with_a_warning(tmp_path):
+    embedder = Picky(on_error="skip", cache=tmp_path / "cache.sqlite")
+    for _ in range(2):  # nothing of the bad texts is stored
+        with pytest.warns(UserWarning, match=r"5 of 8 texts .*, and their rows are NaN"):
+            embeddings = embedder.transform(BAD)
+        wanted = np.full((len(BAD), 2), np.nan)
+        wanted[GOOD] = expected([BAD[i] for i in GOOD])
+        np.testing.assert_array_equal(embeddings, wanted)
+    assert len(embedder._store()) == 3
+    assert clone(embedder).set_params(on_error="raise").transform(["a"]).shape == (1, 2)
+
+
+def test_more_than_five_bad_texts_are_counted():
+    with pytest.raises(ValueError, match=r"7 of 8 texts .* X\[4\][^X]* \.\.\. The oth"):
+        Picky().transform(["x" * n for n in range(1, 8)] + ["a"])
+
+
+def test_a_bad_text_in_sets_and_in_fit():
+    records = [{"prompt": "p", "completions": ["a", "b"]}]
+    records += [{"prompt": "q", "completions": ["x", "b"]}]
+    with pytest.raises(ValueError, match=r"X\[1\]\['completions'\]\[0\] \('qx'\): it has"):
+        Picky().fit_transform(records)
+    with pytest.warns(UserWarning, match="1 of 4"):
+        sets = Picky(on_error="skip").fit_transform(records)
+    assert np.isnan(sets[1, 0]).all() and np.isnan(sets).sum() == 2
+    with pytest.raises(ValueError, match=r"X\[0\] \('x'\)"):
+        Picky().fit(["x", "a"])
+    assert Picky(on_error="skip").fit(["x", "xx", "a"]).n_features_out_ == 2
+    for use in ("fit", "transform", "fit_transform"):
+        with pytest.raises(ValueError, match=r"it has an x"):
+            getattr(Picky(on_error="skip"), use)(["x", "xx"])
