@@ -131,7 +131,9 @@ class APIClient:
 
     def redact(self, text):
         """Remove the key and other secrets from a text."""
-        return redact(text, [(self._key, "[API key]")] + [(s, "***") for s in self._secrets])
+        return redact(
+            text, [(self._key, "[API key]")] + [(s, "***") for s in self._secrets]
+        )
 
     def ask(self, path, body):
         """Send a request, with retries, in a form that the server accepts.
@@ -270,7 +272,9 @@ class _Form:
 _FORMS: dict[tuple[str | None, str], _Form] = {}
 """Forms by the address of a server and the name of a model."""
 
-_UNKNOWN = re.compile("unknown|unrecogni|unsupported|not supported|extra|permitted", re.I)
+_UNKNOWN = re.compile(
+    "unknown|unrecogni|unsupported|not supported|extra|permitted", re.I
+)
 
 
 def is_about_item(error):
@@ -326,7 +330,9 @@ def _without_secrets(settings):
     for name in "extra_query", "default_headers":
         values = settings.get(name)
         if isinstance(values, dict):
-            hidden = values if name == "default_headers" else filter(_SECRET.search, values)
+            hidden = (
+                values if name == "default_headers" else filter(_SECRET.search, values)
+            )
             shown[name] = values | dict.fromkeys(hidden, "***")
     return shown
 
@@ -342,7 +348,9 @@ def find_base_url(base_url):
         return None
     try:
         parts = urlsplit(base_url)
-        is_url = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        is_url = (
+            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        )
     except ValueError:
         is_url = False
     if not is_url:

@@ -13,7 +13,7 @@ from skqprobe._backends.openai_client import (
     is_about_item,
 )
 from skqprobe._utils.sklearn_compat import Interval
-from skqprobe.embedders._base import BaseEmbedder
+from skqprobe.embedders._base import ON_ERROR, BaseEmbedder
 
 
 class OpenAIEmbedder(ServerModel, BaseEmbedder):
@@ -32,7 +32,9 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
         Name of the model on the server.
     base_url : str, default=None
         Address of the server, such as "http://localhost:8080/v1". If None, the value of
-        the environment variable OPENAI_BASE_URL or, if it is not set, OpenAI.
+        the environment variable OPENAI_BASE_URL or, if it is not set, OpenAI. A query,
+        such as "?api-version=1", is part of each request. Redirects to another host or
+        port are refused.
     dimensions : int, default=None
         Length of the embeddings, for models that can shorten them. If None, the length
         that the model has.
@@ -46,9 +48,20 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
         timeout or a broken connection. The delay is the one that the server asks for,
         up to two minutes, or else grows up to 8 seconds.
     timeout : float, default=60.0
-        Seconds after which a request without an answer has failed.
+        Seconds after which a request without a complete answer has failed. Each retry
+        has as much time.
+    max_answer_bytes : int, default=67108864
+        Maximum size of an answer, in bytes after decompression. A larger one is an
+        error. The default is 64 MiB.
     concurrency : int, default=4
         Number of concurrent requests.
+    extra_body : dict, default=None
+        Further fields of each request, which replace those of the same name.
+    extra_query : dict, default=None
+        Parameters to add to the query of the URL.
+    default_headers : dict of str to str, default=None
+        Headers to add to each request. They are neither part of the settings that
+        `collect` and a cache compare, nor shown. A pickle contains them.
     join : str or callable, default="\n"
         Separator of prompt and completion, or a function ``join(prompt, completion)``
         that returns the text to embed.
@@ -61,6 +74,10 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
+    on_error : {"raise", "skip"}, default="raise"
+        Treatment of texts that cannot be embedded, such as those that are too long. If
+        "raise", one error lists them after the others are embedded and kept. If "skip",
+        their rows are NaN, and a warning lists them.
 
     Attributes
     ----------
@@ -77,8 +94,10 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
         object until the next call. Call again to continue.
     ValueError
         If an answer has another number of embeddings than there are texts, or
-        embeddings of different lengths, of tokens instead of texts, or with NaN. Such
-        an answer is not requested again. Finished texts are kept.
+        embeddings of different lengths, or of tokens instead of texts. Such an answer
+        is not requested again. Finished texts are kept. Also if the server refuses
+        texts, or returns NaN for them, and ``on_error="raise"``; then the others are
+        embedded before.
 
     See Also
     --------
@@ -100,6 +119,7 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
 
     _parameter_constraints: dict = {
         **BaseEmbedder._parameter_constraints,
+        **ON_ERROR,
         **CONSTRAINTS,
         "dimensions": [Interval(Integral, 1, None, closed="left"), None],
     }
@@ -115,12 +135,17 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
         api_key_env="OPENAI_API_KEY",
         max_retries=5,
         timeout=60.0,
+        max_answer_bytes=2**26,
         concurrency=4,
+        extra_body=None,
+        extra_query=None,
+        default_headers=None,
         join="\n",
         batch_size=32,
         dtype="float32",
         cache=None,
         progress="auto",
+        on_error="raise",
     ):
         self.model = model
         self.base_url = base_url
@@ -128,12 +153,17 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
         self.api_key_env = api_key_env
         self.max_retries = max_retries
         self.timeout = timeout
+        self.max_answer_bytes = max_answer_bytes
         self.concurrency = concurrency
+        self.extra_body = extra_body
+        self.extra_query = extra_query
+        self.default_headers = default_headers
         self.join = join
         self.batch_size = batch_size
         self.dtype = dtype
         self.cache = cache
         self.progress = progress
+        self.on_error = on_error
 
     def embed_batches(self, batches):
         """Embed batches, `concurrency` of them at a time.

@@ -31,7 +31,9 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         Name of the model on the server.
     base_url : str, default=None
         Address of the server, such as "http://localhost:8080/v1". If None, the value of
-        the environment variable OPENAI_BASE_URL or, if it is not set, OpenAI.
+        the environment variable OPENAI_BASE_URL or, if it is not set, OpenAI. A query,
+        such as "?api-version=1", is part of each request. Redirects to another host or
+        port are refused.
     api_key_env : str, default="OPENAI_API_KEY"
         Name of the environment variable with the API key. The key is read at every call
         and never stored. It is sent to `base_url`: name another variable for a server
@@ -41,14 +43,15 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         Whether to send prompts to the chat endpoint. If None, only chat messages are
         sent there. If True, a text is sent as the message of a user. If False, chat
         messages are an error.
-    temperature : float, default=1.0
+    temperature : float or None, default=1.0
         Temperature of the model's sampling, in [0, inf): its logits are divided by it.
         At 0, the most likely token is taken each time, so all completions of a prompt
-        are equal. It is not the temperature of a policy.
-    top_p : float, default=1.0
+        are equal. It is not the temperature of a policy. If None, it is not sent: some
+        models refuse it.
+    top_p : float or None, default=1.0
         Probability of the set of tokens to sample from, in (0, 1]: each token is drawn
         from the smallest set of most likely tokens that has this probability. 1 samples
-        from all tokens.
+        from all tokens. If None, it is not sent: some models refuse it.
     max_tokens : int, default=256
         Maximum number of tokens of a completion.
     stop : str or list of str, default=None
@@ -63,9 +66,20 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         timeout or a broken connection. The delay is the one that the server asks for,
         up to two minutes, or else grows up to 8 seconds.
     timeout : float, default=60.0
-        Seconds after which a request without an answer has failed.
+        Seconds after which a request without a complete answer has failed. Each retry
+        has as much time.
+    max_answer_bytes : int, default=67108864
+        Maximum size of an answer, in bytes after decompression. A larger one is an
+        error. The default is 64 MiB.
     concurrency : int, default=4
         Number of concurrent requests.
+    extra_body : dict, default=None
+        Further fields of each request, which replace those of the same name.
+    extra_query : dict, default=None
+        Parameters to add to the query of the URL.
+    default_headers : dict of str to str, default=None
+        Headers to add to each request. They are neither part of the settings that
+        `collect` and a cache compare, nor shown. A pickle contains them.
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
@@ -126,7 +140,11 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         log_likelihoods=False,
         max_retries=5,
         timeout=60.0,
+        max_answer_bytes=2**26,
         concurrency=4,
+        extra_body=None,
+        extra_query=None,
+        default_headers=None,
         progress="auto",
     ):
         self.model = model
@@ -141,7 +159,11 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         self.log_likelihoods = log_likelihoods
         self.max_retries = max_retries
         self.timeout = timeout
+        self.max_answer_bytes = max_answer_bytes
         self.concurrency = concurrency
+        self.extra_body = extra_body
+        self.extra_query = extra_query
+        self.default_headers = default_headers
         self.progress = progress
 
     def sample(self, prompt, k):
