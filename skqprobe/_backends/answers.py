@@ -1,6 +1,7 @@
 """Readers of the answers of OpenAI-compatible servers, which may hold anything."""
 
 import json
+from contextlib import suppress
 from types import NoneType
 
 import numpy as np
@@ -238,10 +239,8 @@ def _canonical(tool_calls):
         function = call.get("function") if isinstance(call, dict) else None
         function = function if isinstance(function, dict) else {"call": call}
         arguments = function.get("arguments")
-        try:
+        with suppress(TypeError, ValueError, RecursionError):
             arguments = json.loads(arguments)
-        except (TypeError, ValueError, RecursionError):
-            pass  # as it is
         calls.append({**function, "arguments": arguments})
     try:
         return json.dumps(calls, sort_keys=True)

@@ -73,13 +73,15 @@ def make_http_client(openai, timeout, max_bytes):
             stream.read, stream.write = bounded(stream.read), bounded(stream.write)
 
     class Client(openai.DefaultHttpxClient):
+        Response = httpx.Response
+
         def send(self, request, **options):
             options |= {"stream": True, "follow_redirects": False}
             running.deadline = time.monotonic() + timeout
-            for _ in range(MAX_REDIRECTS):
+            for n_left in reversed(range(MAX_REDIRECTS + 1)):
                 request.extensions["trace"] = bound_stream
                 response = super().send(request, **options)
-                if not _same_server(request, response.next_request):
+                if not (n_left and _same_server(request, response.next_request)):
                     break
                 response.close()
                 request = response.next_request
@@ -89,6 +91,8 @@ def make_http_client(openai, timeout, max_bytes):
                 response.close()
             changed = {"content-encoding", "content-length", "transfer-encoding"}
             kept = [h for h in response.headers.multi_items() if h[0] not in changed]
+            if response.status_code == 500 and b"too large" in content:
+                kept.append(("x-should-retry", "false"))  # llama.cpp, of long texts
             return httpx.Response(
                 response.status_code, headers=kept, content=content, request=request
             )

@@ -6,10 +6,11 @@ import os
 import re
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from numbers import Integral, Real
+from types import MappingProxyType
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from skqprobe._backends.answers import message_of, read_json, reported_error, shorten
-from skqprobe._backends.http_client import AnswerError, APIError, make_http_client
+from skqprobe._backends.http_client import APIError, make_http_client
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.optional import import_optional
 from skqprobe._utils.sklearn_compat import Interval
@@ -92,7 +93,7 @@ class APIClient:
             query = dict(parse_qsl(parts.query, keep_blank_values=True)) | query
             base_url = urlunsplit(parts._replace(query=""))
         hidden = {**headers, **query}
-        self._secrets = [str(v) for k, v in hidden.items() if _SECRET.search(str(k))]
+        self._secrets = {str(v): "***" for k, v in hidden.items() if is_secret(k)}
         self._form = _FORMS.setdefault((base_url, settings.model), _Form(base_url))
         failure: Exception
         try:
@@ -131,9 +132,7 @@ class APIClient:
 
     def redact(self, text):
         """Remove the key and other secrets from a text."""
-        return redact(
-            text, [(self._key, "[API key]")] + [(s, "***") for s in self._secrets]
-        )
+        return redact(text, {self._key: "[API key]"} | self._secrets)
 
     def ask(self, path, body):
         """Send a request, with retries, in a form that the server accepts.
@@ -272,9 +271,7 @@ class _Form:
 _FORMS: dict[tuple[str | None, str], _Form] = {}
 """Forms by the address of a server and the name of a model."""
 
-_UNKNOWN = re.compile(
-    "unknown|unrecogni|unsupported|not supported|extra|permitted", re.I
-)
+_UNKNOWN = re.compile("unknown|unrecogni|unsupported|not supported|extra", re.I)
 
 
 def is_about_item(error):
@@ -290,29 +287,32 @@ def is_about_item(error):
     return bool((error.status in (400, 413, 422) or too_long) and of_item)
 
 
-_SECRET = re.compile("key|token|secret|passw|auth|cookie|credential|signature", re.I)
-"""Pattern of the names of headers and of parameters in a URL that hold secrets."""
-
+_SECRET = "key|token|secret|passw|auth|cookie|credential|signature"
 _USER = re.compile(r"(?<=://)[^/\s@]*@")
-_IN_URL = re.compile(rf"([?&][\w.-]*(?:{_SECRET.pattern})[\w.-]*=)[^&#\s'\"]+", re.I)
+_IN_URL = re.compile(rf"([?&][\w.-]*(?:{_SECRET})[\w.-]*=)[^&#\s'\"]+", re.IGNORECASE)
 
 
-def redact(text, secrets=()):
+def is_secret(name):
+    """Return whether a header or a parameter of a URL holds a secret, by its name."""
+    return re.search(_SECRET, str(name), re.IGNORECASE) is not None
+
+
+def redact(text, secrets=MappingProxyType({})):
     """Remove secrets from a text.
 
     Parameters
     ----------
     text : str
         The text. User names, passwords and keys in URLs are removed, too.
-    secrets : list of (str, str)
-        Secrets, and their replacements.
+    secrets : dict of str to str
+        Replacements by secret.
 
     Returns
     -------
     text : str
         The text without secrets, also where they are quoted, or cut off by "...".
     """
-    for secret, shown in secrets:
+    for secret, shown in secrets.items():
         if len(secret) < 6:  # such as "none", which may be part of any text
             continue
         for form in {secret, quote(secret, safe=""), json.dumps(secret)[1:-1]}:
@@ -330,10 +330,10 @@ def _without_secrets(settings):
     for name in "extra_query", "default_headers":
         values = settings.get(name)
         if isinstance(values, dict):
-            hidden = (
-                values if name == "default_headers" else filter(_SECRET.search, values)
-            )
-            shown[name] = values | dict.fromkeys(hidden, "***")
+            shown[name] = {
+                key: "***" if name == "default_headers" or is_secret(key) else value
+                for key, value in values.items()
+            }
     return shown
 
 
@@ -348,9 +348,8 @@ def find_base_url(base_url):
         return None
     try:
         parts = urlsplit(base_url)
-        is_url = (
-            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        )
+        is_url = parts.scheme in ("http", "https") and parts.hostname
+        is_url = is_url and parts.port != 0  # .port raises an error
     except ValueError:
         is_url = False
     if not is_url:
@@ -371,8 +370,8 @@ def _check_headers(headers):
         texts = isinstance(name, str) and isinstance(value, str)
         if not (texts and (name + value).isascii() and (name + value).isprintable()):
             raise ValueError(
-                f"default_headers must be a dict of texts of ASCII; the header {name!r} "
-                "is not."
+                "default_headers must be a dict of texts of ASCII; the header "
+                f"{name!r} is not."
             )
     return headers
 

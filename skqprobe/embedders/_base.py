@@ -311,9 +311,7 @@ class BaseEmbedder(
         if self.on_error == "skip" and len(failures) < len(distinct):
             warn_user(f"{counted}, and their rows are NaN. {' '.join(listed)}")
             return
-        kept = (
-            "in this object until the next call" if self.cache is None else "in cache"
-        )
+        kept = "in this object until the next call" if self.cache is None else "in cache"
         raise BadTexts(
             f"{counted}. {' '.join(listed)} The others are embedded, and kept {kept}."
         ) from next(iter(failures.values()))

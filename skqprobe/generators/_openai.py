@@ -373,6 +373,6 @@ def _is_about_n(error):
 
 
 _ABOUT_N = re.compile(
-    r"\bn\b|n_cmpl|slots?\b|candidate|choices?\b|best_of|(number of|multiple) completion",
+    r"\bn\b|n_cmpl|slots?\b|candidate|choices?\b|(number of|multiple) completion",
     re.IGNORECASE,
 )

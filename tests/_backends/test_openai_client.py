@@ -4,11 +4,11 @@ import logging
 import pickle
 import sys
 import traceback
-from types import SimpleNamespace
 
 import pytest
 
-from skqprobe._backends.openai_client import APIClient, APIError
+from skqprobe._backends.openai_client import APIClient
+from skqprobe._backends.http_client import APIError
 from skqprobe.embedders import OpenAIEmbedder
 from skqprobe.generators import OpenAIGenerator
 
@@ -17,13 +17,8 @@ BODY = {"model": "model", "input": ["a", "bc"]}
 
 def ask(server, **settings):
     """Ask for embeddings, and return them."""
-    defaults = {
-        "base_url": server.url,
-        "api_key_env": "OPENAI_API_KEY",
-        "max_retries": 5,
-        "timeout": 30,
-    }
-    with APIClient(SimpleNamespace(**defaults | settings)) as client:
+    settings = {"base_url": server.url, "timeout": 30} | settings
+    with APIClient(OpenAIEmbedder("model", **settings)) as client:
         return client.ask("/embeddings", BODY)
 
 
