@@ -1,6 +1,7 @@
 """Readers of the answers of OpenAI-compatible servers, which may hold anything."""
 
 import json
+import re
 from contextlib import suppress
 from types import NoneType
 
@@ -26,6 +27,8 @@ def read_json(content):
     ------
     AnswerError
         If the content is not a JSON object.
+    APIError
+        If it is the report of an error.
     """
     try:
         answer = json.loads(content)
@@ -38,6 +41,8 @@ def read_json(content):
         raise AnswerError(
             f"the answer {problem}. Check base_url, which often ends with /v1."
         )
+    if answer.get("error"):
+        raise reported_error(answer["error"])
     return answer
 
 
@@ -142,7 +147,8 @@ def read_completions(answer, as_chat):
     completions : list of dict
         At least one completion. The keys are "text"; "instead", the name of the field
         that the model filled if it returned no text; "tool_calls", a list or None;
-        "finish_reason"; and "log_probs", a list of floats or None.
+        "finish_reason"; "log_probs", a list of floats or None; and "n_tokens", the
+        number of tokens that the server reports for all of them, or None.
 
     Raises
     ------
@@ -164,7 +170,8 @@ def read_completions(answer, as_chat):
         raise reported_error(errors[0])
     if not completions:
         raise AnswerError("the server returned an answer without completions.")
-    return completions
+    n_tokens = _count_tokens(answer)
+    return [completion | {"n_tokens": n_tokens} for completion in completions]
 
 
 def reported_error(error):
@@ -185,8 +192,7 @@ def message_of(error):
     return " ".join(shorten(error, 10_000).split()).rstrip(".")
 
 
-def count_tokens(answer):
-    """Return the number of tokens that the server reports; None without."""
+def _count_tokens(answer):
     usage = answer.get("usage")
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return count if type(count) is int else None
@@ -204,6 +210,8 @@ def _read_completion(choice, path, as_chat):
     if not text:
         filled = (name for name in fields if fields[name] and name not in _PLAIN)
         instead = next(filled, "no field" if fields.get(key) is None else None)
+        if instead is not None and not re.fullmatch(r"[\w ]{1,40}", instead):
+            instead = "another field"
     return {
         "text": text,
         "instead": instead,

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from types import MappingProxyType
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
-from skqprobe._backends.answers import message_of, read_json, reported_error, shorten
+from skqprobe._backends.answers import message_of, read_json, shorten
 from skqprobe._backends.http_client import APIError, make_http_client
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.optional import import_optional
@@ -134,7 +134,7 @@ class APIClient:
         """Remove the key and other secrets from a text."""
         return redact(text, {self._key: "[API key]"} | self._secrets)
 
-    def ask(self, path, body):
+    def ask(self, path, body, read):
         """Send a request, with retries, in a form that the server accepts.
 
         Parameters
@@ -143,32 +143,36 @@ class APIClient:
             The endpoint, such as "/embeddings".
         body : dict
             Content of the request, of types that JSON supports.
+        read : callable
+            ``read(answer)`` returns the content of an answer, which is a dict.
 
         Returns
         -------
-        answer : dict
+        content : object
+            Result of `read`.
 
         Raises
         ------
         APIError
-            If the server refuses, or its answer is missing or not a JSON object.
+            If the server refuses, if its answer is missing or not a JSON object, or if
+            `read` raises it.
         """
         for _ in range(3):
             sent = self._form.apply(body | self._extra_body)
             try:
-                return self._post(path, sent)
+                return self._post(path, sent, read)
             except APIError as error:
                 if not self._form.adapt(sent, error):
                     raise
-        return self._post(path, self._form.apply(body | self._extra_body))
+        return self._post(path, self._form.apply(body | self._extra_body), read)
 
-    def _post(self, path, body):
+    def _post(self, path, body, read):
         failure: APIError
         try:
             response = self._client.post(
                 path, body=body, cast_to=self._http_client.Response
             )
-            answer = read_json(response.content)
+            return read(read_json(response.content))
         except APIError as error:
             failure = error
         except self._openai.APIStatusError as error:
@@ -188,10 +192,10 @@ class APIClient:
                     f"{self._quote(str(cause))}. Check base_url, and check that the "
                     "server is running."
                 )
-        else:
-            if not answer.get("error"):
-                return answer
-            failure = reported_error(answer["error"])
+        failure.args, failure.said = (
+            (self.redact(str(failure)),),
+            self.redact(failure.said),
+        )
         # Raised outside the except blocks. The error of the client would become the
         # context of this one, and it holds the request, which holds the key.
         raise failure
@@ -455,7 +459,7 @@ def ask_each(settings, ask, items, describe):
             ):
                 if isinstance(result, APIError):
                     # If it refuses all, the cause is a setting.
-                    refused.append((number, PromptRefused(client.redact(str(result)))))
+                    refused.append((number, PromptRefused(str(result))))
                     if not done and len(refused) == MAX_REFUSED:
                         raise result
                 else:

@@ -1,6 +1,7 @@
 """OpenAIEmbedder: embeddings from OpenAI or a compatible server."""
 
 import threading
+from functools import partial
 from numbers import Integral
 
 from skqprobe._backends.answers import read_embeddings
@@ -237,5 +238,5 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
         body = {"model": self.model, "input": texts, "encoding_format": "float"}
         if self.dimensions is not None:
             body["dimensions"] = int(self.dimensions)
-        answer = client.ask("/embeddings", body)
-        return read_embeddings(answer, len(texts), self.dimensions)
+        read = partial(read_embeddings, n_texts=len(texts), dimensions=self.dimensions)
+        return client.ask("/embeddings", body, read)

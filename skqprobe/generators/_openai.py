@@ -5,11 +5,12 @@ import math
 import re
 import zlib
 from collections import Counter
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 
-from skqprobe._backends.answers import count_tokens, read_completions
+from skqprobe._backends.answers import read_completions
 from skqprobe._backends.http_client import AnswerError, APIError
 from skqprobe._backends.openai_client import CONSTRAINTS, INERT, ServerModel, ask_each
 from skqprobe._backends.refusal import PromptRefused
@@ -288,13 +289,13 @@ class _Draws:
         """
         as_chat = self.generator.chat or not isinstance(prompt, str)
         path = "/chat/completions" if as_chat else "/completions"
+        read = partial(read_completions, as_chat=as_chat)
         completions: list[dict] = []
         while len(completions) < self.k:
             n = min(self.k - len(completions), self.most_at_once)
             body = self._body(prompt, n, len(completions), as_chat)
             try:
-                answer = client.ask(path, body)
-                drawn = read_completions(answer, as_chat)[:n]
+                drawn = client.ask(path, body, read)[:n]
             except APIError as error:
                 # Servers have a limit, such as the number of slots of llama.cpp, and no
                 # common way to report it.
@@ -303,8 +304,8 @@ class _Draws:
                 self.most_at_once = min(self.most_at_once, max(1, n // 2))
             else:
                 # For several it is the sum, and in llama.cpp the number of the first.
-                n_tokens = count_tokens(answer) if n == 1 else None
-                completions += [c | {"n_tokens": n_tokens} for c in drawn]
+                unknown = {} if n == 1 else {"n_tokens": None}
+                completions += [completion | unknown for completion in drawn]
         instead = [c["instead"] for c in completions if c["instead"]]
         return self._record(prompt, completions), instead
 

@@ -57,9 +57,11 @@ def test_the_deadline_is_that_of_each_request(server):
     server.fault = lambda path, body: slow if body["input"] == ["a"] else None
     with pytest.raises(RuntimeError, match=r"1 of 2 texts are done"):
         embed(server, timeout=0.5, batch_size=1, concurrency=1)
-    server.fault = lambda path, body: lambda handler, answer: (
-        time.sleep(0.3),
-        handler.reply(200, json.dumps(answer)),
+    server.fault = lambda path, body: (
+        lambda handler, answer: (
+            time.sleep(0.3),
+            handler.reply(200, json.dumps(answer)),
+        )
     )
     texts = "abcd"
     assert len(embed(server, texts, timeout=0.6, batch_size=1, concurrency=1)) == 4
@@ -74,9 +76,7 @@ def test_each_retry_has_a_deadline_of_its_own(server, slept):
 LARGE = {
     "body": Faults.stream(HEAD + b"\r\n", b"[" * 2**16),
     "chunks": Faults.stream(CHUNKED, b"10000\r\n" + b"[" * 2**16 + b"\r\n"),
-    "gzip": Faults.send(
-        gzip.compress(b"[" * 2**26), {"Content-Encoding": "gzip"}
-    ),
+    "gzip": Faults.send(gzip.compress(b"[" * 2**26), {"Content-Encoding": "gzip"}),
     "an error": Faults.stream(HEAD.replace(b"200", b"400") + b"\r\n", b"[" * 2**16),
 }
 
@@ -95,7 +95,7 @@ def test_a_large_answer_is_not_read_to_its_end(server, slept, fault):
 
 def test_the_default_limit(server):
     server.script = [LARGE["body"]]
-    with pytest.raises(RuntimeError, match="OpenAIGenerator: .*=67108864 bytes"):
+    with pytest.raises(RuntimeError, match=r"OpenAIGenerator: .*=67108864 bytes"):
         OpenAIGenerator("m", base_url=server.url, max_retries=0).generate(["a"], 1)
 
 
