@@ -8,7 +8,7 @@ from skqprobe._backends.settings import output_settings
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.progress import progress_bar
 from skqprobe._utils.sklearn_compat import StrOptions
-from skqprobe.embedders._inputs import check_prompt, is_list
+from skqprobe.embedders._inputs import check_prompt, find_surrogate, is_list
 
 
 class BaseGenerator(BaseEstimator, ABC):
@@ -157,5 +157,9 @@ def check_prompts(prompts, allow_items=False):
                     "one.)"
                 )
             prompt, name = prompt["prompt"], f"{name}['prompt']"
-        checked.append(check_prompt(prompt, name))
+        prompt = check_prompt(prompt, name)
+        texts = prompt if isinstance(prompt, str) else [m["content"] for m in prompt]
+        if error := find_surrogate(texts):
+            raise ValueError(f"{name} is not valid Unicode: {error}.")
+        checked.append(prompt)
     return checked

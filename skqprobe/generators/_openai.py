@@ -246,11 +246,19 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
 
         draws = _Draws(self, k)
         instead: Counter[str] = Counter()
+        n_unknown = 0
         for number, result in ask_each(self, draws.sample, prompts, describe):
             if not isinstance(result, PromptRefused):
                 result, fields = result
                 instead.update(fields)
+                n_unknown += result.get("log_likelihoods", []).count(None)
             yield number, result
+        if n_unknown:
+            warn_user(
+                f"{n_unknown} log-likelihoods are None: the server returned no "
+                "log-probability of some tokens of these completions.",
+                RuntimeWarning,
+            )
         if instead:
             listed = ", ".join(f"{name} ({n})" for name, n in instead.most_common())
             warn_user(
