@@ -228,10 +228,17 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
                 halves = texts[: len(texts) // 2], texts[len(texts) // 2 :]
                 return [row for h in halves for row in self._ask(client, h, answered)]
             if not answered.is_set():  # is the text the cause, or a setting?
-                self._request(client, ["a"])
+                self._check_server(client)
             rows = [error]
         answered.set()
         return rows
+
+    def _check_server(self, client):
+        """Raise an error if the server refuses a text that all models accept."""
+        try:
+            self._request(client, ["a"])
+        except APIError as error:
+            raise APIError(f"also for the text 'a', {error}") from None
 
     def _request(self, client, texts):
         # The default format is base64, which not all servers support.

@@ -221,7 +221,9 @@ def test_parts_of_a_content_are_joined(server):
     server.script = [server.put("message", {"content": parts})]
     assert generator(server).sample(CHAT, 1)["completions"] == ["391\ufffd"]
     server.script = [server.put("message", {"content": [3]})]
-    with pytest.raises(ValueError, match=r"choices\[0\]\.message\.content\[0\] must be"):
+    with pytest.raises(
+        ValueError, match=r"choices\[0\]\.message\.content\[0\] must be"
+    ):
         generator(server).sample(CHAT, 1)
 
 
@@ -290,7 +292,9 @@ def test_permanent_faults_of_completions(server, slept):
         server.status(400) if body["prompt"] == "c" else None
     )
     asked = generator(server, concurrency=1)
-    with pytest.raises(PromptRefused, match=r"prompts\[2\] \('c'\).* HTTP 400") as raised:
+    with pytest.raises(
+        PromptRefused, match=r"prompts\[2\] \('c'\).* HTTP 400"
+    ) as raised:
         asked.generate(list("abcde"), 1)
     assert "HTTP 400: scripted" in str(raised.value)
     # The others go on.
@@ -315,13 +319,13 @@ def test_a_setting_that_is_refused_is_no_prompt_that_is_refused(server):
     prompts = [f"{i}" for i in range(100)]
     server.fault = lambda path, body: server.status(400, message="no such setting")
     asked = generator(server, concurrency=2)
-    with pytest.raises(RuntimeError, match="no such setting.* 0 of 100") as raised:
+    with pytest.raises(RuntimeError, match=r"no such setting.* 0 of 100") as raised:
         list(asked.sample_each(prompts, 1))
     assert not isinstance(raised.value, PromptRefused)
     assert len(server.requests) <= 22
     named = {"error": {"message": "bad", "param": "temperature"}}
     server.fault = lambda path, body: server.send(json.dumps(named), status=400)
-    with pytest.raises(RuntimeError, match="HTTP 400: bad.* 0 of 1") as raised:
+    with pytest.raises(RuntimeError, match=r"HTTP 400: bad.* 0 of 1") as raised:
         list(asked.sample_each(["a"], 1))
     assert not isinstance(raised.value, PromptRefused)
     # Refusals before the first answer are reported after it.
