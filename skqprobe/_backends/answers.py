@@ -4,6 +4,7 @@ import json
 import re
 from contextlib import suppress
 from types import NoneType
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def read_embeddings(answer, n_texts, dimensions):
             f"the server returned {len(data)} embeddings for {n_texts} texts. If it "
             "cannot take many texts at a time, reduce batch_size."
         )
-    rows = [None] * n_texts
+    rows: list = [None] * n_texts
     for i, entry in enumerate(data):
         _check(entry, dict, f"data[{i}]")
     # Some servers leave out an index of 0.
@@ -246,7 +247,7 @@ def _canonical(tool_calls):
     for call in tool_calls:
         function = call.get("function") if isinstance(call, dict) else None
         function = function if isinstance(function, dict) else {"call": call}
-        arguments = function.get("arguments")
+        arguments: Any = function.get("arguments")
         with suppress(TypeError, ValueError, RecursionError):
             arguments = json.loads(arguments)
         calls.append({**function, "arguments": arguments})

@@ -72,7 +72,7 @@ def make_http_client(openai, timeout, max_bytes):
             stream = info["return_value"]
             stream.read, stream.write = bounded(stream.read), bounded(stream.write)
 
-    class Client(openai.DefaultHttpxClient):
+    class Client(openai.DefaultHttpxClient):  # type: ignore[name-defined]
         Response = httpx.Response
 
         def send(self, request, **options):

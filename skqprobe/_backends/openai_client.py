@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 from skqprobe._backends.answers import message_of, read_json, shorten
 from skqprobe._backends.http_client import APIError, make_http_client
 from skqprobe._backends.refusal import PromptRefused
+from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.optional import import_optional
 from skqprobe._utils.sklearn_compat import Interval
 
@@ -39,7 +40,7 @@ MAX_REFUSED = 20
 """Number of items, all of which are refused, after which no other item is tried."""
 
 
-class ServerModel:
+class ServerModel(BaseEstimator):
     """Base class of embedders and generators whose model is on a server."""
 
     base_url: str | None
@@ -49,8 +50,9 @@ class ServerModel:
 
         The server may be named by the environment, and `model` is never a local path.
         """
-        settings = super()._settings() | {"base_url": find_base_url(self.base_url)}
+        settings = super()._settings()
         settings.pop("model_files", None)
+        settings["base_url"] = find_base_url(self.base_url)
         return settings | _without_secrets(settings)
 
     def __repr__(self, N_CHAR_MAX=700):
