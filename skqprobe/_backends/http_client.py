@@ -50,8 +50,9 @@ def make_http_client(openai, timeout, max_bytes):
     Returns
     -------
     client : httpx.Client
-        It follows redirects to the same server only. Its `send` raises an `AnswerError`
-        if an answer is too large or cannot be decompressed.
+        It follows redirects to the same server only. If an answer is too large or cannot
+        be decompressed, the extension "failure" of the response is an `AnswerError`.
+        (Some versions of openai repeat the request after any exception.)
     """
     # Recent versions of openai use httpx2 in place of httpx.
     httpx = import_module(openai.DefaultHttpxClient.__base__.__module__.split(".")[0])
@@ -87,6 +88,10 @@ def make_http_client(openai, timeout, max_bytes):
                 request = response.next_request
             try:
                 content = _read(response, max_bytes, seconds_left)
+            except AnswerError as failure:
+                return httpx.Response(
+                    200, request=request, extensions={"failure": failure}
+                )
             finally:
                 response.close()
             changed = {"content-encoding", "content-length", "transfer-encoding"}

@@ -174,6 +174,8 @@ class APIClient:
             response = self._client.post(
                 path, body=body, cast_to=self._http_client.Response
             )
+            if "failure" in response.extensions:
+                raise response.extensions["failure"]
             return read(read_json(response.content))
         except APIError as error:
             failure = error
@@ -185,15 +187,11 @@ class APIClient:
                 "last attempt. Raise timeout, or reduce batch_size or concurrency."
             )
         except self._openai.APIConnectionError as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, APIError):  # of versions of openai before 3
-                failure = cause
-            else:
-                failure = APIError(
-                    f"no connection to {self._client.base_url} in the last attempt: "
-                    f"{self._quote(str(cause))}. Check base_url, and check that the "
-                    "server is running."
-                )
+            cause = self._quote(str(error.__cause__ or error))
+            failure = APIError(
+                f"no connection to {self._client.base_url} in the last attempt: "
+                f"{cause}. Check base_url, and check that the server is running."
+            )
         failure.args, failure.said = (
             (self.redact(str(failure)),),
             self.redact(failure.said),
