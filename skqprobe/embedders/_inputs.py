@@ -62,7 +62,7 @@ def check_texts(X):
         If X has none of these forms, or records have different numbers of completions.
     """
     if (
-        isinstance(X, (str, bytes, Mapping, type))
+        isinstance(X, (str, bytes, Mapping, Set, type))
         or not hasattr(X, "__iter__")
         or getattr(X, "ndim", 1) == 0
     ):
@@ -165,14 +165,29 @@ def check_prompt(prompt, name):
     if isinstance(prompt, str):
         return prompt
     messages = prompt if isinstance(prompt, (list, tuple)) and prompt else [None]
+    checked = []
     for message in messages:
         if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise ValueError(
                 f"{name} must be a text or a list of chat messages, each with the keys "
                 f"'role' and 'content'; got {_short(prompt)}."
             )
+        if is_list(message["content"]):
+            message = {**message, "content": _join_parts(message["content"], name)}
         _check_text(message["content"], f"the content of a message in {name}")
-    return list(messages)
+        checked.append(message)
+    return checked
+
+
+def _join_parts(parts, name):
+    """Return the text of a message of parts, ``{"type": "text", "text": ...}``."""
+    for part in parts:
+        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
+            raise ValueError(
+                f"The content of a message in {name} has a part that is not a text: "
+                f"{_short(part)}. Only texts are supported."
+            )
+    return "".join(part["text"] for part in parts)
 
 
 def find_surrogate(text):
@@ -193,7 +208,10 @@ def _check_text(text, name):
 
 def is_list(value):
     """Return whether a value is a list, or has a length and an order like a list."""
-    unordered = isinstance(value, (str, bytes, Mapping, Set))
+    # A data frame would be iterated over the names of its columns.
+    unordered = isinstance(value, (str, bytes, Mapping, Set)) or hasattr(
+        value, "columns"
+    )
     listed = isinstance(value, Collection) and getattr(value, "ndim", 1) > 0
     return listed and not unordered
 

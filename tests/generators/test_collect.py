@@ -1,20 +1,36 @@
 """collect and the file of its records."""
 
+import asyncio
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import CancelledError
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skqprobe.generators import BaseGenerator, collect
+from skqprobe.generators import (
+    BaseGenerator,
+    PromptRefused,
+    collect,
+    load_records,
+)
 
 K = 3
+
+
+in_order = partial(collect, reward_concurrency=1)
+"""Collect, with calls of the reward in the order of the completions."""
 
 
 class Toy(BaseGenerator):
@@ -55,8 +71,10 @@ def path(tmp_path):
     return tmp_path / "records.jsonl"
 
 
-def lines_of(path):
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+def entries_of(path, key):
+    """Return the lines of the file that have a key."""
+    lines = map(json.loads, path.read_bytes().splitlines())
+    return [line for line in lines if key in line]
 
 
 def assert_same(records, others):
@@ -105,19 +123,18 @@ def test_the_reward_gets_the_item_as_given(path, with_file):
     assert list(records[2]["item"]["words"]) == ["a", "b"]
 
 
-def test_each_prompt_is_written_at_once(tmp_path):
+def test_completions_and_each_reward_are_written_at_once(tmp_path):
     path = tmp_path / "new folder" / "records.jsonl"
-    n_lines = []
+    n_found = []
 
     def reward(item, completion):
-        n_lines.append(len(lines_of(path)) if path.exists() else 0)
+        data = load_records(path)
+        assert completion in data.records[-1]["completions"]
+        n_found.append((len(data.records), int(np.isfinite(data.y).sum())))
         return 0
 
-    records = collect(prompts_of(4), Toy(), reward, K, path=path)
-    assert n_lines == [0] * K + [1] * K + [2] * K + [3] * K
-    for line, record in zip(lines_of(path), records, strict=True):
-        assert line["completions"] == record["completions"]
-        assert line["rewards"] == record["rewards"]
+    collect(prompts_of(3), Toy(), reward, K, path=path, reward_concurrency=1)
+    assert n_found == [(1 + n // K, n) for n in range(3 * K)]
 
 
 def test_it_resumes_and_gives_the_same_records(path, tmp_path):
@@ -125,7 +142,7 @@ def test_it_resumes_and_gives_the_same_records(path, tmp_path):
     with pytest.raises(ConnectionError, match="the server is gone"):
         collect(prompts_of(5), Toy(fail_on="prompt 3"), length, K, path=path)
     first = path.read_bytes()
-    assert first.count(b"\n") == 3
+    assert len(load_records(path).records) == 3
     records = collect(prompts_of(5), Toy(asked=asked), length, K, path=path)
     assert asked == ["prompt 3", "prompt 4"]
     assert path.read_bytes().startswith(first)
@@ -143,19 +160,25 @@ def test_it_resumes_and_gives_the_same_records(path, tmp_path):
 
 
 def test_a_torn_last_line_is_written_again_wherever_it_was_torn(path):
-    whole = collect(prompts_of(2), Toy(), length, K, path=path)
+    whole = in_order(prompts_of(2), Toy(), length, K, path=path)
     content = path.read_bytes()
-    end_of_first = content.index(b"\n") + 1
-    # All cuts of the only line, some of the second.
-    cuts = [*range(0, end_of_first, 7), *range(end_of_first, len(content), 31)]
-    for cut in [*cuts, end_of_first - 1, len(content) - 1]:
+    ends = [at for at, byte in enumerate(content) if byte == ord("\n")]
+    for cut in {*range(0, len(content), 13), *ends, *(end + 1 for end in ends)}:
         path.write_bytes(content[:cut])
-        assert_same(collect(prompts_of(2), Toy(), length, K, path=path), whole)
-        assert path.read_bytes() == content
+        reward = Flaky()
+        records = in_order(
+            prompts_of(2), Toy(), lambda *a: reward(*a) * length(*a), K, path=path
+        )
+        assert_same(records, whole)
+        assert path.read_bytes().rstrip() == content.rstrip()
+        # A line that lacks only its end is complete.
+        n_kept = (content[:cut] + b"\n" * (cut in ends)).count(b"}\n")
+        kept = content.split(b"\n")[:n_kept]
+        assert len(reward.calls) == 2 * K - sum(b'"reward"' in line for line in kept)
 
 
 SCRIPT = """
-import random, sys
+import os, random, sys
 import numpy as np
 from skqprobe.generators import BaseGenerator, collect
 
@@ -165,26 +188,34 @@ class Toy(BaseGenerator):
         self.progress = progress
     def sample(self, prompt, k):
         draw = random.Random(prompt)
-        states = np.full((k, 4000), draw.random())  # lines of many pages
+        states = np.full((k, 400), draw.random())  # lines of many pages
         texts = [str(draw.random()) for _ in range(k)]
         return {"prompt": prompt, "completions": texts, "hidden_states": states}
 
+log = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
 def reward(item, completion):
-    # A few rewards fail at first, so that the file is rewritten, too.
     if random.random() < 0.02:
         raise OSError("no answer")
+    os.write(log, (completion + "\\n").encode())  # the work is paid for
     return float(completion)
 
 print("ready", flush=True)
-collect([str(i) for i in range(400)], Toy(), reward, 3, path=sys.argv[1])
+collect([str(i) for i in range(400)], Toy(), reward, 3, path=sys.argv[1],
+        reward_concurrency=int(sys.argv[3]))
 """
 
 
 @pytest.mark.slow
-def test_sigkill_at_any_moment_loses_and_damages_nothing(path, rng):
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_sigkill_at_any_moment_loses_only_rewards_in_progress(
+    path, tmp_path, rng, concurrency
+):
+    log = tmp_path / "log"
+
     def start():
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SCRIPT, str(path)],
+            [sys.executable, "-W", "ignore", "-c", SCRIPT, path, log, str(concurrency)],
             stdout=subprocess.PIPE,
             cwd=".",
         )
@@ -194,34 +225,37 @@ def test_sigkill_at_any_moment_loses_and_damages_nothing(path, rng):
     def size():
         return path.stat().st_size if path.exists() else 0
 
-    known = {}
-    for _ in range(10):
+    known, n_kills = {}, 0
+    for _ in range(12):
         # Kill it when it has written some more lines, or soon after.
-        enough = size() + rng.integers(0, 3_000_000)
+        enough = size() + rng.integers(0, 400_000)
         process = start()
         while size() < enough and process.poll() is None:
             time.sleep(0.0005)
         time.sleep(rng.uniform(0, 0.005))
+        n_kills += process.poll() is None
         process.kill()
         process.communicate()
-        lines = lines_of(path) if path.exists() else []
-        assert len(lines) >= len(known)
-        for i, line in enumerate(lines):
-            assert line["prompt"] == str(i)
-            for text, value in zip(line["completions"], line["rewards"], strict=True):
-                assert value in (None, float(text))
-            assert known.setdefault(i, line["completions"]) == line["completions"]
-    assert 0 < len(known) < 400
+        data = load_records(path) if path.exists() else None
+        rewards = {} if data is None else dict(zip(data.texts, data.y, strict=True))
+        for (prompt, text), value in rewards.items():
+            assert np.isnan(value) or value == float(text)
+            assert known.setdefault(text, prompt) == prompt
+        assert len(rewards) == len(known)  # no completion was drawn again
+        computed = log.read_text().splitlines() if log.exists() else []
+        n_kept = sum(np.isfinite(value) for value in rewards.values())
+        # Per kill, at most the rewards in progress were lost.
+        assert 0 <= len(computed) - n_kept <= n_kills * concurrency
+    assert n_kills > 3
     for _ in range(10):  # until no reward fails any more
         process = start()
         process.communicate()
         assert process.returncode == 0
-        lines = lines_of(path)
-        if not any(None in line["rewards"] for line in lines):
+        if np.isfinite(load_records(path).y).all():
             break
-    assert [line["prompt"] for line in lines] == [str(i) for i in range(400)]
-    assert all(lines[i]["completions"] == texts for i, texts in known.items())
-    assert all(None not in line["rewards"] for line in lines)
+    data = load_records(path)
+    assert [record["prompt"] for record in data.records] == [str(i) for i in range(400)]
+    np.testing.assert_array_equal(data.y, [float(text) for _, text in data.texts])
 
 
 @pytest.mark.parametrize(
@@ -241,7 +275,7 @@ def test_a_failed_reward_is_none_and_is_reported_once(outcome, message):
     reward = Flaky({1: outcome, 5: outcome, 2: 0})
     message_of_all = r"2 of 6 rewards failed.*prompts\[0\]"
     with pytest.warns(RuntimeWarning, match=message_of_all) as caught:
-        records = collect(prompts_of(2), Toy(), reward, K)
+        records = in_order(prompts_of(2), Toy(), reward, K)
     assert [warning.filename for warning in caught] == [__file__]
     assert records[0]["rewards"] == [1.0, None, 0.0]
     assert records[1]["rewards"] == [1.0, 1.0, None]
@@ -252,7 +286,7 @@ def test_a_failed_reward_is_none_and_is_reported_once(outcome, message):
 def test_rewards_of_any_numeric_type_become_floats():
     values = True, 2, 0.5, np.float32(0.5), np.int64(2), np.array(2.0), np.True_
     reward = Flaky(enumerate(values))
-    (record,) = collect(["a"], Toy(), reward, len(values))
+    (record,) = in_order(["a"], Toy(), reward, len(values))
     assert record["rewards"] == [1, 2, 0.5, 0.5, 2, 2, 1]
     assert {type(value) for value in record["rewards"]} == {float}
 
@@ -261,13 +295,13 @@ def test_a_resume_retries_only_the_failed_rewards(path):
     asked = []
 
     def resume(reward):
-        return collect(prompts_of(3), Toy(asked=asked), reward, K, path=path)
+        return in_order(prompts_of(3), Toy(asked=asked), reward, K, path=path)
 
     error = TimeoutError("tests ran too long")
     with pytest.warns(RuntimeWarning, match="Call collect again"):
         first = resume(Flaky({1: error, 6: error}))
     assert first[2]["errors"] == {0: "TimeoutError: tests ran too long"}
-    lines = path.read_bytes().splitlines()
+    content = path.read_bytes()
     # One of the two fails again, in another way.
     reward = Flaky({1: None, 0: 0.5})
     with pytest.warns(RuntimeWarning, match="1 of 9 rewards failed"):
@@ -279,29 +313,170 @@ def test_a_resume_retries_only_the_failed_rewards(path):
     ]
     assert second[0]["rewards"] == [1.0, 0.5, 1.0] and "errors" not in second[0]
     assert second[2]["errors"][0].startswith("TypeError")
-    assert path.read_bytes().splitlines()[1] == lines[1]
+    assert path.read_bytes().startswith(content)
     third = resume(Flaky({0: 0}))
     assert third[2]["rewards"] == [0.0, 1.0, 1.0] and "errors" not in third[2]
     assert_same(third, resume(Flaky()))
     assert [p.name for p in path.parent.iterdir()] == ["records.jsonl"]
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_passes_through(path, stop):
-    with pytest.raises(stop):
-        collect(prompts_of(3), Toy(), Flaky({4: stop()}), K, path=path)
-    assert path.read_bytes().count(b"\n") == 1
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_an_interrupt_by_a_reward_keeps_the_finished_ones(path, concurrency):
+    call = {"k": K, "path": path, "reward_concurrency": concurrency}
+    reward = Flaky({4: KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        collect(prompts_of(3), Toy(), reward, **call)
+    data = load_records(path)
+    n_finished = np.isfinite(data.y).sum()
+    assert len(data.records) > 0 and n_finished < len(reward.calls)
+    reward = Flaky()
+    collect(prompts_of(3), Toy(), reward, **call)
+    assert len(reward.calls) == 3 * K - n_finished
+
+
+class Failed(BaseException):
+    """As that of `pytest.fail`."""
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), CancelledError(), Failed("no"), GeneratorExit()]
+)
+def test_other_exceptions_that_stop_a_program_are_failed_rewards(error, concurrency):
+    reward = Flaky({1: error})
+    with pytest.warns(RuntimeWarning, match="1 of 6 rewards failed"):
+        records = collect(
+            prompts_of(2), Toy(), reward, K, reward_concurrency=concurrency
+        )
+    (found,) = {e for r in records for e in r.get("errors", {}).values()}
+    assert found == f"{type(error).__name__}: {error}"
 
 
 def test_an_interrupted_retry_keeps_finished_rewards(path):
     with pytest.warns(RuntimeWarning):
-        collect(prompts_of(3), Toy(), Flaky({0: None, 8: None}), K, path=path)
+        in_order(prompts_of(3), Toy(), Flaky({0: None, 8: None}), K, path=path)
     reward = Flaky({0: 7, 1: KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
-        collect(prompts_of(3), Toy(), reward, K, path=path)
+        in_order(prompts_of(3), Toy(), reward, K, path=path)
     reward = Flaky()
-    records = collect(prompts_of(3), Toy(), reward, K, path=path)
+    records = in_order(prompts_of(3), Toy(), reward, K, path=path)
     assert records[0]["rewards"][0] == 7 and len(reward.calls) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send on Windows")
+def test_ctrl_c_does_not_wait_for_slow_rewards(path):
+    script = """
+import os, sys, time
+from test_collect import Toy, collect
+def reward(item, completion):
+    if item == "prompt 1":
+        os.write(1, b"slow\\n")
+        time.sleep(60)
+    return 1
+print("ready", flush=True)
+collect(["prompt 0", "prompt 1"], Toy(), reward, 3, path=sys.argv[1])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", script, path],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    assert process.stdout.readline() == "slow\n"
+    while not (path.exists() and np.isfinite(load_records(path).y).sum() == 3):
+        time.sleep(0.01)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=8)[1]
+    assert time.monotonic() - begin < 10
+    assert error.rstrip().endswith("KeyboardInterrupt")
+    assert np.isfinite(load_records(path).y).sum() == 3
+
+
+def test_rewards_are_computed_at_the_same_time():
+    # All 8 rewards, of 8 prompts, must be in progress before one of them returns.
+    together = threading.Barrier(8)
+
+    def reward(item, completion):
+        together.wait(30)
+        return len(item)
+
+    records = collect(prompts_of(8), Toy(), reward, 1, reward_concurrency=8)
+    assert [record["rewards"] for record in records] == [[8.0]] * 8
+    assert [record["prompt"] for record in records] == prompts_of(8)
+
+
+def test_no_more_rewards_at_the_same_time_than_asked_for():
+    running, most, lock = [0], [0], threading.Lock()
+
+    def reward(item, completion):
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.001)
+        with lock:
+            running[0] -= 1
+        return 0
+
+    collect(prompts_of(20), Toy(), reward, K, reward_concurrency=3)
+    assert 1 <= most[0] <= 3
+    threads = set()
+    in_order(
+        prompts_of(2), Toy(), lambda *_: threads.add(threading.get_ident()) or 1, 1
+    )
+    assert threads == {threading.get_ident()}
+
+
+class AsyncReward:
+    """Rewards of coroutines, all of which run in one event loop."""
+
+    def __init__(self):
+        self.loops, self.n_running, self.most = set(), 0, 0
+
+    async def __call__(self, item, completion):
+        self.loops.add(asyncio.get_running_loop())
+        self.n_running += 1
+        self.most = max(self.most, self.n_running)
+        await asyncio.sleep(0.01)
+        self.n_running -= 1
+        if item == "prompt 1":
+            raise SystemExit("not here")
+        if item == "prompt 2":
+            raise asyncio.CancelledError
+        return len(completion)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_asynchronous_rewards(concurrency):
+    reward = AsyncReward()
+    for _ in range(2):  # a client would be used again
+        with pytest.warns(RuntimeWarning, match="6 of 12 rewards failed"):
+            records = collect(
+                prompts_of(4), Toy(), reward, K, reward_concurrency=concurrency
+            )
+    assert [None in record["rewards"] for record in records] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert records[1]["errors"][0] == "SystemExit: not here"
+    assert records[2]["errors"][0] == "CancelledError: "
+    for i in (0, 3):
+        expected = [len(text) for text in records[i]["completions"]]
+        assert records[i]["rewards"] == expected
+    assert len(reward.loops) == 1
+    assert (reward.most == 1) if concurrency == 1 else (1 < reward.most <= concurrency)
+
+    async def function(item, completion):
+        return 2
+
+    assert collect(["a"], Toy(), function, 1)[0]["rewards"] == [2.0]
 
 
 @pytest.mark.parametrize(
@@ -424,10 +599,11 @@ class Backwards(Toy):
 def test_prompts_may_be_ready_in_any_order(path):
     reward, asked = Flaky(), []
     with pytest.raises(ConnectionError):
-        collect(prompts_of(6), Backwards(fail_on="prompt 2"), reward, K, path=path)
+        in_order(prompts_of(6), Backwards(fail_on="prompt 2"), reward, K, path=path)
     seen = [item for item, _ in reward.calls]
     assert seen[::K] == ["prompt 5", "prompt 4", "prompt 3"]
-    assert [line["position"] for line in lines_of(path)] == [5, 4, 3]
+    entries = entries_of(path, "completions")
+    assert [entry["position"] for entry in entries] == [5, 4, 3]
     records = collect(prompts_of(6), Backwards(asked=asked), reward, K, path=path)
     assert asked == ["prompt 2", "prompt 1", "prompt 0"]
     assert [record["prompt"] for record in records] == prompts_of(6)
