@@ -50,9 +50,9 @@ def make_http_client(openai, timeout, max_bytes):
     Returns
     -------
     client : httpx.Client
-        It follows redirects to the same server only. If an answer is too large or cannot
-        be decompressed, the extension "failure" of the response is an `AnswerError`.
-        (Some versions of openai repeat the request after any exception.)
+        It follows redirects to the same server only. If an answer is too large, or
+        cannot be decompressed, its response has the extension "failure", an error. (If
+        it were raised, versions of openai before 3 would ask again.)
     """
     # Recent versions of openai use httpx2 in place of httpx.
     httpx = import_module(openai.DefaultHttpxClient.__base__.__module__.split(".")[0])

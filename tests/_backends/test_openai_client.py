@@ -293,7 +293,8 @@ def test_the_name_of_the_limit_of_tokens(server, use_new_first):
     said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
 
     def fault(path, body):
-        return server.status(400, message=said) if refused in body else None
+        is_bad = path == "/chat/completions" and refused in body
+        return server.status(400, message=said) if is_bad else None
 
     server.fault = fault
     for _ in range(2):  # the second call starts with the known name
