@@ -200,12 +200,12 @@ def _count_tokens(answer):
 
 
 def _read_completion(choice, path, as_chat):
-    fields, key = choice, "text"
+    fields, key, place = choice, "text", path
     if as_chat:
         fields = _get(choice, "message", dict, path) or {}
-        path, key = f"{path}message.", "content"
-    text, instead = _read_text(fields.get(key), path + key), None
-    tool_calls = _get(fields, "tool_calls", list, path) or None
+        key, place = "content", f"{path}message."
+    text, instead = _read_text(fields.get(key), place + key), None
+    tool_calls = _get(fields, "tool_calls", list, place) or None
     if tool_calls is not None:
         text = "\n".join(filter(None, [text, _canonical(tool_calls)]))
     if not text:
