@@ -5,11 +5,14 @@ time; ``python benchmarks/fuzz.py`` runs new ones for a given time.
 """
 
 import copy
+import gzip
 import json
 import math
 import pickle
+import re
 import sqlite3
 import tempfile
+import time
 import warnings
 from contextlib import closing, contextmanager
 from functools import cache
@@ -27,16 +30,20 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from openai_server import KEY, ScriptedServer, vector
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
-from skqprobe.embedders import EmbeddingCache, flatten_records
+from skqprobe._backends.http_client import APIError
+from skqprobe._backends.refusal import PromptRefused
+from skqprobe.embedders import EmbeddingCache, OpenAIEmbedder, flatten_records
+from skqprobe.embedders._base import BadTexts
 from skqprobe.embedders._cache import text_keys
 from skqprobe.embedders._inputs import check_texts
-from skqprobe.generators import BaseGenerator, collect
+from skqprobe.generators import BaseGenerator, OpenAIGenerator, collect
 from skqprobe.io import to_json, to_safetensors
 from skqprobe.losses import LOSSES
 from skqprobe.preprocessing import PerCandidate
@@ -410,12 +417,194 @@ def assert_same_in_safetensors(read, model, metadata):
     assert repr(sorted(stored_json.items())) == repr(sorted(read.items()))  # also -0.0
 
 
+# Answers of servers
+
+CHAT = [{"role": "user", "content": "Hi"}]
+HOSTILE = [
+    10**400,
+    -(10**400),
+    math.nan,
+    math.inf,
+    2**63,
+    True,
+    "\ud800",
+    "391",
+    b"[" * 5000,  # not as a text
+    KEY,
+    "x" * 290 + KEY,
+    {"message": "no", "code": 400},
+    {"message": "no", "param": "n"},
+    [[1.0, 2.0, 0.5]],
+    [1.0, None, 0.5],
+    [1.0, 10**400, 0.5],
+    ["1", "2", "3"],
+    [{"type": "text", "text": "391"}, "a"],
+    [{"function": {"name": "f", "arguments": "[1]"}}],
+]
+FIELDS = ["error", "refusal", "reasoning", "tool_calls", "index", "text", "content"]
+CHANGES = st.lists(
+    st.tuples(
+        st.integers(0, 99),
+        st.sampled_from(["replace", "replace", "replace", "remove", "repeat", "add"]),
+        st.sampled_from(FIELDS),
+        st.sampled_from(HOSTILE) | json_values(),
+    ),
+    max_size=3,
+)
+ANSWER_CASES = {
+    "kind": st.sampled_from(["embeddings", "completions", "chat"]),
+    "changes": CHANGES,
+    "edits": st.just([]) | st.just([]) | EDITS,
+    "status": st.sampled_from([200] * 12 + [204, 302, 307, 400, 401, 413, 422, 500]),
+    "headers": st.sampled_from(
+        [{}] * 8
+        + [{"Content-Type": "text/plain"}, {"Content-Type": "text/html; charset=x"}]
+        + [{"Content-Encoding": value} for value in ("gzip", "br", "identity", "é")]
+        + [{"Location": value} for value in ("/v1/embeddings", "http://h.x/", "[", "")]
+    ),
+    "zipped": st.sampled_from([False] * 9 + [True]),
+}
+
+
+@cache
+def scripted_server():
+    return ScriptedServer()
+
+
+def places_of(value):
+    """Yield the container and key of each value inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in list(items):
+        yield value, key
+        if isinstance(inner, (dict, list)):
+            yield from places_of(inner)
+
+
+def change_answer(answer, changes):
+    """Replace, remove, repeat or add values in an answer."""
+    for number, how, field, value in changes:
+        places = list(places_of(answer))
+        if not places:
+            return
+        container, key = places[number % len(places)]
+        if how == "replace":
+            container[key] = copy.deepcopy(value)
+        elif how == "remove":
+            del container[key]
+        elif isinstance(container, dict):
+            container[field] = copy.deepcopy(value)
+        elif how == "repeat":
+            container.append(copy.deepcopy(container[key]))
+        else:
+            container.insert(key, copy.deepcopy(value))
+
+
+def to_content(answer):
+    """Return JSON, in which bytes stand for what is not JSON."""
+    parts = json.dumps(answer, default=lambda value: f"<{value.decode()}>")
+    return parts.replace('"<', "").replace('>"', "").encode()
+
+
+def ask_any_server(kind, changes, edits, status, headers, zipped):
+    """Return what is in the answer, or raise an error of one class."""
+    server = scripted_server()
+    body = {"input": ["four", "a"], "prompt": "p", "n": 2, "logprobs": 1}
+    body["messages"] = CHAT
+    path = {"chat": "/chat/completions"}.get(kind, f"/{kind}")
+    answer = server.answer(path, body)
+    change_answer(answer, changes)
+    content = damaged(to_content(answer), edits)
+    sent = gzip.compress(content) if zipped else content
+    if zipped:
+        headers = headers | {"Content-Encoding": "gzip"}
+    server.requests.clear()
+    server.script = [server.send(sent, headers, status)]
+    settings = {
+        "base_url": server.url,
+        "max_retries": 0,
+        "timeout": 5,
+        "progress": False,
+    }
+    start = time.monotonic()
+    try:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            ignored(".* completions have no text|.* log-likelihoods are None"),
+        ):
+            patch.setenv("OPENAI_API_KEY", KEY)
+            if kind == "embeddings":
+                found = OpenAIEmbedder("model", **settings).transform(body["input"])
+            else:
+                drawn = OpenAIGenerator("model", log_likelihoods=True, **settings)
+                prompt = CHAT if kind == "chat" else "p"
+                found = drawn.generate([prompt], 2)[0]
+    except (APIError, BadTexts, PromptRefused) as error:
+        assert re.match(r"OpenAI|\d of 2 texts|prompts\[0\] \(", str(error))
+        assert KEY[:8] not in f"{error!r}{vars(error)}{error.__cause__!r}"
+        return
+    finally:
+        assert time.monotonic() - start < 4
+        server.script.clear()
+    answered = status == 200 and (kind != "embeddings" or len(server.requests) == 1)
+    if kind == "embeddings":
+        check_embeddings(found, json.loads(content)["data"] if answered else None)
+    else:
+        choices = json.loads(content)["choices"] if answered else []
+        check_completions(found, choices, kind)
+
+
+def check_embeddings(found, data):
+    """Check that the rows are those of an answer, or else of the next ones."""
+    for number, text in enumerate(["four", "a"]):
+        expected = [vector(text)]
+        if data is not None:
+            expected = [
+                entry["embedding"]
+                for place, entry in enumerate(data)
+                if entry.get("index", place) == number
+            ]
+        np.testing.assert_array_equal(found[[number]], np.float32(expected))
+        assert np.isfinite(found[number]).all()
+
+
+def text_of(choice, kind):
+    """Return the text of a completion before any call of a tool."""
+    is_chat = kind == "chat"
+    text = (
+        (choice.get("message") or {}).get("content") if is_chat else choice.get("text")
+    )
+    text = text or ""
+    if isinstance(text, list):
+        text = "".join(p if isinstance(p, str) else p.get("text") or "" for p in text)
+    return text.replace("\ud800", "\ufffd")
+
+
+def check_completions(found, choices, kind):
+    """Check that each completion is in an answer, or else in the next one."""
+    texts = {text_of(choice, kind) for choice in choices if not choice.get("error")}
+    assert len(found["completions"]) == len(found["finish_reasons"]) == 2
+    for text, reason, value, n_tokens in zip(
+        found["completions"],
+        found["finish_reasons"],
+        found["log_likelihoods"],
+        found["n_tokens"],
+        strict=True,
+    ):
+        text.encode()
+        said = text.partition("[{")[0].removesuffix("\n")
+        assert {text, said} & texts or re.fullmatch(r"(p|Hi)/None/\d", text)
+        assert reason is None or isinstance(reason, str)
+        assert (value is None) == (n_tokens is None)
+        assert value is None or math.isfinite(value)
+
+
 TARGETS = {
     "texts": (check_any_texts, {"X": TEXTS}),
     "records": (check_any_records, {"records": RECORDS | values()}),
     "resume": (resume_any_file, FILES),
     "cache": (use_any_cache, CACHE_CASES),
     "export": (export_any_probe, EXPORT_CASES),
+    "answers": (ask_any_server, ANSWER_CASES),
 }
 """By name: a function that must not fail, and strategies for its arguments."""
 
@@ -711,6 +900,13 @@ def test_cache_with_a_damaged_index_returns_no_value_of_another_text():
 @example([1e30], "float32", 0.0, 0.0, [1e300, 5e-324], None)
 def test_any_export(coef, dtype, intercept, temperature, scales, metadata):
     export_any_probe(coef, dtype, intercept, temperature, scales, metadata)
+
+
+@settings(SETTINGS, max_examples=300)
+@given(**TARGETS["answers"][1])
+def test_any_answer_of_a_server(kind, changes, edits, status, headers, zipped):
+    pytest.importorskip("openai")
+    ask_any_server(kind, changes, edits, status, headers, zipped)
 
 
 def test_any_use_of_an_estimator():
