@@ -55,10 +55,17 @@ class ServerModel(BaseEstimator):
         settings["base_url"] = find_base_url(self.base_url)
         return settings | _without_secrets(settings)
 
-    def __repr__(self, N_CHAR_MAX=700):
+    def _shown(self):
+        """Return a copy without secrets, which represents this object in text."""
         shown = copy.copy(self)
         shown.__dict__.update(_without_secrets(vars(self)))
-        return super(ServerModel, shown).__repr__(N_CHAR_MAX)
+        return shown
+
+    def __repr__(self, N_CHAR_MAX=700):
+        return super(ServerModel, self._shown()).__repr__(N_CHAR_MAX)
+
+    def _get_params_html(self, *args, **kwargs):
+        return super(ServerModel, self._shown())._get_params_html(*args, **kwargs)
 
 
 class APIClient:

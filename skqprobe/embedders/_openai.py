@@ -61,8 +61,8 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
     extra_query : dict, default=None
         Parameters to add to the query of the URL.
     default_headers : dict of str to str, default=None
-        Headers to add to each request. They are neither part of the settings that
-        `collect` and a cache compare, nor shown. A pickle contains them.
+        Headers to add to each request. They are not part of the settings that `collect`
+        and a cache compare. A pickle, and the text of a pipeline, contain them.
     join : str or callable, default="\n"
         Separator of prompt and completion, or a function ``join(prompt, completion)``
         that returns the text to embed.

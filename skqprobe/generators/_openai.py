@@ -79,8 +79,8 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
     extra_query : dict, default=None
         Parameters to add to the query of the URL.
     default_headers : dict of str to str, default=None
-        Headers to add to each request. They are neither part of the settings that
-        `collect` and a cache compare, nor shown. A pickle contains them.
+        Headers to add to each request. They are not part of the settings that `collect`
+        and a cache compare. A pickle, and the text of a pipeline, contain them.
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.

@@ -218,7 +218,7 @@ def test_secrets_are_in_no_text(server, slept, use=use_embedder):
         assert echoed not in said_by(raised)
     for cls in OpenAIEmbedder, OpenAIGenerator:
         used = cls("model", **settings)
-        places = [repr(used), str(used), str(used._settings())]
+        places = [repr(used), str(used), str(used._settings()), used._repr_html_()]
         assert not any("s3cr3t" in place for place in places)
         assert "deployment" in places[0] and "'v=1'" not in places[0]
         assert used.get_params()["default_headers"] == settings["default_headers"]
