@@ -196,7 +196,7 @@ def message_of(error):
 def _count_tokens(answer):
     usage = answer.get("usage")
     count = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    return count if type(count) is int else None
+    return count if type(count) is int and count >= 0 else None
 
 
 def _read_completion(choice, path, as_chat):

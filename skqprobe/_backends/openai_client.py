@@ -6,11 +6,11 @@ import os
 import re
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from numbers import Integral, Real
-from types import MappingProxyType
-from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from skqprobe._backends.answers import message_of, read_json, shorten
 from skqprobe._backends.http_client import APIError, make_http_client
+from skqprobe._backends.redaction import is_secret, redact, without_secrets
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.optional import import_optional
@@ -53,12 +53,12 @@ class ServerModel(BaseEstimator):
         settings = super()._settings()
         settings.pop("model_files", None)
         settings["base_url"] = find_base_url(self.base_url)
-        return settings | _without_secrets(settings)
+        return settings | without_secrets(settings)
 
     def _shown(self):
         """Return a copy without secrets, which represents this object in text."""
         shown = copy.copy(self)
-        shown.__dict__.update(_without_secrets(vars(self)))
+        shown.__dict__.update(without_secrets(vars(self)))
         return shown
 
     def __repr__(self, N_CHAR_MAX=700):
@@ -293,59 +293,13 @@ def is_about_item(error):
     error : APIError
         Error of the request.
     """
-    too_long = error.status == 500 and re.search("too (large|long)", error.said)
-    of_item = re.match("(input|messages|prompt)|$", error.param or "")
-    return bool((error.status in (400, 413, 422) or too_long) and of_item)
-
-
-_SECRET = "key|token|secret|passw|auth|cookie|credential|signature"
-_USER = re.compile(r"(?<=://)[^/\s@]*@")
-_IN_URL = re.compile(rf"([?&][\w.-]*(?:{_SECRET})[\w.-]*=)[^&#\s'\"]+", re.IGNORECASE)
-
-
-def is_secret(name):
-    """Return whether a header or a parameter of a URL holds a secret, by its name."""
-    return re.search(_SECRET, str(name), re.IGNORECASE) is not None
-
-
-def redact(text, secrets=MappingProxyType({})):
-    """Remove secrets from a text.
-
-    Parameters
-    ----------
-    text : str
-        The text. User names, passwords and keys in URLs are removed, too.
-    secrets : dict of str to str
-        Replacements by secret.
-
-    Returns
-    -------
-    text : str
-        The text without secrets, also where they are quoted, or cut off by "...".
-    """
-    for secret, shown in secrets.items():
-        if len(secret) < 6:  # such as "none", which may be part of any text
-            continue
-        for form in {secret, quote(secret, safe=""), json.dumps(secret)[1:-1]}:
-            text = text.replace(form, shown)
-            for n in range(len(form) - 1, 3, -1):
-                text = text.replace(form[:n] + "...", shown + "...")
-    return _IN_URL.sub(r"\1***", _USER.sub("***@", text))
-
-
-def _without_secrets(settings):
-    """Return those of the settings that may hold secrets, without them."""
-    shown = {}
-    if isinstance(settings["base_url"], str):
-        shown["base_url"] = redact(settings["base_url"])
-    for name in "extra_query", "default_headers":
-        values = settings.get(name)
-        if isinstance(values, dict):
-            shown[name] = {
-                key: "***" if name == "default_headers" or is_secret(key) else value
-                for key, value in values.items()
-            }
-    return shown
+    # llama.cpp has 500 for long texts, OpenRouter has 403 for those that it moderates.
+    words = {500: "too (large|long)", 403: "flagged|moderat|safety|content policy"}
+    if not re.match(r"(input|messages|prompt)\b|$", error.param or ""):
+        return False
+    if error.status in words:
+        return re.search(words[error.status], error.said) is not None
+    return error.status in (400, 413, 422, 451)
 
 
 def find_base_url(base_url):

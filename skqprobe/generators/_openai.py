@@ -370,9 +370,9 @@ class _Draws:
 
 
 def _known_log_probs(completion):
-    """Return log-probabilities, which a text without tokens needs not have."""
-    values, is_empty = completion["log_probs"], not completion["text"]
-    return [] if values is None and is_empty and not completion["instead"] else values
+    """Return log-probabilities; None if some are unknown."""
+    said = completion["text"] or completion["instead"]
+    return completion["log_probs"] or (None if said else [])
 
 
 def _is_about_n(error):

@@ -157,8 +157,8 @@ def test_log_likelihoods(server, prompt):
 
 def test_log_likelihoods_that_are_unknown(server):
     likely = generator(server, log_likelihoods=True)
-    for values in (None, [None, -1.0], [-1.0, float("-inf")], [-(10**400)]):
-        logprobs = values and {"token_logprobs": values}
+    for values in (None, [], [None, -1.0], [-1.0, float("-inf")], [-(10**400)]):
+        logprobs = None if values is None else {"token_logprobs": values}
         server.script = [server.put("logprobs", logprobs, 1)]
         with pytest.warns(RuntimeWarning, match="^1 log-likelihoods are None"):
             record = likely.sample("text", 2)
@@ -304,7 +304,24 @@ def test_permanent_faults_of_completions(server, slept):
     assert [record["prompt"] for record in results.values()] == list("abde")
 
 
-@pytest.mark.parametrize("code", [401, 404, 429])
+@pytest.mark.parametrize(
+    ("code", "said", "param"),
+    [
+        (403, "Your input was flagged", None),
+        (400, "The response was filtered", "prompt"),
+        (400, "Invalid content", "messages[0].content"),
+        (413, "Too large", None),
+    ],
+)
+def test_refusals_of_a_prompt(server, code, said, param):
+    content = json.dumps({"error": {"message": said, "param": param}})
+    server.fault = lambda path, body: server.send(content, status=code)
+    results = list(generator(server).sample_each(["a"], 2))
+    assert [type(result) for _, result in results] == [PromptRefused]
+    assert said in results[0][1].reason
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 429])
 def test_faults_of_the_server_end_the_call(server, slept, code):
     server.fault = lambda path, body: (
         server.status(code) if body["prompt"] == "c" else None
