@@ -121,7 +121,7 @@ class APIClient:
             return
         except ImportError as error:
             failure = ImportError(
-                "The proxy of the environment (ALL_PROXY, HTTPS_PROXY or HTTP_PROXY) "
+                "the proxy of the environment (ALL_PROXY, HTTPS_PROXY or HTTP_PROXY) "
                 "needs another package: pip install socksio. The error was: "
                 + self.redact(str(error))
             )

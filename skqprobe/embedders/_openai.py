@@ -238,7 +238,7 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
         try:
             self._request(client, ["a"])
         except APIError as error:
-            raise APIError(f"also for the text 'a', {error}") from None
+            raise APIError(f"the server refuses all texts, also 'a': {error}") from None
 
     def _request(self, client, texts):
         # The default format is base64, which not all servers support.
