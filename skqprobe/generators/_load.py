@@ -99,4 +99,5 @@ def _is_numeric(value):
 
 
 def _to_array(values):
-    return np.array(values, dtype=float if None in values else None)
+    array = np.array(values, dtype=float if None in values else None)
+    return array.astype(float) if array.dtype == object else array  # of large integers
