@@ -75,7 +75,7 @@ class FileLock:
         """Lock the file beside; return whether it is still in its place."""
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         try:
-            stream = open(os.open(self._place, flags, 0o666), "r+")
+            stream = os.fdopen(os.open(self._place, flags, 0o666), "r+")
         except OSError as error:
             if error.errno in _READ_ONLY:
                 return True

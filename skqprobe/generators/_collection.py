@@ -154,7 +154,7 @@ class Collection:
         self.has_drawn = True
 
     def _fail(self, i, error, skip):
-        """Store that a prompt was refused; raise any other error unless it is skipped."""
+        """Store that a prompt was refused; raise other errors unless `skip`."""
         refused = isinstance(error, PromptRefused)
         if refused and self.store.refused.get(i, {}).get("refused") != error.reason:
             entry = {"position": i, "prompt": self.texts[i], "refused": error.reason}

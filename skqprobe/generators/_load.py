@@ -7,7 +7,7 @@ from skqprobe.generators._record_file import RecordFile, finish
 
 
 def load_records(path):
-    """Read a file of `collect`, with rows for `fit`.
+    r"""Read a file of `collect`, with rows for `fit`.
 
     The file may be incomplete, and another process may be writing to it. It is not
     changed. Records that other programs wrote as JSONL are read, too: one object per
@@ -61,7 +61,7 @@ def load_records(path):
     ... ]
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder) / "records.jsonl"
-    ...     _ = path.write_text("\\n".join(map(json.dumps, lines)))
+    ...     _ = path.write_text("\n".join(map(json.dumps, lines)))
     ...     data = load_records(path)
     >>> data.texts
     [('1 + 1 =', ' 2'), ('1 + 1 =', ' 3'), ('2 + 2 =', ' 4')]
@@ -99,4 +99,5 @@ def _is_numeric(value):
 
 
 def _to_array(values):
-    return np.array(values, dtype=float if None in values else None)
+    array = np.array(values, dtype=float if None in values else None)
+    return array.astype(float) if array.dtype == object else array  # of large integers

@@ -218,7 +218,7 @@ class RecordFile(Records):
         if self._closed:
             raise RuntimeError(f"{self.path} is closed.")
         if self._stream is None:
-            self._stream = open(self.path, "ab", buffering=0)
+            self._stream = open(self.path, "ab", buffering=0)  # noqa: SIM115
         if os.fstat(self._stream.fileno()).st_size != self._size:
             raise RuntimeError(
                 f"{self.path} was changed by another program while it was used. Call "

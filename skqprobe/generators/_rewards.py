@@ -145,12 +145,13 @@ class Workers:
 
     def submit(self, *task):
         """Run a task, in a thread if there are several workers."""
-        self._n_open += 1
         if self._n_workers == 1:
             self._function(*task)
             self._done.put((task, None))
+            self._n_open += 1
             return
         self._tasks.put(task)
+        self._n_open += 1
         if self._n_threads < min(self._n_workers, self._n_open):
             self._n_threads += 1
             threading.Thread(target=self._work, daemon=True).start()

@@ -236,3 +236,21 @@ def test_flatten_records_omits_failed_rewards():
         pairs, groups, y = flatten_records(records)
     assert pairs == [("p", "a"), ("r", "d")]
     assert groups.tolist() == [0, 2] and y.tolist() == [1, 0]
+
+
+def test_messages_in_parts_are_texts():
+    chat = [{"role": "user", "content": [{"text": "Hel"}, {"text": "lo"}], "name": "x"}]
+    whole = [{"role": "user", "content": "Hello", "name": "x"}]
+    check([(chat, "a")], [whole], ["a"])
+    chat[0]["content"] = ["Hello"]
+    with pytest.raises(ValueError, match="has a part that is not a text: str 'Hello'"):
+        check_texts([(chat, "a")])
+
+
+def test_containers_without_an_order_of_texts_are_refused():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="got one set"):
+        check_texts({"a", "b"})
+    frame = pandas.DataFrame({"prompt": ["a"], "completions": [["b"]]})
+    with pytest.raises(ValueError, match="records must be a list.* DataFrame"):
+        flatten_records(frame)

@@ -165,16 +165,18 @@ def test_a_torn_last_line_is_written_again_wherever_it_was_torn(path):
     ends = [at for at, byte in enumerate(content) if byte == ord("\n")]
     for cut in {*range(0, len(content), 13), *ends, *(end + 1 for end in ends)}:
         path.write_bytes(content[:cut])
-        reward = Flaky()
-        records = in_order(
-            prompts_of(2), Toy(), lambda *a: reward(*a) * length(*a), K, path=path
-        )
-        assert_same(records, whole)
+        calls = []
+
+        def reward(*args, calls=calls):
+            calls.append(args)
+            return length(*args)
+
+        assert_same(in_order(prompts_of(2), Toy(), reward, K, path=path), whole)
         assert path.read_bytes().rstrip() == content.rstrip()
         # A line that lacks only its end is complete.
         n_kept = (content[:cut] + b"\n" * (cut in ends)).count(b"}\n")
         kept = content.split(b"\n")[:n_kept]
-        assert len(reward.calls) == 2 * K - sum(b'"reward"' in line for line in kept)
+        assert len(calls) == 2 * K - sum(b'"reward"' in line for line in kept)
 
 
 SCRIPT = """
@@ -561,6 +563,10 @@ def test_an_empty_list_and_an_empty_file(path):
         ({"generator": object()}, "generator must be a generator.*got object"),
         ({"reward": 1}, "reward must be a function"),
         ({"k": 0}, "k must be an integer of 1 or more; got 0"),
+        ({"reward_concurrency": 0}, "reward_concurrency must be an integer of 1 or"),
+        ({"reward_concurrency": True}, "reward_concurrency must be an integer of 1 or"),
+        ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip'; got 'ignore'"),
+        ({"reward_version": 0.5}, "reward_version must be a str, an int or None; got"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_drawn(change, message):
@@ -647,3 +653,266 @@ def test_any_text_and_array_comes_back_from_the_file(data, tmp_path_factory):
         assert record["states"].dtype == array.dtype
         assert record["states"].shape == array.shape
         assert record["states"].tobytes() == array.tobytes()
+
+
+def test_rewards_of_another_version_are_not_mixed(path):
+    def resume(reward, n=2, **options):
+        return in_order(prompts_of(n), Toy(), reward, K, path=path, **options)
+
+    resume(lambda *_: 1, reward_version="1")
+    assert load_records(path).reward_version == "1"
+    content = path.read_bytes()
+    for version in (None, "2"):
+        message = f"reward_version was '1', is {version!r}.*pass rescore=True"
+        with pytest.raises(ValueError, match=message):
+            resume(lambda *_: 2, reward_version=version)
+        assert path.read_bytes() == content
+    asked = resume(lambda *_: 1, reward_version="1", n=3)
+    records = resume(lambda *_: 2, reward_version="2", n=3, rescore=True)
+    assert [record["rewards"] for record in records] == [[2.0] * K] * 3
+    assert [r["completions"] for r in records] == [r["completions"] for r in asked]
+    assert_same(resume(Flaky(), reward_version="2", n=3), records)
+    assert load_records(path).reward_version == "2"
+
+
+def test_rescore_uses_the_present_reward_and_resumes(path):
+    asked = []
+
+    def resume(reward, **options):
+        return in_order(prompts_of(3), Toy(asked=asked), reward, K, path=path, **options)
+
+    resume(lambda *_: 1)
+    with pytest.raises(KeyboardInterrupt):
+        resume(Flaky({**dict.fromkeys(range(4), 2), 4: KeyboardInterrupt()}), rescore=True)
+    assert np.isfinite(load_records(path).y).sum() == 4  # none of the old ones
+    reward = Flaky(dict.fromkeys(range(9), 2))
+    records = resume(reward)
+    assert [record["rewards"] for record in records] == [[2.0] * K] * 3
+    assert len(reward.calls) == 5 and len(asked) == 3
+    assert resume(lambda *_: 3, rescore=True)[0]["rewards"] == [3.0] * K
+    # Without a file, nothing is recorded.
+    assert in_order(["a"], Toy(), length, K, rescore=True)[0]["rewards"] != [None] * K
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": "b", "answer": 2},
+        {"prompt": "b", "answer": 1.0},
+        {"prompt": "b", "answer": 1, "more": None},
+        {"prompt": "b"},
+        "b",
+    ],
+)
+def test_an_item_that_has_changed_is_not_scored_by_the_old_one(path, changed):
+    items = [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": 1}]
+    answers = []
+
+    def reward(item, completion):
+        answers.append(item)
+        return 1
+
+    first = in_order(items, Toy(), reward, K, path=path)
+    content = path.read_bytes()
+    items[1] = changed
+    message = r"another item in the place of prompts\[1\].*pass rescore=True"
+    with pytest.raises(ValueError, match=message):
+        in_order(items, Toy(), reward, K, path=path)
+    assert path.read_bytes() == content
+    answers.clear()
+    records = in_order(items, Toy(), reward, K, path=path, rescore=True)
+    assert answers == [items[0]] * K + [changed] * K
+    assert records[1].get("item", changed) == changed
+    assert records[1]["completions"] == first[1]["completions"]
+    assert_same(in_order(items, Toy(), reward, K, path=path), records)
+
+
+class Picky(Toy):
+    """Refuse some prompts, and ask for `asked`."""
+
+    def sample(self, prompt, k):
+        record = super().sample(prompt, k)
+        if "no" in str(prompt):
+            raise PromptRefused("the content filter")
+        if "bad" in str(prompt):
+            raise LookupError("a bug")
+        return record
+
+
+CHAT = [{"role": "user", "content": "say no"}]
+
+
+def test_refused_prompts_are_named_after_the_others_are_finished(path):
+    prompts, asked = ["no 0", "a", CHAT, "b"], []
+    message = (
+        r"2 of 4 prompts failed\. prompts\[0\] \('no 0'\) was refused: the content "
+        r"filter; prompts\[2\] \('say no'\) was refused.*records\.jsonl.*on_error='skip'"
+    )
+    for n_asked in (4, 2):  # those that were refused are asked for again
+        with pytest.raises(PromptRefused, match=message):
+            collect(prompts, Picky(asked=asked), length, K, path=path)
+        assert len(asked) == n_asked
+        asked.clear()
+    size = path.stat().st_size
+    data = load_records(path)
+    assert [record["prompt"] for record in data.records] == ["a", "b"]
+    assert sorted(set(data.groups)) == [1, 3] and np.isfinite(data.y).all()
+    assert data.refused == dict.fromkeys([0, 2], "the content filter")
+    with pytest.warns(RuntimeWarning, match="2 of 4 prompts failed.*were left out"):
+        records = collect(
+            prompts, Picky(asked=asked), length, K, path=path, on_error="skip"
+        )
+    assert asked == [] and path.stat().st_size == size
+    assert [record["prompt"] for record in records] == ["a", "b"]
+    # They are accepted now.
+    assert len(collect(prompts, accepting(Picky), length, K, path=path)) == 4
+    assert load_records(path).refused == {}
+
+
+def accepting(cls):
+    """A generator with the same settings that refuses nothing."""
+    return type(cls.__name__, (Toy,), {"__module__": cls.__module__})()
+
+
+def test_refused_prompts_without_a_file():
+    asked = []
+    with pytest.raises(PromptRefused, match=r"prompts\[1\] \('no'\) was refused"):
+        collect(["a", "no", "b"], Picky(asked=asked), length, K)
+    assert asked == ["a", "no"]  # the others would be lost
+    with pytest.warns(RuntimeWarning, match=r"prompts\[1\] \('no'\) was refused"):
+        records = collect(["a", "no", "b"], Picky(), length, K, on_error="skip")
+    assert [record["prompt"] for record in records] == ["a", "b"]
+    with pytest.warns(RuntimeWarning, match="7 of 7 prompts failed.*and 2 more"):
+        assert collect(["no"] * 7, Picky(), length, K, on_error="skip") == []
+
+
+def test_other_errors_of_a_generator_may_be_skipped_and_are_tried_again(path):
+    prompts, asked = ["a", "bad", "b"], []
+    with pytest.raises(LookupError, match="a bug") as caught:
+        collect(prompts, Picky(), length, K, path=path)
+    assert caught.value.__notes__ == ["The error occurred for prompts[1] ('bad')."]
+    assert len(load_records(path).records) == 1
+    for n_asked in (2, 1):
+        asked.clear()
+        message = r"prompts\[1\]: LookupError: a bug\. They were left out"
+        with pytest.warns(RuntimeWarning, match=message):
+            records = collect(
+                prompts, Picky(asked=asked), length, K, path=path, on_error="skip"
+            )
+        assert len(asked) == n_asked
+        assert [record["prompt"] for record in records] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": "a"}, "must return the prompt as it is, ' a'; got 'a'"),
+        ({"completions": "abc"}, "must return 'completions' as a list of texts"),
+        ({"completions": [1, 2, 3]}, "must return 'completions' as a list of texts"),
+        ({"position": 3}, "returned the key 'position'"),
+        ({"rewards": [1, 1, 1]}, "returned the key 'rewards'"),
+        ({"states": np.array([["a", 1]], dtype=object)}, "cannot be written.*'|O'"),
+        ({"states": object()}, "cannot be written to path.*object"),
+        (None, "must return a dict with the keys 'prompt' and 'completions'; got NoneT"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_not_written(path, change, message):
+    class Changed(Toy):
+        def sample(self, prompt, k):
+            record = super().sample(prompt, k)
+            if prompt == "b":
+                return record
+            return None if change is None else record | change
+
+    reward = Flaky()
+    with pytest.raises(ValueError, match=message):
+        collect(["b", " a"], Changed(), reward, K, path=path)
+    assert len(load_records(path).records) == 1
+    assert {item for item, _ in reward.calls} == {"b"}
+
+
+def test_a_generator_with_other_records_than_asked_for():
+    class Twice(Toy):
+        def sample_each(self, prompts, k):
+            yield from super().sample_each(prompts, k)
+            yield 0, self.sample(prompts[0], k)
+
+    class Less(Toy):
+        def sample_each(self, prompts, k):
+            return super().sample_each(prompts[:1], k)
+
+    with pytest.raises(ValueError, match=r"Twice returned two records for prompts\[0\]"):
+        collect(prompts_of(2), Twice(), length, K)
+    with pytest.raises(ValueError, match=r"Less returned no record for prompts\[1\]"):
+        collect(prompts_of(2), Less(), length, K)
+
+
+def test_items_with_any_keys_and_numbers_are_read_back(path):
+    items = [
+        {"prompt": "a", "base64": "", "dtype": "f4", "shape": [0]},
+        {"prompt": "b", 1: "one", "1": "text"},
+        {"prompt": "c", "limit": float("nan"), "position": float("-inf")},
+        {"prompt": "d", "states": np.ones((2, 2))},
+    ]
+    for _ in range(2):
+        records = collect(items, Toy(), Flaky(), K, path=path)
+        for record, item in zip(records, items, strict=True):
+            np.testing.assert_equal(record["item"], item)
+    for line in path.read_bytes().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+
+
+def test_completions_that_were_cut_off_are_reported_once(path):
+    class Cut(Toy):
+        def sample(self, prompt, k):
+            reasons = ["length", "stop", None] if prompt == "prompt 0" else ["stop"] * k
+            return super().sample(prompt, k) | {"finish_reasons": reasons}
+
+    with pytest.warns(RuntimeWarning, match="1 of 6 completions were cut off") as caught:
+        collect(prompts_of(2), Cut(), length, K, path=path)
+    assert [warning.filename for warning in caught] == [__file__]
+    collect(prompts_of(2), Cut(), length, K, path=path)  # nothing new
+    collect(prompts_of(2)[1:], Cut(), length, K)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_rows_of_a_data_frame_are_items(library, path):
+    frame = pytest.importorskip(library).DataFrame(
+        {"answer": [1, 2], "prompt": ["a", "b"]}
+    )
+    items = [{"answer": 1, "prompt": "a"}, {"answer": 2, "prompt": "b"}]
+    for _ in range(2):
+        records = collect(frame, Toy(), Flaky(), K, path=path)
+        assert [record["item"] for record in records] == items
+        assert [record["prompt"] for record in records] == ["a", "b"]
+    assert [r["prompt"] for r in Toy().generate(frame, K)] == ["a", "b"]
+    assert_same(collect(items, Toy(), Flaky(), K, path=path), records)
+    column = collect(frame["prompt"], Toy(), Flaky(), K)
+    assert [record["prompt"] for record in column] == ["a", "b"]
+
+
+def test_data_frames_that_are_no_prompts_are_refused():
+    pandas = pytest.importorskip("pandas")
+    frames = [
+        pandas.DataFrame({"text": ["a"]}),
+        pandas.DataFrame([["a", "b"]], columns=["prompt", "prompt"]),
+        pandas.DataFrame([["a", 1, 2]], columns=["prompt", "x", "x"]),
+    ]
+    for frame in frames:
+        with pytest.raises(ValueError, match="needs the column 'prompt'"):
+            collect(frame, Toy(), length, K)
+    with pytest.raises(ValueError, match=r"prompts\[1\]\['prompt'\] must be a text"):
+        collect(pandas.DataFrame({"prompt": ["a", None]}), Toy(), length, K)
+
+
+def test_messages_in_parts_are_texts():
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    chat = [{"role": "user", "content": parts}]
+    whole = [{"role": "user", "content": "Hello"}]
+    reward = Flaky()
+    (record,) = collect([chat], Toy(), reward, K)
+    assert record["prompt"] == whole and reward.calls[0][0] is chat
+    assert record["completions"] == Toy().sample(whole, K)["completions"]
+    chat[0]["content"] = [{"type": "image_url", "image_url": {}}]
+    with pytest.raises(ValueError, match=r"prompts\[0\] has a part that is not a text"):
+        collect([chat], Toy(), length, K)
