@@ -394,6 +394,39 @@ def test_collect_resumes_after_a_fault(server, tmp_path):
     assert server.key not in path.read_text()
 
 
+@pytest.mark.filterwarnings("ignore:.* were cut off")
+def test_collect_leaves_out_what_is_refused(server, tmp_path):
+    def resume(on_error="raise"):
+        drawn = generator(server, concurrency=2, log_likelihoods=True)
+        return collect([*"abcde", CHAT], drawn, len_of, 2, path=path, on_error=on_error)
+
+    def len_of(item, text):
+        return len(text)
+
+    path = tmp_path / "records.jsonl"
+    tools = [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]
+    no_text = {"content": None, "tool_calls": tools}
+    server.fault = lambda path, body: (
+        server.status(400, message="filtered")
+        if body.get("prompt") in ("b", "d")
+        else server.put("message", no_text)
+        if "messages" in body
+        else None
+    )
+    with pytest.raises(PromptRefused, match=r"2 of 6 .*prompts\[1\] \('b'\).*filtered"):
+        resume()
+    assert len(server.requests) == 6
+    with pytest.warns(RuntimeWarning, match=r"2 of 6 prompts failed. prompts\[1\]"):
+        records = resume("skip")
+    assert [record["prompt"] for record in records] == ["a", "c", "e", CHAT]
+    assert records[3]["tool_calls"] == [tools, None]
+    assert records[0]["finish_reasons"] == ["length", "length"]
+    server.fault = lambda path, body: None
+    records = resume()
+    assert [record["prompt"] for record in records] == [*"abcde", CHAT]
+    assert server.key not in path.read_text()
+
+
 @pytest.mark.parametrize("prompt", ["Once upon a", CHAT], ids=["text", "chat"])
 def test_llama_completions(llama, prompt):
     drawn = OpenAIGenerator(
