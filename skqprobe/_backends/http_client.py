@@ -19,11 +19,11 @@ class APIError(RuntimeError):
         HTTP status. None if there was no answer, or no usable one.
     said : str, default=""
         Full message of the server.
-    param : str, default=None
-        Part of the request to which the server objects.
+    param : str, default=""
+        Part of the request to which the server objects, if it names one.
     """
 
-    def __init__(self, message, status=None, said="", param=None):
+    def __init__(self, message, status=None, said="", param=""):
         super().__init__(message)
         self.status, self.said, self.param = status, said, param
 

@@ -49,10 +49,13 @@ class ServerModel(BaseEstimator):
         """Return the settings that determine the output, without secrets.
 
         The server may be named by the environment, and `model` is never a local path.
+        Parameters that did not exist always are left out unless they are used, so that
+        older caches and files remain valid.
         """
-        settings = super()._settings()
-        settings.pop("model_files", None)
-        settings["base_url"] = find_base_url(self.base_url)
+        settings = super()._settings() | {"base_url": find_base_url(self.base_url)}
+        new = {"extra_body", "extra_query"}
+        left_out = {name for name in new if not settings[name]} | {"model_files"}
+        settings = {k: v for k, v in settings.items() if k not in left_out}
         return settings | without_secrets(settings)
 
     def _shown(self):
@@ -199,10 +202,9 @@ class APIClient:
                 f"no connection to {self._client.base_url} in the last attempt: "
                 f"{cause}. Check base_url, and check that the server is running."
             )
-        failure.args, failure.said = (
-            (self.redact(str(failure)),),
-            self.redact(failure.said),
-        )
+        failure.args = (self.redact(str(failure)),)
+        failure.said = self.redact(failure.said)
+        failure.param = self.redact(failure.param)
         # Raised outside the except blocks. The error of the client would become the
         # context of this one, and it holds the request, which holds the key.
         raise failure
@@ -232,7 +234,7 @@ class APIClient:
             f"the server answered HTTP {status}: {self._quote(said)}. {hint}".strip(),
             status,
             said,
-            param if isinstance(param, str) else None,
+            param if isinstance(param, str) else "",
         )
 
     def _quote(self, text):
@@ -244,8 +246,7 @@ class _Form:
     """Form of the requests that a server accepts, as far as it is known.
 
     Newer models of OpenAI refuse the name max_tokens, most other servers the new name.
-    Without encoding_format, the official client would ask for base64, which many
-    servers do not support; a few refuse the field.
+    A few servers refuse encoding_format.
     """
 
     def __init__(self, base_url):
@@ -295,7 +296,7 @@ def is_about_item(error):
     """
     # llama.cpp has 500 for long texts, OpenRouter has 403 for those that it moderates.
     words = {500: "too (large|long)", 403: "flagged|moderat|safety|content policy"}
-    if not re.match(r"(input|messages|prompt)\b|$", error.param or ""):
+    if not re.match(r"(input|messages|prompt)\b|$", error.param):
         return False
     if error.status in words:
         return re.search(words[error.status], error.said) is not None
@@ -397,8 +398,8 @@ def ask_each(settings, ask, items, describe):
     Raises
     ------
     APIError or ValueError
-        The first other error of `ask`, or that of the last item if the server refuses
-        the first `MAX_REFUSED` items. Its message begins with the class of `settings`.
+        The first other error of `ask`; or if the server refuses the first `MAX_REFUSED`
+        items. The message begins with the class of `settings`.
     """
     if not items:
         return
@@ -422,7 +423,7 @@ def ask_each(settings, ask, items, describe):
                     # If it refuses all, the cause is a setting.
                     refused.append((number, PromptRefused(str(result))))
                     if not done and len(refused) == MAX_REFUSED:
-                        raise result
+                        raise APIError(f"the first {MAX_REFUSED} are refused: {result}")
                 else:
                     yield number, result
                     done.append(number)

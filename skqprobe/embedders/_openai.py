@@ -51,9 +51,9 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
     timeout : float, default=60.0
         Seconds after which a request without a complete answer has failed. Each retry
         has as much time.
-    max_answer_bytes : int, default=67108864
+    max_answer_bytes : int, default=33554432
         Maximum size of an answer, in bytes after decompression. A larger one is an
-        error. The default is 64 MiB.
+        error. The default is 32 MiB.
     concurrency : int, default=4
         Number of concurrent requests.
     extra_body : dict, default=None
@@ -136,7 +136,7 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
         api_key_env="OPENAI_API_KEY",
         max_retries=5,
         timeout=60.0,
-        max_answer_bytes=2**26,
+        max_answer_bytes=2**25,
         concurrency=4,
         extra_body=None,
         extra_query=None,
@@ -241,7 +241,6 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
             raise APIError(f"the server refuses all texts, also 'a': {error}") from None
 
     def _request(self, client, texts):
-        # The default format is base64, which not all servers support.
         body = {"model": self.model, "input": texts, "encoding_format": "float"}
         if self.dimensions is not None:
             body["dimensions"] = int(self.dimensions)

@@ -69,9 +69,9 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
     timeout : float, default=60.0
         Seconds after which a request without a complete answer has failed. Each retry
         has as much time.
-    max_answer_bytes : int, default=67108864
+    max_answer_bytes : int, default=33554432
         Maximum size of an answer, in bytes after decompression. A larger one is an
-        error. The default is 64 MiB.
+        error. The default is 32 MiB.
     concurrency : int, default=4
         Number of concurrent requests.
     extra_body : dict, default=None
@@ -141,7 +141,7 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         log_likelihoods=False,
         max_retries=5,
         timeout=60.0,
-        max_answer_bytes=2**26,
+        max_answer_bytes=2**25,
         concurrency=4,
         extra_body=None,
         extra_query=None,
@@ -191,13 +191,19 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
               sums of the log-probabilities of the tokens, as the server returns them.
               Those of llama.cpp and vLLM are of the unchanged model, whatever
               `temperature` and `top_p` are. llama.cpp includes the token that ends a
-              completion, OpenAI does not.
+              completion, OpenAI does not. None if the server did not return all of
+              them.
             - "n_tokens" : list of k ints, if known. With "log_likelihoods", the number
               of tokens in these. Otherwise, the number that the server reports if it
               returns the completions one at a time.
+            - "tool_calls" : list of length k, if there are any: the calls of tools as
+              the server sent them, or None. The completion has them in a form that does
+              not depend on their ids.
 
         Raises
         ------
+        PromptRefused
+            If the server refuses the prompt, such as by a filter of contents.
         RuntimeError
             If a request fails after all retries.
         ValueError
@@ -220,8 +226,9 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         ------
         number : int
             Index of the prompt in `prompts`. The prompts are yielded as they finish.
-        record : dict
-            Record of the prompt; see `sample`.
+        record : dict or PromptRefused
+            Record of the prompt; see `sample`. Or an error, if the server refuses the
+            prompt.
 
         Raises
         ------
@@ -231,6 +238,12 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         ValueError
             If an answer has no completions, or no log-probabilities although they were
             requested.
+
+        Warns
+        -----
+        RuntimeWarning
+            If completions have no text, or unknown log-likelihoods. One warning of each
+            kind per call, with the number.
         """
         if self.chat is False and not all(isinstance(p, str) for p in prompts):
             raise ValueError(

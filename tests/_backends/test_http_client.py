@@ -95,7 +95,7 @@ def test_a_large_answer_is_not_read_to_its_end(server, slept, fault):
 
 def test_the_default_limit(server):
     server.script = [LARGE["body"]]
-    with pytest.raises(RuntimeError, match=r"OpenAIGenerator: .*=67108864 bytes"):
+    with pytest.raises(RuntimeError, match=r"OpenAIGenerator: .*=33554432 bytes"):
         OpenAIGenerator("m", base_url=server.url, max_retries=0).generate(["a"], 1)
 
 
