@@ -28,15 +28,14 @@ def redact(text, secrets=MappingProxyType({})):
     Returns
     -------
     text : str
-        The text without secrets, also where they are quoted, or cut off by "...".
+        The text without secrets and their beginnings, from 8 characters on.
     """
     for secret, shown in secrets.items():
         if len(secret) < 6:  # such as "none", which may be part of any text
             continue
         for form in {secret, quote(secret, safe=""), json.dumps(secret)[1:-1]}:
-            text = text.replace(form, shown)
-            for n in range(len(form) - 1, 3, -1):
-                text = text.replace(form[:n] + "...", shown + "...")
+            for n in range(len(form), min(len(form), 8) - 1, -1):
+                text = text.replace(form[:n], shown)
     return _IN_URL.sub(r"\1***", _USER.sub("***@", text))
 
 
