@@ -1,7 +1,7 @@
 """PromptRefused: the error of one prompt or text that a model never accepts."""
 
 
-class PromptRefused(RuntimeError):
+class PromptRefused(RuntimeError):  # noqa: N818
     """One prompt or text is refused for good; the others may be accepted.
 
     To ask again does not help. `sample` of a generator and `embed_batch` of an embedder

@@ -648,8 +648,8 @@ def test_any_text_and_array_comes_back_from_the_file(data, tmp_path_factory):
 
     path = tmp_path_factory.mktemp("any") / "records.jsonl"
     for _ in range(2):  # drawn, then read
-        (record,) = collect([texts[0]], Given(), length, len(texts), path=path)
-        assert record["prompt"] == texts[0] and record["completions"] == texts
+        (record,) = collect(["a"], Given(), length, len(texts), path=path)
+        assert record["completions"] == texts
         assert record["states"].dtype == array.dtype
         assert record["states"].shape == array.shape
         assert record["states"].tobytes() == array.tobytes()
