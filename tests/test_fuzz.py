@@ -357,7 +357,8 @@ def n_kept(content):
     """Return the number of lines at the beginning that are those of collect."""
     pairs = zip(content.split(b"\n")[:-1], collected().split(b"\n"), strict=False)
     return next(
-        (n for n, (one, other) in enumerate(pairs) if one != other), content.count(b"\n")
+        (n for n, (one, other) in enumerate(pairs) if one != other),
+        content.count(b"\n"),
     )
 
 
