@@ -43,7 +43,7 @@ from skqprobe.embedders import EmbeddingCache, OpenAIEmbedder, flatten_records
 from skqprobe.embedders._base import BadTexts
 from skqprobe.embedders._cache import text_keys
 from skqprobe.embedders._inputs import check_texts
-from skqprobe.generators import BaseGenerator, OpenAIGenerator, collect
+from skqprobe.generators import BaseGenerator, OpenAIGenerator, collect, load_records
 from skqprobe.io import to_json, to_safetensors
 from skqprobe.losses import LOSSES
 from skqprobe.preprocessing import PerCandidate
@@ -223,7 +223,9 @@ def length_except_for_b(item, completion):
 
 def collect_to(path):
     with ignored(".* rewards failed"):
-        return collect(PROMPTS, Echo(), length_except_for_b, 2, path=path)
+        return collect(
+            PROMPTS, Echo(), length_except_for_b, 2, path=path, reward_concurrency=1
+        )
 
 
 @cache
@@ -235,9 +237,20 @@ def collected():
         return path.read_bytes()
 
 
+@cache
+def plain():
+    """Return the same records as lines of another program, with their rewards."""
+    with tempfile.TemporaryDirectory() as folder:
+        records = collect_to(Path(folder, "records.jsonl"))
+    for i, record in enumerate(records):
+        record["position"] = i
+        record["hidden_states"] = record["hidden_states"].tolist()
+    return records
+
+
 def with_values(replaced):
-    """Return a file of records in which some values are replaced."""
-    lines = [json.loads(line) for line in collected().splitlines()]
+    """Return a file of plain records in which some values are replaced."""
+    lines = copy.deepcopy(plain())
     for number, key, value in replaced:
         lines[number][key] = value
     return to_lines(lines)
@@ -245,6 +258,32 @@ def with_values(replaced):
 
 def to_lines(lines):
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+LINE_EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["repeat", "swap", "remove", "join"]),
+        st.integers(0, 20),
+        st.integers(0, 20),
+    ),
+    max_size=2,
+)
+
+
+def rearranged(content, line_edits):
+    """Repeat, swap or remove lines, or join a part of the file to its end."""
+    lines = content.splitlines(keepends=True)
+    for how, *places in line_edits:
+        i, j = (place % max(1, len(lines)) for place in places)
+        if how == "repeat":
+            lines[i:i] = lines[j : j + 1]
+        elif how == "swap" and lines:
+            lines[i], lines[j] = lines[j], lines[i]
+        elif how == "remove":
+            del lines[i : i + 1]
+        else:
+            lines += content.splitlines(keepends=True)[j:]
+    return b"".join(lines)
 
 
 def json_values():
@@ -275,17 +314,20 @@ REPLACED = st.tuples(
 )
 FILES = {
     "content": st.none()
+    | st.none()
     | st.lists(REPLACED, max_size=2).map(with_values)
     | st.lists(json_values(), max_size=3).map(to_lines)
     | st.binary(max_size=30),
+    "lines": LINE_EDITS,
     "edits": EDITS,
 }
-"""The content of a file, or None for a valid one, and the damage to it."""
+"""The content of a file, or None for one of collect, and the damage to it."""
 
 
-def resume_any_file(content, edits):
+def resume_any_file(content, lines, edits):
     """Resume from a file, or refuse it and leave it unchanged."""
-    content = damaged(collected() if content is None else content, edits)
+    is_own = content is None
+    content = damaged(rearranged(collected() if is_own else content, lines), edits)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "records.jsonl")
         path.write_bytes(content)
@@ -294,7 +336,16 @@ def resume_any_file(content, edits):
         except ValueError as error:
             assert str(path) in str(error) and "give another path" in str(error)
             assert path.read_bytes() == content
+            if is_own:
+                assert f"Line {n_kept(content) + 1} of" in str(error)
             return
+        if is_own:  # it was only cut off
+            assert n_kept(content) == content.count(b"\n")
+            assert [record["rewards"] for record in records] == [
+                [2.0, 2.0],
+                [None, 2.0],
+                [2.0, 2.0],
+            ]
         assert len(records) == len(PROMPTS)
         for record in records:
             assert len(record["completions"]) == len(record["rewards"]) == 2
@@ -303,6 +354,19 @@ def resume_any_file(content, edits):
         content = path.read_bytes()
         np.testing.assert_equal(collect_to(path), records)
         assert path.read_bytes().count(b"\n") == content.count(b"\n")
+        data = load_records(path)
+        rewards = [reward for record in records for reward in record["rewards"]]
+        np.testing.assert_array_equal(data.y, np.array(rewards, dtype=float))
+        assert path.read_bytes() == content
+
+
+def n_kept(content):
+    """Return the number of lines at the beginning that are those of collect."""
+    pairs = zip(content.split(b"\n")[:-1], collected().split(b"\n"), strict=False)
+    return next(
+        (n for n, (one, other) in enumerate(pairs) if one != other),
+        content.count(b"\n"),
+    )
 
 
 CACHED = {
@@ -865,18 +929,18 @@ def test_frame_with_two_columns_of_one_name():
         check_texts(frame)
 
 
-@settings(SETTINGS, max_examples=150)
+@SETTINGS
 @given(**TARGETS["resume"][1])
-@example(content=with_values([(0, "position", -1)]), edits=[])
-@example(content=with_values([(0, "position", 0.5)]), edits=[])
-@example(content=with_values([(0, "position", math.inf)]), edits=[])
-@example(content=with_values([(0, "generator", 1)]), edits=[])
-@example(content=with_values([(0, "completions", 2)]), edits=[])
-@example(content=with_values([(0, "rewards", [1])]), edits=[])
-@example(content=with_values([(0, "rewards", [math.nan, 1])]), edits=[])
-@example(content=b"[" * 100_000 + b"\n", edits=[])
-def test_any_file_to_resume(content, edits):
-    resume_any_file(content, edits)
+@example(content=with_values([(0, "position", -1)]), lines=[], edits=[])
+@example(content=with_values([(0, "position", 0.5)]), lines=[], edits=[])
+@example(content=with_values([(0, "position", math.inf)]), lines=[], edits=[])
+@example(content=with_values([(0, "generator", 1)]), lines=[], edits=[])
+@example(content=with_values([(0, "completions", 2)]), lines=[], edits=[])
+@example(content=with_values([(0, "rewards", [1])]), lines=[], edits=[])
+@example(content=with_values([(0, "rewards", [math.nan, 1])]), lines=[], edits=[])
+@example(content=b"[" * 100_000 + b"\n", lines=[], edits=[])
+def test_any_file_to_resume(content, lines, edits):
+    resume_any_file(content, lines, edits)
 
 
 @settings(SETTINGS, max_examples=150)

@@ -6,7 +6,6 @@ writes it is stopped.
 
 import copy
 import gc
-import json
 import os
 import random
 import signal

@@ -284,7 +284,8 @@ def _warn_of_failures(records, path):
 
 
 def _warn_of_length(records):
-    reasons = Counter(str(e) for r in records for e in r.get("finish_reasons", ()))
+    listed = [r.get("finish_reasons") for r in records]
+    reasons = Counter(str(e) for each in listed if is_list(each) for e in each)
     if reasons["length"]:
         warn_user(
             f"{reasons['length']} of {reasons.total()} completions were cut off at the "

@@ -202,6 +202,7 @@ class RecordFile(Records):
             type(position) is int
             and position >= 0
             and "prompt" in entry
+            and isinstance(entry.get("generator", {}), dict)
             and isinstance(entry["completions"], list)
             and all(isinstance(text, str) for text in entry["completions"])
             and isinstance(rewards, list)

@@ -252,5 +252,5 @@ def test_containers_without_an_order_of_texts_are_refused():
     with pytest.raises(ValueError, match="got one set"):
         check_texts({"a", "b"})
     frame = pandas.DataFrame({"prompt": ["a"], "completions": [["b"]]})
-    with pytest.raises(ValueError, match="records must be a list.* DataFrame"):
+    with pytest.raises(ValueError, match=r"records must be a list.* DataFrame"):
         flatten_records(frame)

@@ -329,7 +329,10 @@ def test_values_of_a_policy_are_computed_with_one_embedding(records, rewards, se
     assert n_texts == len({text for r in drawn for text in r["completions"]})
     pipeline = model.best_estimator_ if search else model
     for record, values, proba in zip(
-        found, pipeline.decision_function(drawn), model.predict_proba(drawn), strict=True
+        found,
+        pipeline.decision_function(drawn),
+        model.predict_proba(drawn),
+        strict=True,
     ):
         np.testing.assert_array_equal(record["values"], values)
         np.testing.assert_array_equal(record["probabilities"], proba)
@@ -342,4 +345,6 @@ def test_values_of_a_regressor_are_its_predictions(records):
     model.fit(texts, [text.count("a") for text in texts])
     _, found = BestOfK(Toy(), model, K).generate(NEW, return_candidates=True)
     for record in found:
-        np.testing.assert_array_equal(record["values"], model.predict(record["completions"]))
+        np.testing.assert_array_equal(
+            record["values"], model.predict(record["completions"])
+        )

@@ -84,7 +84,9 @@ def test_the_rows_are_input_of_fit(path):
 
 
 def test_the_records_are_sets(path):
-    complete = [r for r in load_records(path).records if np.isfinite(r["rewards"]).all()]
+    complete = [
+        r for r in load_records(path).records if np.isfinite(r["rewards"]).all()
+    ]
     X = stack_embeddings(complete, ["hidden_states", "log_likelihoods"])
     y = np.stack([record["rewards"] for record in complete])
     assert X.shape == (2, K, 3) and y.dtype == np.float64

@@ -52,7 +52,10 @@ DAMAGE = {
     "repeated record": (4, lambda lines: [*lines[:3], lines[0]]),
     "swapped": (2, lambda lines: [lines[0], lines[2], lines[1], *lines[3:]]),
     "joined": (10, lambda lines: lines * 2),
-    "joined record": (4, lambda lines: [*lines[:3], *lines[3:6], lines[0]][:3] + lines[6:]),
+    "joined record": (
+        4,
+        lambda lines: [*lines[:3], *lines[3:6], lines[0]][:3] + lines[6:],
+    ),
     "without check": (5, lambda lines: [*lines[:4], lines[4][:40] + b"}\n"]),
     "end of line": (1, lambda lines: [lines[0][:-1] + b"\r\n", *lines[1:]]),
     "blank": (2, lambda lines: [lines[0], b"\n", *lines[1:]]),
@@ -89,7 +92,12 @@ def test_two_files_are_not_joined_in_silence(path, lines, tmp_path):
 
 
 PLAIN = [
-    {"prompt": "a", "completions": ["x", "y"], "rewards": [1, None], "errors": {"1": "E"}},
+    {
+        "prompt": "a",
+        "completions": ["x", "y"],
+        "rewards": [1, None],
+        "errors": {"1": "E"},
+    },
     {"prompt": "b", "completions": ["z", "w"], "rewards": [0.5, 0]},
 ]
 
@@ -150,7 +158,9 @@ with FileLock(sys.argv[1]):
 def test_a_second_process_is_told_who_writes(path, lines):
     content = path.read_bytes()
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLD, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     with process:
         assert process.stdout.readline() == b"ready\n"

@@ -36,10 +36,16 @@ def test_numbers_of_any_type_become_floats(value, expected):
     [
         (np.ma.masked, "ValueError: the reward is masked"),
         (np.ma.array(1.0, mask=True), "ValueError: the reward is masked"),
-        (np.array([1.0]), "TypeError: the reward must be one number; got the shape (1,)"),
+        (
+            np.array([1.0]),
+            "TypeError: the reward must be one number; got the shape (1,)",
+        ),
         (np.array("1"), "TypeError: the reward must be a number; got ndarray"),
         (np.array("1", dtype=object), "TypeError: the reward must be a number"),
-        (np.timedelta64(5, "ns"), "TypeError: the reward must be a number; got timedelta"),
+        (
+            np.timedelta64(5, "ns"),
+            "TypeError: the reward must be a number; got timedelta",
+        ),
         (np.complex64(1), "TypeError: the reward must be a number; got complex64"),
         (Decimal("NaN"), "ValueError: the reward must be finite; got nan"),
         (Decimal("sNaN"), "ValueError: "),
@@ -57,7 +63,11 @@ def test_other_values_are_failed_rewards(value, message):
 
 def test_tensors():
     torch = pytest.importorskip("torch")
-    values = torch.tensor(0.5), torch.tensor(0.5, requires_grad=True), torch.tensor(True)
+    values = (
+        torch.tensor(0.5),
+        torch.tensor(0.5, requires_grad=True),
+        torch.tensor(True),
+    )
     found = [call_reward(lambda *_, v=v: v, None, "") for v in values]
     assert found == [(0.5, None), (0.5, None), (1.0, None)]
     _, error = call_reward(lambda *_: torch.tensor([1.0]), None, "")
@@ -67,11 +77,11 @@ def test_tensors():
 
 
 def test_an_error_without_a_text():
-    class Mute(Exception):
+    class MuteError(Exception):
         def __str__(self):
             raise ValueError
 
     def reward(item, completion):
-        raise Mute
+        raise MuteError
 
-    assert call_reward(reward, None, "") == (None, "Mute")
+    assert call_reward(reward, None, "") == (None, "MuteError")
