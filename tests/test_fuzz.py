@@ -40,7 +40,7 @@ from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
 from skqprobe._backends.http_client import APIError
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe.embedders import EmbeddingCache, OpenAIEmbedder, flatten_records
-from skqprobe.embedders._base import BadTexts
+from skqprobe.embedders._base import BadTextsError
 from skqprobe.embedders._cache import text_keys
 from skqprobe.embedders._inputs import check_texts
 from skqprobe.generators import BaseGenerator, OpenAIGenerator, collect, load_records
@@ -602,7 +602,7 @@ def ask_any_server(kind, changes, edits, status, headers, zipped):
                 drawn = OpenAIGenerator("model", log_likelihoods=True, **settings)
                 prompt = CHAT if kind == "chat" else "p"
                 found = drawn.generate([prompt], 2)[0]
-    except (APIError, BadTexts, PromptRefused) as error:
+    except (APIError, BadTextsError, PromptRefused) as error:
         assert re.match(r"OpenAI|\d of 2 texts|prompts\[0\] \(", str(error))
         assert KEY[:8] not in f"{error!r}{vars(error)}{error.__cause__!r}"
         return

@@ -54,6 +54,17 @@ def to_host(values):
     return values if values.flags.writeable else values.copy()
 
 
+def detach(values):
+    """Convert a tensor of torch, of any device and type, to numpy; bfloat16 to float32.
+
+    Other values are returned unchanged.
+    """
+    if not hasattr(values, "detach"):
+        return values
+    values = values.detach().cpu()
+    return (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
+
+
 def to_namespace_of(X, values):
     """Move numpy values to the library and device of X, an array or a DeviceArray."""
     X = X.array if isinstance(X, DeviceArray) else X

@@ -119,85 +119,27 @@ class CausalLM:
         ends = [ends] if isinstance(ends, int) else list(ends or [])
         self.end_ids = {*ends, tokenizer.eos_token_id} - {None}
 
-    def encode_prompt(self, prompt):
-        """Tokenize a prompt, with the special tokens that the tokenizer adds.
-
-        Parameters
-        ----------
-        prompt : str or list of dict
-            A text, or chat messages, to which the model's chat template is applied, up
-            to the beginning of the model's reply.
-
-        Returns
-        -------
-        ids : list of int
-            Token ids.
-
-        Raises
-        ------
-        ValueError
-            If `prompt` is a list of chat messages and the tokenizer has no chat
-            template.
-        """
-        if not isinstance(prompt, str):
-            if not getattr(self.tokenizer, "chat_template", None):
-                raise ValueError(
-                    "A prompt is a list of chat messages, but the model's tokenizer "
-                    "has no chat template. Give prompts as texts."
-                )
-            prompt = self.tokenizer.apply_chat_template(
-                [dict(message) for message in prompt],
-                tokenize=False,
-                add_generation_prompt=True,
-            )
-            return self._encode(prompt)  # the template has added the special tokens
-        ids = self._encode(prompt, special=True)
-        end = self.tokenizer.eos_token_id
-        if ids and ids[-1] == end and self._encode(prompt)[-1:] != [end]:
-            ids.pop()  # added by the tokenizer, but the text continues
-        return ids
-
-    def encode_completion(self, completion):
-        """Tokenize a completion, without special tokens at its ends."""
-        return self._encode(self._before + completion)[len(self._ids_before) :]
-
-    def encode_pair(self, prompt, completion):
-        """Tokenize both; if neither has a token, the prompt gets a start token."""
-        prompt_ids = self.encode_prompt(prompt)
-        completion_ids = self.encode_completion(completion)
-        return prompt_ids or ([] if completion_ids else self._start()), completion_ids
-
-    def decode(self, ids):
-        """Return the text of a completion's token ids, without special tokens."""
-        text = self.tokenizer.decode(
-            self._ids_before + ids,
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,
-        )
-        return text[len(self._before) :]
-
-    def fit_context(self, pairs, max_length=None):
-        """Cut prompts on the left until they and their completions fit the context.
+    def encode_pairs(self, pairs, max_length=None):
+        """Tokenize prompts and completions, and cut prompts on the left until they fit.
 
         A BOS token at the beginning is kept. One warning says how much was cut.
 
         Parameters
         ----------
-        pairs : list of (list of int, list of int)
-            Token ids of prompts and completions.
+        pairs : list of (str or list of dict, str)
+            Prompts and completions. The model's chat template is applied to chat
+            messages, up to the beginning of the model's reply or, if the last message
+            is the assistant's, to the end of this message, which is continued.
         max_length : int, default=None
             Maximum number of tokens of a prompt and its completion, if less than the
             context of the model.
 
         Returns
         -------
-        pairs : list of (list of int, list of int)
-            Token ids. A prompt that is not empty keeps at least one token.
-
-        Raises
-        ------
-        ValueError
-            If a completion alone is too long.
+        encoded : list of ((list of int, list of int) or ValueError)
+            Token ids, or the reason why a pair cannot be encoded: a completion that is
+            too long, or a chat without what the template needs. If a pair has no token,
+            its prompt gets a start token.
 
         Warns
         -----
@@ -205,20 +147,26 @@ class CausalLM:
             If prompts were cut.
         """
         limit = self.context(max_length)
-        fitted, cuts = [], []
-        for prompt, completion in pairs:
-            n_over = len(prompt) + len(completion) - limit
-            if len(completion) + bool(prompt) > limit:
-                raise ValueError(
-                    f"A completion has {len(completion)} tokens, but the context "
-                    f"(max_length) is {limit}, with the prompt. Completions are never "
-                    "cut: shorten it, or use a model with a longer context."
-                )
+        encoded: list[Any] = []
+        cuts = []
+        for pair in pairs:
+            try:
+                prompt, completion = self._encode_pair(*pair)
+                n_over = len(prompt) + len(completion) - limit
+                if len(completion) + bool(prompt) > limit:
+                    raise ValueError(
+                        f"A completion has {len(completion)} tokens, but the context "
+                        f"(max_length) is {limit}, with the prompt. Completions are "
+                        "never cut: shorten it, or use a model with a longer context."
+                    )
+            except ValueError as error:
+                encoded.append(error)
+                continue
             if n_over > 0:
                 cuts.append(n_over)
                 kept = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else []
                 prompt = kept + prompt[len(kept) + n_over :]
-            fitted.append((prompt, completion))
+            encoded.append((prompt, completion))
         if cuts:
             warn_user(
                 f"{len(cuts)} of {len(pairs)} prompts do not fit the context: there is "
@@ -227,7 +175,51 @@ class CausalLM:
                 "the beginnings of prompts were left out. Shorten the prompts, or use "
                 "a model with a longer context.",
             )
-        return fitted
+        return encoded
+
+    def decode(self, ids):
+        """Return the text of a completion's token ids, with all special tokens."""
+        text = self.tokenizer.decode(
+            self._ids_before + ids, clean_up_tokenization_spaces=False
+        )
+        return text[len(self._before) :]
+
+    def _encode_pair(self, prompt, completion):
+        after = self._encode(self._before + completion)[len(self._ids_before) :]
+        if isinstance(prompt, str):
+            before = self._encode(prompt, special=True)
+            bos, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+            if before and before[-1] == end and self._encode(prompt)[-1:] != [end]:
+                before.pop()  # added by the tokenizer, but the text continues
+            if before[:2] == [bos, bos]:
+                del before[0]  # of a text that begins with a BOS token
+            if before == after[:1] == [bos]:
+                del after[0]
+        else:  # the template adds the special tokens
+            before = self._encode(self._apply_template(prompt))
+        return before or ([] if after else self._start()), after
+
+    def _apply_template(self, messages):
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise ValueError(
+                "A prompt is a list of chat messages, but the model's tokenizer has no "
+                "chat template. Give prompts as texts."
+            )
+        messages = [dict(message) for message in messages]
+        goes_on = messages[-1]["role"] == "assistant"
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=not goes_on,
+                continue_final_message=goes_on,
+            )
+        except Exception as error:  # a template may raise any exception
+            roles = ", ".join(str(message["role"]) for message in messages)
+            raise ValueError(
+                f"The model's chat template cannot be applied to messages of the roles "
+                f"{roles}: {type(error).__name__}: {error}"
+            ) from error
 
     def context(self, max_length=None):
         """Return the maximum number of tokens; infinity if the model has no limit."""

@@ -1,5 +1,6 @@
 """The models that are loaded in this process."""
 
+import os
 from functools import lru_cache
 
 from skqprobe._backends.settings import file_state
@@ -25,7 +26,8 @@ def load_model(load, *, model, **settings):
     -------
     loaded : object
     """
-    return _load(load, file_state(model), model=str(model), **settings)
+    path = os.path.expanduser(model)
+    return _load(load, file_state(path), model=path, **settings)
 
 
 @lru_cache(maxsize=2)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from skqprobe._arrays.device import detach
+from skqprobe._backends.identity import identify, to_json
 from skqprobe._backends.settings import output_settings
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.progress import progress_bar
@@ -21,7 +23,6 @@ from skqprobe._utils.sklearn_compat import (
 from skqprobe._utils.warn import warn_user
 from skqprobe.embedders._cache import EmbeddingCache, text_keys
 from skqprobe.embedders._inputs import check_texts, find_surrogate
-
 
 ON_ERROR: dict = {"on_error": [StrOptions({"raise", "skip"})]}
 """Constraint of the parameter `on_error`, of the backends that have it."""
@@ -123,7 +124,8 @@ class BaseEmbedder(
     dtype : {"float16", "float32", "float64"}, default="float32"
         Data type of the embeddings.
     cache : str, Path or EmbeddingCache, default=None
-        File that stores every embedding, so that no text is embedded twice.
+        File that stores every embedding, so that no text is embedded twice. If it
+        cannot be written, a warning says why, and the embeddings are only returned.
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
@@ -252,7 +254,7 @@ class BaseEmbedder(
         for i, text in enumerate(texts):
             try:
                 return self._embed_texts([text], lambda _, i=i: X.describe(i)).shape[1]
-            except BadTexts:
+            except BadTextsError:
                 if self.on_error == "raise" or i == len(texts) - 1:
                     raise
 
@@ -263,10 +265,13 @@ class BaseEmbedder(
     def _embed_texts(self, texts, describe):
         """Embed texts: read the known ones, and embed each of the others once."""
         distinct = list(dict.fromkeys(texts))
-        keys = text_keys(self._settings(), distinct)
+        settings = self._settings()
+        if "model_files" in settings:
+            del settings["model"]  # the folder may be moved
+        keys = text_keys(settings, distinct, default=to_json)
         store = self._store()
         table = _Table(len(distinct), self.dtype)
-        for number, value in store.read(keys):
+        for number, value in [*store.read(keys), *self._memory().read(keys)]:
             table.set(number, np.frombuffer(value, self.dtype))
         failures = {i: e for i, t in enumerate(distinct) if (e := find_surrogate(t))}
         missing = [number for number in table.missing() if number not in failures]
@@ -288,7 +293,9 @@ class BaseEmbedder(
                 kept = [i for place, i in enumerate(batch) if place not in errors]
                 for i, value in zip(kept, values, strict=True):
                     table.set(i, value)
-                store.write([keys[i] for i in kept], [v.tobytes() for v in values])
+                store = self._write(
+                    store, [keys[i] for i in kept], [v.tobytes() for v in values]
+                )
                 bar.update(len(batch))
         if failures:
             self._report(failures, distinct, texts, describe)
@@ -302,34 +309,52 @@ class BaseEmbedder(
     def _report(self, failures, distinct, texts, describe):
         """Name the texts that cannot be embedded, in an error or a warning."""
         failures = dict(sorted(failures.items()))
-        listed = [
+        named = " ".join(
             f"{describe(texts.index(distinct[number]))}: {str(error).rstrip('.')}."
             for number, error in [*failures.items()][:5]
-        ]
-        listed += ["..."] * (len(failures) > 5)
+        ) + " ..." * (len(failures) > 5)
         counted = f"{len(failures)} of {len(distinct)} texts cannot be embedded"
         if self.on_error == "skip" and len(failures) < len(distinct):
-            warn_user(f"{counted}, and their rows are NaN. {' '.join(listed)}")
+            warn_user(f"{counted}, and their rows are NaN. {named}")
             return
-        kept = "in this object until the next call" if self.cache is None else "in cache"
-        raise BadTexts(
-            f"{counted}. {' '.join(listed)} The others are embedded, and kept {kept}."
-        ) from next(iter(failures.values()))
+        where = "the cache" if self.cache is not None else "this object until next call"
+        message = f"{counted}. {named} The others are embedded and kept in {where}."
+        raise BadTextsError(message) from next(iter(failures.values()))
 
     def _settings(self):
         """Return the settings that determine an embedding, besides the text."""
-        return output_settings(self)
+        settings = output_settings(self)
+        if not settings["class"].startswith("skqprobe."):
+            settings["class"] = identify(type(self))
+        return settings
 
     def _store(self):
         """Open the cache, or else the memory of batches finished before an error."""
         if self.cache is None:
-            finished = getattr(self, "_finished", None)
-            if finished is None:
-                self._finished = finished = _Memory()
-            return finished  # not self._finished: another thread may have reset it
+            return self._memory()
         if isinstance(self.cache, EmbeddingCache):
             return self.cache
         return EmbeddingCache(self.cache)
+
+    def _memory(self):
+        finished = getattr(self, "_finished", None)
+        if finished is None:
+            self._finished = finished = _Memory()
+        return finished  # not self._finished: another thread may have reset it
+
+    def _write(self, store, keys, values):
+        """Store embeddings; return the store of the next ones."""
+        try:
+            store.write(keys, values)
+        except OSError as error:
+            warn_user(
+                f"{error} The embeddings of this call are returned, but from here on "
+                "they are not stored.",
+                RuntimeWarning,
+            )
+            store = self._memory()
+            store.write(keys, values)
+        return store
 
     def _check_embeddings(self, values, n_texts):
         """Validate a batch; return its embeddings, and errors by place in the batch."""
@@ -340,7 +365,7 @@ class BaseEmbedder(
             n_texts -= len(errors)
         if n_texts == 0:
             return [], errors
-        values = np.ascontiguousarray(values)
+        values = np.ascontiguousarray(detach(values))
         if values.ndim != 2 or len(values) != n_texts or values.shape[1] == 0:
             raise ValueError(
                 f"{type(self).__name__}.embed_batch must return an array of shape "
@@ -374,7 +399,7 @@ class BaseEmbedder(
         return tags
 
 
-class BadTexts(ValueError):
+class BadTextsError(ValueError):
     """Texts cannot be embedded; all others are."""
 
 

@@ -1,6 +1,7 @@
 """EmbeddingCache: embeddings on disk, by settings and text."""
 
 import json
+import os
 import sqlite3
 import time
 import zlib
@@ -8,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from shutil import disk_usage
 
 from skqprobe._utils.warn import warn_user
 
@@ -42,7 +44,8 @@ class EmbeddingCache:
     ----------
     path : str or Path
         Path of the file, which is created by the first write. It must not be on a
-        network file system, where sqlite cannot lock files.
+        network file system, where sqlite cannot lock files. A file in a folder that
+        cannot be written can be read.
     max_bytes : int, default=None
         Size of the content, in bytes, above which the oldest embeddings are deleted.
         If None, there is no limit.
@@ -77,6 +80,10 @@ class EmbeddingCache:
                 f"max_bytes must be positive, or None; got {self.max_bytes!r}."
             )
 
+    @property
+    def _file(self):
+        return Path(os.path.expanduser(self.path)).resolve()
+
     def read(self, keys):
         """Look up embeddings.
 
@@ -95,7 +102,7 @@ class EmbeddingCache:
         RuntimeWarning
             If values are damaged on the disk. They are left out.
         """
-        if not Path(self.path).exists():
+        if not self._file.exists():
             return []
         found, n_damaged = [], 0
         with self._connection() as connection:
@@ -134,12 +141,12 @@ class EmbeddingCache:
         values : list of bytes
             Embeddings, one per key. They replace stored values of the same keys.
         """
-        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         rows = [
             (key, zlib.crc32(value), value)
             for key, value in zip(keys, values, strict=True)
         ]
-        with self._connection() as connection, connection:
+        with self._connection(writes=True) as connection, connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO embeddings (key, checksum, value) "
                 "VALUES (?, ?, ?)",
@@ -150,15 +157,15 @@ class EmbeddingCache:
 
     def clear(self):
         """Delete all embeddings, and free their space on the disk."""
-        if Path(self.path).exists():
-            with self._connection() as connection:
+        if self._file.exists():
+            with self._connection(writes=True) as connection:
                 with connection:
                     connection.execute("DELETE FROM embeddings")
                 connection.execute("VACUUM")
 
     def __len__(self):
         """Count the embeddings."""
-        if not Path(self.path).exists():
+        if not self._file.exists():
             return 0
         with self._connection() as connection:
             return connection.execute("SELECT COUNT(*) FROM embeddings").fetchone()[0]
@@ -194,23 +201,23 @@ class EmbeddingCache:
         return owner != APPLICATION_ID
 
     @contextmanager
-    def _connection(self):
+    def _connection(self, writes=False):
         """Open the file for one use; errors of sqlite name the file and a remedy."""
         try:
-            with closing(sqlite3.connect(self.path, timeout=TIMEOUT)) as connection:
-                is_new = self._check_owner(connection)
-                # With a write-ahead log, readers and a writer do not wait for each
-                # other, and a transaction of a killed process is completed or undone.
-                _use_write_ahead_log(connection)
-                connection.execute("PRAGMA synchronous=NORMAL")
-                if is_new:
-                    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                connection.execute(_SCHEMA)
+            with closing(self._open(writes)) as connection:
                 yield connection
         except sqlite3.OperationalError as error:
+            remedy = "Check that the file and its folder can be written"
+            if _code(error) == sqlite3.SQLITE_BUSY:
+                remedy = "Another program uses the file: try again"
+            elif _code(error) == sqlite3.SQLITE_FULL or (
+                _code(error) == sqlite3.SQLITE_IOERR
+                and disk_usage(self._file.parent).free < 2**16
+            ):
+                remedy = "The disk is full: free space on it"
             raise OSError(
-                f"The cache {self.path} cannot be used: {error}. If another program "
-                "uses the file, try again. Otherwise, give another path."
+                f"The cache {self.path} cannot be used: {error}. {remedy}, or give "
+                "another path."
             ) from error
         # The message of sqlite may contain damaged bytes that cannot be decoded.
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
@@ -218,6 +225,45 @@ class EmbeddingCache:
                 f"The cache {self.path} is damaged, or is not a cache: {error}. Remove "
                 "the file to start again, or give another path."
             ) from error
+
+    def _open(self, writes):
+        """Open the file; if it cannot be written and need not be, open it to read."""
+        try:
+            return self._prepare(sqlite3.connect(self._file, timeout=TIMEOUT))
+        except sqlite3.OperationalError as error:
+            if writes or _code(error) == sqlite3.SQLITE_BUSY:
+                raise
+            for options in ("mode=ro", "mode=ro&immutable=1"):  # with a log, without
+                url = f"{self._file.as_uri()}?{options}"
+                try:
+                    return self._prepare(sqlite3.connect(url, uri=True), new=False)
+                except sqlite3.OperationalError:
+                    pass
+            raise
+
+    def _prepare(self, connection, new=True):
+        """Check a new connection, and create what is missing; close it on errors."""
+        try:
+            is_empty = self._check_owner(connection)
+            if new:
+                # With a write-ahead log, readers and a writer do not wait for each
+                # other, and a transaction of a killed process is completed or undone.
+                _use_write_ahead_log(connection)
+                connection.execute("PRAGMA synchronous=NORMAL")
+                if is_empty:
+                    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                connection.execute(_SCHEMA)
+            elif is_empty:  # a file that could not be written from the beginning
+                connection.execute(_SCHEMA.replace("TABLE", "TEMPORARY TABLE"))
+            return connection
+        except BaseException:
+            connection.close()
+            raise
+
+
+def _code(error):
+    """Return the primary code of an error of sqlite."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _use_write_ahead_log(connection):
@@ -230,13 +276,12 @@ def _use_write_ahead_log(connection):
         except sqlite3.OperationalError as error:
             # If several processes create the file at the same time, sqlite fails for
             # all but one. It does not wait as in other statements.
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > end:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                 raise
             time.sleep(0.01)
 
 
-def text_keys(settings, texts):
+def text_keys(settings, texts, default=None):
     """Compute the key of each text.
 
     Parameters
@@ -245,6 +290,8 @@ def text_keys(settings, texts):
         Settings that determine the embedding, besides the text.
     texts : list of (str or tuple of str)
         Texts to embed.
+    default : callable, default=None
+        Function that converts a setting that JSON does not support.
 
     Returns
     -------
@@ -252,15 +299,10 @@ def text_keys(settings, texts):
         Digests of the settings and each text.
     """
     start = blake2b(digest_size=16)
-    start.update(json.dumps(settings, sort_keys=True, default=_plain).encode())
+    start.update(json.dumps(settings, sort_keys=True, default=default).encode())
     keys = []
     for text in texts:
         key = start.copy()
         key.update(json.dumps(text).encode())
         keys.append(key.digest())
     return keys
-
-
-def _plain(value):
-    """Convert a setting that JSON does not support, such as numbers of numpy."""
-    return value.tolist() if hasattr(value, "tolist") else repr(value)

@@ -89,7 +89,12 @@ class CausalLMEmbedder(BaseEmbedder):
             return "text", ""
         if isinstance(prompt, str):
             return "text", prompt + self.join
-        return "chat", json.dumps(prompt)
+        try:
+            return "chat", json.dumps(prompt, ensure_ascii=False)
+        except TypeError as error:
+            raise ValueError(
+                f"Chat messages must have values that JSON supports: {error}."
+            ) from error
 
     def embed_batches(self, batches):
         """Embed batches. All are tokenized first, to warn once and to share prompts.
@@ -103,28 +108,35 @@ class CausalLMEmbedder(BaseEmbedder):
         ------
         number : int
             Index of the batch in `batches`.
-        embeddings : ndarray of shape (len(batches[number]), n_features)
-            Embeddings of the texts of the batch.
+        embeddings : list of (ndarray of shape (n_features,) or ValueError)
+            Embeddings of the texts of the batch, or why a text cannot be embedded.
         """
         if not batches:
             return  # all texts are known, so the model is not loaded
         lm = load_causal_lm(self)
         torch = import_backend("torch")
-        pairs = [lm.encode_pair(*_parse(text)) for batch in batches for text in batch]
-        pairs = lm.fit_context(pairs, self.max_length)
+        pairs = lm.encode_pairs(
+            [_parse(text) for batch in batches for text in batch], self.max_length
+        )
         places = [(n, i) for n, batch in enumerate(batches) for i in range(len(batch))]
         rows: dict[int, list[Any]] = {
             n: [None] * len(batch) for n, batch in enumerate(batches)
         }
-        for shared, items in self._jobs(pairs):
-            rest = [(pairs[i][0][len(shared) :], pairs[i][1]) for i in items]
-            with torch.inference_mode():
-                values = self.forward(lm, rest, lay_out(lm, shared, rest))
+
+        def finish(items, values):
             for item, value in zip(items, values, strict=True):
                 number, place = places[item]
                 rows[number][place] = value
                 if all(row is not None for row in rows[number]):
-                    yield number, np.stack(rows.pop(number))
+                    yield number, rows.pop(number)
+
+        bad = [i for i, pair in enumerate(pairs) if isinstance(pair, ValueError)]
+        yield from finish(bad, [pairs[i] for i in bad])
+        for shared, items in self._jobs(pairs):
+            rest = [(pairs[i][0][len(shared) :], pairs[i][1]) for i in items]
+            with torch.inference_mode():
+                values = self.forward(lm, rest, lay_out(lm, shared, rest))
+            yield from finish(items, values)
 
     def embed_batch(self, texts):
         """Embed a batch of texts.
@@ -140,7 +152,10 @@ class CausalLMEmbedder(BaseEmbedder):
             Embeddings of the texts.
         """
         [(_, embeddings)] = self.embed_batches([texts])
-        return embeddings
+        for embedding in embeddings:
+            if isinstance(embedding, ValueError):
+                raise embedding
+        return np.stack(embeddings)
 
     def _jobs(self, pairs):
         """Yield the passes through the model: shared tokens, and numbers of pairs.
@@ -149,8 +164,9 @@ class CausalLMEmbedder(BaseEmbedder):
         and logits they need. The only candidate of a prompt shares nothing.
         """
         groups: dict[tuple, list[int]] = {}
-        for item, (prompt, _) in enumerate(pairs):
-            groups.setdefault(tuple(prompt), []).append(item)
+        for item, pair in enumerate(pairs):
+            if not isinstance(pair, ValueError):
+                groups.setdefault(tuple(pair[0]), []).append(item)
         alone = []
         jobs: list[tuple[tuple, list[int]]] = []
         for prompt, items in groups.items():

@@ -80,8 +80,9 @@ class HiddenStateEmbedder(CausalLMEmbedder):
     OSError
         If the model cannot be loaded.
     ValueError
-        If the model has no such layer, a completion is longer than the context, or a
-        prompt is a list of chat messages and the model has no chat template.
+        If the model has no such layer; or if texts cannot be embedded, because a
+        completion is longer than the context, or the model's chat template cannot be
+        applied to a prompt.
 
     Warns
     -----
@@ -97,9 +98,13 @@ class HiddenStateEmbedder(CausalLMEmbedder):
     Notes
     -----
     A prompt and a completion are tokenized separately and their tokens are
-    concatenated. If a prompt has several candidates, it is read once for each batch of
-    them, except for the mean over all tokens. A prompt that is cut keeps its BOS token.
-    Models without a key-value cache, such as Mamba, are not supported.
+    concatenated. Special tokens in texts are read as such. A prompt that begins with
+    the BOS token gets no second one. If the last chat message of a prompt has the role
+    "assistant", the completion continues it.
+
+    If a prompt has several candidates, it is read once for each batch of them, except
+    for the mean over all tokens. A prompt that is cut keeps its BOS token. Models
+    without a key-value cache, such as Mamba, are not supported.
 
     References
     ----------

@@ -48,8 +48,9 @@ def check_texts(X):
     X : list of str, array-like of shape (n, 2), data frame or list of dict
         Plain texts; (prompt, completion) pairs, or a data frame with the columns
         "prompt" and "completion"; or records with the keys "prompt" and "completions",
-        all with the same number of completions. A prompt is a text or a list of chat
-        messages, ``{"role": ..., "content": ...}``.
+        all with the same number of completions. A prompt is a text; a list of chat
+        messages, ``{"role": ..., "content": ...}``, whose content is a text or a list
+        of text parts; or an item, a dict with one of these under "prompt".
 
     Returns
     -------
@@ -129,7 +130,7 @@ def _open_records(records):
                 f"X[{i}] must be a record with the keys 'prompt' and 'completions'; "
                 f"got {_short(record)}."
             )
-        prompt = check_prompt(record["prompt"], f"X[{i}]['prompt']")
+        prompt = _open_item(record["prompt"], f"X[{i}]['prompt']")
         texts = record["completions"]
         if not is_list(texts) or len(texts) == 0:
             raise ValueError(
@@ -155,7 +156,14 @@ def _check_pair(pair, name):
         )
     prompt, completion = pair
     _check_text(completion, f"the completion of {name}")
-    return check_prompt(prompt, f"the prompt of {name}"), completion
+    return _open_item(prompt, f"the prompt of {name}"), completion
+
+
+def _open_item(prompt, name):
+    """Return the prompt of an item, as `collect` takes it, or a prompt."""
+    if isinstance(prompt, Mapping) and "prompt" in prompt:
+        prompt = prompt["prompt"]
+    return check_prompt(prompt, name)
 
 
 def check_prompt(prompt, name):

@@ -81,8 +81,8 @@ class LikelihoodEmbedder(CausalLMEmbedder):
     OSError
         If the model cannot be loaded.
     ValueError
-        If a completion is longer than the context, or a prompt is a list of chat
-        messages and the model has no chat template.
+        If texts cannot be embedded, because a completion is longer than the context, or
+        the model's chat template cannot be applied to a prompt.
 
     Warns
     -----

@@ -4,6 +4,7 @@ from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._backends.identity import identify
 from skqprobe._utils.sklearn_compat import HasMethods
 from skqprobe.embedders._base import BaseEmbedder
 
@@ -26,8 +27,8 @@ class VectorizerEmbedder(BaseEmbedder):
         maps a list of texts to an array of shape (len(texts), n_features), always with
         the same row for the same text.
     revision : str, default=None
-        Version of the function. Needed for a function with a cache, which cannot
-        detect that the function has changed: change `revision` at the same time.
+        Version of the function. Needed for a function with a cache: change it when
+        global variables, or functions that the function calls, have changed.
     join : str or callable, default="\n"
         Separator of prompt and completion, or a function ``join(prompt, completion)``
         that returns the text to embed.
@@ -57,6 +58,15 @@ class VectorizerEmbedder(BaseEmbedder):
 
     Notes
     -----
+    The key of the cache contains what can be read of a function: its module, name,
+    code, defaults and captured variables; the arguments of a partial; the class and
+    state of a callable object. A part that cannot be copied, such as a lock or a
+    connection, is represented by its class: give different ones different revisions.
+    Bytecode differs between versions of Python, which embed the texts again. A state
+    that changes, such as a counter of calls, changes the key: use a global variable. A
+    large state, such as a model, is read in every call: load it in a function that the
+    given one calls, with ``functools.lru_cache``.
+
     Sparse output is converted to a dense array, so keep the number of features in the
     thousands: set `max_features`, or append a ``TruncatedSVD()`` to the vectorizer.
 
@@ -163,12 +173,13 @@ class VectorizerEmbedder(BaseEmbedder):
                 "`revision`: a string that identifies the version of the function. The "
                 "output of a vectorizer depends on the texts of fit; set cache=None."
             )
-        return super()._store()
+        store = super()._store()
+        if self.cache is None:
+            # Kept alive, so that no other function gets its address.
+            store[id(self.vectorizer)] = self.vectorizer
+        return store
 
     def _settings(self):
-        function = self.vectorizer
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        # Without a revision, nothing is stored on disk, and the address is sufficient.
-        return super()._settings() | {
-            "vectorizer": repr(function) if self.revision is None else name
-        }
+        # The address is enough for `_store` in memory, which keeps the function alive.
+        find = id if self.cache is None else identify
+        return super()._settings() | {"vectorizer": find(self.vectorizer)}

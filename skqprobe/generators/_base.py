@@ -199,6 +199,6 @@ def name_prompt(error, i, prompt):
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     name = f"prompts[{i}] ({text[:40]!r})"
     if isinstance(error, PromptRefused):
-        return PromptRefused(f"{name} was refused: {error.reason}")
+        return type(error)(f"{name} was refused: {error.reason}")
     error.add_note(f"The error occurred for {name}.")
     return error

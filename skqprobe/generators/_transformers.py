@@ -13,8 +13,13 @@ from skqprobe._backends.causal_lm import (
     import_backend,
     load_causal_lm,
 )
+from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.generators._base import BaseGenerator
+
+
+class BadPromptError(PromptRefused, ValueError):
+    """The model cannot read a prompt."""
 
 
 class TransformersGenerator(BaseGenerator):
@@ -88,11 +93,17 @@ class TransformersGenerator(BaseGenerator):
       these tokens, in nats, at temperature 1 whatever `temperature` is;
     - "hidden_states", if set: ndarray of float32, of shape (k, n_features).
 
-    A completion also ends at the end-of-text token of the model. A stop string may
-    begin inside a token. The part of such a token before the stop string belongs to the
-    text, but the token does not count in the other three values. For such texts, and
-    for texts that the tokenizer splits differently than the model wrote them, an
-    embedder returns slightly different states.
+    All values cover the same tokens: those before the end-of-text token of the model or
+    before a stop string. Other special tokens, such as ``<|im_start|>``, belong to the
+    text, and a stop string may be one. An embedder reads them as the same tokens. A
+    stop string may begin inside a token. The part of such a token before the stop
+    string belongs to the text, but the token does not count in the other three values.
+    For such texts, and for texts that the tokenizer splits differently than the model
+    wrote them, an embedder returns slightly different states.
+
+    To chat messages, the model's chat template is applied. If the last message has the
+    role "assistant", the model continues it. A prompt that begins with the BOS token
+    gets no second one.
 
     A prompt that leaves no space for `max_tokens` in the context of the model is cut on
     the left, with a warning.
@@ -181,7 +192,8 @@ class TransformersGenerator(BaseGenerator):
         ------
         ValueError
             If `k` is more than 1 at temperature 0, if `max_tokens` leaves no space for
-            a prompt, or if the model has no such hidden states.
+            a prompt, if the model has no such hidden states, or if the model cannot
+            read the prompt.
         """
         return self.generate([prompt], k)[0]
 
@@ -199,8 +211,9 @@ class TransformersGenerator(BaseGenerator):
         ------
         number : int
             Index of the prompt in `prompts`.
-        record : dict
-            Record of the prompt; see the notes of the class.
+        record : dict or PromptRefused
+            Record of the prompt; see the notes of the class. Or the reason why the
+            model cannot read the prompt; these come first.
 
         Raises
         ------
@@ -220,10 +233,15 @@ class TransformersGenerator(BaseGenerator):
         layers = None
         if self.hidden_states is not None:
             layers = lm.layer_numbers(self.hidden_states, "hidden_states")
-        for number, prompt in enumerate(prompts):
-            ids, uniforms = self._prompt_ids(lm, prompt), self._uniforms(prompt, k)
-            drafts = self._write(lm, ids, uniforms, stops, layers)
-            yield number, self._record(prompt, drafts)
+        encoded = self._encode(lm, prompts)
+        for number, pair in enumerate(encoded):
+            if isinstance(pair, ValueError):  # before any prompt is answered
+                yield number, BadPromptError(str(pair))
+        for number, (prompt, pair) in enumerate(zip(prompts, encoded, strict=True)):
+            if not isinstance(pair, ValueError):
+                uniforms = self._uniforms(prompt, k)
+                drafts = self._write(lm, pair[0], uniforms, stops, layers)
+                yield number, self._record(prompt, drafts)
 
     def _record(self, prompt, drafts):
         record: dict[str, Any] = {
@@ -247,16 +265,15 @@ class TransformersGenerator(BaseGenerator):
             )
         return stops
 
-    def _prompt_ids(self, lm, prompt):
+    def _encode(self, lm, prompts):
+        """Tokenize all prompts, with space for `max_tokens`."""
         space = lm.context() - self.max_tokens
         if space < 1:
             raise ValueError(
                 f"max_tokens={self.max_tokens} leaves no space for a prompt in the "
                 f"context of the model, {lm.context()} tokens; set a smaller one."
             )
-        pair = lm.encode_pair(prompt, "")
-        [(ids, _)] = lm.fit_context([pair], space)
-        return ids
+        return lm.encode_pairs([(prompt, "") for prompt in prompts], space)
 
     def _uniforms(self, prompt, k):
         """Draw a number from [0, 1) for each token of each completion."""

@@ -54,6 +54,14 @@ def test_a_local_model_is_loaded_again_when_its_files_change(
     assert load_model(load, model=tmp_path) is not first
 
 
+def test_the_home_folder_is_found(load_model, load, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "weights").write_bytes(b"1")
+    first = load_model(load, model="~/weights")
+    assert load_model(load, model=tmp_path / "weights") is first
+
+
 def test_an_error_is_not_kept(load_model):
     def load(**settings):
         raise OSError(f"attempt {next(attempts)}")

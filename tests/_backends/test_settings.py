@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import skqprobe._backends.settings as settings_module
 from skqprobe._backends.settings import file_state, output_settings
 from skqprobe.embedders import HiddenStateEmbedder, OpenAIEmbedder
 from skqprobe.generators import OpenAIGenerator, TransformersGenerator
@@ -13,9 +14,9 @@ from skqprobe.generators import OpenAIGenerator, TransformersGenerator
 def test_file_state(tmp_path):
     assert file_state(tmp_path / "nothing") is None
     (tmp_path / "file").write_bytes(b"123")
-    (name, size, _), *rest = file_state(tmp_path / "file")
-    assert (name, size, rest) == ("file", 3, [])
-    assert len(file_state(tmp_path)) == 1
+    [(_, size, _)] = file_state(tmp_path / "file")
+    [(name, same, _)] = file_state(tmp_path)
+    assert (name, size, same) == ("file", 3, 3)
 
 
 @pytest.mark.parametrize("Backend", [HiddenStateEmbedder, TransformersGenerator])
@@ -31,25 +32,68 @@ def test_settings_of_a_backend(Backend):
 
 @pytest.mark.parametrize("Backend", [HiddenStateEmbedder, TransformersGenerator])
 def test_settings_depend_on_the_files_of_a_local_model(tmp_path, Backend):
-    weights = tmp_path / "part" / "weights"
-    weights.parent.mkdir()
+    folder = tmp_path / "model"
+    weights = folder / "part" / "weights"
+    weights.parent.mkdir(parents=True)
 
-    def settings(model=tmp_path):
+    def write(content, time):
+        weights.write_bytes(content)
+        os.utime(weights, ns=(time, time))
+
+    def settings(model=folder):
         return output_settings(Backend(model))
 
     known = []
     for change in (
-        lambda: weights.write_bytes(b"1"),
-        lambda: weights.write_bytes(b"12"),  # another size
-        lambda: os.utime(weights, ns=(1, 1)),  # another time
-        lambda: (tmp_path / "config.json").touch(),  # another file
+        lambda: write(b"1", 1),
+        lambda: write(b"12", 2),
+        lambda: write(b"13", 3),  # of the same size
+        lambda: (folder / "config.json").touch(),  # another file
     ):
         change()
         found = settings()
-        assert found not in known and found == settings(str(tmp_path))
+        assert found not in known and found == settings(str(folder))
         assert isinstance(found["model"], str) and isinstance(found["model_files"], str)
         known.append(found)
     assert "model_files" in settings(weights)
+    # Neither the time, nor the place, nor files that are no part of a model count.
+    os.utime(weights, ns=(4, 4))
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("main")
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "code.pyc").write_bytes(b"1")
+    assert settings() == found
+    moved = folder.rename(tmp_path / "moved")
+    assert settings(moved)["model_files"] == found["model_files"]
+
+
+def test_other_models_in_gguf_do_not_count(tmp_path):
+    def settings():
+        return output_settings(HiddenStateEmbedder(tmp_path, gguf_file="a.gguf"))
+
+    (tmp_path / "a.gguf").write_bytes(b"1")
+    before = settings()
+    (tmp_path / "b.gguf").write_bytes(b"1")
+    assert settings() == before
+    (tmp_path / "a.gguf").write_bytes(b"23")
+    assert settings() != before
+
+
+def test_a_version_of_a_file_is_read_once(tmp_path, monkeypatch):
+    (tmp_path / "weights").write_bytes(b"1")
+    first = output_settings(HiddenStateEmbedder(tmp_path))
+    monkeypatch.setattr(settings_module, "file_digest", None)
+    assert output_settings(HiddenStateEmbedder(tmp_path)) == first
+
+
+def test_a_model_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"1")
+    found = output_settings(HiddenStateEmbedder("~/model"))
+    full = output_settings(HiddenStateEmbedder(tmp_path / "model"))
+    assert found["model_files"] == full["model_files"]
 
 
 @pytest.mark.parametrize("Backend", [OpenAIEmbedder, OpenAIGenerator])

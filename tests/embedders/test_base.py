@@ -39,7 +39,7 @@ class Toy(BaseEmbedder):
         "scale": [Real],
     }
     batches: ClassVar[list] = []
-    fail_at: ClassVar[int | None] = None
+    failure: ClassVar[dict] = {}  # a constant would be a part of the class, and its key
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Toy(BaseEmbedder):
         self.progress = progress
 
     def embed_batch(self, texts):
-        if len(self.batches) == self.fail_at:
+        if len(self.batches) == self.failure.get("at"):
             raise RuntimeError("the backend fails")
         self.batches.append(list(texts))
         return self.scale * expected(texts)
@@ -73,7 +73,7 @@ def expected(texts):
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     monkeypatch.setattr(Toy, "batches", [])
-    monkeypatch.setattr(Toy, "fail_at", None)
+    monkeypatch.setattr(Toy, "failure", {})
 
 
 def embedded():
@@ -330,10 +330,10 @@ def test_bad_parameters_and_input(method):
 
 
 def fail_after_two_batches(embedder, texts=TEXTS):
-    Toy.fail_at = 2
+    Toy.failure["at"] = 2
     with pytest.raises(RuntimeError, match="the backend fails"):
         embedder.transform(texts)
-    Toy.fail_at = None
+    Toy.failure.clear()
 
 
 @pytest.mark.parametrize("with_cache", [False, True])
@@ -401,7 +401,9 @@ def test_bad_texts_are_named_after_the_others_are_kept(tmp_path, with_cache):
         f"X[3] ('{'y' * 40}'): its embedding has NaN or infinity (as float64).",
         r"X[6] ('\ud83d!'): it contains '\ud83d', one half of a surrogate pair",
         "X[7] ('xxx'): it has an x.",
-        "kept in cache" if with_cache else "kept in this object until the next call",
+        "embedded and kept in the cache"
+        if with_cache
+        else "embedded and kept in this object until next call",
     ):
         assert part in message
     good = [BAD[i] for i in GOOD]
@@ -415,7 +417,9 @@ def test_bad_texts_are_named_after_the_others_are_kept(tmp_path, with_cache):
 def test_bad_texts_are_skipped_with_a_warning(tmp_path):
     embedder = Picky(on_error="skip", cache=tmp_path / "cache.sqlite")
     for _ in range(2):  # nothing of the bad texts is stored
-        with pytest.warns(UserWarning, match=r"5 of 8 texts .*, and their rows are NaN"):
+        with pytest.warns(
+            UserWarning, match=r"5 of 8 texts .*, and their rows are NaN"
+        ):
             embeddings = embedder.transform(BAD)
         wanted = np.full((len(BAD), 2), np.nan)
         wanted[GOOD] = expected([BAD[i] for i in GOOD])
@@ -432,7 +436,9 @@ def test_more_than_five_bad_texts_are_counted():
 def test_a_bad_text_in_sets_and_in_fit():
     records = [{"prompt": "p", "completions": ["a", "b"]}]
     records += [{"prompt": "q", "completions": ["x", "b"]}]
-    with pytest.raises(ValueError, match=r"X\[1\]\['completions'\]\[0\] \('qx'\): it has"):
+    with pytest.raises(
+        ValueError, match=r"X\[1\]\['completions'\]\[0\] \('qx'\): it has"
+    ):
         Picky().fit_transform(records)
     with pytest.warns(UserWarning, match="1 of 4"):
         sets = Picky(on_error="skip").fit_transform(records)

@@ -1,15 +1,18 @@
 """EmbeddingCache: content, keys, concurrent use, damage."""
 
+import os
 import random
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -289,14 +292,17 @@ def test_killed_at_any_moment(cache):
     assert n_there >= 20
 
 
+calls: list = []  # a captured variable would be a part of the key
+
+
+def counted_lengths(texts):
+    calls.extend(texts)
+    return lengths(texts)
+
+
 def test_a_damaged_value_is_computed_again(cache):
-    calls = []
-
-    def embed(texts):
-        calls.extend(texts)
-        return lengths(texts)
-
-    embedder = VectorizerEmbedder(embed, cache=cache, revision="1")
+    calls.clear()
+    embedder = VectorizerEmbedder(counted_lengths, cache=cache, revision="1")
     right = embedder.transform(["a", "bb", "ccc"])
     calls.clear()
     damaged = np.array([99, 1], dtype=np.float32).tobytes()
@@ -351,10 +357,8 @@ def test_a_folder_in_place_of_the_file(tmp_path):
 
 
 def test_another_dimension_under_the_same_name(cache):
-    lengths_of_vectors = iter((2, 3))
-
     def changed(texts):
-        return np.ones((len(texts), next(lengths_of_vectors)))
+        return np.ones((len(texts), 2 if "b" not in texts else 3))
 
     embedder = VectorizerEmbedder(changed, cache=cache, revision="1").fit(["a"])
     message = "embedding of a text has 3 features, others have 2.* clear the cache"
@@ -385,3 +389,142 @@ def test_a_database_of_another_program_is_not_changed(tmp_path, use):
 def test_a_path_that_is_no_file(path):
     with pytest.raises(ValueError, match="path must be the path of a file"):
         EmbeddingCache(path)
+
+
+def test_the_home_folder_and_links(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    cache = EmbeddingCache("~/new/cache.sqlite")
+    cache.write([b"key"], [b"value"])
+    assert EmbeddingCache(tmp_path / "new" / "cache.sqlite").read([b"key"])
+    (tmp_path / "link").symlink_to(tmp_path / "other" / "cache.sqlite")
+    linked = EmbeddingCache(tmp_path / "link")  # the file does not exist yet
+    linked.write([b"key"], [b"value"])
+    assert len(linked) == len(EmbeddingCache(tmp_path / "other" / "cache.sqlite")) == 1
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.fixture
+def unwritable():
+    """Context in which a folder and its files cannot be written, even by root."""
+
+    @contextmanager
+    def unwritable(folder):
+        paths = [*folder.iterdir(), folder]
+        modes = [path.stat().st_mode for path in paths]
+        for path in paths:
+            path.chmod(0o555)
+        is_root = os.geteuid() == 0
+        try:
+            if is_root:
+                os.seteuid(65534)
+            yield
+        finally:
+            if is_root:
+                os.seteuid(0)
+            for path, mode in zip(paths, modes, strict=True):
+                path.chmod(mode)
+
+    if not hasattr(os, "geteuid"):
+        pytest.skip("Windows has no such permissions")
+    return unwritable
+
+
+@pytest.fixture
+def public_folder():
+    """A folder that other users can read, unlike tmp_path."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_cache_that_cannot_be_written_is_read(public_folder, unwritable):
+    cache = EmbeddingCache(public_folder / "cache.sqlite")
+
+    def embedder():
+        return VectorizerEmbedder(lengths, cache=cache, revision="1", batch_size=1)
+
+    X = embedder().transform(["a", "bb"])
+    with unwritable(public_folder):
+        np.testing.assert_array_equal(embedder().transform(["bb", "a"]), X[::-1])
+        assert len(cache) == 2
+        with pytest.warns(
+            RuntimeWarning, match=r"The cache .* cannot be used"
+        ) as caught:
+            more = embedder().transform(["bb", "ccc", "dddd"])
+        assert len(caught) == 1
+        assert "returned, but from here on they are not stored" in str(
+            caught[0].message
+        )
+        np.testing.assert_array_equal(more, lengths(["bb", "ccc", "dddd"]))
+        with pytest.raises(OSError, match="file and its folder can be written"):
+            cache.clear()
+        # Without a file, too.
+        new = EmbeddingCache(public_folder / "new" / "cache.sqlite")
+        with pytest.warns(RuntimeWarning, match=r"Permission denied.* not stored"):
+            VectorizerEmbedder(lengths, cache=new, revision="1").transform(["a"])
+    assert len(cache) == 2
+
+
+def test_an_empty_file_that_cannot_be_written(public_folder, unwritable):
+    """A full disk leaves a file without content."""
+    path = public_folder / "cache.sqlite"
+    path.touch()
+    embedder = VectorizerEmbedder(lengths, cache=path, revision="1")
+    with unwritable(public_folder):
+        assert EmbeddingCache(path).read([b"key"]) == []
+        assert len(EmbeddingCache(path)) == 0
+        with pytest.warns(RuntimeWarning, match="not stored"):
+            assert embedder.transform(["abc"])[0, 0] == 3
+    assert path.read_bytes() == b""
+
+
+def test_a_disk_error_on_a_full_disk_is_named(cache, monkeypatch):
+    def fail(connection):
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+        raise error
+
+    monkeypatch.setattr(cache_module, "_use_write_ahead_log", fail)
+    with pytest.raises(OSError, match=r"disk I/O error\. Check that the file"):
+        cache.write([b"key"], [b"value"])
+    monkeypatch.setattr(
+        cache_module, "disk_usage", lambda folder: SimpleNamespace(free=0)
+    )
+    with pytest.raises(OSError, match=r"disk I/O error\. The disk is full: free space"):
+        cache.write([b"key"], [b"value"])
+
+
+class FailsOnce(VectorizerEmbedder):
+    def embed_batch(self, texts):
+        if len(calls) == 35 and "failed" not in calls:
+            calls.append("failed")
+            raise RuntimeError("the backend fails")
+        calls.extend(texts)
+        return np.ones((len(texts), 500)) * len(texts[0])
+
+
+def test_a_full_disk_loses_nothing(cache, monkeypatch):
+    """Embeddings that cannot be stored are returned, and kept if an error follows."""
+    prepare = cache_module._use_write_ahead_log
+
+    def fill_the_disk(connection):
+        prepare(connection)
+        connection.execute("PRAGMA max_page_count=10")
+
+    monkeypatch.setattr(cache_module, "_use_write_ahead_log", fill_the_disk)
+    texts = [str(number) * 5 for number in range(40)]
+    calls.clear()
+    embedder = FailsOnce(len, cache=cache, revision="1", batch_size=1)
+    message = r"database or disk is full\. The disk is full: free space.* not stored"
+    with (
+        pytest.warns(RuntimeWarning, match=message) as caught,
+        pytest.raises(RuntimeError, match="the backend fails"),
+    ):
+        embedder.transform(texts)
+    assert len(caught) == 1
+    assert 5 < len(cache) < 35
+    with pytest.warns(RuntimeWarning, match=message):
+        X = embedder.transform(texts)
+    np.testing.assert_array_equal(X[:, 0], [len(text) for text in texts])
+    assert len(calls) == len(set(calls)) == 41

@@ -1,5 +1,6 @@
 """HiddenStateEmbedder, with a tiny model, SmolLM2-135M and rare tokenizers."""
 
+import os
 import pickle
 import shutil
 import string
@@ -8,7 +9,12 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from skqprobe.embedders import HiddenStateEmbedder, LikelihoodEmbedder
+from skqprobe._backends.causal_lm import load_causal_lm
+from skqprobe.embedders import (
+    EmbeddingCache,
+    HiddenStateEmbedder,
+    LikelihoodEmbedder,
+)
 from skqprobe.embedders._inputs import check_texts
 
 torch = pytest.importorskip("torch")
@@ -48,8 +54,6 @@ def close(a, b, atol=1e-5, rtol=1e-7):
 
 def plain_pass(embedder, prompt, completion):
     """Compute states of one text, without padding or cache, with the whole model."""
-    from skqprobe._backends.causal_lm import load_causal_lm
-
     lm = load_causal_lm(embedder)
     prompt_ids = lm.tokenizer(prompt).input_ids
     completion_ids = lm.tokenizer(completion, add_special_tokens=False).input_ids
@@ -176,6 +180,28 @@ def test_cache_needs_no_model(tiny, tmp_path, monkeypatch):
         embedder.set_params(layer=1).transform(pairs)
 
 
+def test_a_model_that_was_moved_keeps_its_cache(tiny, tmp_path):
+    folder, cache = tmp_path / "model", EmbeddingCache(tmp_path / "cache.sqlite")
+    shutil.copytree(tiny, folder)
+    pairs = [("ab", "c"), ("ab", "d")]
+    X = HiddenStateEmbedder(folder, cache=cache).transform(pairs)
+    for path in folder.iterdir():
+        os.utime(path)
+    moved = folder.rename(tmp_path / "moved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr("skqprobe.embedders._causal_lm.load_causal_lm")
+        again = HiddenStateEmbedder(moved, cache=cache).transform(pairs)
+    np.testing.assert_array_equal(again, X)
+    # Other weights of the same size have other keys.
+    model = transformers.LlamaForCausalLM.from_pretrained(moved)
+    with torch.no_grad():
+        model.model.norm.weight[0] += 1
+    model.save_pretrained(moved)
+    new = HiddenStateEmbedder(moved, cache=cache).transform(pairs)
+    assert np.abs(new - X).max() > 0.01
+    assert len(cache) == 4
+
+
 def test_half_precision_is_pooled_in_single(tiny):
     exact, rough = (
         HiddenStateEmbedder(tiny, pooling="mean", **dtype).transform([("ab", "cdefgh")])
@@ -234,6 +260,98 @@ def test_an_empty_text_needs_a_token_to_begin_with(tiny, tmp_path):
     bare = with_tokenizer(tiny, tmp_path / "bare", "$A")
     with pytest.raises(ValueError, match="no token to begin one with"):
         HiddenStateEmbedder(bare).transform([("", "")])
+
+
+BOTH = pytest.mark.parametrize("Embedder", [HiddenStateEmbedder, LikelihoodEmbedder])
+
+
+def test_a_text_that_begins_with_bos_gets_no_second_one(tiny):
+    for Embedder in (HiddenStateEmbedder, LikelihoodEmbedder):
+        embedder = Embedder(tiny)
+        close(*embedder.transform([("ab", "cd"), ("<s>ab", "cd")]), atol=1e-6)
+        # This tokenizer adds a space after <s>.
+        close(*embedder.transform([("", " cd"), ("", "<s>cd")]), atol=1e-6)
+        # It stays where the model may have written it.
+        lm = load_causal_lm(embedder)
+        assert lm.encode_pairs([("a", "<s>b")])[0][1][0] == 1
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'][0] + m['content'] + eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}a{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def chatty(tiny, tmp_path_factory):
+    """The tiny model with a chat template."""
+    folder = tmp_path_factory.mktemp("chatty") / "model"
+    shutil.copytree(tiny, folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_last_message_of_the_assistant_is_continued(chatty):
+    user = {"role": "user", "content": "xy"}
+    embedder = HiddenStateEmbedder(chatty)
+    lm = load_causal_lm(embedder)
+
+    def tokens(*messages):
+        [(ids, _)] = lm.encode_pairs([(list(messages), "")])
+        return "".join(lm.tokenizer.convert_ids_to_tokens(ids)).replace("▁", "")
+
+    assert tokens(user) == "uxy</s>a"
+    assert tokens(user, {"role": "assistant", "content": "b"}) == "uxy</s>ab"
+    assert tokens({"role": "assistant", "content": "b"}, user) == "ab</s>uxy</s>a"
+    parts = [{"type": "text", "text": "x"}, {"type": "text", "text": "y"}]
+    chats = [[user], [{"role": "user", "content": parts}]]
+    close(*embedder.transform([(chat, "c") for chat in chats]))
+
+
+@BOTH
+def test_bad_items_are_named_and_the_others_kept(chatty, tmp_path, Embedder):
+    pairs = [("a" * (i % 5), "b" * (1 + i % 7)) for i in range(36)]
+    pairs[3:3] = [("a", "c" * 40), ("a\udfff", "c")]  # too long, no Unicode
+    pairs += [([{"role": 1, "content": "x"}], "c")]  # the template reads a text
+    pairs += [([{"role": "user", "content": "\ud800"}], "c")]
+    bad, good = (
+        [3, 4, 38, 39],
+        [p for i, p in enumerate(pairs) if i not in {3, 4, 38, 39}],
+    )
+    embedder = Embedder(chatty, batch_size=4, cache=tmp_path / "cache.sqlite")
+    with pytest.raises(ValueError, match=r"4 of .* texts cannot be embedded") as caught:
+        embedder.transform(pairs)
+    for part in (
+        f"X[3] ('a{'c' * 39}'): A completion has 40 tokens",
+        r"X[4] ('a\udfffc'): it contains '\udfff', one half of a surrogate pair",
+        "X[38] ('xc'): The model's chat template cannot be applied to messages of the "
+        "roles 1: UndefinedError",
+        r"X[39] ('\ud800c'): it contains '\ud800', one half",
+    ):
+        assert part in str(caught.value)
+    with pytest.MonkeyPatch.context() as patch:  # the others are in the cache
+        patch.delattr("skqprobe.embedders._causal_lm.load_causal_lm")
+        expected = embedder.transform(good)
+    skipping = clone(embedder).set_params(on_error="skip", cache=None)
+    with pytest.warns(UserWarning, match="4 of .* texts .* rows are NaN"):
+        X = skipping.transform(pairs)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(X).all(axis=1)), bad)
+    close(np.delete(X, bad, axis=0), expected)
+
+
+def test_embed_batch_raises_the_error_of_a_text(tiny):
+    embedder = HiddenStateEmbedder(tiny)
+    texts = embedder.make_texts(check_texts([("a", "b"), ("a", "b" * 40)]))
+    with pytest.raises(ValueError, match="A completion has 40 tokens"):
+        embedder.embed_batch(texts)
+
+
+def test_chat_messages_must_be_json(tiny):
+    chat = [{"role": "user", "content": "a", "other": object()}]
+    with pytest.raises(ValueError, match="must have values that JSON supports"):
+        HiddenStateEmbedder(tiny).transform([(chat, "b")])
 
 
 def test_embed_batch_agrees_with_transform(tiny):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from skqprobe.embedders import VectorizerEmbedder, flatten_records
 from skqprobe.embedders._inputs import check_texts
+from skqprobe.generators._base import check_prompts
 
 PAIRS = [("1 + 1 =", " 2"), ("1 + 1 =", " 3"), ("2 + 2 =", " 4")]
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
@@ -124,6 +125,17 @@ PAIR = r"X\[0\] must be a \(prompt, completion\) pair"
         (
             [([{"role": "user", "content": None}], "a")],
             r"the content of a message in the prompt of X\[0\] must be a text",
+        ),
+        *(
+            (
+                [([{"role": "user", "content": content}], "a")],
+                r"The content of a message in .* of X\[0\] has a part that is not",
+            )
+            for content in (
+                [{"type": "image_url", "image_url": {"url": "a.png"}}],
+                [{"type": "text", "text": 3}],
+                ["Hi"],
+            )
         ),
         (
             [record(["a"]), {"prompt": "p"}],
@@ -254,3 +266,20 @@ def test_containers_without_an_order_of_texts_are_refused():
     frame = pandas.DataFrame({"prompt": ["a"], "completions": [["b"]]})
     with pytest.raises(ValueError, match=r"records must be a list.* DataFrame"):
         flatten_records(frame)
+
+
+def test_text_parts_are_joined():
+    parts = [{"type": "text", "text": "Hi "}, {"type": "text", "text": "you"}]
+    message = {"role": "user", "content": parts, "name": "N"}
+    X = check_texts([{"prompt": [message], "completions": ["a"]}])
+    assert X.prompts == [[{"role": "user", "content": "Hi you", "name": "N"}]]
+    assert message["content"] is parts
+    assert check_prompts([[message]]) == X.prompts[:1]
+
+
+def test_items_are_opened():
+    item = {"prompt": "1 + 1 =", "sum": 2}
+    check([(item, " 2"), ("a", "b")], ["1 + 1 =", "a"], [" 2", "b"])
+    check([{"prompt": item, "completions": [" 2"]}], ["1 + 1 ="], [" 2"], (1, 1))
+    with pytest.raises(ValueError, match=r"the prompt of X\[0\] must be .* got dict"):
+        check_texts([({"sum": 2}, "a")])

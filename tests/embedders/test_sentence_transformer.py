@@ -1,5 +1,6 @@
 """SentenceTransformerEmbedder, compared with sentence-transformers."""
 
+import copy
 import pickle
 import sys
 from types import SimpleNamespace
@@ -103,6 +104,28 @@ def test_long_texts_are_counted(minilm_folder, minilm):
     embedder.transform(["狗" * 254])  # fits: no warning
     with pytest.warns(UserWarning, match="1 of 1 texts"):  # the prompt counts
         embedder.set_params(prompt="two words ").transform(["a " * 253])
+
+
+def test_a_text_that_is_no_unicode(minilm_folder, minilm):
+    texts = ["a", "b\ud83d", "c"]
+    embedder = SentenceTransformerEmbedder(minilm_folder)
+    with pytest.raises(ValueError, match=r"1 of 3 .* X\[1\] .*half of a surrogate"):
+        embedder.transform(texts)
+    with pytest.warns(UserWarning, match="1 of 3 texts"):
+        X = embedder.set_params(on_error="skip").transform(texts)
+    assert np.isnan(X[1]).all()
+    close(X[[0, 2]], minilm.encode(["a", "c"]))
+
+
+def test_half_precision_is_returned_in_single(minilm_folder, monkeypatch):
+    embedder = SentenceTransformerEmbedder(minilm_folder)
+    exact = embedder.transform(TEXTS)
+    half = copy.deepcopy(embedder._load()).bfloat16()
+    monkeypatch.setattr(SentenceTransformerEmbedder, "_load", lambda self: half)
+    rough = SentenceTransformerEmbedder(minilm_folder).transform(TEXTS)
+    assert rough.dtype == np.float32
+    close(rough, exact, atol=0.02)
+    assert np.abs(rough - exact).max() > 0
 
 
 def test_a_known_long_text_does_not_warn_again(minilm_folder, tmp_path):

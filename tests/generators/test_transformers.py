@@ -1,12 +1,16 @@
 """TransformersGenerator, with a tiny model and SmolLM2-135M."""
 
+import json
 import pickle
+import re
+import shutil
 import string
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 
+from skqprobe._backends.refusal import PromptRefused
 from skqprobe.embedders import HiddenStateEmbedder, LikelihoodEmbedder
 from skqprobe.generators import TransformersGenerator
 
@@ -144,7 +148,7 @@ def first_token_probabilities(folder, prompt):
 def count_letters(record):
     counts = np.zeros(len(LETTERS) + 1)
     for text in record["completions"]:
-        counts[LETTERS.index(text) if text else -1] += 1
+        counts[LETTERS.index(text) if text in LETTERS else -1] += 1
     return counts
 
 
@@ -190,19 +194,67 @@ def test_states_at_a_stop_string_of_several_tokens(tiny):
         tiny, max_tokens=12, seed=0, hidden_states=[1, 2], log_likelihoods=True
     )
     texts = generator.sample("ab", 30)["completions"]
-    stop = next(text for text in texts if len(text) > 8)[4:7]
-    assert len(stop) == 3
+    stop = next(text for text in texts if re.match(r"[^<]{9}", text))[4:7]
     record = generator.set_params(stop=stop).sample("ab", 30)
     stopped = [i for i, text in enumerate(texts) if stop in text]
     assert stopped
     for i in stopped:
         assert record["completions"][i] == texts[i][: texts[i].find(stop)]
-    same = np.array([len(text) for text in record["completions"]]) == record["n_tokens"]
+    # The tokenizer of this model adds a space after special tokens.
+    n_letters = [len(text) if "<" not in text else -1 for text in record["completions"]]
+    same = np.array(n_letters) == record["n_tokens"]
     assert same[stopped].all()
     X = HiddenStateEmbedder(tiny, layer=[1, 2]).transform([record])[0]
     close(record["hidden_states"][same], X[same], atol=1e-4)
     expected = LikelihoodEmbedder(tiny).transform([record])[0, :, 0]
     close(record["log_likelihoods"][same], expected[same], atol=1e-4)
+
+
+def test_special_tokens_belong_to_text_states_and_likelihoods(tiny, tmp_path):
+    """Every text is tokenized into the tokens that the model drew."""
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["pre_tokenizer"]["prepend_scheme"] = "first"  # none after a special token
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    generator = TransformersGenerator(
+        folder,
+        max_tokens=5,
+        temperature=100.0,  # all tokens are about equally likely
+        seed=0,
+        hidden_states=[1, 2],
+        log_likelihoods=True,
+    )
+    record = generator.sample("ab", 100)
+    special = [i for i, text in enumerate(record["completions"]) if "<s>" in text]
+    assert len(special) > 3
+    assert not any("</s>" in text for text in record["completions"])
+    X = HiddenStateEmbedder(folder, layer=[1, 2]).transform([record])[0]
+    close(record["hidden_states"], X, atol=1e-4)
+    features = LikelihoodEmbedder(folder).transform([record])[0]
+    close(record["log_likelihoods"], features[:, 0], atol=1e-3)
+    close(record["n_tokens"], features[:, 4])
+    # A stop string may be one special token.
+    stopped = generator.set_params(stop="<s>").sample("ab", 100)
+    for i, text in enumerate(record["completions"]):
+        assert stopped["completions"][i] == text.partition("<s>")[0]
+    assert {stopped["finish_reasons"][i] for i in special} == {"stop"}
+    X = HiddenStateEmbedder(folder, layer=[1, 2]).transform([stopped])[0]
+    close(stopped["hidden_states"], X, atol=1e-4)
+
+
+def test_states_of_half_precision_are_single(tiny):
+    for model_dtype in ("bfloat16", "float16"):
+        record = TransformersGenerator(
+            tiny,
+            model_dtype=model_dtype,
+            max_tokens=3,
+            seed=0,
+            hidden_states=[0, 2],
+            log_likelihoods=True,
+        ).sample("ab", 2)
+        assert record["hidden_states"].dtype == np.float32
+        assert record["log_likelihoods"].dtype == np.float64
+        assert np.isfinite(record["log_likelihoods"]).all()
 
 
 def test_empty_completions(tiny):
@@ -262,9 +314,21 @@ def test_bad_parameters(tiny):
             generator.sample("ab", 2)
 
 
-def test_bad_prompts(tiny):
+def test_bad_prompts(tiny, monkeypatch):
     generator = TransformersGenerator(tiny, max_tokens=2)
     with pytest.raises(ValueError, match="must be a text or a list of chat messages"):
         generator.sample(3, 2)
-    with pytest.raises(ValueError, match="no chat template"):
-        generator.sample(CHAT, 2)
+    (first, error), (second, record) = generator.sample_each(["ab", CHAT], 2)
+    assert (first, second) == (1, 0)
+    assert isinstance(error, PromptRefused) and "no chat template" in error.reason
+    assert len(record["completions"]) == 2
+    monkeypatch.setattr(generator, "_write", None, raising=False)  # nothing is sampled
+    message = r"prompts\[1\] \('Name a color.'\) was refused: .*no chat template"
+    with pytest.raises(ValueError, match=message):
+        generator.generate(["ab", CHAT], 2)
+    for bad in ("a\ud800", [{"role": "user", "content": "\ud800"}]):
+        message = (
+            r"prompts\[1\] is not valid .* contains '\\ud800', one half of a surrogate"
+        )
+        with pytest.raises(ValueError, match=message):
+            generator.generate(["ab", bad], 2)
