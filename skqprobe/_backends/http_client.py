@@ -50,13 +50,14 @@ def make_http_client(openai, timeout, max_bytes):
     Returns
     -------
     client : httpx.Client
-        It follows redirects to the same server only. If an answer is too large, or
-        cannot be decompressed, its response has the extension "failure", an error. (If
-        it were raised, versions of openai before 3 would ask again.)
+        It follows redirects to the same server only. If an answer is too large, cannot
+        be decompressed, or is incomplete at the deadline, its response has the
+        extension "failure", an error. (The official client would repeat the request if
+        it were raised, and the server would have to make the answer again.)
     """
     # Recent versions of openai use httpx2 in place of httpx.
     httpx = import_module(openai.DefaultHttpxClient.__base__.__module__.split(".")[0])
-    running = threading.local()  # the deadline of the request of each thread
+    running = threading.local()  # state of the request of each thread
 
     def seconds_left():
         left = running.deadline - time.monotonic()
@@ -64,23 +65,47 @@ def make_http_client(openai, timeout, max_bytes):
             raise httpx.ReadTimeout(f"no complete answer within {timeout} seconds")
         return left
 
-    def bounded(operate):
-        return lambda data, timeout=None: operate(data, timeout=seconds_left())
+    def bound(stream):
+        """Bound the operations of a new connection by the deadline."""
+        read, write = stream.read, stream.write
 
-    def bound_stream(event, info):
-        """Bound the operations of a new connection."""
+        def bounded_read(n_bytes, timeout=None):
+            content = read(n_bytes, timeout=seconds_left())
+            running.has_begun = True
+            return content
+
+        stream.read = bounded_read
+        stream.write = lambda content, timeout=None: write(content, seconds_left())
+
+    def trace(event, info):
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            stream = info["return_value"]
-            stream.read, stream.write = bounded(stream.read), bounded(stream.write)
+            bound(info["return_value"])
+        elif event.endswith("receive_response_headers.started"):
+            running.has_begun = False  # what came before is of a proxy
 
     class Client(openai.DefaultHttpxClient):  # type: ignore[name-defined]
         Response = httpx.Response
 
         def send(self, request, **options):
-            options |= {"stream": True, "follow_redirects": False}
-            running.deadline = time.monotonic() + timeout
+            running.deadline, running.has_begun = time.monotonic() + timeout, False
+            failure: APIError
+            try:
+                options |= {"stream": True, "follow_redirects": False}
+                return self._send(request, options)
+            except AnswerError as error:
+                failure = error
+            except httpx.TimeoutException:
+                if not running.has_begun:
+                    raise
+                failure = APIError(
+                    f"no complete answer within timeout={timeout} seconds, although it "
+                    "has begun. Raise timeout, or reduce batch_size, k or max_tokens."
+                )
+            return httpx.Response(200, request=request, extensions={"failure": failure})
+
+        def _send(self, request, options):
             for n_left in reversed(range(MAX_REDIRECTS + 1)):
-                request.extensions["trace"] = bound_stream
+                request.extensions["trace"] = trace
                 response = super().send(request, **options)
                 if not (n_left and _same_server(request, response.next_request)):
                     break
@@ -88,10 +113,6 @@ def make_http_client(openai, timeout, max_bytes):
                 request = response.next_request
             try:
                 content = _read(response, max_bytes, seconds_left)
-            except AnswerError as failure:
-                return httpx.Response(
-                    200, request=request, extensions={"failure": failure}
-                )
             finally:
                 response.close()
             changed = {"content-encoding", "content-length", "transfer-encoding"}

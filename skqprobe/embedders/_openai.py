@@ -50,7 +50,7 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
         up to two minutes, or else grows up to 8 seconds.
     timeout : float, default=60.0
         Seconds after which a request without a complete answer has failed. Each retry
-        has as much time.
+        has as much time. An answer that has begun by then is not requested again.
     max_answer_bytes : int, default=33554432
         Maximum size of an answer, in bytes after decompression. A larger one is an
         error. The default is 32 MiB.
