@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kill import kill_often
+from sklearn import config_context, get_config
 
 from skqprobe.generators import (
     BaseGenerator,
@@ -360,6 +362,19 @@ def test_no_more_rewards_at_the_same_time_than_asked_for():
         prompts_of(2), Toy(), lambda *_: threads.add(threading.get_ident()) or 1, 1
     )
     assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_rewards_have_the_settings_of_the_caller(concurrency):
+    variable = ContextVar("variable")
+
+    def reward(item, completion):
+        return get_config()["enable_metadata_routing"] + variable.get()
+
+    with config_context(enable_metadata_routing=True):
+        variable.set(2)
+        records = collect(["a"], Toy(), reward, K, reward_concurrency=concurrency)
+    assert records[0]["rewards"] == [3.0] * K
 
 
 class AsyncReward:
