@@ -737,11 +737,13 @@ def test_other_errors_of_a_generator_may_be_skipped_and_are_tried_again(path):
     prompts, asked = ["a", "bad", "b"], []
     with pytest.raises(LookupError, match="a bug") as caught:
         collect(prompts, Picky(), length, K, path=path)
-    assert caught.value.__notes__ == ["The error occurred for prompts[1] ('bad')."]
+    assert caught.value.__notes__ == ["prompts[1] ('bad') failed: LookupError: a bug"]
     assert len(load_records(path).records) == 1
     for n_asked in (2, 1):
         asked.clear()
-        message = r"prompts\[1\]: LookupError: a bug\. They were left out"
+        message = (
+            r"prompts\[1\] \('bad'\) failed: LookupError: a bug\. They were left out"
+        )
         with pytest.warns(RuntimeWarning, match=message):
             records = collect(
                 prompts, Picky(asked=asked), length, K, path=path, on_error="skip"
