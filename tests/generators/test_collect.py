@@ -185,8 +185,8 @@ def test_a_torn_last_line_is_written_again_wherever_it_was_torn(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_sigkill_at_any_moment_loses_only_rewards_in_progress(tmp_path, concurrency):
-    outcome = kill_often(tmp_path, 10, concurrency, seed=concurrency)
-    assert outcome.n_kills > 3
+    outcome = kill_often(tmp_path, 5, concurrency, seed=concurrency)
+    assert outcome.n_kills >= 5
     assert outcome.n_lost_at_once <= concurrency
 
 
