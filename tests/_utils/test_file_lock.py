@@ -1,5 +1,6 @@
 """Locks of files; tests/generators/test_record_file.py has those of processes."""
 
+import errno
 import os
 from contextlib import ExitStack
 
@@ -45,9 +46,10 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         pass
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC])
+def test_a_place_that_cannot_be_written(tmp_path, monkeypatch, code):
     def refuse(*args):
-        raise PermissionError(13, "denied")
+        raise OSError(code, "refused")
 
     with monkeypatch.context() as patch, ExitStack() as stack:
         patch.setattr(os, "open", refuse)
