@@ -87,6 +87,12 @@ class FileLock:
                 raise self._busy(stream.read().decode() or "unknown") from None
         except OSError:
             pass  # a file system without locks
+        if not stream.read().isdigit() and os.fstat(stream.fileno()).st_size > 0:
+            stream.close()
+            raise FileExistsError(
+                f"{self._place} is not a lock of this package, and {self.path} cannot "
+                "be locked without it. Rename it, or give another path."
+            )
         # The holder before may have removed it after it was opened here.
         try:
             valid = os.path.samestat(os.fstat(stream.fileno()), os.stat(self._place))
@@ -96,7 +102,8 @@ class FileLock:
             stream.close()
             return False
         with suppress(OSError):  # a full disk
-            stream.truncate()
+            stream.truncate(0)
+            stream.seek(0)
             stream.write(str(os.getpid()).encode())
         self._stream = stream
         return True

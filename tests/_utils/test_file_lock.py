@@ -64,3 +64,15 @@ def test_a_lock_that_was_lost_by_an_error_is_free(tmp_path):
         del lock
     with FileLock(tmp_path / "file"):
         pass
+
+
+def test_a_file_that_is_no_lock_is_kept(tmp_path):
+    place = tmp_path / "file.lock"
+    for content in ("", "123"):  # of a process that was killed
+        place.write_text(content)
+        with FileLock(tmp_path / "file"):
+            assert place.read_text() == str(os.getpid())
+    place.write_text("precious")
+    with pytest.raises(FileExistsError, match=r"file\.lock is not a lock"):
+        FileLock(tmp_path / "file").__enter__()
+    assert place.read_text() == "precious"

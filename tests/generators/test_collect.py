@@ -146,6 +146,7 @@ def test_it_resumes_and_gives_the_same_records(path, tmp_path):
         collect(prompts_of(5), Toy(fail_on="prompt 3"), length, K, path=path)
     first = path.read_bytes()
     assert len(load_records(path).records) == 3
+    assert np.isfinite(load_records(path).y).all()  # the rewards were finished
     records = collect(prompts_of(5), Toy(asked=asked), length, K, path=path)
     assert asked == ["prompt 3", "prompt 4"]
     assert path.read_bytes().startswith(first)
@@ -731,6 +732,14 @@ def test_refused_prompts_without_a_file():
     assert [record["prompt"] for record in records] == ["a", "b"]
     with pytest.warns(RuntimeWarning, match="7 of 7 prompts failed.*and 2 more"):
         assert collect(["no"] * 7, Picky(), length, K, on_error="skip") == []
+
+
+def test_generate_names_the_prompt():
+    with pytest.raises(PromptRefused, match=r"prompts\[1\] \('say no'\) was refused"):
+        Picky().generate(["a", CHAT], K)
+    with pytest.raises(LookupError) as caught:
+        Picky().generate([{"prompt": "bad"}], K)
+    assert caught.value.__notes__ == ["prompts[0] ('bad') failed: LookupError: a bug"]
 
 
 def test_other_errors_of_a_generator_may_be_skipped_and_are_tried_again(path):
