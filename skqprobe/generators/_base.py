@@ -193,7 +193,7 @@ def check_prompts(prompts):
 def name_prompt(error, i, prompt):
     """Add the position and the beginning of a prompt to its error."""
     if isinstance(error, PromptRefused):
-        return PromptRefused(describe_failure(error, i, prompt))
+        return type(error)(describe_failure(error, i, prompt))
     error.add_note(describe_failure(error, i, prompt))
     return error
 
