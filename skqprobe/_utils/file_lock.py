@@ -28,15 +28,15 @@ _HELD: WeakValueDictionary = WeakValueDictionary()
 
 _HELD_GUARD = threading.Lock()
 
-_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
 
 
 class FileLock:
     """Lock of a file, held while the context is open and the process lives.
 
     The lock is a file beside it, with the suffix ".lock", that contains the number of
-    the process. In a folder that cannot be written, and on a file system without
-    locks, nothing is locked.
+    the process. In a folder that cannot be written, on a full disk, and on a file
+    system without locks, nothing is locked.
 
     Parameters
     ----------
@@ -75,18 +75,24 @@ class FileLock:
         """Lock the file beside; return whether it is still in its place."""
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         try:
-            stream = os.fdopen(os.open(self._place, flags, 0o666), "r+")
+            stream = os.fdopen(os.open(self._place, flags, 0o666), "r+b", 0)
         except OSError as error:
-            if error.errno in _READ_ONLY:
+            if error.errno in _CANNOT_WRITE:
                 return True
             raise
         try:
             _lock(stream.fileno())
         except (BlockingIOError, PermissionError):
             with stream:
-                raise self._busy(stream.read().strip() or "unknown") from None
+                raise self._busy(stream.read().decode() or "unknown") from None
         except OSError:
             pass  # a file system without locks
+        if not stream.read().isdigit() and os.fstat(stream.fileno()).st_size > 0:
+            stream.close()
+            raise FileExistsError(
+                f"{self._place} is not a lock of this package, and {self.path} cannot "
+                "be locked without it. Rename it, or give another path."
+            )
         # The holder before may have removed it after it was opened here.
         try:
             valid = os.path.samestat(os.fstat(stream.fileno()), os.stat(self._place))
@@ -95,9 +101,10 @@ class FileLock:
         if not valid:
             stream.close()
             return False
-        stream.truncate()
-        stream.write(str(os.getpid()))
-        stream.flush()
+        with suppress(OSError):  # a full disk
+            stream.truncate(0)
+            stream.seek(0)
+            stream.write(str(os.getpid()).encode())
         self._stream = stream
         return True
 

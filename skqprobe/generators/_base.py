@@ -196,9 +196,16 @@ def check_prompts(prompts):
 
 def name_prompt(error, i, prompt):
     """Add the position and the beginning of a prompt to its error."""
+    if isinstance(error, PromptRefused):
+        return type(error)(describe_failure(error, i, prompt))
+    error.add_note(describe_failure(error, i, prompt))
+    return error
+
+
+def describe_failure(error, i, prompt):
+    """Return the position and the beginning of a prompt, and its error."""
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     name = f"prompts[{i}] ({text[:40]!r})"
     if isinstance(error, PromptRefused):
-        return type(error)(f"{name} was refused: {error.reason}")
-    error.add_note(f"The error occurred for {name}.")
-    return error
+        return f"{name} was refused: {error.reason}"
+    return f"{name} failed: {type(error).__name__}: {error}"

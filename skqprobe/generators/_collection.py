@@ -10,7 +10,7 @@ import numpy as np
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.warn import warn_user
 from skqprobe.embedders._inputs import is_list
-from skqprobe.generators._base import name_prompt
+from skqprobe.generators._base import describe_failure, name_prompt
 from skqprobe.generators._record_file import finish
 from skqprobe.generators._record_json import to_json
 from skqprobe.generators._rewards import call_reward
@@ -164,16 +164,13 @@ class Collection:
         self.failed[i] = error
 
     def _report_failed_prompts(self, skip):
+        """Raise an error for refused prompts, or warn of those that were left out."""
         if not self.failed:
             return
-        n, shown = len(self.failed), []
-        for i in sorted(self.failed)[:5]:
-            error = self.failed[i]
-            named = name_prompt(error, i, self.texts[i])
-            said = f"{type(error).__name__}: {error}"
-            shown.append(str(named) if named is not error else f"prompts[{i}]: {said}")
+        n, shown = len(self.failed), sorted(self.failed)[:5]
+        said = [describe_failure(self.failed[i], i, self.texts[i]) for i in shown]
         more = f"; and {n - len(shown)} more" if n > len(shown) else ""
-        message = f"{n} of {len(self.items)} prompts failed. {'; '.join(shown)}{more}."
+        message = f"{n} of {len(self.items)} prompts failed. {'; '.join(said)}{more}."
         if not skip:
             raise PromptRefused(
                 f"{message} The records of the others are in {self._path()}. Pass "

@@ -4,10 +4,12 @@ import asyncio
 import inspect
 import os
 import threading
+from contextvars import copy_context
 from functools import cache
 from queue import Empty, SimpleQueue
 
 import numpy as np
+from sklearn import config_context, get_config
 
 
 def call_reward(reward, item, completion):
@@ -154,7 +156,11 @@ class Workers:
         self._n_open += 1
         if self._n_threads < min(self._n_workers, self._n_open):
             self._n_threads += 1
-            threading.Thread(target=self._work, daemon=True).start()
+            run, config = copy_context().run, get_config()  # those of the caller
+            thread = threading.Thread(
+                target=run, args=(self._work, config), daemon=True
+            )
+            thread.start()
 
     def finished(self, wait=False):
         """Yield tasks that have finished since the last call, or all with `wait`.
@@ -171,11 +177,12 @@ class Workers:
                 raise failure
             yield task
 
-    def _work(self):
+    def _work(self, config):
         while (task := self._tasks.get()) is not None and not self._stopped:
             failure = None
             try:
-                self._function(*task)
+                with config_context(**config):
+                    self._function(*task)
             except BaseException as error:
                 self._stopped, failure = True, error
             self._done.put((task, failure))

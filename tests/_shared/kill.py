@@ -1,5 +1,6 @@
 """Processes of collect that are killed at random moments."""
 
+import os
 import random
 import subprocess
 import sys
@@ -54,50 +55,60 @@ class Outcome(NamedTuple):
     n_lost_at_once: int
 
 
-def kill_often(folder, n_starts, concurrency, seed):
-    """Start a collection and kill it, `n_starts` times, and check the file each time.
+def kill_often(folder, n_kills, concurrency, seed):
+    """Kill processes, and check the file each time.
 
-    After the last kill, the collection is completed.
+    A collection is started again until it is complete, and then another one begins.
     """
-    path, log = folder / "records.jsonl", folder / "log"
     rng = np.random.default_rng(seed)
-    command = f"from kill import *; collect_numbers({str(path)!r}, {str(log)!r}, "
-    command = [sys.executable, "-c", f"{command}{concurrency})"]
+    total = Outcome(0, 0, 0, 0)
+    while total.n_kills < n_kills:
+        place = folder / str(total.n_kills)
+        place.mkdir()
+        found = kill_until_done(place, n_kills - total.n_kills, concurrency, rng)
+        sums = (one + other for one, other in zip(total[:3], found[:3], strict=True))
+        total = Outcome(*sums, max(total.n_lost_at_once, found.n_lost_at_once))
+    return total
 
-    def start():
-        env = {"PYTHONPATH": ":".join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
+
+def kill_until_done(folder, n_kills, concurrency, rng):
+    """Start a collection until it is complete, and kill it up to `n_kills` times."""
+    path, log = folder / "records.jsonl", folder / "log"
+    call = f"collect_numbers({str(path)!r}, {str(log)!r}, {concurrency})"
+    drawn, losses, rewards, is_complete = {}, [0], {}, False
+    while not is_complete:
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"from kill import *; {call}"],
+            stdout=subprocess.PIPE,
+            env={"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
+        )
         assert process.stdout.readline() == b"ready\n"
-        return process
-
-    def size():
-        return path.stat().st_size if path.exists() else 0
-
-    drawn, n_kills, losses = {}, 0, [0]
-    for _ in range(n_starts):
-        # Kill it when it has written some more lines, or soon after.
-        enough, process = size() + rng.integers(0, 5_000_000 // n_starts), start()
-        while size() < enough and process.poll() is None:
-            time.sleep(0.0005)
-        time.sleep(rng.uniform(0, 0.005))
-        n_kills += process.poll() is None
-        process.kill()
+        if len(losses) <= n_kills:
+            # Kill it when it has written some more lines, or soon after.
+            enough = size_of(path) + rng.integers(0, 500_000)
+            while size_of(path) < enough and process.poll() is None:
+                time.sleep(0.0005)
+            time.sleep(rng.uniform(0, 0.005))
+            if process.poll() is None:
+                process.kill()
         process.communicate()
         rewards = read_rewards(path)
         for prompt, text in rewards:
             assert drawn.setdefault(text, prompt) == prompt
         assert len(rewards) == len(drawn)  # no completion was drawn again
-        losses.append(n_lines(log) - np.isfinite([*rewards.values()]).sum())
-    for _ in range(20):  # until no reward fails any more
-        process = start()
-        process.communicate()
-        assert process.returncode == 0
-        rewards = read_rewards(path)
-        if np.isfinite([*rewards.values()]).all():
-            break
-    assert len(rewards) == N_PROMPTS * K == len({text for _, text in rewards})
-    assert losses[-1] == n_lines(log) - len(rewards)
-    return Outcome(n_kills, n_lines(log), int(losses[-1]), int(np.diff(losses).max()))
+        n_lost = n_lines(log) - np.isfinite([*rewards.values()]).sum()
+        if process.returncode == 0:
+            assert n_lost == losses[-1]
+            assert len(rewards) == N_PROMPTS * K
+            is_complete = np.isfinite([*rewards.values()]).all()
+        else:
+            losses.append(int(n_lost))
+    return Outcome(len(losses) - 1, n_lines(log), losses[-1], int(max(np.diff(losses))))
+
+
+def size_of(path):
+    """Return the size of the file, 0 if it does not exist."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def read_rewards(path):

@@ -1,5 +1,6 @@
 """Locks of files; tests/generators/test_record_file.py has those of processes."""
 
+import errno
 import os
 from contextlib import ExitStack
 
@@ -45,9 +46,10 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
         pass
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ENOSPC])
+def test_a_place_that_cannot_be_written(tmp_path, monkeypatch, code):
     def refuse(*args):
-        raise PermissionError(13, "denied")
+        raise OSError(code, "refused")
 
     with monkeypatch.context() as patch, ExitStack() as stack:
         patch.setattr(os, "open", refuse)
@@ -62,3 +64,15 @@ def test_a_lock_that_was_lost_by_an_error_is_free(tmp_path):
         del lock
     with FileLock(tmp_path / "file"):
         pass
+
+
+def test_a_file_that_is_no_lock_is_kept(tmp_path):
+    place = tmp_path / "file.lock"
+    for content in ("", "123"):  # of a process that was killed
+        place.write_text(content)
+        with FileLock(tmp_path / "file"):
+            assert place.read_text() == str(os.getpid())
+    place.write_text("precious")
+    with pytest.raises(FileExistsError, match=r"file\.lock is not a lock"):
+        FileLock(tmp_path / "file").__enter__()
+    assert place.read_text() == "precious"
