@@ -217,18 +217,21 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
     def _ask(self, client, texts, answered):
         """Return an embedding, or an error, per text; `answered` is set by the first.
 
-        The texts that the server refuses are found by halving the batch.
+        The texts that the server refuses, or that break it, are found by halving the
+        batch.
         """
         try:
             rows = self._request(client, texts)
         except APIError as error:
-            if not is_about_item(error):
+            n, is_broken = len(texts), error.status == 500
+            if not (is_broken or is_about_item(error)):
                 raise
-            if len(texts) > 1:
-                halves = texts[: len(texts) // 2], texts[len(texts) // 2 :]
-                return [row for h in halves for row in self._ask(client, h, answered)]
-            if not answered.is_set():  # is the text the cause, or a setting?
+            # Is a text the cause, or a setting or the server?
+            if is_broken or (n == 1 and not answered.is_set()):
                 self._check_server(client)
+            if n > 1:
+                halves = texts[: n // 2], texts[n // 2 :]
+                return [row for h in halves for row in self._ask(client, h, answered)]
             rows = [error]
         answered.set()
         return rows

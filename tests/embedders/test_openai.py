@@ -178,6 +178,19 @@ def test_a_long_text_that_a_server_calls_its_own_error(server, slept):
     assert slept == []
 
 
+def test_a_text_that_breaks_the_server(server, slept):
+    server.fault = refuse("four", code=500)
+    with pytest.raises(ValueError, match=r"^1 of 5 .* X\[1\] \('four'\): .* HTTP 500"):
+        embedder(server, max_retries=1).transform(TEXTS)
+    server.requests.clear()
+    server.fault = lambda path, body: server.status(500)
+    with pytest.raises(
+        RuntimeError, match=r"all texts, also 'a': .* HTTP 500.* 0 of 5"
+    ):
+        embedder(server, max_retries=1).transform(TEXTS)
+    assert [body["input"] for _, body in server.requests] == [TEXTS] * 2 + [["a"]] * 2
+
+
 def test_a_setting_that_is_refused_is_no_text_that_is_refused(server):
     server.fault = lambda path, body: server.status(400, message="no dimensions")
     texts = [f"{i:099}" for i in range(100)]
