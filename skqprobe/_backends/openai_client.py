@@ -393,7 +393,8 @@ def ask_each(settings, ask, items, describe):
     number : int
         Index in `items`. The items are yielded as they finish.
     result : object
-        Result of the item, or a `PromptRefused` if the server refuses its content.
+        Result of the item; a `PromptRefused` if the server refuses its content; or an
+        `APIError` if the server fails with HTTP status 500, but not for another item.
 
     Raises
     ------
@@ -411,22 +412,25 @@ def ask_each(settings, ask, items, describe):
             try:
                 return ask(client, item)
             except APIError as error:
-                if not is_about_item(error):
-                    raise
-                return error
+                if is_about_item(error):
+                    return PromptRefused(str(error))
+                if error.status == 500 and done:  # a bug that other items do not cause
+                    return error
+                raise
 
         try:
             for number, result in run_concurrently(
                 ask_or_refuse, items, settings.concurrency
             ):
-                if isinstance(result, APIError):
+                if isinstance(result, PromptRefused):
                     # If it refuses all, the cause is a setting.
-                    refused.append((number, PromptRefused(str(result))))
+                    refused.append((number, result))
                     if not done and len(refused) == MAX_REFUSED:
                         raise APIError(f"the first {MAX_REFUSED} are refused: {result}")
                 else:
                     yield number, result
-                    done.append(number)
+                    if not isinstance(result, APIError):
+                        done.append(number)
                 if done:
                     yield from refused
                     refused.clear()

@@ -13,7 +13,6 @@ import numpy as np
 from skqprobe._backends.answers import read_completions
 from skqprobe._backends.http_client import AnswerError, APIError
 from skqprobe._backends.openai_client import CONSTRAINTS, INERT, ServerModel, ask_each
-from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe._utils.warn import warn_user
 from skqprobe.generators._base import BaseGenerator
@@ -226,9 +225,9 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         ------
         number : int
             Index of the prompt in `prompts`. The prompts are yielded as they finish.
-        record : dict or PromptRefused
+        record : dict or Exception
             Record of the prompt; see `sample`. Or an error, if the server refuses the
-            prompt.
+            prompt, or fails for this prompt with HTTP status 500.
 
         Raises
         ------
@@ -261,7 +260,7 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         instead: Counter[str] = Counter()
         n_unknown = 0
         for number, result in ask_each(self, draws.sample, prompts, describe):
-            if not isinstance(result, PromptRefused):
+            if not isinstance(result, Exception):
                 result, fields = result
                 instead.update(fields)
                 n_unknown += result.get("log_likelihoods", []).count(None)

@@ -321,6 +321,24 @@ def test_refusals_of_a_prompt(server, code, said, param):
     assert said in results[0][1].reason
 
 
+def test_a_prompt_that_breaks_the_server(server, slept):
+    server.fault = lambda path, body: (
+        server.status(500) if body["prompt"] == "c" else None
+    )
+    asked = generator(server, concurrency=1, max_retries=1)
+    results = dict(asked.sample_each(list("abcde"), 1))
+    assert "HTTP 500" in str(results.pop(2))
+    assert [record["prompt"] for record in results.values()] == list("abde")
+    with pytest.raises(RuntimeError, match="HTTP 500") as raised:
+        asked.generate(list("abcde"), 1)
+    assert "prompts[2] ('c')" in raised.value.__notes__[0]
+    server.requests.clear()
+    server.fault = lambda path, body: server.status(500)
+    with pytest.raises(RuntimeError, match=r"^OpenAIGenerator: .* HTTP 500.* 0 of 5"):
+        asked.generate(list("abcde"), 1)
+    assert len(server.requests) == 2
+
+
 @pytest.mark.parametrize("code", [401, 403, 404, 429])
 def test_faults_of_the_server_end_the_call(server, slept, code):
     server.fault = lambda path, body: (
