@@ -180,7 +180,9 @@ class CausalLM:
     def decode(self, ids):
         """Return the text of a completion's token ids, with all special tokens."""
         text = self.tokenizer.decode(
-            self._ids_before + ids, clean_up_tokenization_spaces=False
+            self._ids_before + ids,
+            clean_up_tokenization_spaces=False,
+            spaces_between_special_tokens=False,
         )
         return text[len(self._before) :]
 
@@ -189,11 +191,11 @@ class CausalLM:
         if isinstance(prompt, str):
             before = self._encode(prompt, special=True)
             bos, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-            if before and before[-1] == end and self._encode(prompt)[-1:] != [end]:
+            if before[-1:] == [end] and self._encode(prompt)[-1:] != [end]:
                 before.pop()  # added by the tokenizer, but the text continues
-            if before[:2] == [bos, bos]:
-                del before[0]  # of a text that begins with a BOS token
-            if before == after[:1] == [bos]:
+            if before[:2] == [bos, bos] and self._encode(prompt)[:2] != [bos, bos]:
+                del before[0]  # the text begins with a BOS token
+            if not prompt and before == after[:1] == [bos]:
                 del after[0]
         else:  # the template adds the special tokens
             before = self._encode(self._apply_template(prompt))

@@ -40,11 +40,6 @@ def identify(value):
         return _Digests().of(type(value))
 
 
-def to_json(value):
-    """Convert a setting that JSON does not support: an array, or any object."""
-    return value.tolist() if hasattr(value, "tolist") else {"identity": identify(value)}
-
-
 class _Digests:
     """Digests of objects; each object is read once."""
 
@@ -53,17 +48,24 @@ class _Digests:
 
     def of(self, value):
         """Return the digest of an object, or its number if it contains itself."""
+        if type(value) in _PLAIN:
+            return f"{type(value).__name__} {value!r}"
         if id(value) not in self._known:
             # Kept alive with its digest, so that no other object gets its address.
             self._known[id(value)] = [value, f"object {len(self._known)}"]
-            parts = f"{type(value).__qualname__} {self._parts(value)}"
-            digest = blake2b(parts.encode("utf-8", "surrogatepass"), digest_size=16)
-            self._known[id(value)][1] = digest.hexdigest()
+            try:
+                parts = self._parts(value)
+            except (RecursionError, MemoryError):
+                raise
+            except Exception:  # it cannot be copied; or an error of its own code
+                parts = self.of(type(value))
+            text = f"{type(value).__qualname__} {parts}"
+            self._known[id(value)][1] = blake2b(
+                text.encode(), digest_size=16
+            ).hexdigest()
         return self._known[id(value)][1]
 
     def _parts(self, value):
-        if type(value) in _PLAIN:
-            return repr(value)
         if isinstance(value, (bytes, bytearray)):
             return blake2b(value).hexdigest()
         if type(value) in (list, tuple):
@@ -81,12 +83,7 @@ class _Digests:
         ):
             if isinstance(value, kind):
                 return parts(value)
-        try:
-            return self._of_object(value)
-        except (RecursionError, MemoryError):
-            raise
-        except Exception:  # it cannot be copied; or an error of its own code
-            return self.of(type(value))
+        return self._of_object(value)
 
     def _of_class(self, cls):
         name = cls.__module__, cls.__qualname__

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from skqprobe._arrays.device import detach
-from skqprobe._backends.identity import identify, to_json
+from skqprobe._backends.identity import identify
 from skqprobe._backends.settings import output_settings
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.progress import progress_bar
@@ -268,7 +268,7 @@ class BaseEmbedder(
         settings = self._settings()
         if "model_files" in settings:
             del settings["model"]  # the folder may be moved
-        keys = text_keys(settings, distinct, default=to_json)
+        keys = text_keys(settings, distinct)
         store = self._store()
         table = _Table(len(distinct), self.dtype)
         for number, value in [*store.read(keys), *self._memory().read(keys)]:

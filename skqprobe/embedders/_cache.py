@@ -281,7 +281,7 @@ def _use_write_ahead_log(connection):
             time.sleep(0.01)
 
 
-def text_keys(settings, texts, default=None):
+def text_keys(settings, texts):
     """Compute the key of each text.
 
     Parameters
@@ -290,8 +290,6 @@ def text_keys(settings, texts, default=None):
         Settings that determine the embedding, besides the text.
     texts : list of (str or tuple of str)
         Texts to embed.
-    default : callable, default=None
-        Function that converts a setting that JSON does not support.
 
     Returns
     -------
@@ -299,10 +297,17 @@ def text_keys(settings, texts, default=None):
         Digests of the settings and each text.
     """
     start = blake2b(digest_size=16)
-    start.update(json.dumps(settings, sort_keys=True, default=default).encode())
+    start.update(json.dumps(settings, sort_keys=True, default=_to_json).encode())
     keys = []
     for text in texts:
         key = start.copy()
         key.update(json.dumps(text).encode())
         keys.append(key.digest())
     return keys
+
+
+def _to_json(value):
+    """Convert a setting that JSON does not support: an array, or any object."""
+    from skqprobe._backends.identity import identify  # it imports scikit-learn
+
+    return value.tolist() if hasattr(value, "tolist") else {"identity": identify(value)}

@@ -273,7 +273,16 @@ def test_a_text_that_begins_with_bos_gets_no_second_one(tiny):
         close(*embedder.transform([("", " cd"), ("", "<s>cd")]), atol=1e-6)
         # It stays where the model may have written it.
         lm = load_causal_lm(embedder)
-        assert lm.encode_pairs([("a", "<s>b")])[0][1][0] == 1
+        for prompt in ("a", "<s>"):
+            [(before, after)] = lm.encode_pairs([(prompt, "<s>b")])
+            assert before.count(1) == after.count(1) == 1
+
+
+def test_two_bos_tokens_of_a_text_stay(smollm):
+    """This tokenizer adds no BOS token."""
+    lm = load_causal_lm(HiddenStateEmbedder(**smollm))
+    bos = lm.tokenizer.bos_token
+    assert lm.encode_pairs([(bos + bos + "a", "")])[0][0][:2] == [1, 1]
 
 
 TEMPLATE = (

@@ -266,6 +266,11 @@ class Slots:
         return self.scale * measure(texts)
 
 
+class Moody:
+    def __reduce_ex__(self, protocol):
+        raise OSError("not now")
+
+
 class Recursive(Scaled):
     """It contains itself, and a method of its own."""
 
@@ -413,6 +418,7 @@ def test_a_name_is_not_an_identity():
         np.array([1, "2"], dtype=object),
         np.array([1, "3"], dtype=object),
         Lock(),
+        Moody(),
         "\ud800",
         b"a",
     ]
