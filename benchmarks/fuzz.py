@@ -20,9 +20,10 @@ from pathlib import Path
 import hypothesis
 from hypothesis import Phase, given, seed, settings
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+sys.path[:0] = [str(TESTS), str(TESTS / "_shared")]
 
-import test_fuzz
+import test_fuzz  # noqa: E402
 
 MAX_CASES = 1_000_000
 ROUND = 500

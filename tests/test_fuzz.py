@@ -5,11 +5,14 @@ time; ``python benchmarks/fuzz.py`` runs new ones for a given time.
 """
 
 import copy
+import gzip
 import json
 import math
 import pickle
+import re
 import sqlite3
 import tempfile
+import time
 import warnings
 from contextlib import closing, contextmanager
 from functools import cache
@@ -27,16 +30,20 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from openai_server import KEY, ScriptedServer, vector
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
-from skqprobe.embedders import EmbeddingCache, flatten_records
+from skqprobe._backends.http_client import APIError
+from skqprobe._backends.refusal import PromptRefused
+from skqprobe.embedders import EmbeddingCache, OpenAIEmbedder, flatten_records
+from skqprobe.embedders._base import BadTextsError
 from skqprobe.embedders._cache import text_keys
 from skqprobe.embedders._inputs import check_texts
-from skqprobe.generators import BaseGenerator, collect
+from skqprobe.generators import BaseGenerator, OpenAIGenerator, collect, load_records
 from skqprobe.io import to_json, to_safetensors
 from skqprobe.losses import LOSSES
 from skqprobe.preprocessing import PerCandidate
@@ -216,7 +223,9 @@ def length_except_for_b(item, completion):
 
 def collect_to(path):
     with ignored(".* rewards failed"):
-        return collect(PROMPTS, Echo(), length_except_for_b, 2, path=path)
+        return collect(
+            PROMPTS, Echo(), length_except_for_b, 2, path=path, reward_concurrency=1
+        )
 
 
 @cache
@@ -228,9 +237,20 @@ def collected():
         return path.read_bytes()
 
 
+@cache
+def plain():
+    """Return the same records as lines of another program, with their rewards."""
+    with tempfile.TemporaryDirectory() as folder:
+        records = collect_to(Path(folder, "records.jsonl"))
+    for i, record in enumerate(records):
+        record["position"] = i
+        record["hidden_states"] = record["hidden_states"].tolist()
+    return records
+
+
 def with_values(replaced):
-    """Return a file of records in which some values are replaced."""
-    lines = [json.loads(line) for line in collected().splitlines()]
+    """Return a file of plain records in which some values are replaced."""
+    lines = copy.deepcopy(plain())
     for number, key, value in replaced:
         lines[number][key] = value
     return to_lines(lines)
@@ -238,6 +258,32 @@ def with_values(replaced):
 
 def to_lines(lines):
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+
+
+LINE_EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["repeat", "swap", "remove", "join"]),
+        st.integers(0, 20),
+        st.integers(0, 20),
+    ),
+    max_size=2,
+)
+
+
+def rearranged(content, line_edits):
+    """Repeat, swap or remove lines, or join a part of the file to its end."""
+    lines = content.splitlines(keepends=True)
+    for how, *places in line_edits:
+        i, j = (place % max(1, len(lines)) for place in places)
+        if how == "repeat":
+            lines[i:i] = lines[j : j + 1]
+        elif how == "swap" and lines:
+            lines[i], lines[j] = lines[j], lines[i]
+        elif how == "remove":
+            del lines[i : i + 1]
+        else:
+            lines += content.splitlines(keepends=True)[j:]
+    return b"".join(lines)
 
 
 def json_values():
@@ -268,17 +314,20 @@ REPLACED = st.tuples(
 )
 FILES = {
     "content": st.none()
+    | st.none()
     | st.lists(REPLACED, max_size=2).map(with_values)
     | st.lists(json_values(), max_size=3).map(to_lines)
     | st.binary(max_size=30),
+    "lines": LINE_EDITS,
     "edits": EDITS,
 }
-"""The content of a file, or None for a valid one, and the damage to it."""
+"""The content of a file, or None for one of collect, and the damage to it."""
 
 
-def resume_any_file(content, edits):
+def resume_any_file(content, lines, edits):
     """Resume from a file, or refuse it and leave it unchanged."""
-    content = damaged(collected() if content is None else content, edits)
+    is_own = content is None
+    content = damaged(rearranged(collected() if is_own else content, lines), edits)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "records.jsonl")
         path.write_bytes(content)
@@ -287,7 +336,16 @@ def resume_any_file(content, edits):
         except ValueError as error:
             assert str(path) in str(error) and "give another path" in str(error)
             assert path.read_bytes() == content
+            if is_own:
+                assert f"Line {n_kept(content) + 1} of" in str(error)
             return
+        if is_own:  # it was only cut off
+            assert n_kept(content) == content.count(b"\n")
+            assert [record["rewards"] for record in records] == [
+                [2.0, 2.0],
+                [None, 2.0],
+                [2.0, 2.0],
+            ]
         assert len(records) == len(PROMPTS)
         for record in records:
             assert len(record["completions"]) == len(record["rewards"]) == 2
@@ -296,6 +354,19 @@ def resume_any_file(content, edits):
         content = path.read_bytes()
         np.testing.assert_equal(collect_to(path), records)
         assert path.read_bytes().count(b"\n") == content.count(b"\n")
+        data = load_records(path)
+        rewards = [reward for record in records for reward in record["rewards"]]
+        np.testing.assert_array_equal(data.y, np.array(rewards, dtype=float))
+        assert path.read_bytes() == content
+
+
+def n_kept(content):
+    """Return the number of lines at the beginning that are those of collect."""
+    pairs = zip(content.split(b"\n")[:-1], collected().split(b"\n"), strict=False)
+    return next(
+        (n for n, (one, other) in enumerate(pairs) if one != other),
+        content.count(b"\n"),
+    )
 
 
 CACHED = {
@@ -410,12 +481,194 @@ def assert_same_in_safetensors(read, model, metadata):
     assert repr(sorted(stored_json.items())) == repr(sorted(read.items()))  # also -0.0
 
 
+# Answers of servers
+
+CHAT = [{"role": "user", "content": "Hi"}]
+HOSTILE = [
+    10**400,
+    -(10**400),
+    math.nan,
+    math.inf,
+    2**63,
+    True,
+    "\ud800",
+    "391",
+    b"[" * 5000,  # not as a text
+    KEY,
+    "x" * 290 + KEY,
+    {"message": "no", "code": 400},
+    {"message": "no", "param": "n"},
+    [[1.0, 2.0, 0.5]],
+    [1.0, None, 0.5],
+    [1.0, 10**400, 0.5],
+    ["1", "2", "3"],
+    [{"type": "text", "text": "391"}, "a"],
+    [{"function": {"name": "f", "arguments": "[1]"}}],
+]
+FIELDS = ["error", "refusal", "reasoning", "tool_calls", "index", "text", "content"]
+CHANGES = st.lists(
+    st.tuples(
+        st.integers(0, 99),
+        st.sampled_from(["replace", "replace", "replace", "remove", "repeat", "add"]),
+        st.sampled_from(FIELDS),
+        st.sampled_from(HOSTILE) | json_values(),
+    ),
+    max_size=3,
+)
+ANSWER_CASES = {
+    "kind": st.sampled_from(["embeddings", "completions", "chat"]),
+    "changes": CHANGES,
+    "edits": st.just([]) | st.just([]) | EDITS,
+    "status": st.sampled_from([200] * 12 + [204, 302, 307, 400, 401, 413, 422, 500]),
+    "headers": st.sampled_from(
+        [{}] * 8
+        + [{"Content-Type": "text/plain"}, {"Content-Type": "text/html; charset=x"}]
+        + [{"Content-Encoding": value} for value in ("gzip", "br", "identity", "é")]
+        + [{"Location": value} for value in ("/v1/embeddings", "http://h.x/", "[", "")]
+    ),
+    "zipped": st.sampled_from([False] * 9 + [True]),
+}
+
+
+@cache
+def scripted_server():
+    return ScriptedServer()
+
+
+def places_of(value):
+    """Yield the container and key of each value inside a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in list(items):
+        yield value, key
+        if isinstance(inner, (dict, list)):
+            yield from places_of(inner)
+
+
+def change_answer(answer, changes):
+    """Replace, remove, repeat or add values in an answer."""
+    for number, how, field, value in changes:
+        places = list(places_of(answer))
+        if not places:
+            return
+        container, key = places[number % len(places)]
+        if how == "replace":
+            container[key] = copy.deepcopy(value)
+        elif how == "remove":
+            del container[key]
+        elif isinstance(container, dict):
+            container[field] = copy.deepcopy(value)
+        elif how == "repeat":
+            container.append(copy.deepcopy(container[key]))
+        else:
+            container.insert(key, copy.deepcopy(value))
+
+
+def to_content(answer):
+    """Return JSON, in which bytes stand for what is not JSON."""
+    parts = json.dumps(answer, default=lambda value: f"<{value.decode()}>")
+    return parts.replace('"<', "").replace('>"', "").encode()
+
+
+def ask_any_server(kind, changes, edits, status, headers, zipped):
+    """Return what is in the answer, or raise an error of one class."""
+    server = scripted_server()
+    body = {"input": ["four", "a"], "prompt": "p", "n": 2, "logprobs": 1}
+    body["messages"] = CHAT
+    path = {"chat": "/chat/completions"}.get(kind, f"/{kind}")
+    answer = server.answer(path, body)
+    change_answer(answer, changes)
+    content = damaged(to_content(answer), edits)
+    sent = gzip.compress(content) if zipped else content
+    if zipped:
+        headers = headers | {"Content-Encoding": "gzip"}
+    server.requests.clear()
+    server.script = [server.send(sent, headers, status)]
+    settings = {
+        "base_url": server.url,
+        "max_retries": 0,
+        "timeout": 5,
+        "progress": False,
+    }
+    start = time.monotonic()
+    try:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            ignored(".* completions have no text|.* log-likelihoods are None"),
+        ):
+            patch.setenv("OPENAI_API_KEY", KEY)
+            if kind == "embeddings":
+                found = OpenAIEmbedder("model", **settings).transform(body["input"])
+            else:
+                drawn = OpenAIGenerator("model", log_likelihoods=True, **settings)
+                prompt = CHAT if kind == "chat" else "p"
+                found = drawn.generate([prompt], 2)[0]
+    except (APIError, BadTextsError, PromptRefused) as error:
+        assert re.match(r"OpenAI|\d of 2 texts|prompts\[0\] \(", str(error))
+        assert KEY[:8] not in f"{error!r}{vars(error)}{error.__cause__!r}"
+        return
+    finally:
+        assert time.monotonic() - start < 4
+        server.script.clear()
+    answered = status == 200 and (kind != "embeddings" or len(server.requests) == 1)
+    if kind == "embeddings":
+        check_embeddings(found, json.loads(content)["data"] if answered else None)
+    else:
+        choices = json.loads(content)["choices"] if answered else []
+        check_completions(found, choices, kind)
+
+
+def check_embeddings(found, data):
+    """Check that the rows are those of an answer, or else of the next ones."""
+    for number, text in enumerate(["four", "a"]):
+        expected = [vector(text)]
+        if data is not None:
+            expected = [
+                entry["embedding"]
+                for place, entry in enumerate(data)
+                if entry.get("index", place) == number
+            ]
+        np.testing.assert_array_equal(found[[number]], np.float32(expected))
+        assert np.isfinite(found[number]).all()
+
+
+def text_of(choice, kind):
+    """Return the text of a completion before any call of a tool."""
+    is_chat = kind == "chat"
+    text = (
+        (choice.get("message") or {}).get("content") if is_chat else choice.get("text")
+    )
+    text = text or ""
+    if isinstance(text, list):
+        text = "".join(p if isinstance(p, str) else p.get("text") or "" for p in text)
+    return text.replace("\ud800", "\ufffd")
+
+
+def check_completions(found, choices, kind):
+    """Check that each completion is in an answer, or else in the next one."""
+    texts = {text_of(choice, kind) for choice in choices if not choice.get("error")}
+    assert len(found["completions"]) == len(found["finish_reasons"]) == 2
+    for text, reason, value, n_tokens in zip(
+        found["completions"],
+        found["finish_reasons"],
+        found["log_likelihoods"],
+        found["n_tokens"],
+        strict=True,
+    ):
+        text.encode()
+        said = text.partition("[{")[0].removesuffix("\n")
+        assert {text, said} & texts or re.fullmatch(r"(p|Hi)/None/\d", text)
+        assert reason is None or isinstance(reason, str)
+        assert (value is None) == (n_tokens is None)
+        assert value is None or math.isfinite(value)
+
+
 TARGETS = {
     "texts": (check_any_texts, {"X": TEXTS}),
     "records": (check_any_records, {"records": RECORDS | values()}),
     "resume": (resume_any_file, FILES),
     "cache": (use_any_cache, CACHE_CASES),
     "export": (export_any_probe, EXPORT_CASES),
+    "answers": (ask_any_server, ANSWER_CASES),
 }
 """By name: a function that must not fail, and strategies for its arguments."""
 
@@ -676,18 +929,18 @@ def test_frame_with_two_columns_of_one_name():
         check_texts(frame)
 
 
-@settings(SETTINGS, max_examples=150)
+@SETTINGS
 @given(**TARGETS["resume"][1])
-@example(content=with_values([(0, "position", -1)]), edits=[])
-@example(content=with_values([(0, "position", 0.5)]), edits=[])
-@example(content=with_values([(0, "position", math.inf)]), edits=[])
-@example(content=with_values([(0, "generator", 1)]), edits=[])
-@example(content=with_values([(0, "completions", 2)]), edits=[])
-@example(content=with_values([(0, "rewards", [1])]), edits=[])
-@example(content=with_values([(0, "rewards", [math.nan, 1])]), edits=[])
-@example(content=b"[" * 100_000 + b"\n", edits=[])
-def test_any_file_to_resume(content, edits):
-    resume_any_file(content, edits)
+@example(content=with_values([(0, "position", -1)]), lines=[], edits=[])
+@example(content=with_values([(0, "position", 0.5)]), lines=[], edits=[])
+@example(content=with_values([(0, "position", math.inf)]), lines=[], edits=[])
+@example(content=with_values([(0, "generator", 1)]), lines=[], edits=[])
+@example(content=with_values([(0, "completions", 2)]), lines=[], edits=[])
+@example(content=with_values([(0, "rewards", [1])]), lines=[], edits=[])
+@example(content=with_values([(0, "rewards", [math.nan, 1])]), lines=[], edits=[])
+@example(content=b"[" * 100_000 + b"\n", lines=[], edits=[])
+def test_any_file_to_resume(content, lines, edits):
+    resume_any_file(content, lines, edits)
 
 
 @settings(SETTINGS, max_examples=150)
@@ -711,6 +964,13 @@ def test_cache_with_a_damaged_index_returns_no_value_of_another_text():
 @example([1e30], "float32", 0.0, 0.0, [1e300, 5e-324], None)
 def test_any_export(coef, dtype, intercept, temperature, scales, metadata):
     export_any_probe(coef, dtype, intercept, temperature, scales, metadata)
+
+
+@settings(SETTINGS, max_examples=300)
+@given(**TARGETS["answers"][1])
+def test_any_answer_of_a_server(kind, changes, edits, status, headers, zipped):
+    pytest.importorskip("openai")
+    ask_any_server(kind, changes, edits, status, headers, zipped)
 
 
 def test_any_use_of_an_estimator():

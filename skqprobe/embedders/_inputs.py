@@ -65,7 +65,7 @@ def check_texts(X):
         If X has none of these forms, or records have different numbers of completions.
     """
     if (
-        isinstance(X, (str, bytes, Mapping, type))
+        isinstance(X, (str, bytes, Mapping, Set, type))
         or not hasattr(X, "__iter__")
         or getattr(X, "ndim", 1) == 0
     ):
@@ -222,7 +222,10 @@ def _check_text(text, name):
 
 def is_list(value):
     """Return whether a value is a list, or has a length and an order like a list."""
-    unordered = isinstance(value, (str, bytes, Mapping, Set))
+    # A data frame would be iterated over the names of its columns.
+    unordered = isinstance(value, (str, bytes, Mapping, Set)) or hasattr(
+        value, "columns"
+    )
     listed = isinstance(value, Collection) and getattr(value, "ndim", 1) > 0
     return listed and not unordered
 

@@ -1,20 +1,23 @@
 """OpenAIEmbedder: embeddings from OpenAI or a compatible server."""
 
+import threading
+from functools import partial
 from numbers import Integral
 
-import numpy as np
-
+from skqprobe._backends.answers import read_embeddings
+from skqprobe._backends.http_client import APIError
 from skqprobe._backends.openai_client import (
     CONSTRAINTS,
     INERT,
+    ServerModel,
     ask_each,
-    server_settings,
+    is_about_item,
 )
 from skqprobe._utils.sklearn_compat import Interval
-from skqprobe.embedders._base import BaseEmbedder
+from skqprobe.embedders._base import ON_ERROR, BaseEmbedder
 
 
-class OpenAIEmbedder(BaseEmbedder):
+class OpenAIEmbedder(ServerModel, BaseEmbedder):
     r"""Embed texts with OpenAI, or with a server that has the same interface.
 
     Compatible servers are llama.cpp, vLLM, Ollama, text-embeddings-inference and most
@@ -30,7 +33,9 @@ class OpenAIEmbedder(BaseEmbedder):
         Name of the model on the server.
     base_url : str, default=None
         Address of the server, such as "http://localhost:8080/v1". If None, the value of
-        the environment variable OPENAI_BASE_URL or, if it is not set, OpenAI.
+        the environment variable OPENAI_BASE_URL or, if it is not set, OpenAI. A query,
+        such as "?api-version=1", is part of each request. Redirects to another host or
+        port are refused.
     dimensions : int, default=None
         Length of the embeddings, for models that can shorten them. If None, the length
         that the model has.
@@ -44,9 +49,20 @@ class OpenAIEmbedder(BaseEmbedder):
         timeout or a broken connection. The delay is the one that the server asks for,
         up to two minutes, or else grows up to 8 seconds.
     timeout : float, default=60.0
-        Seconds after which a request without an answer has failed.
+        Seconds after which a request without a complete answer has failed. Each retry
+        has as much time. An answer that has begun by then is not requested again.
+    max_answer_bytes : int, default=33554432
+        Maximum size of an answer, in bytes after decompression. A larger one is an
+        error. The default is 32 MiB.
     concurrency : int, default=4
         Number of concurrent requests.
+    extra_body : dict, default=None
+        Further fields of each request, which replace those of the same name.
+    extra_query : dict, default=None
+        Parameters to add to the query of the URL.
+    default_headers : dict of str to str, default=None
+        Headers to add to each request. They are not part of the settings that `collect`
+        and a cache compare. A pickle, and the text of a pipeline, contain them.
     join : str or callable, default="\n"
         Separator of prompt and completion, or a function ``join(prompt, completion)``
         that returns the text to embed.
@@ -59,6 +75,10 @@ class OpenAIEmbedder(BaseEmbedder):
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
+    on_error : {"raise", "skip"}, default="raise"
+        Treatment of texts that cannot be embedded, such as those that are too long. If
+        "raise", one error lists them after the others are embedded and kept. If "skip",
+        their rows are NaN, and a warning lists them.
 
     Attributes
     ----------
@@ -75,8 +95,10 @@ class OpenAIEmbedder(BaseEmbedder):
         object until the next call. Call again to continue.
     ValueError
         If an answer has another number of embeddings than there are texts, or
-        embeddings of different lengths, of tokens instead of texts, or with NaN. Such
-        an answer is not requested again. Finished texts are kept.
+        embeddings of different lengths, or of tokens instead of texts. Such an answer
+        is not requested again. Finished texts are kept. Also if the server refuses
+        texts, or returns NaN for them, and ``on_error="raise"``; then the others are
+        embedded before.
 
     See Also
     --------
@@ -98,6 +120,7 @@ class OpenAIEmbedder(BaseEmbedder):
 
     _parameter_constraints: dict = {
         **BaseEmbedder._parameter_constraints,
+        **ON_ERROR,
         **CONSTRAINTS,
         "dimensions": [Interval(Integral, 1, None, closed="left"), None],
     }
@@ -113,12 +136,17 @@ class OpenAIEmbedder(BaseEmbedder):
         api_key_env="OPENAI_API_KEY",
         max_retries=5,
         timeout=60.0,
+        max_answer_bytes=2**25,
         concurrency=4,
+        extra_body=None,
+        extra_query=None,
+        default_headers=None,
         join="\n",
         batch_size=32,
         dtype="float32",
         cache=None,
         progress="auto",
+        on_error="raise",
     ):
         self.model = model
         self.base_url = base_url
@@ -126,12 +154,17 @@ class OpenAIEmbedder(BaseEmbedder):
         self.api_key_env = api_key_env
         self.max_retries = max_retries
         self.timeout = timeout
+        self.max_answer_bytes = max_answer_bytes
         self.concurrency = concurrency
+        self.extra_body = extra_body
+        self.extra_query = extra_query
+        self.default_headers = default_headers
         self.join = join
         self.batch_size = batch_size
         self.dtype = dtype
         self.cache = cache
         self.progress = progress
+        self.on_error = on_error
 
     def embed_batches(self, batches):
         """Embed batches, `concurrency` of them at a time.
@@ -145,8 +178,9 @@ class OpenAIEmbedder(BaseEmbedder):
         ------
         number : int
             Index of the batch in `batches`. The batches are yielded as they finish.
-        embeddings : ndarray of shape (len(batches[number]), n_features)
-            Embeddings of the texts of the batch.
+        embeddings : list of (ndarray of shape (n_features,), or Exception)
+            Embeddings of the texts of the batch. An error in place of one says why
+            there is none.
         """
 
         def describe(done):
@@ -157,7 +191,12 @@ class OpenAIEmbedder(BaseEmbedder):
                 kept += ", in this object only (with cache=, on disk)"
             return f"{kept}. Call again to embed the others."
 
-        yield from ask_each(self, self._ask, batches, describe)
+        answered = threading.Event()
+
+        def ask(client, batch):
+            return self._ask(client, batch, answered)
+
+        yield from ask_each(self, ask, batches, describe)
 
     def embed_batch(self, texts):
         """Embed a batch of texts.
@@ -169,90 +208,44 @@ class OpenAIEmbedder(BaseEmbedder):
 
         Returns
         -------
-        embeddings : ndarray of shape (len(texts), n_features)
-            Embeddings of the texts.
+        embeddings : list of (ndarray of shape (n_features,), or Exception)
+            Embeddings of the texts. An error in place of one says why there is none.
         """
         [(_, embeddings)] = self.embed_batches([texts])
         return embeddings
 
-    def _ask(self, client, texts):
-        # The default format is base64, which not all servers support.
+    def _ask(self, client, texts, answered):
+        """Return an embedding, or an error, per text; `answered` is set by the first.
+
+        The texts that the server refuses, or that break it, are found by halving the
+        batch.
+        """
+        try:
+            rows = self._request(client, texts)
+        except APIError as error:
+            n, is_broken = len(texts), error.status == 500
+            if not (is_broken or is_about_item(error)):
+                raise
+            # Is a text the cause, or a setting or the server?
+            if is_broken or (n == 1 and not answered.is_set()):
+                self._check_server(client)
+            if n > 1:
+                halves = texts[: n // 2], texts[n // 2 :]
+                return [row for h in halves for row in self._ask(client, h, answered)]
+            rows = [error]
+        answered.set()
+        return rows
+
+    def _check_server(self, client):
+        """Raise an error if the server refuses a text that all models accept."""
+        try:
+            self._request(client, ["a"])
+        except APIError as error:
+            raise APIError(f"the server refuses all texts, also 'a': {error}") from None
+
+    def _request(self, client, texts):
         body = {"model": self.model, "input": texts, "encoding_format": "float"}
         if self.dimensions is not None:
             body["dimensions"] = int(self.dimensions)
-        answer = client.ask("/embeddings", body)
-        return _read_embeddings(answer, len(texts), self.dimensions)
-
-    def _settings(self):
-        return server_settings(super()._settings())
-
-
-def _read_embeddings(answer, n_texts, dimensions):
-    """Convert an answer to an array, in the order of the texts.
-
-    Raises
-    ------
-    ValueError
-        If there is not one embedding, of numbers and of one length, for each text.
-    """
-    data = answer.get("data")
-    data = [item for item in data if isinstance(item, dict)] if data else []
-    if len(data) != n_texts:
-        raise ValueError(
-            f"the server returned {len(data)} embeddings for {n_texts} texts. If it "
-            "cannot take many texts at a time, reduce batch_size."
-        )
-    indices = [item.get("index") for item in data]
-    order = {index: i for i, index in enumerate(indices) if isinstance(index, int)}
-    if order.keys() != set(range(n_texts)):
-        raise ValueError(
-            "the answer does not show which embedding belongs to which text: the "
-            f"indices of {n_texts} embeddings are {str(indices)[:100]}."
-        )
-    rows = [data[order[i]].get("embedding") for i in range(n_texts)]
-    _check_form(rows)
-    lengths = {len(row) for row in rows}
-    if len(lengths) > 1 or 0 in lengths:
-        raise ValueError(
-            f"the server returned embeddings of different lengths, or empty ones: "
-            f"{sorted(lengths)}. Check that one model answers all requests."
-        )
-    if dimensions is not None and lengths != {dimensions}:
-        raise ValueError(
-            f"dimensions={dimensions}, but the server returned embeddings of length "
-            f"{lengths.pop()}. If the model cannot shorten them, leave dimensions out."
-        )
-    return _to_array(rows)
-
-
-def _check_form(rows):
-    """Raise an error if an embedding is not a list of numbers."""
-    for row in rows:
-        if isinstance(row, str):
-            raise ValueError(
-                "the server returned embeddings in base64, but numbers were requested "
-                "(encoding_format='float'). The server is not compatible."
-            )
-        if not isinstance(row, list):
-            raise ValueError(f"the server returned {row!r} in place of an embedding.")
-        if row and isinstance(row[0], list):
-            raise ValueError(
-                "the server returned an embedding for each token, not for the text. "
-                "Start it with pooling, such as --pooling mean or --pooling last."
-            )
-
-
-def _to_array(rows):
-    try:
-        values = np.array(rows, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(
-            "the server returned embeddings that are not numbers."
-        ) from None
-    n_bad = len(values) - np.isfinite(values).all(axis=1).sum()
-    if n_bad:
-        raise ValueError(
-            f"the server returned NaN, null or infinity in the embeddings of {n_bad} "
-            f"of {len(values)} texts. Check that they are not too long for the model."
-        )
-    return values
+        read = partial(read_embeddings, n_texts=len(texts), dimensions=self.dimensions)
+        return client.ask("/embeddings", body, read)

@@ -1,9 +1,11 @@
 """Generators: candidates from a live language model, and a choice among them."""
 
+from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.public import set_module
 from skqprobe.generators._base import BaseGenerator
 from skqprobe.generators._best_of_k import BestOfK, stack_embeddings
 from skqprobe.generators._collect import collect
+from skqprobe.generators._load import load_records
 from skqprobe.generators._openai import OpenAIGenerator
 from skqprobe.generators._transformers import TransformersGenerator
 
@@ -11,8 +13,10 @@ __all__ = [
     "BaseGenerator",
     "BestOfK",
     "OpenAIGenerator",
+    "PromptRefused",
     "TransformersGenerator",
     "collect",
+    "load_records",
     "stack_embeddings",
 ]
 

@@ -54,6 +54,11 @@ class BaseGenerator(BaseEstimator, ABC):
             Record with the keys "prompt" and "completions" (a list of k texts) and,
             optionally, "log_likelihoods", "n_tokens", "finish_reasons" and
             "hidden_states" (arrays or lists of length k).
+
+        Raises
+        ------
+        PromptRefused
+            If the model refuses the prompt for good.
         """
 
     def generate(self, prompts, k):
@@ -61,8 +66,9 @@ class BaseGenerator(BaseEstimator, ABC):
 
         Parameters
         ----------
-        prompts : list of (str or list of dict)
-            Texts, or chat messages with the keys "role" and "content".
+        prompts : list of (str, list of dict, or dict), or data frame
+            Texts; chat messages with the keys "role" and "content"; or items: dicts, or
+            rows of a data frame, with one of these under the key "prompt".
         k : int
             Number of completions per prompt.
 
@@ -77,6 +83,8 @@ class BaseGenerator(BaseEstimator, ABC):
         ValueError
             If `prompts` is not a list of prompts, `k` is less than 1, or a parameter of
             the generator is invalid.
+        PromptRefused
+            If the model refuses a prompt for good. `collect` can leave it out.
         """
         prompts = check_prompts(prompts)
         self._check_settings(k)
@@ -107,11 +115,16 @@ class BaseGenerator(BaseEstimator, ABC):
         ------
         number : int
             Index of the prompt in `prompts`. The prompts may come in any order.
-        record : dict
-            Record of the prompt; see `sample`.
+        record : dict or Exception
+            Record of the prompt; see `sample`. Or the exception that it raised, such as
+            `PromptRefused`, so that the other prompts go on.
         """
         for number, prompt in enumerate(prompts):
-            yield number, self.sample(prompt, k)
+            try:
+                record = self.sample(prompt, k)
+            except Exception as error:
+                record = error  # the others go on
+            yield number, record
 
     def _check_settings(self, k):
         """Validate the parameters and the number of completions."""
@@ -124,15 +137,27 @@ class BaseGenerator(BaseEstimator, ABC):
         return output_settings(self)
 
 
-def check_prompts(prompts, allow_items=False):
-    """Validate a list of prompts.
+def list_items(prompts):
+    """Return a list of prompts or items as it is, and a data frame as items."""
+    if not hasattr(prompts, "columns"):
+        return prompts
+    columns = list(prompts.columns)
+    if columns.count("prompt") != 1 or len(set(columns)) < len(columns):
+        raise ValueError(
+            "A data frame of prompts needs the column 'prompt', and no two columns of "
+            f"one name; prompts has {columns}."
+        )
+    rows = zip(*(prompts[name].to_list() for name in columns), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def check_prompts(prompts):
+    """Validate a list of prompts or items.
 
     Parameters
     ----------
-    prompts : list of (str, list of dict, or dict)
+    prompts : list of (str, list of dict, or dict), or data frame
         Prompts, or items: dicts with a prompt under the key "prompt".
-    allow_items : bool, default=False
-        Whether `prompts` may contain items.
 
     Returns
     -------
@@ -144,6 +169,7 @@ def check_prompts(prompts, allow_items=False):
     ValueError
         If `prompts` is not a list, or an entry is not a prompt.
     """
+    prompts = list_items(prompts)
     if not is_list(prompts):
         raise ValueError(
             f"prompts must be a list of prompts; got {type(prompts).__name__}. Put a "
@@ -152,7 +178,7 @@ def check_prompts(prompts, allow_items=False):
     checked = []
     for i, prompt in enumerate(prompts):
         name = f"prompts[{i}]"
-        if allow_items and isinstance(prompt, Mapping):
+        if isinstance(prompt, Mapping):
             if "prompt" not in prompt:
                 raise ValueError(
                     f"{name} is a dict without the key 'prompt'; it has "
@@ -170,9 +196,16 @@ def check_prompts(prompts, allow_items=False):
 
 def name_prompt(error, i, prompt):
     """Add the position and the beginning of a prompt to its error."""
+    if isinstance(error, PromptRefused):
+        return type(error)(describe_failure(error, i, prompt))
+    error.add_note(describe_failure(error, i, prompt))
+    return error
+
+
+def describe_failure(error, i, prompt):
+    """Return the position and the beginning of a prompt, and its error."""
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     name = f"prompts[{i}] ({text[:40]!r})"
     if isinstance(error, PromptRefused):
-        return type(error)(f"{name} was refused: {error.reason}")
-    error.add_note(f"The error occurred for {name}.")
-    return error
+        return f"{name} was refused: {error.reason}"
+    return f"{name} failed: {type(error).__name__}: {error}"

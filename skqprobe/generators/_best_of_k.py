@@ -11,6 +11,7 @@ from skqprobe._candidates.sampling import sample_candidates
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, Interval
 from skqprobe.embedders._inputs import check_texts
+from skqprobe.generators._base import check_prompts
 
 
 class BestOfK(BaseEstimator):
@@ -90,8 +91,8 @@ class BestOfK(BaseEstimator):
 
         Parameters
         ----------
-        prompts : list of (str or list of dict)
-            Texts, or chat messages with the keys "role" and "content".
+        prompts : list of (str, list of dict, or dict), or data frame
+            Prompts or items, as :func:`collect` takes them.
         return_candidates : bool, default=False
             Whether to return all candidates, too.
 
@@ -100,9 +101,10 @@ class BestOfK(BaseEstimator):
         completions : list of str
             Chosen completions, one per prompt.
         records : list of dict
-            Records of the generator, one per prompt, with "probabilities", an array of
-            shape (k,), and "chosen", the index of the chosen candidate. Returned only
-            with ``return_candidates=True``.
+            Records of the generator, one per prompt, with "values" and "probabilities",
+            arrays of shape (k,), and "chosen", the index of the chosen candidate.
+            Values are those of the policy's `decision_function`, or of `predict`.
+            Returned only with ``return_candidates=True``.
 
         Raises
         ------
@@ -118,10 +120,10 @@ class BestOfK(BaseEstimator):
             msg="pipeline (a %(name)s) is not fitted; fit it to collected records "
             "before you generate.",
         )
-        records = self.generator.generate(prompts, self.k)
+        records = self.generator.generate(check_prompts(prompts), self.k)
         if not records:
             return ([], []) if return_candidates else []
-        proba = self._probabilities(records)
+        values, proba = self._values_and_probabilities(records)
         chosen = sample_candidates(proba, random_state=self.random_state)
         completions = [
             record["completions"][i] for record, i in zip(records, chosen, strict=True)
@@ -129,19 +131,23 @@ class BestOfK(BaseEstimator):
         if not return_candidates:
             return completions
         return completions, [
-            {**record, "probabilities": p, "chosen": int(i)}
-            for record, p, i in zip(records, proba, chosen, strict=True)
+            {**record, "values": value, "probabilities": p, "chosen": int(i)}
+            for record, value, p, i in zip(records, values, proba, chosen, strict=True)
         ]
 
-    def _probabilities(self, records):
-        """Return the probability of each candidate, of shape (n_prompts, k)."""
+    def _values_and_probabilities(self, records):
+        """Return value and probability of each candidate, of shape (n_prompts, k)."""
         X, takes_sets = self._embedded(records), _takes_sets(self.pipeline)
         if takes_sets and hasattr(self.pipeline, "predict_proba"):
-            return self._check_shape(self.pipeline.predict_proba(X), records)
+            model, X = _last_step(self.pipeline, X)  # embeds once for both
+            proba = self._check_shape(model.predict_proba(X), records)
+            if not hasattr(model, "decision_function"):
+                return proba, proba
+            return self._check_shape(model.decision_function(X), records), proba
         values = self.pipeline.predict(X if takes_sets else _to_rows(X))
         values = self._check_shape(values, records)
         best = values == values.max(axis=1, keepdims=True)
-        return best / best.sum(axis=1, keepdims=True)
+        return values, best / best.sum(axis=1, keepdims=True)
 
     def _embedded(self, records):
         """Return the input of the pipeline: the records, or their arrays."""
@@ -205,13 +211,23 @@ def _takes_sets(model):
     # A policy needs sets, in any wrapper: each row would be a prompt of its own.
     if hasattr(model, "predict_proba") and not is_classifier(model):
         return True
-    # Pipelines and searches do not forward the tag, and they may be nested.
+    # Pipelines and searches do not forward the tag.
+    return get_tags(_last_step(model)[0]).input_tags.three_d_array
+
+
+def _last_step(model, X=None):
+    """Return the last step of pipelines and searches, which may be nested, and its X.
+
+    If X is None, no step is applied.
+    """
     while hasattr(model, "best_estimator_") or hasattr(model, "steps"):
         if hasattr(model, "best_estimator_"):
             model = model.best_estimator_
         else:
+            if X is not None and len(model.steps) > 1:
+                X = model[:-1].transform(X)
             model = model.steps[-1][1]
-    return get_tags(model).input_tags.three_d_array
+    return model, X
 
 
 def _to_rows(X):

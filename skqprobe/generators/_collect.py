@@ -1,44 +1,69 @@
 """collect: sample candidates, score each, and write them to disk."""
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-
-import numpy as np
+from numbers import Integral
 
 from skqprobe._utils.progress import progress_bar
-from skqprobe._utils.warn import warn_user
-from skqprobe.generators._base import BaseGenerator, check_prompts
-from skqprobe.generators._record_file import NoFile, RecordFile
+from skqprobe.generators._base import BaseGenerator, check_prompts, list_items
+from skqprobe.generators._collection import Collection
+from skqprobe.generators._record_file import RecordFile, Records
+from skqprobe.generators._record_json import to_json
+from skqprobe.generators._rewards import Workers
 
 
-def collect(prompts, generator, reward, k, *, path=None, progress="auto"):
+def collect(
+    prompts,
+    generator,
+    reward,
+    k,
+    *,
+    path=None,
+    reward_version=None,
+    rescore=False,
+    reward_concurrency=8,
+    on_error="raise",
+    progress="auto",
+):
     """Sample candidates for prompts and score each of them.
 
-    With `path`, the record of a prompt is written to a file as soon as its candidates
-    are scored. If `collect` is called again, it reads the file, retries the rewards
-    that failed, and continues with the remaining prompts. The process may be killed at
-    any moment. It loses only the prompt in progress, or several prompts with a
-    generator that samples concurrently.
+    With `path`, the candidates of a prompt are written to a file before they are
+    scored, and each reward when it is computed. If `collect` is called again, it reads
+    the file, computes the rewards that are missing or failed, and continues with the
+    remaining prompts. The process may be killed at any moment: it loses only the
+    prompts and rewards in progress.
 
     Parameters
     ----------
-    prompts : list of (str, list of dict, or dict)
-        Texts; chat messages with the keys "role" and "content"; or items: dicts with
-        one of these under the key "prompt", and anything else that `reward` reads. With
-        `path`, items must have types that JSON supports.
+    prompts : list of (str, list of dict, or dict), or data frame
+        Texts; chat messages with the keys "role" and "content"; or items: dicts, or
+        rows of a data frame, with one of these under the key "prompt", and anything
+        else that `reward` reads. With `path`, items must have types that JSON supports.
     generator : BaseGenerator
         Generator of the candidates.
     reward : callable
         Function ``reward(item, completion)`` that returns a finite number. The item is
-        the entry of `prompts`, unchanged.
+        the entry of `prompts`, unchanged. The function may be asynchronous.
     k : int
         Number of completions per prompt.
     path : str or Path, default=None
-        JSONL file of the records, created if it does not exist. Records are in the
-        order in which they were finished; "position" is the index in `prompts`. Only
-        one process may write to the file at a time. Between two calls, prompts may be
-        appended to `prompts`.
+        JSONL file of the records, created if it does not exist and read by
+        :func:`load_records`. It is locked while it is used. Between two calls, prompts
+        may be appended to `prompts`.
+    reward_version : str or int, default=None
+        Version of `reward`, which is recorded in the file. Change it with the function:
+        rewards of two versions are never mixed.
+    rescore : bool, default=False
+        Whether to compute all rewards in the file again. If it is interrupted, the next
+        call continues with ``rescore=False``.
+    reward_concurrency : int, default=8
+        Number of rewards that are computed at the same time, in threads. 1 calls
+        `reward` in the current thread, which functions that use signals or that are not
+        thread-safe need.
+    on_error : {"raise", "skip"}, default="raise"
+        Result if the generator fails for a prompt. If "raise", an error is raised; if
+        the model refuses the prompt for good (`PromptRefused`), only after the other
+        prompts are finished, if there is a `path` to keep them. If "skip", the prompt
+        is left out, with a warning. Other calls with "skip" and this `path` do not ask
+        for a refused prompt again.
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
@@ -46,8 +71,8 @@ def collect(prompts, generator, reward, k, *, path=None, progress="auto"):
     Returns
     -------
     records : list of dict
-        Records, one per prompt: the record of `generator` ("prompt", "completions" and
-        optional keys), and
+        Records, one per prompt that was not left out: the record of `generator`
+        ("prompt", "completions" and optional keys), and
 
         - "rewards" : list of k floats. A reward that failed is None, not 0.0.
         - "errors" : dict of int to str. The error of each completion whose reward
@@ -63,20 +88,29 @@ def collect(prompts, generator, reward, k, *, path=None, progress="auto"):
     Raises
     ------
     ValueError
-        If an argument is invalid; or if the file has other prompts, another `k` or
-        another generator (its class, settings or model files), or was not written by
-        `collect`. The file is not changed then.
+        If an argument is invalid; if the file has other prompts or items, another `k`,
+        another `reward_version` or another generator (its class, settings or model
+        files); or if a line of it was changed or not written by `collect`. The file is
+        not changed then. Also if the generator returns an invalid record, which is not
+        written.
+    PromptRefused
+        If the model refuses prompts, and `on_error` is "raise".
+    RuntimeError
+        If another process or thread is writing to the file.
     Exception
-        Any error of `generator`. Finished prompts are in the file.
+        Any other error of `generator`. Finished prompts are in the file.
 
     Warns
     -----
     RuntimeWarning
-        If rewards failed: `reward` raised an Exception, or did not return a finite
-        number. One warning per call, with their number.
+        If rewards failed: `reward` raised any exception other than KeyboardInterrupt,
+        or did not return a finite number; if prompts were left out; or if some of the
+        new completions were cut off at the maximum number of tokens. One warning of
+        each kind per call, with the number.
 
     See Also
     --------
+    load_records : Read the file of the records.
     BestOfK : Sample candidates and choose one with a fitted probe.
     skqprobe.embedders.flatten_records : Convert records to rows, groups and rewards.
 
@@ -101,6 +135,24 @@ def collect(prompts, generator, reward, k, *, path=None, progress="auto"):
     ['3', '2', '2', '5'] [0.0, 1.0, 1.0, 0.0]
     ['5', '5', '2', '4'] [1.0, 1.0, 0.0, 0.0]
     """
+    _check_arguments(generator, reward, reward_version, reward_concurrency, on_error)
+    texts = check_prompts(prompts)
+    items = list(list_items(prompts))
+    generator._check_settings(k)
+    if path is not None:
+        _check_items(items, texts)
+    with Records() if path is None else RecordFile(path) as store:
+        run = Collection(items, texts, generator, reward, k, store)
+        run.resume(reward_version, rescore)
+        with (
+            Workers(run.score, reward_concurrency) as workers,
+            progress_bar(progress, run.n_open(), "collect", "prompt") as bar,
+        ):
+            run.complete(workers, bar, skip=on_error == "skip")
+    return run.result(skip=on_error == "skip")
+
+
+def _check_arguments(generator, reward, reward_version, reward_concurrency, on_error):
     if not isinstance(generator, BaseGenerator):
         raise ValueError(
             "generator must be a generator, such as TransformersGenerator or a "
@@ -111,117 +163,25 @@ def collect(prompts, generator, reward, k, *, path=None, progress="auto"):
             "reward must be a function of (item, completion) that returns a number; "
             f"got {type(reward).__name__}."
         )
-    texts = check_prompts(prompts, allow_items=True)
-    items = list(prompts)
-    generator._check_settings(k)
-    settings = json.loads(json.dumps(generator._settings(), default=_name))
-
-    def find_difference(i, record):
-        return _find_difference(i, record, texts, settings, k)
-
-    file = NoFile() if path is None else RecordFile(path, items)
-    records = file.read(find_difference)
-    _retry_failed(records, items, reward, file)
-    missing = [i for i in range(len(items)) if i not in records]
-    with progress_bar(progress, len(missing), "collect", "prompt") as bar:
-        sampled = generator.sample_each([texts[i] for i in missing], k)
-        for number, candidates in sampled:
-            i = missing[number]
-            n_sampled = len(candidates["completions"])
-            if n_sampled != k:
-                raise ValueError(
-                    f"{type(generator).__name__} returned {n_sampled} completions for "
-                    f"a prompt, but k={k}."
-                )
-            own = {"item": dict(items[i])} if isinstance(items[i], Mapping) else {}
-            record = {**candidates, **own, "generator": settings}
-            _score(record, items[i], reward)
-            records[i] = file.append(i, record)
-            bar.update()
-    records = [records[i] for i in range(len(items))]
-    _warn_of_failures(records, path)
-    return records
-
-
-def _name(value):
-    """Convert a setting that JSON does not support."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _find_difference(i, record, prompts, settings, k):
-    """Return how a stored record differs from this collection; None if it does not."""
-    if i >= len(prompts):
-        return f"it has more prompts than the {len(prompts)} given"
-    if record["prompt"] != json.loads(json.dumps(prompts[i])):
-        return f"it has another prompt in the place of prompts[{i}]"
-    if len(record["completions"]) != k:
-        return f"it has {len(record['completions'])} completions per prompt, but k={k}"
-    stored = record["generator"]
-    changes = [
-        f"{name} was {stored.get(name)!r}, is {settings.get(name)!r}"
-        for name in sorted(stored.keys() | settings.keys())
-        if stored.get(name) != settings.get(name)
-    ]
-    return "its generator differs: " + ", ".join(changes) if changes else None
-
-
-def _retry_failed(records, items, reward, file):
-    """Compute the rewards again that failed in an earlier call."""
-    failed = [i for i, record in records.items() if None in record["rewards"]]
-    try:
-        for i in failed:
-            _score(records[i], items[i], reward)
-    finally:
-        if failed:
-            file.rewrite(records)
-
-
-def _score(record, item, reward):
-    """Compute the rewards of the completions that have none."""
-    completions = record["completions"]
-    rewards = list(record.get("rewards", [None] * len(completions)))
-    errors = {}
-    for i, completion in enumerate(completions):
-        if rewards[i] is None:
-            try:
-                rewards[i] = _check_reward(reward(item, completion))
-            except Exception as error:
-                errors[i] = f"{type(error).__name__}: {error}"
-    record.pop("errors", None)
-    record["rewards"] = rewards
-    if errors:
-        record["errors"] = errors
-
-
-def _check_reward(value):
-    if value is None or isinstance(value, (str, bytes, bytearray, complex)):
-        raise TypeError(f"the reward must be a number; got {type(value).__name__}")
-    number = float(value)
-    if not np.isfinite(number):
-        raise ValueError(f"the reward must be finite; got {number}")
-    return number
-
-
-def _warn_of_failures(records, path):
-    failures = [
-        (i, j, error)
-        for i, record in enumerate(records)
-        for j, error in record.get("errors", {}).items()
-    ]
-    if failures:
-        i, j, error = failures[0]
-        again = (
-            "Call collect again to retry only these."
-            if path is not None
-            else "With path=, another call would retry only these."
+    if not isinstance(reward_version, (str, int, type(None))):
+        raise ValueError(
+            f"reward_version must be a str, an int or None; got {reward_version!r}."
         )
-        warn_user(
-            f"{len(failures)} of {sum(len(r['rewards']) for r in records)} rewards "
-            f"failed and are None. The first: prompts[{i}], completion {j}: {error}. "
-            + again,
-            RuntimeWarning,
+    n = reward_concurrency
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
+        raise ValueError(
+            f"reward_concurrency must be an integer of 1 or more; got {n!r}."
         )
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip'; got {on_error!r}.")
+
+
+def _check_items(items, texts):
+    for i, entry in enumerate(zip(items, texts, strict=True)):
+        try:
+            to_json(entry)
+        except ValueError as error:
+            raise ValueError(
+                f"prompts[{i}] cannot be written to path: {error}. Use types that JSON "
+                "supports, or set path=None."
+            ) from None

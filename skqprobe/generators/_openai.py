@@ -2,23 +2,23 @@
 
 import json
 import math
+import re
 import zlib
+from collections import Counter
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 
-from skqprobe._backends.openai_client import (
-    CONSTRAINTS,
-    INERT,
-    APIError,
-    ask_each,
-    server_settings,
-)
+from skqprobe._backends.answers import read_completions
+from skqprobe._backends.http_client import AnswerError, APIError
+from skqprobe._backends.openai_client import CONSTRAINTS, INERT, ServerModel, ask_each
 from skqprobe._utils.sklearn_compat import Interval
+from skqprobe._utils.warn import warn_user
 from skqprobe.generators._base import BaseGenerator
 
 
-class OpenAIGenerator(BaseGenerator):
+class OpenAIGenerator(ServerModel, BaseGenerator):
     """Sample candidates from OpenAI, or from a server that has the same interface.
 
     Compatible servers are llama.cpp, vLLM, Ollama and most paid services. Chat messages
@@ -31,7 +31,9 @@ class OpenAIGenerator(BaseGenerator):
         Name of the model on the server.
     base_url : str, default=None
         Address of the server, such as "http://localhost:8080/v1". If None, the value of
-        the environment variable OPENAI_BASE_URL or, if it is not set, OpenAI.
+        the environment variable OPENAI_BASE_URL or, if it is not set, OpenAI. A query,
+        such as "?api-version=1", is part of each request. Redirects to another host or
+        port are refused.
     api_key_env : str, default="OPENAI_API_KEY"
         Name of the environment variable with the API key. The key is read at every call
         and never stored. It is sent to `base_url`: name another variable for a server
@@ -41,14 +43,15 @@ class OpenAIGenerator(BaseGenerator):
         Whether to send prompts to the chat endpoint. If None, only chat messages are
         sent there. If True, a text is sent as the message of a user. If False, chat
         messages are an error.
-    temperature : float, default=1.0
+    temperature : float or None, default=1.0
         Temperature of the model's sampling, in [0, inf): its logits are divided by it.
         At 0, the most likely token is taken each time, so all completions of a prompt
-        are equal. It is not the temperature of a policy.
-    top_p : float, default=1.0
+        are equal. It is not the temperature of a policy. If None, it is not sent: some
+        models refuse it.
+    top_p : float or None, default=1.0
         Probability of the set of tokens to sample from, in (0, 1]: each token is drawn
         from the smallest set of most likely tokens that has this probability. 1 samples
-        from all tokens.
+        from all tokens. If None, it is not sent: some models refuse it.
     max_tokens : int, default=256
         Maximum number of tokens of a completion.
     stop : str or list of str, default=None
@@ -63,9 +66,20 @@ class OpenAIGenerator(BaseGenerator):
         timeout or a broken connection. The delay is the one that the server asks for,
         up to two minutes, or else grows up to 8 seconds.
     timeout : float, default=60.0
-        Seconds after which a request without an answer has failed.
+        Seconds after which a request without a complete answer has failed. Each retry
+        has as much time. An answer that has begun by then is not requested again.
+    max_answer_bytes : int, default=33554432
+        Maximum size of an answer, in bytes after decompression. A larger one is an
+        error. The default is 32 MiB.
     concurrency : int, default=4
         Number of concurrent requests.
+    extra_body : dict, default=None
+        Further fields of each request, which replace those of the same name.
+    extra_query : dict, default=None
+        Parameters to add to the query of the URL.
+    default_headers : dict of str to str, default=None
+        Headers to add to each request. They are not part of the settings that `collect`
+        and a cache compare. A pickle, and the text of a pipeline, contain them.
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
@@ -101,8 +115,8 @@ class OpenAIGenerator(BaseGenerator):
         **BaseGenerator._parameter_constraints,
         **CONSTRAINTS,
         "chat": ["boolean", None],
-        "temperature": [Interval(Real, 0, None, closed="left")],
-        "top_p": [Interval(Real, 0, 1, closed="right")],
+        "temperature": [Interval(Real, 0, None, closed="left"), None],
+        "top_p": [Interval(Real, 0, 1, closed="right"), None],
         "max_tokens": [Interval(Integral, 1, None, closed="left")],
         "stop": [str, list, None],
         "seed": [Interval(Integral, 0, None, closed="left"), None],
@@ -126,7 +140,11 @@ class OpenAIGenerator(BaseGenerator):
         log_likelihoods=False,
         max_retries=5,
         timeout=60.0,
+        max_answer_bytes=2**25,
         concurrency=4,
+        extra_body=None,
+        extra_query=None,
+        default_headers=None,
         progress="auto",
     ):
         self.model = model
@@ -141,7 +159,11 @@ class OpenAIGenerator(BaseGenerator):
         self.log_likelihoods = log_likelihoods
         self.max_retries = max_retries
         self.timeout = timeout
+        self.max_answer_bytes = max_answer_bytes
         self.concurrency = concurrency
+        self.extra_body = extra_body
+        self.extra_query = extra_query
+        self.default_headers = default_headers
         self.progress = progress
 
     def sample(self, prompt, k):
@@ -168,13 +190,19 @@ class OpenAIGenerator(BaseGenerator):
               sums of the log-probabilities of the tokens, as the server returns them.
               Those of llama.cpp and vLLM are of the unchanged model, whatever
               `temperature` and `top_p` are. llama.cpp includes the token that ends a
-              completion, OpenAI does not.
+              completion, OpenAI does not. None if the server did not return all of
+              them.
             - "n_tokens" : list of k ints, if known. With "log_likelihoods", the number
               of tokens in these. Otherwise, the number that the server reports if it
               returns the completions one at a time.
+            - "tool_calls" : list of length k, if there are any: the calls of tools as
+              the server sent them, or None. The completion has them in a form that does
+              not depend on their ids.
 
         Raises
         ------
+        PromptRefused
+            If the server refuses the prompt, such as by a filter of contents.
         RuntimeError
             If a request fails after all retries.
         ValueError
@@ -197,8 +225,9 @@ class OpenAIGenerator(BaseGenerator):
         ------
         number : int
             Index of the prompt in `prompts`. The prompts are yielded as they finish.
-        record : dict
-            Record of the prompt; see `sample`.
+        record : dict or Exception
+            Record of the prompt; see `sample`. Or an error, if the server refuses the
+            prompt, or fails for this prompt with HTTP status 500.
 
         Raises
         ------
@@ -208,6 +237,12 @@ class OpenAIGenerator(BaseGenerator):
         ValueError
             If an answer has no completions, or no log-probabilities although they were
             requested.
+
+        Warns
+        -----
+        RuntimeWarning
+            If completions have no text, or unknown log-likelihoods. One warning of each
+            kind per call, with the number.
         """
         if self.chat is False and not all(isinstance(p, str) for p in prompts):
             raise ValueError(
@@ -222,10 +257,28 @@ class OpenAIGenerator(BaseGenerator):
             )
 
         draws = _Draws(self, k)
-        yield from ask_each(self, draws.sample, prompts, describe)
-
-    def _settings(self):
-        return server_settings(super()._settings())
+        instead: Counter[str] = Counter()
+        n_unknown = 0
+        for number, result in ask_each(self, draws.sample, prompts, describe):
+            if not isinstance(result, Exception):
+                result, fields = result
+                instead.update(fields)
+                n_unknown += result.get("log_likelihoods", []).count(None)
+            yield number, result
+        if n_unknown:
+            warn_user(
+                f"{n_unknown} log-likelihoods are None: the server returned no "
+                "log-probability of some tokens of these completions.",
+                RuntimeWarning,
+            )
+        if instead:
+            listed = ", ".join(f"{name} ({n})" for name, n in instead.most_common())
+            warn_user(
+                f"{instead.total()} completions have no text, and are ''. The fields "
+                f"that the model filled instead: {listed}. If it is reasoning, raise "
+                "max_tokens.",
+                RuntimeWarning,
+            )
 
 
 class _Draws:
@@ -245,34 +298,44 @@ class _Draws:
         self.most_at_once = math.inf
 
     def sample(self, client, prompt):
-        """Sample the completions of a prompt in as few requests as possible."""
+        """Sample the completions of a prompt in as few requests as possible.
+
+        Returns
+        -------
+        record : dict
+            The record of the prompt.
+        instead : list of str
+            For each completion without text, the field that the model filled instead.
+        """
         as_chat = self.generator.chat or not isinstance(prompt, str)
+        path = "/chat/completions" if as_chat else "/completions"
+        read = partial(read_completions, as_chat=as_chat)
         completions: list[dict] = []
         while len(completions) < self.k:
             n = min(self.k - len(completions), self.most_at_once)
-            body = self._body(client, prompt, n, len(completions), as_chat)
+            body = self._body(prompt, n, len(completions), as_chat)
             try:
-                answer = client.ask(
-                    "/chat/completions" if as_chat else "/completions", body
-                )
+                drawn = client.ask(path, body, read)[:n]
             except APIError as error:
                 # Servers have a limit, such as the number of slots of llama.cpp, and no
                 # common way to report it.
-                if n == 1 or error.status not in (400, 422):
+                if n == 1 or not _is_about_n(error):
                     raise
                 self.most_at_once = min(self.most_at_once, max(1, n // 2))
             else:
-                completions += _read_completions(answer, n, as_chat)
-        return self._record(prompt, completions)
+                # For several it is the sum, and in llama.cpp the number of the first.
+                unknown = {} if n == 1 else {"n_tokens": None}
+                completions += [completion | unknown for completion in drawn]
+        instead = [c["instead"] for c in completions if c["instead"]]
+        return self._record(prompt, completions), instead
 
-    def _body(self, client, prompt, n, n_before, as_chat):
+    def _body(self, prompt, n, n_before, as_chat):
         """Make a request for n completions of a prompt that has n_before already."""
         settings = self.generator
-        body = {
-            "model": settings.model,
-            "temperature": float(settings.temperature),
-            "top_p": float(settings.top_p),
-        }
+        body = {"model": settings.model, "max_tokens": int(settings.max_tokens)}
+        for name in "temperature", "top_p":
+            if getattr(settings, name) is not None:
+                body[name] = float(getattr(settings, name))
         if n > 1:
             body["n"] = n
         if settings.stop is not None:
@@ -283,16 +346,14 @@ class _Draws:
             state = np.random.SeedSequence([settings.seed, prompt_number, n_before])
             body["seed"] = int(state.generate_state(1)[0] >> 1)  # 31 bits fit anywhere
         if not as_chat:
-            body |= {"prompt": prompt, "max_tokens": int(settings.max_tokens)}
+            body["prompt"] = prompt
             return body | ({"logprobs": 1} if settings.log_likelihoods else {})
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
-        # Newer models of OpenAI refuse the old name, most other servers the new one.
-        limit = "max_completion_tokens" if client.base_url is None else "max_tokens"
-        body |= {"messages": prompt, limit: int(settings.max_tokens)}
         # With top_logprobs=0, llama.cpp returns no log-probabilities; without it, 20
         # alternatives.
         asked = {"logprobs": True, "top_logprobs": 1}
+        body["messages"] = prompt
         return body | (asked if settings.log_likelihoods else {})
 
     def _record(self, prompt, completions):
@@ -301,48 +362,38 @@ class _Draws:
             "completions": [c["text"] for c in completions],
             "finish_reasons": [c["finish_reason"] for c in completions],
         }
+        if any(c["tool_calls"] for c in completions):
+            record["tool_calls"] = [c["tool_calls"] for c in completions]
         if self.generator.log_likelihoods:
-            record["log_likelihoods"] = [_sum(c) for c in completions]
-            record["n_tokens"] = [len(c["log_probs"] or []) for c in completions]
+            log_probs = [_known_log_probs(c) for c in completions]
+            if log_probs.count(None) == len(log_probs) and any(record["completions"]):
+                raise AnswerError(
+                    "log_likelihoods=True, but the server returned no "
+                    "log-probabilities. It may not support them for this model: leave "
+                    "log_likelihoods out."
+                )
+            record["log_likelihoods"] = [
+                None if p is None else math.fsum(p) for p in log_probs
+            ]
+            record["n_tokens"] = [None if p is None else len(p) for p in log_probs]
         elif all(c["n_tokens"] is not None for c in completions):
             record["n_tokens"] = [c["n_tokens"] for c in completions]
         return record
 
 
-def _read_completions(answer, n, as_chat):
-    """Convert the completions of an answer, at most n, to dicts."""
-    choices = answer.get("choices")
-    choices = [c for c in choices if isinstance(c, dict)] if choices else []
-    if not choices:
-        raise ValueError("the server returned an answer without completions.")
-    usage = answer.get("usage") or {}
-    return [_read_completion(choice, usage, n, as_chat) for choice in choices[:n]]
+def _known_log_probs(completion):
+    """Return log-probabilities; None if some are unknown."""
+    said = completion["text"] or completion["instead"]
+    return completion["log_probs"] or (None if said else [])
 
 
-def _read_completion(choice, usage, n, as_chat):
-    text = (
-        (choice.get("message") or {}).get("content") if as_chat else choice.get("text")
-    )
-    return {
-        "text": text or "",  # None if a reasoning model returned no final text
-        "finish_reason": choice.get("finish_reason"),
-        "log_probs": _log_probs(choice.get("logprobs") or {}),
-        # For several it is the sum, and in llama.cpp the number of the first one.
-        "n_tokens": usage.get("completion_tokens") if n == 1 else None,
-    }
+def _is_about_n(error):
+    """Return whether a server refuses the number of completions per request."""
+    named = error.param == "n" or _ABOUT_N.search(error.said)
+    return error.status in (400, 422) and bool(named)
 
 
-def _log_probs(logprobs):
-    """Return the log-probabilities of the tokens, in either form; None without."""
-    if logprobs.get("content") is not None:  # chat, and llama.cpp always
-        return [token["logprob"] for token in logprobs["content"]]
-    return logprobs.get("token_logprobs")
-
-
-def _sum(completion):
-    if completion["log_probs"] is None and completion["text"]:
-        raise ValueError(
-            "log_likelihoods=True, but the server returned no log-probabilities. It "
-            "may not support them for this model: leave log_likelihoods out."
-        )
-    return math.fsum(completion["log_probs"] or [])
+_ABOUT_N = re.compile(
+    r"\bn\b|n_cmpl|slots?\b|candidate|choices?\b|(number of|multiple) completion",
+    re.IGNORECASE,
+)

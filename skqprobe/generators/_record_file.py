@@ -1,180 +1,260 @@
-"""RecordFile: a JSONL file of records, which survives a kill at any moment."""
+"""Records and rewards in memory, and in a file that survives a kill at any moment."""
 
-import base64
 import json
 import math
 import os
+import re
+import threading
+import zlib
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
+from skqprobe._utils.file_lock import FileLock
+from skqprobe.generators._record_json import decode, to_json
 
-_KEYS = {"position", "prompt", "completions", "rewards", "generator"}
-_BEGIN = b'{"position": '  # tells a torn line of a record from another file
+_CHECK = re.compile(rb', "check": "([0-9a-f]{8})"\}$')
+_BEGINNINGS = (b'{"position": ', b'{"reward_version": ')
 
 
-class RecordFile:
-    """Records by position in a JSONL file, one record per line.
+class Records:
+    """Records of a collection, by position in its prompts.
+
+    They are built from entries of these kinds:
+
+    - "reward_version": begins a collection, and voids the rewards before it.
+    - "position", "prompt", "completions", ...: a record without rewards.
+    - "position", "prompt", "refused", ...: a prompt that the model refuses, and why.
+    - "position", "completion", and "reward" or "error": the last one counts.
+    - "position", "item": the item to which the rewards after it belong.
+
+    Attributes
+    ----------
+    records : dict of int to dict
+        Records by position, with "rewards" and "errors".
+    refused : dict of int to dict
+        Entries of prompts that the model refuses, by position.
+    reward_version : str, int or None
+        Version of the rewards.
+    """
+
+    def __init__(self):
+        self.records: dict[int, dict] = {}
+        self.refused: dict[int, dict] = {}
+        self.reward_version = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        pass
+
+    def read(self):
+        """Read what is stored: nothing, in memory."""
+
+    def append(self, entry):
+        """Add an entry."""
+        if "position" not in entry:
+            self.reward_version = entry["reward_version"]
+            for record in self.records.values():
+                _void(record)
+            return
+        i = entry.pop("position")
+        if "completions" in entry:
+            if i in self.records:
+                raise ValueError
+            self.records[i] = _void(entry)
+            self.refused.pop(i, None)
+        elif "refused" in entry:
+            self.refused[i] = entry
+        elif "item" in entry:
+            self.records[i]["item"] = entry["item"]
+        else:
+            record, j = self.records[i], entry["completion"]
+            record["rewards"][j] = entry.get("reward")
+            record["errors"].pop(j, None)
+            if "error" in entry:
+                record["errors"][j] = entry["error"]
+
+
+def _void(record):
+    record["rewards"], record["errors"] = [None] * len(record["completions"]), {}
+    return record
+
+
+def finish(record):
+    """Return a record without empty keys."""
+    errors = dict(sorted(record["errors"].items()))
+    empty = {"errors"} if not errors else set()
+    if record.get("item", empty) is None:
+        empty.add("item")
+    record = {**record, "rewards": list(record["rewards"]), "errors": errors}
+    return {key: value for key, value in record.items() if key not in empty}
+
+
+class _Place(NamedTuple):
+    """Place in the file at which the next line begins."""
+
+    at: int = 0  # bytes
+    check: int = 0  # of all lines before
+    end_of_line: bytes = b""  # if it is missing before
+
+
+class RecordFile(Records):
+    """Records in a JSONL file, to which lines are only appended, one per entry.
+
+    Each line ends with "check", the CRC-32 of its text and of all lines before it. So a
+    line that was changed, moved or joined from another file is detected. Lines without
+    "check" may precede the others: records with "rewards" of other programs.
+
+    The context locks the file for writing. Any number of threads may call `append`.
 
     Parameters
     ----------
     path : str or Path
-        Path of the file. Its folder is created if needed.
-    items : list
-        Items that will be part of the records.
-
-    Raises
-    ------
-    ValueError
-        If an item has a type that JSON does not support.
+        Path of the file. On entering the context, its folder is created if needed.
     """
 
-    def __init__(self, path, items):
-        # If path is a link, `rewrite` must replace the file and not the link.
-        self.path = Path(path).resolve()
+    def __init__(self, path):
+        super().__init__()
+        # If path is a link, the lock must be that of the file.
+        self.path = Path(path).expanduser().resolve()
+        self._place, self._size, self._is_checked = _Place(), 0, False
+        self._stream: Any = None
+        self._closed = False
+        self._mutex, self._lock = threading.Lock(), FileLock(self.path)
+
+    def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        for i, item in enumerate(items):
-            try:
-                json.dumps(item, default=_encode_array)
-            except TypeError as error:
-                raise ValueError(
-                    f"prompts[{i}] cannot be written to path: {error}. Use types that "
-                    "JSON supports, or set path=None."
-                ) from None
+        self._lock.__enter__()
+        return self
 
-    def read(self, find_difference):
-        """Read all records, and remove the torn last line of a killed process.
+    def __exit__(self, *exc_info):
+        try:
+            with self._mutex, self._stream or nullcontext():
+                self._closed = True
+        finally:
+            self._lock.__exit__(*exc_info)
 
-        Parameters
-        ----------
-        find_difference : callable
-            ``find_difference(position, record)`` returns why a record does not belong
-            to this collection, or None if it does.
-
-        Returns
-        -------
-        records : dict of int to dict
-            Records by position.
+    def read(self):
+        """Read all lines, except for one at the end that a killed process began.
 
         Raises
         ------
         ValueError
-            If a line is not a record, or does not belong to this collection. The file
-            is not changed then.
+            If a line was not written by `append`, in this place of this file. The file
+            is not changed.
         """
         if not self.path.exists():
-            return {}
-        records, n_bytes, torn = {}, 0, b""
-        with open(self.path, "rb") as file:
-            for n_before, line in enumerate(file):
-                if not line.endswith(b"\n"):
-                    torn = line
-                    break
-                i, record = self._parse(line, n_before)
-                difference = find_difference(i, record)
-                if difference is not None:
-                    raise ValueError(
-                        f"{self.path} was collected with different settings: "
-                        f"{difference}. The file was not changed; give another path, "
-                        "or the prompts and settings of the file."
-                    )
-                records[i] = record
-                n_bytes += len(line)
-        if torn:
-            self._remove_torn_line(torn, n_bytes)
-        return records
+            return
+        with open(self.path, "rb") as stream:
+            for number, line in enumerate(stream, 1):
+                self._size += len(line)
+                text = line.removesuffix(b"\n")
+                try:
+                    check = self._read_line(text)
+                except MemoryError:  # not an error of the line
+                    raise
+                except Exception:
+                    if line == text and _is_torn(text):
+                        break
+                    raise self._bad_line(number) from None
+                missing = b"\n" if line == text else b""
+                self._place = _Place(self._place.at + len(line), check, missing)
 
-    def append(self, i, record):
-        """Write a record, and return it as it is read from the file."""
-        line = _to_line(i, record)
-        with open(self.path, "ab") as file:
-            file.write(line)
-        return _from_line(line)[1]
+    def append(self, entry):
+        """Write an entry, and add it as it is read from the file.
 
-    def rewrite(self, records):
-        """Replace all records, or none of them if writing fails."""
-        new = self.path.with_name(self.path.name + ".new")
-        with open(new, "wb") as file:
-            file.writelines(_to_line(i, record) for i, record in records.items())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, self.path)
+        Raises
+        ------
+        ValueError
+            If the entry contains a type that JSON does not support.
+        OSError or RuntimeError
+            If the line cannot be written. Nothing of it is in the file then.
+        """
+        text = to_json(entry)[:-1].encode()
+        with self._mutex:
+            check = zlib.crc32(text, self._place.check)
+            line = self._place.end_of_line + text + b', "check": "%08x"}\n' % check
+            self._write(line, _Place(self._place.at + len(line), check))
+        super().append(json.loads(text + b"}", object_hook=decode))
 
-    def _parse(self, line, n_before):
+    def _read_line(self, text):
+        """Add the entry of a line, and return the check; raise any error."""
+        end = _CHECK.search(text)
+        if end is None:
+            if self._is_checked:
+                raise ValueError
+            self._append_plain(json.loads(text, object_hook=decode))
+            return zlib.crc32(text, self._place.check)
+        check = zlib.crc32(text[: end.start()], self._place.check)
+        if check != int(end[1], 16):
+            raise ValueError
+        super().append(json.loads(text[: end.start()] + b"}", object_hook=decode))
+        self._is_checked = True
+        return check
+
+    def _append_plain(self, entry):
+        """Add a record with rewards that another program wrote."""
+        position = entry.setdefault("position", len(self.records))
+        rewards, errors = entry.pop("rewards"), entry.pop("errors", {})
+        if not (
+            type(position) is int
+            and position >= 0
+            and "prompt" in entry
+            and isinstance(entry.get("generator", {}), dict)
+            and isinstance(entry["completions"], list)
+            and all(isinstance(text, str) for text in entry["completions"])
+            and isinstance(rewards, list)
+            and len(rewards) == len(entry["completions"])
+            and all(reward is None or math.isfinite(reward) for reward in rewards)
+        ):
+            raise ValueError
+        errors = {int(j): error for j, error in errors.items()}
+        super().append(entry)
+        self.records[position].update(rewards=rewards, errors=errors)
+
+    def _write(self, line, place):
+        """Write a line, up to the next place, or nothing."""
+        if self._closed:
+            raise RuntimeError(f"{self.path} is closed.")
+        if self._stream is None:
+            self._stream = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        if os.fstat(self._stream.fileno()).st_size != self._size:
+            raise RuntimeError(
+                f"{self.path} was changed by another program while it was used. Call "
+                "collect again."
+            )
         try:
-            return _from_line(line)
-        except MemoryError:  # not an error of the line
+            if self._size > self._place.at:  # the line that a killed process began
+                self._stream.truncate(self._place.at)
+            while line:
+                line = line[self._stream.write(line) :]
+            self._size, self._place = place.at, place
+        except BaseException as error:
+            self._stream.truncate(self._place.at)
+            self._size = self._place.at
+            if isinstance(error, OSError):
+                error.filename = str(self.path)
             raise
-        except Exception:
-            raise self._foreign_line(n_before) from None
 
-    def _foreign_line(self, n_before):
+    def _bad_line(self, number):
         return ValueError(
-            f"Line {n_before + 1} of {self.path} is not a record that collect wrote. "
-            "The file was not changed; give another path."
+            f"Line {number} of {self.path} is not a record that collect wrote after "
+            f"line {number - 1}: it was changed or moved, or files were joined. The "
+            "file was not changed; restore it, remove this line and all lines after it "
+            "(collect computes them again), or give another path."
         )
 
-    def _remove_torn_line(self, torn, n_bytes):
-        """Cut off the line that a killed process began to write."""
-        if n_bytes == 0 and torn[: len(_BEGIN)] != _BEGIN[: len(torn)]:
-            raise self._foreign_line(0)
-        os.truncate(self.path, n_bytes)
 
-
-class NoFile:
-    """Replace a `RecordFile` if records are not written."""
-
-    def read(self, find_difference):
-        """Return no records."""
-        return {}
-
-    def append(self, i, record):
-        """Return the record."""
-        return record
-
-    def rewrite(self, records):
-        """Do nothing."""
-
-
-def _to_line(i, record):
-    line = json.dumps({"position": i, **record}, default=_encode_array)
-    return line.encode() + b"\n"
-
-
-def _from_line(line):
-    """Return position and record; raise any error if the line is not a record."""
-    record = json.loads(line, object_hook=_decode_array)
-    if not record.keys() >= _KEYS:
-        raise KeyError
-    if "errors" in record:  # JSON converts keys to str
-        record["errors"] = {int(i): error for i, error in record["errors"].items()}
-    position, rewards = record.pop("position"), record["rewards"]
-    if not (
-        type(position) is int
-        and position >= 0
-        and isinstance(record["generator"], dict)
-        and isinstance(record["completions"], list)
-        and isinstance(rewards, list)
-        and len(rewards) == len(record["completions"])
-        and all(reward is None or math.isfinite(reward) for reward in rewards)
-    ):
-        raise ValueError
-    return position, record
-
-
-def _encode_array(value):
-    """Convert an array for JSON: a list or, with two or more dimensions, base64."""
-    if isinstance(value, np.generic) or (
-        isinstance(value, np.ndarray) and value.ndim < 2
-    ):
-        return value.tolist()
-    if isinstance(value, np.ndarray):
-        data = base64.b64encode(value.tobytes()).decode()
-        return {"base64": data, "dtype": value.dtype.str, "shape": value.shape}
-    raise TypeError(f"JSON does not support the type {type(value).__name__}")
-
-
-def _decode_array(found):
-    if found.keys() != {"base64", "dtype", "shape"}:
-        return found
-    values = np.frombuffer(base64.b64decode(found["base64"]), found["dtype"])
-    return values.reshape(found["shape"])
+def _is_torn(text):
+    """Return whether a text is the beginning of a line, and no more than that."""
+    if not any(text[: len(each)] == each[: len(text)] for each in _BEGINNINGS):
+        return False
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return text.isascii() and error.msg != "Extra data"
+    except (ValueError, RecursionError):
+        pass
+    return False

@@ -1,14 +1,15 @@
 """The client of OpenAI-compatible servers: retries, errors, the key."""
 
+import json
 import logging
 import pickle
 import sys
 import traceback
-from types import SimpleNamespace
 
 import pytest
 
-from skqprobe._backends.openai_client import APIClient, APIError
+from skqprobe._backends.http_client import APIError
+from skqprobe._backends.openai_client import APIClient
 from skqprobe.embedders import OpenAIEmbedder
 from skqprobe.generators import OpenAIGenerator
 
@@ -17,14 +18,9 @@ BODY = {"model": "model", "input": ["a", "bc"]}
 
 def ask(server, **settings):
     """Ask for embeddings, and return them."""
-    defaults = {
-        "base_url": server.url,
-        "api_key_env": "OPENAI_API_KEY",
-        "max_retries": 5,
-        "timeout": 30,
-    }
-    with APIClient(SimpleNamespace(**defaults | settings)) as client:
-        return client.ask("/embeddings", BODY)
+    settings = {"base_url": server.url, "timeout": 30} | settings
+    with APIClient(OpenAIEmbedder("model", **settings)) as client:
+        return client.ask("/embeddings", BODY, lambda answer: answer)
 
 
 def use_embedder(model="model", **settings):
@@ -194,3 +190,171 @@ def test_openai_itself_needs_a_key(monkeypatch, use):
     monkeypatch.delenv("OTHER_KEY", raising=False)
     with pytest.raises(ValueError, match="environment variable OTHER_KEY"):
         use(api_key_env="OTHER_KEY")
+
+
+def test_secrets_are_in_no_text(server, slept, use=use_embedder):
+    secret, longer = "s3cr3t-header", "x" * 290
+    settings = {
+        "base_url": f"{server.url}?api-key=s3cr3t-query&v=1",
+        "default_headers": {"X-Api-Key": secret, "X-Title": "title"},
+        "extra_query": {"token": "s3cr3t-token", "deployment": "d"},
+    }
+    secrets = [server.key, secret, "s3cr3t-query", "s3cr3t-token"]
+    for echoed in secrets:
+        # Also if the end of the message is cut off, in its middle.
+        for said in (f"wrong: {echoed}", longer + echoed):
+            server.script = [server.status(401, message=said)]
+            with pytest.raises(RuntimeError, match=r"HTTP 401") as raised:
+                use(**settings)
+            assert echoed[:8] not in said_by(raised)
+        # In an answer, and in the error of one choice.
+        server.script = [server.put("index", f"no number, {echoed}")]
+        with pytest.raises(ValueError, match="belongs to which text") as raised:
+            use(**settings)
+        assert echoed not in said_by(raised)
+        server.script = [server.put("error", {"message": f"no {echoed}"})]
+        with pytest.raises(RuntimeError, match="reports an error: no ") as raised:
+            use_generator(**settings)
+        assert echoed not in said_by(raised)
+    for cls in OpenAIEmbedder, OpenAIGenerator:
+        used = cls("model", **settings)
+        places = [repr(used), str(used), str(used._settings()), used._repr_html_()]
+        assert not any("s3cr3t" in place for place in places)
+        assert "deployment" in places[0] and "'v=1'" not in places[0]
+        assert used.get_params()["default_headers"] == settings["default_headers"]
+
+
+def test_a_password_in_base_url_is_in_no_text(monkeypatch):
+    url = "http://me:s3cr3t@127.0.0.1:1/v1"
+    for cls in OpenAIEmbedder, OpenAIGenerator:
+        assert "s3cr3t" not in repr(cls("model", base_url=url))
+    for bad in (url, "ftp" + url[4:], url.replace(":1/", ":x/")):
+        with pytest.raises(ValueError, match="base_url must") as raised:
+            use_generator(base_url=bad)
+        assert "s3cr3t" not in said_by(raised)
+        monkeypatch.setenv("OPENAI_BASE_URL", bad)
+        with pytest.raises(ValueError, match="base_url must") as raised:
+            use_embedder()
+        assert "s3cr3t" not in said_by(raised)
+
+
+def test_short_keys_do_not_change_messages(server, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a")
+    server.script = [server.status(401, message="a bad day")]
+    with pytest.raises(RuntimeError, match="a bad day"):
+        ask(server)
+
+
+def test_extra_parts_of_requests(server):
+    settings = {
+        "base_url": f"{server.url}/?api-version=1&both=url",
+        "extra_query": {"both": "query", "number": 2},
+        "extra_body": {"user": "me", "encoding_format": None, "top_p": 0.5},
+        "default_headers": {"X-Title": "a title"},
+    }
+    use_embedder(**settings)
+    use_generator(**settings)
+    assert [path for path, _ in server.requests] == ["/embeddings", "/completions"]
+    assert server.queries == ["api-version=1&both=query&number=2"] * 2
+    assert [h["X-Title"] for h in server.headers] == ["a title"] * 2
+    for _, body in server.requests:
+        assert (body["user"], body["top_p"]) == ("me", 0.5)
+    assert server.requests[0][1]["encoding_format"] is None
+
+
+@both_backends
+def test_invalid_extra_parts(server, use):
+    for settings, message in (
+        ({"extra_body": {"n": 2, "prompt": "a"}}, r"replace \['n', 'prompt'\]"),
+        ({"extra_body": {"a": {1, 2}}}, "extra_body is not valid JSON"),
+        ({"extra_body": {"a": float("nan")}}, "extra_body is not valid JSON"),
+        ({"extra_body": [1]}, "'extra_body' parameter"),
+        ({"default_headers": {"a": 1}}, "the header 'a' is not"),
+        ({"default_headers": {"a": "b\nc"}}, "the header 'a' is not"),
+        ({"max_answer_bytes": 0}, "'max_answer_bytes' parameter"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use(base_url=server.url, **settings)
+    assert server.requests == []
+
+
+def test_json_of_any_type_is_read(server):
+    content = json.dumps(server.answer("/embeddings", BODY))
+    for kind in ("text/plain", "text/html; charset=latin-1", ""):
+        for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+            sent = server.send(content.encode(encoding), {"Content-Type": kind})
+            server.script = [sent]
+            assert ask(server) == json.loads(content)
+
+
+@pytest.mark.parametrize("use_new_first", [False, True])
+def test_the_name_of_the_limit_of_tokens(server, use_new_first):
+    refused, wanted = "max_tokens", "max_completion_tokens"
+    said = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+
+    def fault(path, body):
+        is_bad = path == "/chat/completions" and refused in body
+        return server.status(400, message=said) if is_bad else None
+
+    server.fault = fault
+    for _ in range(2):  # the second call starts with the known name
+        use_generator(base_url=server.url, chat=True, max_tokens=7)
+    sent = [{refused, wanted} & body.keys() for _, body in server.requests]
+    assert sent == [{refused}, {wanted}, {wanted}]
+    assert all(body.get(refused, body.get(wanted)) == 7 for _, body in server.requests)
+    use_generator(base_url=server.url, model="other", max_tokens=7)  # a text
+    assert server.requests[-1][1]["max_tokens"] == 7
+    if use_new_first:  # and the server is replaced by one of the other kind
+        refused, wanted = wanted, refused
+        said = "Unknown parameter: max_completion_tokens"
+        server.requests.clear()
+        use_generator(base_url=server.url, chat=True)
+        sent = [{refused, wanted} & body.keys() for _, body in server.requests]
+        assert sent == [{refused}, {wanted}]
+
+
+def test_a_server_that_refuses_both_names(server):
+    said = "unknown max_tokens or max_completion_tokens"
+    server.fault = lambda path, body: server.status(400, message=said)
+    with pytest.raises(RuntimeError, match=r"HTTP 400: unknown"):
+        use_generator(base_url=server.url, chat=True)
+    assert len(server.requests) <= 4
+
+
+def test_a_server_that_refuses_the_format(server):
+    said = "encoding_format: extra fields not permitted"
+    server.fault = lambda path, body: (
+        server.status(422, message=said) if "encoding_format" in body else None
+    )
+    for _ in range(2):
+        assert use_embedder(base_url=server.url).shape == (1, 3)
+    assert ["encoding_format" in body for _, body in server.requests] == [
+        True,
+        False,
+        False,
+    ]
+
+
+@both_backends
+def test_proxies(server, monkeypatch, use):
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    for proxy, error, message in (
+        ("socks5://me:s3cr3t@127.0.0.1:1", ImportError, "pip install socksio"),
+        ("socks://me:s3cr3t@127.0.0.1:1", ValueError, "begins with socks5://"),
+    ):
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        with pytest.raises(error, match=message) as raised:
+            use(base_url=server.url)
+        assert "s3cr3t" not in said_by(raised)
+        assert raised.value.__context__ is None
+
+
+def test_errors_with_status_200(server):
+    for said, message in (
+        ('{"error": {"message": "overloaded", "code": 503}}', "error: overloaded"),
+        ('{"error": "overloaded"}', "error: overloaded"),
+        ('{"error": {"code": 1e999}}', "error: {'code': inf}"),
+    ):
+        server.script = [server.say(said)]
+        with pytest.raises(RuntimeError, match=message):
+            ask(server)

@@ -104,4 +104,10 @@ def test_settings_of_a_server(tmp_path, monkeypatch, Backend):
     settings = Backend("model")._settings()
     assert "model_files" not in settings
     assert settings["base_url"] == "http://localhost:8080/v1"
+    # Parameters that are not used do not make older caches and files invalid.
+    assert not {"extra_body", "extra_query"} & settings.keys()
+    used = {"extra_body": {"top_k": 0}, "extra_query": {"v": 1, "key": "secret"}}
+    settings = Backend("model", **used)._settings()
+    assert settings["extra_body"] == {"top_k": 0}
+    assert settings["extra_query"] == {"v": 1, "key": "***"}
     assert not Backend.inert_parameters & set(settings)

@@ -5,6 +5,7 @@ The fixture `server` of tests/conftest.py starts it.
 
 import json
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEY = "sk-secret-0123456789"
@@ -60,10 +61,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        path = self.path.removeprefix("/v1")
+        path, _, query = self.path.removeprefix("/v1").partition("?")
         with self.server.lock:
             self.server.requests.append((path, body))
             self.server.keys.append(self.headers["Authorization"])
+            self.server.queries.append(query)
+            self.server.headers.append(self.headers)
             fault = self.server.script.pop(0) if self.server.script else None
         fault = fault or self.server.fault(path, body)
         answer = ANSWERS[path](body)
@@ -77,9 +80,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(length or len(text.encode())))
+        content = text if isinstance(text, bytes) else text.encode()
+        self.send_header("Content-Length", str(length or len(content)))
         self.end_headers()
-        self.wfile.write(text.encode())
+        self.wfile.write(content)
 
     def log_message(self, *args):
         pass
@@ -110,6 +114,33 @@ class Faults:
     @staticmethod
     def say(text):
         return lambda handler, answer: handler.reply(200, text)
+
+    @staticmethod
+    def send(content, headers=(), status=200):
+        """Answer with bytes."""
+
+        def fault(handler, answer):
+            handler.reply(status, content, headers)
+
+        return fault
+
+    @staticmethod
+    def redirect(url, status=307):
+        return lambda handler, answer: handler.reply(status, "", {"Location": url})
+
+    @staticmethod
+    def stream(start, block, pause=0.0):
+        """Answer with the bytes of a start, and then repeat a block without an end."""
+
+        def fault(handler, answer):
+            handler.close_connection = True
+            with suppress(OSError):  # the client closes the connection
+                handler.wfile.write(start)
+                while not handler.server.closing.wait(pause):
+                    handler.wfile.write(block)
+                    handler.server.n_sent += len(block)
+
+        return fault
 
     @staticmethod
     def change(function):
@@ -153,7 +184,9 @@ class ScriptedServer(Faults, ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.script, self.requests, self.keys = [], [], []
+        self.queries, self.headers = [], []
         self.fault = lambda path, body: None
+        self.n_sent = 0
         self.lock = threading.Lock()
         self.closing = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"

@@ -253,6 +253,24 @@ def test_flatten_records_omits_failed_rewards():
     assert groups.tolist() == [0, 2] and y.tolist() == [1, 0]
 
 
+def test_messages_in_parts_are_texts():
+    chat = [{"role": "user", "content": [{"text": "Hel"}, {"text": "lo"}], "name": "x"}]
+    whole = [{"role": "user", "content": "Hello", "name": "x"}]
+    check([(chat, "a")], [whole], ["a"])
+    chat[0]["content"] = ["Hello"]
+    with pytest.raises(ValueError, match="has a part that is not a text: str 'Hello'"):
+        check_texts([(chat, "a")])
+
+
+def test_containers_without_an_order_of_texts_are_refused():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="got one set"):
+        check_texts({"a", "b"})
+    frame = pandas.DataFrame({"prompt": ["a"], "completions": [["b"]]})
+    with pytest.raises(ValueError, match=r"records must be a list.* DataFrame"):
+        flatten_records(frame)
+
+
 def test_text_parts_are_joined():
     parts = [{"type": "text", "text": "Hi "}, {"type": "text", "text": "you"}]
     message = {"role": "user", "content": parts, "name": "N"}

@@ -293,3 +293,58 @@ def test_no_prompts(pipeline):
     best = BestOfK(Toy(), pipeline, k=3)
     assert best.generate([]) == []
     assert best.generate([], return_candidates=True) == ([], [])
+
+
+def test_prompts_as_collect_takes_them(pipeline):
+    pandas = pytest.importorskip("pandas")
+    best = BestOfK(Toy(), pipeline, K, random_state=0)
+    expected = best.generate(NEW)
+    items = [{"prompt": prompt, "answer": 1} for prompt in NEW]
+    assert best.generate(items) == expected
+    assert best.generate(pandas.DataFrame(items)) == expected
+    chat = [{"role": "user", "content": [{"type": "text", "text": "a"}]}]
+    whole = [{"role": "user", "content": "a"}]
+    assert best.generate([chat]) == best.generate([whole])
+    with pytest.raises(ValueError, match="prompts must be a list"):
+        best.generate({"prompt": "a"})
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_values_of_a_policy_are_computed_with_one_embedding(records, rewards, search):
+    calls = []
+
+    def embed(texts):
+        calls.append(len(texts))
+        return [features(text) for text in texts]
+
+    embedder = letters().set_params(vectorizer=embed)
+    model = make_pipeline(embedder, PerCandidate(StandardScaler()), POLICY)
+    if search:
+        model = GridSearchCV(model, {"qprobepolicy__alpha": [1e-6]}, cv=2)
+    model.fit(records, rewards)
+    calls.clear()
+    _, found = BestOfK(Toy(), model, K).generate(NEW, return_candidates=True)
+    n_texts = sum(calls)
+    drawn = Toy().generate(NEW, K)
+    assert n_texts == len({text for r in drawn for text in r["completions"]})
+    pipeline = model.best_estimator_ if search else model
+    for record, values, proba in zip(
+        found,
+        pipeline.decision_function(drawn),
+        model.predict_proba(drawn),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(record["values"], values)
+        np.testing.assert_array_equal(record["probabilities"], proba)
+        assert record["values"][record["chosen"]] == record["values"].max()
+
+
+def test_values_of_a_regressor_are_its_predictions(records):
+    texts = [text for record in records for text in record["completions"]]
+    model = make_pipeline(letters(), Ridge(1e-6))
+    model.fit(texts, [text.count("a") for text in texts])
+    _, found = BestOfK(Toy(), model, K).generate(NEW, return_candidates=True)
+    for record in found:
+        np.testing.assert_array_equal(
+            record["values"], model.predict(record["completions"])
+        )

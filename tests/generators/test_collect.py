@@ -1,20 +1,39 @@
 """collect and the file of its records."""
 
+import asyncio
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import CancelledError
+from contextvars import ContextVar
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kill import kill_often
+from sklearn import config_context, get_config
 
-from skqprobe.generators import BaseGenerator, collect
+from skqprobe.generators import (
+    BaseGenerator,
+    PromptRefused,
+    collect,
+    load_records,
+)
 
 K = 3
+
+
+in_order = partial(collect, reward_concurrency=1)
+"""Collect, with calls of the reward in the order of the completions."""
 
 
 class Toy(BaseGenerator):
@@ -55,8 +74,10 @@ def path(tmp_path):
     return tmp_path / "records.jsonl"
 
 
-def lines_of(path):
-    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+def entries_of(path, key):
+    """Return the lines of the file that have a key."""
+    lines = map(json.loads, path.read_bytes().splitlines())
+    return [line for line in lines if key in line]
 
 
 def assert_same(records, others):
@@ -105,19 +126,18 @@ def test_the_reward_gets_the_item_as_given(path, with_file):
     assert list(records[2]["item"]["words"]) == ["a", "b"]
 
 
-def test_each_prompt_is_written_at_once(tmp_path):
+def test_completions_and_each_reward_are_written_at_once(tmp_path):
     path = tmp_path / "new folder" / "records.jsonl"
-    n_lines = []
+    n_found = []
 
     def reward(item, completion):
-        n_lines.append(len(lines_of(path)) if path.exists() else 0)
+        data = load_records(path)
+        assert completion in data.records[-1]["completions"]
+        n_found.append((len(data.records), int(np.isfinite(data.y).sum())))
         return 0
 
-    records = collect(prompts_of(4), Toy(), reward, K, path=path)
-    assert n_lines == [0] * K + [1] * K + [2] * K + [3] * K
-    for line, record in zip(lines_of(path), records, strict=True):
-        assert line["completions"] == record["completions"]
-        assert line["rewards"] == record["rewards"]
+    collect(prompts_of(3), Toy(), reward, K, path=path, reward_concurrency=1)
+    assert n_found == [(1 + n // K, n) for n in range(3 * K)]
 
 
 def test_it_resumes_and_gives_the_same_records(path, tmp_path):
@@ -125,7 +145,8 @@ def test_it_resumes_and_gives_the_same_records(path, tmp_path):
     with pytest.raises(ConnectionError, match="the server is gone"):
         collect(prompts_of(5), Toy(fail_on="prompt 3"), length, K, path=path)
     first = path.read_bytes()
-    assert first.count(b"\n") == 3
+    assert len(load_records(path).records) == 3
+    assert np.isfinite(load_records(path).y).all()  # the rewards were finished
     records = collect(prompts_of(5), Toy(asked=asked), length, K, path=path)
     assert asked == ["prompt 3", "prompt 4"]
     assert path.read_bytes().startswith(first)
@@ -143,85 +164,31 @@ def test_it_resumes_and_gives_the_same_records(path, tmp_path):
 
 
 def test_a_torn_last_line_is_written_again_wherever_it_was_torn(path):
-    whole = collect(prompts_of(2), Toy(), length, K, path=path)
+    whole = in_order(prompts_of(2), Toy(), length, K, path=path)
     content = path.read_bytes()
-    end_of_first = content.index(b"\n") + 1
-    # All cuts of the only line, some of the second.
-    cuts = [*range(0, end_of_first, 7), *range(end_of_first, len(content), 31)]
-    for cut in [*cuts, end_of_first - 1, len(content) - 1]:
+    ends = [at for at, byte in enumerate(content) if byte == ord("\n")]
+    for cut in {*range(0, len(content), 13), *ends, *(end + 1 for end in ends)}:
         path.write_bytes(content[:cut])
-        assert_same(collect(prompts_of(2), Toy(), length, K, path=path), whole)
-        assert path.read_bytes() == content
+        calls = []
 
+        def reward(*args, calls=calls):
+            calls.append(args)
+            return length(*args)
 
-SCRIPT = """
-import random, sys
-import numpy as np
-from skqprobe.generators import BaseGenerator, collect
-
-class Toy(BaseGenerator):
-    _parameter_constraints = {}
-    def __init__(self, progress=False):
-        self.progress = progress
-    def sample(self, prompt, k):
-        draw = random.Random(prompt)
-        states = np.full((k, 4000), draw.random())  # lines of many pages
-        texts = [str(draw.random()) for _ in range(k)]
-        return {"prompt": prompt, "completions": texts, "hidden_states": states}
-
-def reward(item, completion):
-    # A few rewards fail at first, so that the file is rewritten, too.
-    if random.random() < 0.02:
-        raise OSError("no answer")
-    return float(completion)
-
-print("ready", flush=True)
-collect([str(i) for i in range(400)], Toy(), reward, 3, path=sys.argv[1])
-"""
+        assert_same(in_order(prompts_of(2), Toy(), reward, K, path=path), whole)
+        assert path.read_bytes().rstrip() == content.rstrip()
+        # A line that lacks only its end is complete.
+        n_kept = (content[:cut] + b"\n" * (cut in ends)).count(b"}\n")
+        kept = content.split(b"\n")[:n_kept]
+        assert len(calls) == 2 * K - sum(b'"reward"' in line for line in kept)
 
 
 @pytest.mark.slow
-def test_sigkill_at_any_moment_loses_and_damages_nothing(path, rng):
-    def start():
-        process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", SCRIPT, str(path)],
-            stdout=subprocess.PIPE,
-            cwd=".",
-        )
-        assert process.stdout.readline() == b"ready\n"
-        return process
-
-    def size():
-        return path.stat().st_size if path.exists() else 0
-
-    known = {}
-    for _ in range(10):
-        # Kill it when it has written some more lines, or soon after.
-        enough = size() + rng.integers(0, 3_000_000)
-        process = start()
-        while size() < enough and process.poll() is None:
-            time.sleep(0.0005)
-        time.sleep(rng.uniform(0, 0.005))
-        process.kill()
-        process.communicate()
-        lines = lines_of(path) if path.exists() else []
-        assert len(lines) >= len(known)
-        for i, line in enumerate(lines):
-            assert line["prompt"] == str(i)
-            for text, value in zip(line["completions"], line["rewards"], strict=True):
-                assert value in (None, float(text))
-            assert known.setdefault(i, line["completions"]) == line["completions"]
-    assert 0 < len(known) < 400
-    for _ in range(10):  # until no reward fails any more
-        process = start()
-        process.communicate()
-        assert process.returncode == 0
-        lines = lines_of(path)
-        if not any(None in line["rewards"] for line in lines):
-            break
-    assert [line["prompt"] for line in lines] == [str(i) for i in range(400)]
-    assert all(lines[i]["completions"] == texts for i, texts in known.items())
-    assert all(None not in line["rewards"] for line in lines)
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_sigkill_at_any_moment_loses_only_rewards_in_progress(tmp_path, concurrency):
+    outcome = kill_often(tmp_path, 5, concurrency, seed=concurrency)
+    assert outcome.n_kills >= 5
+    assert outcome.n_lost_at_once <= concurrency
 
 
 @pytest.mark.parametrize(
@@ -241,7 +208,7 @@ def test_a_failed_reward_is_none_and_is_reported_once(outcome, message):
     reward = Flaky({1: outcome, 5: outcome, 2: 0})
     message_of_all = r"2 of 6 rewards failed.*prompts\[0\]"
     with pytest.warns(RuntimeWarning, match=message_of_all) as caught:
-        records = collect(prompts_of(2), Toy(), reward, K)
+        records = in_order(prompts_of(2), Toy(), reward, K)
     assert [warning.filename for warning in caught] == [__file__]
     assert records[0]["rewards"] == [1.0, None, 0.0]
     assert records[1]["rewards"] == [1.0, 1.0, None]
@@ -252,7 +219,7 @@ def test_a_failed_reward_is_none_and_is_reported_once(outcome, message):
 def test_rewards_of_any_numeric_type_become_floats():
     values = True, 2, 0.5, np.float32(0.5), np.int64(2), np.array(2.0), np.True_
     reward = Flaky(enumerate(values))
-    (record,) = collect(["a"], Toy(), reward, len(values))
+    (record,) = in_order(["a"], Toy(), reward, len(values))
     assert record["rewards"] == [1, 2, 0.5, 0.5, 2, 2, 1]
     assert {type(value) for value in record["rewards"]} == {float}
 
@@ -261,13 +228,13 @@ def test_a_resume_retries_only_the_failed_rewards(path):
     asked = []
 
     def resume(reward):
-        return collect(prompts_of(3), Toy(asked=asked), reward, K, path=path)
+        return in_order(prompts_of(3), Toy(asked=asked), reward, K, path=path)
 
     error = TimeoutError("tests ran too long")
     with pytest.warns(RuntimeWarning, match="Call collect again"):
         first = resume(Flaky({1: error, 6: error}))
     assert first[2]["errors"] == {0: "TimeoutError: tests ran too long"}
-    lines = path.read_bytes().splitlines()
+    content = path.read_bytes()
     # One of the two fails again, in another way.
     reward = Flaky({1: None, 0: 0.5})
     with pytest.warns(RuntimeWarning, match="1 of 9 rewards failed"):
@@ -279,29 +246,183 @@ def test_a_resume_retries_only_the_failed_rewards(path):
     ]
     assert second[0]["rewards"] == [1.0, 0.5, 1.0] and "errors" not in second[0]
     assert second[2]["errors"][0].startswith("TypeError")
-    assert path.read_bytes().splitlines()[1] == lines[1]
+    assert path.read_bytes().startswith(content)
     third = resume(Flaky({0: 0}))
     assert third[2]["rewards"] == [0.0, 1.0, 1.0] and "errors" not in third[2]
     assert_same(third, resume(Flaky()))
     assert [p.name for p in path.parent.iterdir()] == ["records.jsonl"]
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_an_interrupt_passes_through(path, stop):
-    with pytest.raises(stop):
-        collect(prompts_of(3), Toy(), Flaky({4: stop()}), K, path=path)
-    assert path.read_bytes().count(b"\n") == 1
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_an_interrupt_by_a_reward_keeps_the_finished_ones(path, concurrency):
+    call = {"k": K, "path": path, "reward_concurrency": concurrency}
+    reward = Flaky({4: KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        collect(prompts_of(3), Toy(), reward, **call)
+    data = load_records(path)
+    n_finished = np.isfinite(data.y).sum()
+    assert len(data.records) > 0 and n_finished < len(reward.calls)
+    reward = Flaky()
+    collect(prompts_of(3), Toy(), reward, **call)
+    assert len(reward.calls) == 3 * K - n_finished
+
+
+class Failed(BaseException):
+    """As that of `pytest.fail`."""
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(
+    "error", [SystemExit(1), CancelledError(), Failed("no"), GeneratorExit()]
+)
+def test_other_exceptions_that_stop_a_program_are_failed_rewards(error, concurrency):
+    reward = Flaky({1: error})
+    with pytest.warns(RuntimeWarning, match="1 of 6 rewards failed"):
+        records = collect(
+            prompts_of(2), Toy(), reward, K, reward_concurrency=concurrency
+        )
+    (found,) = {e for r in records for e in r.get("errors", {}).values()}
+    assert found == f"{type(error).__name__}: {error}"
 
 
 def test_an_interrupted_retry_keeps_finished_rewards(path):
     with pytest.warns(RuntimeWarning):
-        collect(prompts_of(3), Toy(), Flaky({0: None, 8: None}), K, path=path)
+        in_order(prompts_of(3), Toy(), Flaky({0: None, 8: None}), K, path=path)
     reward = Flaky({0: 7, 1: KeyboardInterrupt()})
     with pytest.raises(KeyboardInterrupt):
-        collect(prompts_of(3), Toy(), reward, K, path=path)
+        in_order(prompts_of(3), Toy(), reward, K, path=path)
     reward = Flaky()
-    records = collect(prompts_of(3), Toy(), reward, K, path=path)
+    records = in_order(prompts_of(3), Toy(), reward, K, path=path)
     assert records[0]["rewards"][0] == 7 and len(reward.calls) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send on Windows")
+def test_ctrl_c_does_not_wait_for_slow_rewards(path):
+    script = """
+import os, sys, time
+from test_collect import Toy, collect
+def reward(item, completion):
+    if item == "prompt 1":
+        os.write(1, b"slow\\n")
+        time.sleep(60)
+    return 1
+print("ready", flush=True)
+collect(["prompt 0", "prompt 1"], Toy(), reward, 3, path=sys.argv[1])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", script, path],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    assert process.stdout.readline() == "slow\n"
+    while not (path.exists() and np.isfinite(load_records(path).y).sum() == 3):
+        time.sleep(0.01)
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=8)[1]
+    assert time.monotonic() - begin < 10
+    assert error.rstrip().endswith("KeyboardInterrupt")
+    assert np.isfinite(load_records(path).y).sum() == 3
+
+
+def test_rewards_are_computed_at_the_same_time():
+    # All 8 rewards, of 8 prompts, must be in progress before one of them returns.
+    together = threading.Barrier(8)
+
+    def reward(item, completion):
+        together.wait(30)
+        return len(item)
+
+    records = collect(prompts_of(8), Toy(), reward, 1, reward_concurrency=8)
+    assert [record["rewards"] for record in records] == [[8.0]] * 8
+    assert [record["prompt"] for record in records] == prompts_of(8)
+
+
+def test_no_more_rewards_at_the_same_time_than_asked_for():
+    running, most, lock = [0], [0], threading.Lock()
+
+    def reward(item, completion):
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(0.001)
+        with lock:
+            running[0] -= 1
+        return 0
+
+    collect(prompts_of(20), Toy(), reward, K, reward_concurrency=3)
+    assert 1 <= most[0] <= 3
+    threads = set()
+    in_order(
+        prompts_of(2), Toy(), lambda *_: threads.add(threading.get_ident()) or 1, 1
+    )
+    assert threads == {threading.get_ident()}
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_rewards_have_the_settings_of_the_caller(concurrency):
+    variable = ContextVar("variable")
+
+    def reward(item, completion):
+        return get_config()["enable_metadata_routing"] + variable.get()
+
+    with config_context(enable_metadata_routing=True):
+        variable.set(2)
+        records = collect(["a"], Toy(), reward, K, reward_concurrency=concurrency)
+    assert records[0]["rewards"] == [3.0] * K
+
+
+class AsyncReward:
+    """Rewards of coroutines, all of which run in one event loop."""
+
+    def __init__(self):
+        self.loops, self.n_running, self.most = set(), 0, 0
+
+    async def __call__(self, item, completion):
+        self.loops.add(asyncio.get_running_loop())
+        self.n_running += 1
+        self.most = max(self.most, self.n_running)
+        await asyncio.sleep(0.01)
+        self.n_running -= 1
+        if item == "prompt 1":
+            raise SystemExit("not here")
+        if item == "prompt 2":
+            raise asyncio.CancelledError
+        return len(completion)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_asynchronous_rewards(concurrency):
+    reward = AsyncReward()
+    for _ in range(2):  # a client would be used again
+        with pytest.warns(RuntimeWarning, match="6 of 12 rewards failed"):
+            records = collect(
+                prompts_of(4), Toy(), reward, K, reward_concurrency=concurrency
+            )
+    assert [None in record["rewards"] for record in records] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert records[1]["errors"][0] == "SystemExit: not here"
+    assert records[2]["errors"][0] == "CancelledError: "
+    for i in (0, 3):
+        expected = [len(text) for text in records[i]["completions"]]
+        assert records[i]["rewards"] == expected
+    assert len(reward.loops) == 1
+    assert (reward.most == 1) if concurrency == 1 else (1 < reward.most <= concurrency)
+
+    async def function(item, completion):
+        return 2
+
+    assert collect(["a"], Toy(), function, 1)[0]["rewards"] == [2.0]
 
 
 @pytest.mark.parametrize(
@@ -386,6 +507,10 @@ def test_an_empty_list_and_an_empty_file(path):
         ({"generator": object()}, "generator must be a generator.*got object"),
         ({"reward": 1}, "reward must be a function"),
         ({"k": 0}, "k must be an integer of 1 or more; got 0"),
+        ({"reward_concurrency": 0}, "reward_concurrency must be an integer of 1 or"),
+        ({"reward_concurrency": True}, "reward_concurrency must be an integer of 1 or"),
+        ({"on_error": "ignore"}, "on_error must be 'raise' or 'skip'; got 'ignore'"),
+        ({"reward_version": 0.5}, "reward_version must be a str, an int or None; got"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_drawn(change, message):
@@ -424,10 +549,11 @@ class Backwards(Toy):
 def test_prompts_may_be_ready_in_any_order(path):
     reward, asked = Flaky(), []
     with pytest.raises(ConnectionError):
-        collect(prompts_of(6), Backwards(fail_on="prompt 2"), reward, K, path=path)
+        in_order(prompts_of(6), Backwards(fail_on="prompt 2"), reward, K, path=path)
     seen = [item for item, _ in reward.calls]
     assert seen[::K] == ["prompt 5", "prompt 4", "prompt 3"]
-    assert [line["position"] for line in lines_of(path)] == [5, 4, 3]
+    entries = entries_of(path, "completions")
+    assert [entry["position"] for entry in entries] == [5, 4, 3]
     records = collect(prompts_of(6), Backwards(asked=asked), reward, K, path=path)
     assert asked == ["prompt 2", "prompt 1", "prompt 0"]
     assert [record["prompt"] for record in records] == prompts_of(6)
@@ -466,8 +592,292 @@ def test_any_text_and_array_comes_back_from_the_file(data, tmp_path_factory):
 
     path = tmp_path_factory.mktemp("any") / "records.jsonl"
     for _ in range(2):  # drawn, then read
-        (record,) = collect([texts[0]], Given(), length, len(texts), path=path)
-        assert record["prompt"] == texts[0] and record["completions"] == texts
+        (record,) = collect(["a"], Given(), length, len(texts), path=path)
+        assert record["completions"] == texts
         assert record["states"].dtype == array.dtype
         assert record["states"].shape == array.shape
         assert record["states"].tobytes() == array.tobytes()
+
+
+def test_rewards_of_another_version_are_not_mixed(path):
+    def resume(reward, n=2, **options):
+        return in_order(prompts_of(n), Toy(), reward, K, path=path, **options)
+
+    resume(lambda *_: 1, reward_version="1")
+    assert load_records(path).reward_version == "1"
+    content = path.read_bytes()
+    for version in (None, "2"):
+        message = f"reward_version was '1', is {version!r}.*pass rescore=True"
+        with pytest.raises(ValueError, match=message):
+            resume(lambda *_: 2, reward_version=version)
+        assert path.read_bytes() == content
+    asked = resume(lambda *_: 1, reward_version="1", n=3)
+    records = resume(lambda *_: 2, reward_version="2", n=3, rescore=True)
+    assert [record["rewards"] for record in records] == [[2.0] * K] * 3
+    assert [r["completions"] for r in records] == [r["completions"] for r in asked]
+    assert_same(resume(Flaky(), reward_version="2", n=3), records)
+    assert load_records(path).reward_version == "2"
+
+
+def test_rescore_uses_the_present_reward_and_resumes(path):
+    asked = []
+
+    def resume(reward, **options):
+        return in_order(
+            prompts_of(3), Toy(asked=asked), reward, K, path=path, **options
+        )
+
+    resume(lambda *_: 1)
+    with pytest.raises(KeyboardInterrupt):
+        resume(
+            Flaky({**dict.fromkeys(range(4), 2), 4: KeyboardInterrupt()}), rescore=True
+        )
+    assert np.isfinite(load_records(path).y).sum() == 4  # none of the old ones
+    reward = Flaky(dict.fromkeys(range(9), 2))
+    records = resume(reward)
+    assert [record["rewards"] for record in records] == [[2.0] * K] * 3
+    assert len(reward.calls) == 5 and len(asked) == 3
+    assert resume(lambda *_: 3, rescore=True)[0]["rewards"] == [3.0] * K
+    # Without a file, nothing is recorded.
+    assert in_order(["a"], Toy(), length, K, rescore=True)[0]["rewards"] != [None] * K
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": "b", "answer": 2},
+        {"prompt": "b", "answer": 1.0},
+        {"prompt": "b", "answer": 1, "more": None},
+        {"prompt": "b"},
+        "b",
+    ],
+)
+def test_an_item_that_has_changed_is_not_scored_by_the_old_one(path, changed):
+    items = [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": 1}]
+    answers = []
+
+    def reward(item, completion):
+        answers.append(item)
+        return 1
+
+    first = in_order(items, Toy(), reward, K, path=path)
+    content = path.read_bytes()
+    items[1] = changed
+    message = r"another item in the place of prompts\[1\].*pass rescore=True"
+    with pytest.raises(ValueError, match=message):
+        in_order(items, Toy(), reward, K, path=path)
+    assert path.read_bytes() == content
+    answers.clear()
+    records = in_order(items, Toy(), reward, K, path=path, rescore=True)
+    assert answers == [items[0]] * K + [changed] * K
+    assert records[1].get("item", changed) == changed
+    assert records[1]["completions"] == first[1]["completions"]
+    assert_same(in_order(items, Toy(), reward, K, path=path), records)
+
+
+class Picky(Toy):
+    """Refuse some prompts, and ask for `asked`."""
+
+    def sample(self, prompt, k):
+        record = super().sample(prompt, k)
+        if "no" in str(prompt):
+            raise PromptRefused("the content filter")
+        if "bad" in str(prompt):
+            raise LookupError("a bug")
+        return record
+
+
+CHAT = [{"role": "user", "content": "say no"}]
+
+
+def test_refused_prompts_are_named_after_the_others_are_finished(path):
+    prompts, asked = ["no 0", "a", CHAT, "b"], []
+    message = (
+        r"2 of 4 prompts failed\. prompts\[0\] \('no 0'\) was refused: the content "
+        r"filter; prompts\[2\] \('say no'\) was refused.*\.jsonl.*on_error='skip'"
+    )
+    for n_asked in (4, 2):  # those that were refused are asked for again
+        with pytest.raises(PromptRefused, match=message):
+            collect(prompts, Picky(asked=asked), length, K, path=path)
+        assert len(asked) == n_asked
+        asked.clear()
+    size = path.stat().st_size
+    data = load_records(path)
+    assert [record["prompt"] for record in data.records] == ["a", "b"]
+    assert sorted(set(data.groups)) == [1, 3] and np.isfinite(data.y).all()
+    assert data.refused == dict.fromkeys([0, 2], "the content filter")
+    with pytest.warns(RuntimeWarning, match="2 of 4 prompts failed.*were left out"):
+        records = collect(
+            prompts, Picky(asked=asked), length, K, path=path, on_error="skip"
+        )
+    assert asked == [] and path.stat().st_size == size
+    assert [record["prompt"] for record in records] == ["a", "b"]
+    # They are accepted now.
+    assert len(collect(prompts, accepting(Picky), length, K, path=path)) == 4
+    assert load_records(path).refused == {}
+
+
+def accepting(cls):
+    """A generator with the same settings that refuses nothing."""
+    return type(cls.__name__, (Toy,), {"__module__": cls.__module__})()
+
+
+def test_refused_prompts_without_a_file():
+    asked = []
+    with pytest.raises(PromptRefused, match=r"prompts\[1\] \('no'\) was refused"):
+        collect(["a", "no", "b"], Picky(asked=asked), length, K)
+    assert asked == ["a", "no"]  # the others would be lost
+    with pytest.warns(RuntimeWarning, match=r"prompts\[1\] \('no'\) was refused"):
+        records = collect(["a", "no", "b"], Picky(), length, K, on_error="skip")
+    assert [record["prompt"] for record in records] == ["a", "b"]
+    with pytest.warns(RuntimeWarning, match="7 of 7 prompts failed.*and 2 more"):
+        assert collect(["no"] * 7, Picky(), length, K, on_error="skip") == []
+
+
+def test_generate_names_the_prompt():
+    with pytest.raises(PromptRefused, match=r"prompts\[1\] \('say no'\) was refused"):
+        Picky().generate(["a", CHAT], K)
+    with pytest.raises(LookupError) as caught:
+        Picky().generate([{"prompt": "bad"}], K)
+    assert caught.value.__notes__ == ["prompts[0] ('bad') failed: LookupError: a bug"]
+
+
+def test_other_errors_of_a_generator_may_be_skipped_and_are_tried_again(path):
+    prompts, asked = ["a", "bad", "b"], []
+    with pytest.raises(LookupError, match="a bug") as caught:
+        collect(prompts, Picky(), length, K, path=path)
+    assert caught.value.__notes__ == ["prompts[1] ('bad') failed: LookupError: a bug"]
+    assert len(load_records(path).records) == 1
+    for n_asked in (2, 1):
+        asked.clear()
+        message = (
+            r"prompts\[1\] \('bad'\) failed: LookupError: a bug\. They were left out"
+        )
+        with pytest.warns(RuntimeWarning, match=message):
+            records = collect(
+                prompts, Picky(asked=asked), length, K, path=path, on_error="skip"
+            )
+        assert len(asked) == n_asked
+        assert [record["prompt"] for record in records] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": "a"}, "must return the prompt as it is, ' a'; got 'a'"),
+        ({"completions": "abc"}, "must return 'completions' as a list of texts"),
+        ({"completions": [1, 2, 3]}, "must return 'completions' as a list of texts"),
+        ({"position": 3}, "returned the key 'position'"),
+        ({"rewards": [1, 1, 1]}, "returned the key 'rewards'"),
+        ({"states": np.array([["a", 1]], dtype=object)}, "cannot be written.*'|O'"),
+        ({"states": object()}, "cannot be written to path.*object"),
+        (
+            None,
+            "must return a dict with the keys 'prompt' and 'completions'; got NoneT",
+        ),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_not_written(path, change, message):
+    class Changed(Toy):
+        def sample(self, prompt, k):
+            record = super().sample(prompt, k)
+            if prompt == "b":
+                return record
+            return None if change is None else record | change
+
+    reward = Flaky()
+    with pytest.raises(ValueError, match=message):
+        collect(["b", " a"], Changed(), reward, K, path=path)
+    assert len(load_records(path).records) == 1
+    assert {item for item, _ in reward.calls} == {"b"}
+
+
+def test_a_generator_with_other_records_than_asked_for():
+    class Twice(Toy):
+        def sample_each(self, prompts, k):
+            yield from super().sample_each(prompts, k)
+            yield 0, self.sample(prompts[0], k)
+
+    class Less(Toy):
+        def sample_each(self, prompts, k):
+            return super().sample_each(prompts[:1], k)
+
+    with pytest.raises(
+        ValueError, match=r"Twice returned two records for prompts\[0\]"
+    ):
+        collect(prompts_of(2), Twice(), length, K)
+    with pytest.raises(ValueError, match=r"Less returned no record for prompts\[1\]"):
+        collect(prompts_of(2), Less(), length, K)
+
+
+def test_items_with_any_keys_and_numbers_are_read_back(path):
+    items = [
+        {"prompt": "a", "base64": "", "dtype": "f4", "shape": [0]},
+        {"prompt": "b", 1: "one", "1": "text"},
+        {"prompt": "c", "limit": float("nan"), "position": float("-inf")},
+        {"prompt": "d", "states": np.ones((2, 2))},
+    ]
+    for _ in range(2):
+        records = collect(items, Toy(), Flaky(), K, path=path)
+        for record, item in zip(records, items, strict=True):
+            np.testing.assert_equal(record["item"], item)
+    for line in path.read_bytes().splitlines():
+        json.loads(line, parse_constant=pytest.fail)
+
+
+def test_completions_that_were_cut_off_are_reported_once(path):
+    class Cut(Toy):
+        def sample(self, prompt, k):
+            reasons = ["length", "stop", None] if prompt == "prompt 0" else ["stop"] * k
+            return super().sample(prompt, k) | {"finish_reasons": reasons}
+
+    with pytest.warns(
+        RuntimeWarning, match="1 of 6 completions were cut off"
+    ) as caught:
+        collect(prompts_of(2), Cut(), length, K, path=path)
+    assert [warning.filename for warning in caught] == [__file__]
+    collect(prompts_of(2), Cut(), length, K, path=path)  # nothing new
+    collect(prompts_of(2)[1:], Cut(), length, K)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_rows_of_a_data_frame_are_items(library, path):
+    frame = pytest.importorskip(library).DataFrame(
+        {"answer": [1, 2], "prompt": ["a", "b"]}
+    )
+    items = [{"answer": 1, "prompt": "a"}, {"answer": 2, "prompt": "b"}]
+    for _ in range(2):
+        records = collect(frame, Toy(), Flaky(), K, path=path)
+        assert [record["item"] for record in records] == items
+        assert [record["prompt"] for record in records] == ["a", "b"]
+    assert [r["prompt"] for r in Toy().generate(frame, K)] == ["a", "b"]
+    assert_same(collect(items, Toy(), Flaky(), K, path=path), records)
+    column = collect(frame["prompt"], Toy(), Flaky(), K)
+    assert [record["prompt"] for record in column] == ["a", "b"]
+
+
+def test_data_frames_that_are_no_prompts_are_refused():
+    pandas = pytest.importorskip("pandas")
+    frames = [
+        pandas.DataFrame({"text": ["a"]}),
+        pandas.DataFrame([["a", "b"]], columns=["prompt", "prompt"]),
+        pandas.DataFrame([["a", 1, 2]], columns=["prompt", "x", "x"]),
+    ]
+    for frame in frames:
+        with pytest.raises(ValueError, match="needs the column 'prompt'"):
+            collect(frame, Toy(), length, K)
+    with pytest.raises(ValueError, match=r"prompts\[1\]\['prompt'\] must be a text"):
+        collect(pandas.DataFrame({"prompt": ["a", None]}), Toy(), length, K)
+
+
+def test_messages_in_parts_are_texts():
+    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    chat = [{"role": "user", "content": parts}]
+    whole = [{"role": "user", "content": "Hello"}]
+    reward = Flaky()
+    (record,) = collect([chat], Toy(), reward, K)
+    assert record["prompt"] == whole and reward.calls[0][0] is chat
+    assert record["completions"] == Toy().sample(whole, K)["completions"]
+    chat[0]["content"] = [{"type": "image_url", "image_url": {}}]
+    with pytest.raises(ValueError, match=r"prompts\[0\] has a part that is not a text"):
+        collect([chat], Toy(), length, K)

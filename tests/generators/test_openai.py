@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
+from skqprobe._backends.refusal import PromptRefused
 from skqprobe.generators import OpenAIGenerator, collect
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
@@ -62,7 +63,7 @@ def test_openai_itself_has_another_name_for_max_tokens(server, monkeypatch):
 
     def post(client, path, *, body, cast_to):
         sent.append(body)
-        return server.answer(path, body)
+        return cast_to(200, json=server.answer(path, body))
 
     sent = []
     monkeypatch.setattr(openai.OpenAI, "post", post)
@@ -82,10 +83,18 @@ def test_a_server_that_ignores_n(server):
     assert len(set(record["completions"])) == 4  # as every request has its own seed
 
 
-@pytest.mark.parametrize("code", [400, 422])
-def test_a_server_that_limits_n(server, code):
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (400, "Only one completion choice is allowed"),
+        (422, "n: must be at most 4"),
+        (400, "n_cmpl cannot be greater than the number of slots"),
+        (400, "Invalid n value (currently only n = 1 is supported)"),
+    ],
+)
+def test_a_server_that_limits_n(server, code, said):
     server.fault = lambda path, body: (
-        server.status(code) if body.get("n", 1) > 4 else None
+        server.status(code, message=said) if body.get("n", 1) > 4 else None
     )
     records = generator(server, seed=3, concurrency=1).generate(["a", "b"], 10)
     n_asked = [body.get("n", 1) for _, body in server.requests]
@@ -93,6 +102,26 @@ def test_a_server_that_limits_n(server, code):
     assert n_asked == [10, 5, 2, 2, 2, 2, 2] + [2] * 5
     for record in records:
         assert len(set(record["completions"])) == 10
+
+
+@pytest.mark.parametrize(
+    "said", ["temperature and top_p cannot both be specified", "content filter"]
+)
+def test_n_is_reduced_only_if_it_is_refused(server, said):
+    server.fault = lambda path, body: server.status(400, message=said)
+    hint = "top_p=None" if "top_p" in said else "content filter"
+    with pytest.raises(RuntimeError, match=hint):
+        generator(server).generate(["a"], 16)
+    assert len(server.requests) == 1
+
+
+def test_temperature_and_top_p_can_be_left_out(server):
+    generator(server, temperature=None, top_p=None).sample("text", 1)
+    body = {"model": "model", "prompt": "text", "max_tokens": 256}
+    assert server.requests == [("/completions", body)]
+    generator(server, top_p=None).sample(CHAT, 1)
+    assert server.requests[1][1]["temperature"] == 1.0
+    assert "top_p" not in server.requests[1][1]
 
 
 def test_a_server_that_gives_more(server):
@@ -119,9 +148,22 @@ def test_log_likelihoods(server, prompt):
     record = generator(server, log_likelihoods=True).sample(prompt, 2)
     assert record["log_likelihoods"] == [-1.75, -1.75]
     assert record["n_tokens"] == [3, 3]
-    server.script = [server.put("logprobs", None, 1)]
+    server.script = [
+        server.change(lambda data: [choice.update(logprobs=None) for choice in data])
+    ]
     with pytest.raises(ValueError, match="the server returned no log-probabilities"):
         generator(server, log_likelihoods=True).sample(prompt, 2)
+
+
+def test_log_likelihoods_that_are_unknown(server):
+    likely = generator(server, log_likelihoods=True)
+    for values in (None, [], [None, -1.0], [-1.0, float("-inf")], [-(10**400)]):
+        logprobs = None if values is None else {"token_logprobs": values}
+        server.script = [server.put("logprobs", logprobs, 1)]
+        with pytest.warns(RuntimeWarning, match="^1 log-likelihoods are None"):
+            record = likely.sample("text", 2)
+        assert record["log_likelihoods"] == [-1.75, None]
+        assert record["n_tokens"] == [3, None]
 
 
 def test_n_tokens_if_known(server):
@@ -137,7 +179,7 @@ def test_an_empty_completion_is_one(server):
     with_likelihoods = generator(server, log_likelihoods=True)
     server.script = [server.put("text", "")]
     assert with_likelihoods.sample("text", 2)["completions"] == ["", "text/None/1"]
-    server.script = [server.put("message", {"role": "assistant", "content": None})]
+    server.script = [server.put("message", {"role": "assistant", "content": ""})]
     assert generator(server).sample(CHAT, 1)["completions"] == [""]
     server.script = [
         server.change(lambda choices: choices[0].update(text="", logprobs=None))
@@ -146,7 +188,83 @@ def test_an_empty_completion_is_one(server):
     assert (record["log_likelihoods"], record["n_tokens"]) == ([0.0], [0])
 
 
-@pytest.mark.parametrize("text", ['{"choices": []}', "{}", '{"choices": [3]}'])
+NO_TEXT = {
+    "reasoning_content": ({"content": None, "reasoning_content": "Hm"}, None),
+    "refusal": ({"content": None, "refusal": "No."}, None),
+    "reasoning": ({"content": "", "reasoning": "Hm"}, None),
+    "no field": ({"content": None}, None),
+    "content": ({"content": [{"type": "thinking", "thinking": "Hm"}]}, None),
+}
+
+
+@pytest.mark.parametrize(("message", "_"), NO_TEXT.values(), ids=NO_TEXT)
+def test_completions_without_text_are_counted(server, message, _, request):
+    field = request.node.callspec.id
+    server.fault = lambda path, body: server.change(
+        lambda choices: choices[1].update(message=message, logprobs=None)
+    )
+    warned = rf"^4 completions have no text, .* instead: {field} \(4\)"
+    drawn = generator(server, log_likelihoods=True)
+    with (
+        pytest.warns(RuntimeWarning, match=warned),
+        pytest.warns(RuntimeWarning, match="None"),
+    ):
+        records = drawn.generate([CHAT] * 4, 3)
+    for record in records:
+        assert record["completions"][1] == ""
+        unknown = [p is None for p in record["log_likelihoods"]]
+        assert unknown == [False, True, False]
+
+
+def test_parts_of_a_content_are_joined(server):
+    parts = [{"type": "text", "text": "39"}, {"type": "image"}, "1", {"text": "\ud800"}]
+    server.script = [server.put("message", {"content": parts})]
+    assert generator(server).sample(CHAT, 1)["completions"] == ["391\ufffd"]
+    server.script = [server.put("message", {"content": [3]})]
+    with pytest.raises(
+        ValueError, match=r"choices\[0\]\.message\.content\[0\] must be"
+    ):
+        generator(server).sample(CHAT, 1)
+
+
+def test_calls_of_tools(server):
+    def calls(number, arguments):
+        function = {"name": "add", "arguments": arguments}
+        return [{"id": f"call_{number}", "type": "function", "function": function}]
+
+    asked = generator(server)
+    one, other = calls(1, '{"b": 2,\n "a": 1}'), calls(2, '{"a": 1, "b": 2}')
+    server.script = [
+        server.change(
+            lambda choices: [
+                choices[0].update(message={"content": None, "tool_calls": one}),
+                choices[1].update(message={"content": "So:", "tool_calls": other}),
+            ]
+        )
+    ]
+    record = asked.sample(CHAT, 3)
+    text = '[{"arguments": {"a": 1, "b": 2}, "name": "add"}]'
+    assert record["completions"] == [text, f"So:\n{text}", "Hi/None/2"]
+    assert record["tool_calls"] == [one, other, None]
+    server.script = [server.put("message", {"tool_calls": calls(1, "no JSON")})]
+    assert "no JSON" in asked.sample(CHAT, 1)["completions"][0]
+    assert "tool_calls" not in asked.sample(CHAT, 1)
+
+
+def test_a_choice_with_an_error_is_no_completion(server):
+    half = server.put("error", {"code": 502, "message": "upstream failed"})
+    for fault in (half, server.put("finish_reason", "error")):
+        server.requests.clear()
+        server.script = [fault]  # of the first choice
+        record = generator(server, seed=0).sample(CHAT, 3)
+        assert [body.get("n", 1) for _, body in server.requests] == [3, 1]
+        assert len(set(record["completions"])) == 3
+    server.fault = lambda path, body: half
+    with pytest.raises(RuntimeError, match="reports an error: upstream failed"):
+        generator(server).sample(CHAT, 1)
+
+
+@pytest.mark.parametrize("text", ['{"choices": []}', "{}", '{"choices": null}'])
 def test_an_answer_without_completions(server, text):
     server.script = [server.say(text)]
     with pytest.raises(ValueError, match=r"OpenAIGenerator: .* without completions"):
@@ -173,10 +291,93 @@ def test_permanent_faults_of_completions(server, slept):
     server.fault = lambda path, body: (
         server.status(400) if body["prompt"] == "c" else None
     )
-    message = r"OpenAIGenerator: .* HTTP 400: .* 2 of 5 prompts were done"
+    asked = generator(server, concurrency=1)
+    with pytest.raises(
+        PromptRefused, match=r"prompts\[2\] \('c'\).* HTTP 400"
+    ) as raised:
+        asked.generate(list("abcde"), 1)
+    assert "HTTP 400: scripted" in str(raised.value)
+    # The others go on.
+    results = dict(asked.sample_each(list("abcde"), 1))
+    assert sorted(results) == list(range(5))
+    assert isinstance(results.pop(2), PromptRefused)
+    assert [record["prompt"] for record in results.values()] == list("abde")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "param"),
+    [
+        (403, "Your input was flagged", None),
+        (400, "The response was filtered", "prompt"),
+        (400, "Invalid content", "messages[0].content"),
+        (413, "Too large", None),
+    ],
+)
+def test_refusals_of_a_prompt(server, code, said, param):
+    content = json.dumps({"error": {"message": said, "param": param}})
+    server.fault = lambda path, body: server.send(content, status=code)
+    results = list(generator(server).sample_each(["a"], 2))
+    assert [type(result) for _, result in results] == [PromptRefused]
+    assert said in results[0][1].reason
+
+
+def test_a_prompt_that_breaks_the_server(server, slept):
+    server.fault = lambda path, body: (
+        server.status(500) if body["prompt"] == "c" else None
+    )
+    asked = generator(server, concurrency=1, max_retries=1)
+    results = dict(asked.sample_each(list("abcde"), 1))
+    assert "HTTP 500" in str(results.pop(2))
+    assert [record["prompt"] for record in results.values()] == list("abde")
+    with pytest.raises(RuntimeError, match="HTTP 500") as raised:
+        asked.generate(list("abcde"), 1)
+    assert "prompts[2] ('c')" in raised.value.__notes__[0]
+    server.requests.clear()
+    server.fault = lambda path, body: server.status(500)
+    with pytest.raises(RuntimeError, match=r"^OpenAIGenerator: .* HTTP 500.* 0 of 5"):
+        asked.generate(list("abcde"), 1)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("code", [401, 403, 404, 429])
+def test_faults_of_the_server_end_the_call(server, slept, code):
+    server.fault = lambda path, body: (
+        server.status(code) if body["prompt"] == "c" else None
+    )
+    message = rf"OpenAIGenerator: .* HTTP {code}: .* 2 of 5 prompts were done"
     with pytest.raises(RuntimeError, match=message):
-        generator(server, concurrency=1).generate(list("abcde"), 1)
+        generator(server, concurrency=1, max_retries=0).generate(list("abcde"), 1)
     assert [body["prompt"] for _, body in server.requests] == ["a", "b", "c"]
+
+
+def test_a_setting_that_is_refused_is_no_prompt_that_is_refused(server):
+    prompts = [f"{i}" for i in range(100)]
+    server.fault = lambda path, body: server.status(400, message="no such setting")
+    asked = generator(server, concurrency=2)
+    with pytest.raises(RuntimeError, match=r"no such setting.* 0 of 100") as raised:
+        list(asked.sample_each(prompts, 1))
+    assert not isinstance(raised.value, PromptRefused)
+    assert len(server.requests) <= 22
+    named = {"error": {"message": "bad", "param": "temperature"}}
+    server.fault = lambda path, body: server.send(json.dumps(named), status=400)
+    with pytest.raises(RuntimeError, match=r"HTTP 400: bad.* 0 of 1") as raised:
+        list(asked.sample_each(["a"], 1))
+    assert not isinstance(raised.value, PromptRefused)
+    # Refusals before the first answer are reported after it.
+    server.fault = lambda path, body: (
+        server.status(400) if int(body["prompt"]) < 9 else None
+    )
+    results = dict(asked.sample_each(prompts, 1))
+    refused = [i for i, r in results.items() if isinstance(r, PromptRefused)]
+    assert sorted(refused) == list(range(9))
+    assert len(results) == 100
+
+
+def test_lone_surrogates_in_prompts(server):
+    for bad in ("\ud800", [{"role": "user", "content": "a\udfff"}]):
+        with pytest.raises(ValueError, match=r"prompts\[1\].* surrogate"):
+            generator(server).generate(["a", bad], 1)
+    assert server.requests == []
 
 
 def test_bad_prompts(server):
@@ -204,9 +405,43 @@ def test_collect_resumes_after_a_fault(server, tmp_path):
         resume(concurrency=1)
     server.fault = lambda path, body: None
     server.requests.clear()
-    records = resume(concurrency=2, timeout=5, api_key_env="OTHER")
+    with pytest.warns(RuntimeWarning, match="8 of 8 completions were cut off"):
+        records = resume(concurrency=2, timeout=5, api_key_env="OTHER")
     assert [body["prompt"] for _, body in server.requests] == ["d"]
     assert [record["prompt"] for record in records] == list("abcd")
+    assert server.key not in path.read_text()
+
+
+@pytest.mark.filterwarnings("ignore:.* were cut off")
+def test_collect_leaves_out_what_is_refused(server, tmp_path):
+    def resume(on_error="raise"):
+        drawn = generator(server, concurrency=2, log_likelihoods=True)
+        return collect([*"abcde", CHAT], drawn, len_of, 2, path=path, on_error=on_error)
+
+    def len_of(item, text):
+        return len(text)
+
+    path = tmp_path / "records.jsonl"
+    tools = [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]
+    no_text = {"content": None, "tool_calls": tools}
+    server.fault = lambda path, body: (
+        server.status(400, message="filtered")
+        if body.get("prompt") in ("b", "d")
+        else server.put("message", no_text)
+        if "messages" in body
+        else None
+    )
+    with pytest.raises(PromptRefused, match=r"2 of 6 .*prompts\[1\] \('b'\).*filtered"):
+        resume()
+    assert len(server.requests) == 6
+    with pytest.warns(RuntimeWarning, match=r"2 of 6 prompts failed. prompts\[1\]"):
+        records = resume("skip")
+    assert [record["prompt"] for record in records] == ["a", "c", "e", CHAT]
+    assert records[3]["tool_calls"] == [tools, None]
+    assert records[0]["finish_reasons"] == ["length", "length"]
+    server.fault = lambda path, body: None
+    records = resume()
+    assert [record["prompt"] for record in records] == [*"abcde", CHAT]
     assert server.key not in path.read_text()
 
 

@@ -1,0 +1,103 @@
+"""load_records: read what collect wrote."""
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from skqprobe.generators._record_file import RecordFile, finish
+
+
+def load_records(path):
+    r"""Read a file of `collect`, with rows for `fit`.
+
+    The file may be incomplete, and another process may be writing to it. It is not
+    changed. Records that other programs wrote as JSONL are read, too: one object per
+    line with the keys "prompt", "completions" and "rewards". Their prompts may have
+    different numbers of completions.
+
+    Parameters
+    ----------
+    path : str or Path
+        JSONL file of the records.
+
+    Returns
+    -------
+    data : Bunch
+        Result with the attributes
+
+        - "records" : list of dict. Records in the order of the prompts, as `collect`
+          returns them, with "rewards" and all other lists of numbers as arrays. A
+          missing number is NaN.
+        - "texts" : list of (prompt, completion), of length n_rows. All completions.
+          Embedders accept them as X.
+        - "y" : ndarray of shape (n_rows,). Rewards of the completions, NaN for those
+          that failed or were not computed.
+        - "groups" : ndarray of int, of shape (n_rows,). Index of the prompt of each
+          row in the `prompts` of `collect`.
+        - "refused" : dict of int to str. Reasons of the prompts that the model refused,
+          by their index in `prompts`.
+        - "reward_version" : str, int or None. Version of the rewards.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a line was changed, or not written by `collect`.
+
+    See Also
+    --------
+    collect : Write the file.
+    stack_embeddings : Make candidate sets from arrays in records.
+
+    Examples
+    --------
+    >>> import json
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from skqprobe.generators import load_records
+    >>> lines = [
+    ...     {"prompt": "1 + 1 =", "completions": [" 2", " 3"], "rewards": [1, 0]},
+    ...     {"prompt": "2 + 2 =", "completions": [" 4"], "rewards": [None]},
+    ... ]
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "records.jsonl"
+    ...     _ = path.write_text("\n".join(map(json.dumps, lines)))
+    ...     data = load_records(path)
+    >>> data.texts
+    [('1 + 1 =', ' 2'), ('1 + 1 =', ' 3'), ('2 + 2 =', ' 4')]
+    >>> data.y, data.groups
+    (array([ 1.,  0., nan]), array([0, 0, 1]))
+    """
+    file = RecordFile(path)
+    if not file.path.exists():
+        raise FileNotFoundError(f"There is no file {file.path}.")
+    file.read()
+    positions = sorted(file.records)
+    records = [_with_arrays(finish(file.records[i])) for i in positions]
+    sizes = [len(record["completions"]) for record in records]
+    return Bunch(
+        records=records,
+        texts=[(r["prompt"], text) for r in records for text in r["completions"]],
+        y=np.concatenate([np.empty(0), *(record["rewards"] for record in records)]),
+        groups=np.repeat(np.array(positions, dtype=np.intp), sizes),
+        refused={i: entry["refused"] for i, entry in sorted(file.refused.items())},
+        reward_version=file.reward_version,
+    )
+
+
+def _with_arrays(record):
+    """Convert the lists of numbers in a record to arrays."""
+    values = {key: record[key] for key in record.keys() - {"completions", "prompt"}}
+    arrays = {key: _to_array(values[key]) for key in values if _is_numeric(values[key])}
+    return {**record, **arrays, "rewards": np.array(record["rewards"], dtype=float)}
+
+
+def _is_numeric(value):
+    return isinstance(value, list) and all(
+        entry is None or isinstance(entry, (int, float)) for entry in value
+    )
+
+
+def _to_array(values):
+    array = np.array(values, dtype=float if None in values else None)
+    return array.astype(float) if array.dtype == object else array  # of large integers

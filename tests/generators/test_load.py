@@ -1,0 +1,135 @@
+"""load_records."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+
+from skqprobe import QProbePolicy
+from skqprobe.embedders import VectorizerEmbedder
+from skqprobe.generators import (
+    BaseGenerator,
+    collect,
+    load_records,
+    stack_embeddings,
+)
+
+K = 3
+
+
+class Toy(BaseGenerator):
+    def __init__(self, progress=False):
+        self.progress = progress
+
+    def sample(self, prompt, k):
+        return {
+            "prompt": prompt,
+            "completions": [prompt * (i + 1) for i in range(k)],
+            "log_likelihoods": np.arange(k, dtype="float32"),
+            "n_tokens": [1, 2, None][:k],
+            "finish_reasons": ["stop"] * k,
+            "hidden_states": np.ones((k, 2), "float32"),
+        }
+
+
+def reward(item, completion):
+    return len(completion) if completion != "bb" else None
+
+
+def lengths(texts):
+    return [[len(text), 1.0] for text in texts]
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "records.jsonl"
+    items = ["a", {"prompt": "b", "answer": [1, 2]}, "ccc"]
+    with pytest.warns(RuntimeWarning, match="1 of 9 rewards failed"):
+        collect(items, Toy(), reward, K, path=path)
+    return path
+
+
+def test_arrays_and_rows(path):
+    data = load_records(path)
+    assert [record["prompt"] for record in data.records] == ["a", "b", "ccc"]
+    for record in data.records:
+        types = {key: getattr(record[key], "dtype", None) for key in record}
+        assert types.pop("rewards") == types.pop("log_likelihoods") == np.float64
+        assert types.pop("n_tokens") == np.float64 and np.isnan(record["n_tokens"][2])
+        assert types.pop("hidden_states") == np.float32
+        assert not any(types.values())
+    assert data.records[1]["item"] == {"prompt": "b", "answer": [1, 2]}
+    assert list(data.records[1]["errors"]) == [1]
+    np.testing.assert_array_equal(data.y, [1, 2, 3, 1, np.nan, 3, 3, 6, 9])
+    np.testing.assert_array_equal(data.groups, np.repeat([0, 1, 2], K))
+    assert data.texts[:4] == [("a", "a"), ("a", "aa"), ("a", "aaa"), ("b", "b")]
+    assert data.refused == {} and data.reward_version is None
+
+
+def test_the_rows_are_input_of_fit(path):
+    data = load_records(path)
+    known = np.isfinite(data.y)
+    texts = [text for text, is_known in zip(data.texts, known, strict=True) if is_known]
+    model = make_pipeline(VectorizerEmbedder(lengths), QProbePolicy("squared_error"))
+    model.fit(texts, data.y[known], qprobepolicy__groups=data.groups[known])
+    assert np.isfinite(model[-1].coef_).all()
+    X, y = data.texts[:3] + data.texts[6:], np.delete(data.y, [3, 4, 5])
+    regressor = make_pipeline(VectorizerEmbedder(lengths), Ridge())
+    cv = GroupKFold(2)
+    groups = np.delete(data.groups, [3, 4, 5])
+    assert len(cross_val_score(regressor, X, y, groups=groups, cv=cv)) == 2
+
+
+def test_the_records_are_sets(path):
+    complete = [
+        r for r in load_records(path).records if np.isfinite(r["rewards"]).all()
+    ]
+    X = stack_embeddings(complete, ["hidden_states", "log_likelihoods"])
+    y = np.stack([record["rewards"] for record in complete])
+    assert X.shape == (2, K, 3) and y.dtype == np.float64
+    QProbePolicy("squared_error").fit(X, y)
+    assert VectorizerEmbedder(lengths).transform(complete).shape == (2, K, 2)
+
+
+def test_an_incomplete_file(path):
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    for n_lines in range(len(lines)):
+        begun = b"".join(lines[:n_lines]) + lines[n_lines][:30]
+        path.write_bytes(begun)
+        data = load_records(path)
+        n_records = sum(b'"completions"' in line for line in lines[:n_lines])
+        assert len(data.y) == len(data.texts) == len(data.groups) == K * n_records
+        n_known = sum(b'"reward"' in line for line in lines[:n_lines])
+        assert np.isfinite(data.y).sum() == n_known
+        assert path.read_bytes() == begun
+
+
+def test_ragged_records_of_other_programs(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    chat = [{"role": "user", "content": "Hi"}]
+    lines = [
+        {"prompt": chat, "completions": ["x"], "rewards": [True]},
+        {"prompt": "b", "completions": ["y", "z"], "rewards": [None, 0.5], "x": ["a"]},
+        {"prompt": "c", "completions": [], "rewards": [], "y": [10**30]},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    data = load_records(path)
+    assert data.texts == [(chat, "x"), ("b", "y"), ("b", "z")]
+    np.testing.assert_array_equal(data.y, [1, np.nan, 0.5])
+    assert data.y.dtype == np.float64
+    np.testing.assert_array_equal(data.groups, [0, 1, 1])
+    assert data.records[1]["x"] == ["a"] and data.records[2]["y"].dtype == np.float64
+
+
+def test_no_file_and_an_empty_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.jsonl"):
+        load_records(tmp_path / "none.jsonl")
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    data = load_records(empty)
+    assert data.records == data.texts == []
+    assert data.y.shape == data.groups.shape == (0,)
