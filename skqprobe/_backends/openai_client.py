@@ -411,6 +411,8 @@ def ask_each(settings, ask, items, describe):
         def ask_or_refuse(item):
             try:
                 return ask(client, item)
+            except PromptRefused as error:
+                return error
             except APIError as error:
                 if is_about_item(error):
                     return PromptRefused(str(error))

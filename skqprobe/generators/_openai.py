@@ -11,8 +11,9 @@ from numbers import Integral, Real
 import numpy as np
 
 from skqprobe._backends.answers import read_completions
-from skqprobe._backends.http_client import AnswerError, APIError
+from skqprobe._backends.http_client import APIError
 from skqprobe._backends.openai_client import CONSTRAINTS, INERT, ServerModel, ask_each
+from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe._utils.warn import warn_user
 from skqprobe.generators._base import BaseGenerator
@@ -367,7 +368,7 @@ class _Draws:
         if self.generator.log_likelihoods:
             log_probs = [_known_log_probs(c) for c in completions]
             if log_probs.count(None) == len(log_probs) and any(record["completions"]):
-                raise AnswerError(
+                raise PromptRefused(
                     "log_likelihoods=True, but the server returned no "
                     "log-probabilities. It may not support them for this model: leave "
                     "log_likelihoods out."

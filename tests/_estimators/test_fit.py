@@ -247,13 +247,13 @@ def test_skipped_prompts_change_nothing(sets, loss):
 
 def test_n_candidates(sets, monkeypatch):
     objectives = []
-    deal = NetworkObjective.deal
+    deal = NetworkObjective.hold_out
 
     def spy(self, random_state):
         objectives.append(self)
         return deal(self, random_state)
 
-    monkeypatch.setattr(NetworkObjective, "deal", spy)
+    monkeypatch.setattr(NetworkObjective, "hold_out", spy)
     policy = short(QProbePolicy, n_candidates=2).fit(*sets)
     (objective,) = objectives
     assert_array_equal(objective.origin, np.repeat(np.arange(60), 3))

@@ -151,7 +151,8 @@ def test_log_likelihoods(server, prompt):
     server.script = [
         server.change(lambda data: [choice.update(logprobs=None) for choice in data])
     ]
-    with pytest.raises(ValueError, match="the server returned no log-probabilities"):
+    message = "the server returned no log-probabilities"
+    with pytest.raises(PromptRefused, match=message):
         generator(server, log_likelihoods=True).sample(prompt, 2)
 
 
