@@ -2,8 +2,9 @@
 
     python benchmarks/speed.py                      # 464 prompts x 200 x 4096, 4 GB
     python benchmarks/speed.py --quick              # 1/8 of that, fewer repeats
-    python benchmarks/speed.py --only fit search --scale 1/4 --json figures.json
-    python benchmarks/speed.py --only growth --out pictures
+    python benchmarks/speed.py fit search --scale 1/4 --json figures.json
+    python benchmarks/speed.py growth --out pictures
+    python benchmarks/speed.py shapes               # all losses at many shapes
 
 The script prints one table: a measurement, that of a peer in the same run, their ratio,
 and the target of the ratio. Less is better in every row. "met" means that the ratio
@@ -17,8 +18,8 @@ other figures.
 
 **Data** are synthetic, made in memory from a seed; see `benchmarks/_synthetic.py`.
 
-**Sections**, as `--only` names them. The loss is policy_gradient, unless another one is
-named:
+**Sections**, which are arguments of the command; without any, all run. The loss is
+policy_gradient, unless another one is named:
 
 - fit: evaluations of the objective in a fit of `QProbePolicy`, and their time; the
   paper's training in torch (two epochs, scaled to 150); LogisticRegression with the
@@ -29,6 +30,11 @@ named:
   as make the paper's 13,800 steps. There a row is the difference of a mean reward from
   1: by softmax over training prompts, by softmax over sets of 10 as the paper trains,
   and greedily on held-out prompts.
+- shapes: fits by all losses in float32 and float64 against LogisticRegression with 100
+  iterations, or Ridge for the two losses with a closed form, at the same penalty, over
+  two decades of prompts, k and features; and the part of the gain over a probe of zeros
+  that a fit misses, measured by a long run of L-BFGS-B in float64. `--scale` reduces
+  the number of prompts.
 - closed-form: 20 penalties and 5 folds by `QProbePolicyCV` without its final fit, and
   the products in float64 alone. The peer, Ridge, computes in the float32 of X.
 - search: `QProbePolicyCV` against GridSearchCV, at 1/64 of `--scale`.
@@ -68,12 +74,14 @@ from _speed_growth import draw, measure_growth
 from _speed_memory import measure_memmap, measure_memory
 from _speed_predict import measure_choose, measure_import
 from _speed_search import measure_closed_form, measure_search
+from _speed_shapes import measure_shapes
 from _synthetic import PAPER
 from _timing import Plan, take_turns
 from threadpoolctl import threadpool_info
 
 SECTIONS = {
     "fit": measure_fit,
+    "shapes": measure_shapes,
     "closed-form": measure_closed_form,
     "search": measure_search,
     "memory": measure_memory,
@@ -113,11 +121,14 @@ def print_row(row):
 
 
 def parse_arguments(argv):
-    parser = make_parser(__doc__, "scale", "quick", "out", "json", only=SECTIONS)
+    parser = make_parser(__doc__, "scale", "quick", "out", "json")
+    parser.add_argument("sections", nargs="*", help="sections to run")
     args = parser.parse_args(argv)
     if args.scale is None:
         args.scale = Fraction(1, 8 if args.quick else 1)
     check_scale(parser, args)
+    if unknown := set(args.sections) - set(SECTIONS):
+        parser.error(f"unknown sections {sorted(unknown)}; there are {list(SECTIONS)}")
     return args
 
 
@@ -129,7 +140,7 @@ def main(argv=None):
         print_pairs(figures)
     print(f"scale {args.scale}\n\n{HEADER}")
     table, out["plan"] = [], asdict(plan)
-    for name in args.only or SECTIONS:
+    for name in args.sections or SECTIONS:
         start = time.perf_counter()
         found = SECTIONS[name](plan)
         print(f"\n{name}, {time.perf_counter() - start:.0f} s")

@@ -93,6 +93,24 @@ def test_missing_rewards(load, rng, alone):
     assert missing_rewards(alone, X, y, X, y)["in tens"] == pytest.approx(expected)
 
 
+def test_shapes(load, plan):
+    shapes = load("_speed_shapes")
+    losses = ("squared_error", "log_loss", "policy_gradient")
+    table = by_name(shapes.measure_shapes(plan, [(320, 6, 20)], losses))
+    for name in ("10 x 6 x 20", "10 x 6 x 20, ragged rows with text labels"):
+        for loss in losses:
+            for dtype in ("float32", "float64"):
+                row = table[f"{loss}: {name}, {dtype}"]
+                assert row.ratio > 0 and row.target in (0.5, 0.8, 1.0)
+                missed = float(row.note.split()[1])
+                assert missed <= shapes.GAP or row.note.endswith("(warned)")
+    assert table["all: geometric mean"].met is not None
+    # A probe that is no minimum misses part of the gain.
+    case = shapes.make_case((30, 6, 20))
+    bad, _ = shapes.fit_with_warning(QProbePolicy("log_loss", alpha=10), case)
+    assert 0.1 < shapes.excess(case, "log_loss", bad) < 1
+
+
 def test_closed_form(load, plan):
     rows = load("_speed_search").measure_closed_form(plan, SHAPE)
     assert [row.target for row in rows] == [2, 2, None]
@@ -171,7 +189,7 @@ def test_growth_and_output(load, speed, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(speed.SECTIONS, "choose", lambda plan: [row])
     monkeypatch.setattr(speed, "PAPER", SHAPE)
     path = tmp_path / "figures.json"
-    arguments = ["--quick", "--only", "growth", "choose", "--json", str(path)]
+    arguments = ["growth", "choose", "--quick", "--json", str(path)]
     speed.main([*arguments, "--scale", "1/32", "--out", str(tmp_path / "pictures")])
     printed = " ".join(capsys.readouterr().out.split())
     assert "growth.png" in printed and "read_gb_per_s" in printed
@@ -192,7 +210,7 @@ def test_growth_and_output(load, speed, monkeypatch, tmp_path, capsys):
 def test_arguments(speed, assert_refused):
     parse = speed.parse_arguments
     assert_refused(parse, ["--scale", "0"], "--scale must be above 0")
-    assert_refused(parse, ["--only", "speed"], "invalid choice: 'speed'")
+    assert_refused(parse, ["speed"], "unknown sections ['speed']")
     assert parse(["--quick"]).scale == 1 / 8
     assert parse(["--quick", "--scale", "1/64"]).scale == 1 / 64
     assert parse([]).scale == 1

@@ -54,7 +54,7 @@ def test_numbers_of_any_type_become_floats(value, expected):
         ({"reward": 1}, "TypeError: "),
         (object(), "TypeError: "),
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_other_values_are_failed_rewards(value, message):
     found, error = call_reward(lambda *_: value, None, "")
