@@ -25,8 +25,9 @@ def minimize_batched_lbfgs(
 ):
     """Minimize several functions of equally many variables at the same time.
 
-    Each function has its own L-BFGS search, with a line search for the weak Wolfe
-    conditions, which also work at kinks [1]_ [2]_. The functions share evaluations:
+    Each function has its own L-BFGS search [1]_, with a line search for the weak Wolfe
+    conditions, which also work at kinks [2]_, and the compact form of the inverse
+    Hessian [3]_, which needs few calls of numpy. The functions share evaluations:
     each call evaluates one point of every function that has not converged.
 
     Parameters
@@ -65,6 +66,8 @@ def minimize_batched_lbfgs(
     ----------
     .. [1] Nocedal and Wright, "Numerical Optimization", 2006, algorithm 7.4.
     .. [2] Lewis and Overton, "Nonsmooth optimization via quasi-Newton methods", 2013.
+    .. [3] Byrd, Nocedal and Schnabel, "Representations of quasi-Newton matrices and
+       their use in limited memory methods", 1994, theorem 2.2.
     """
     everything = np.arange(len(start))
     state = _State(evaluate, start, at_start or evaluate(start, everything), precision)
@@ -78,7 +81,8 @@ def minimize_batched_lbfgs(
         state.n_slow[accepted] = np.where(gain <= limit, state.n_slow[accepted] + 1, 0)
         slow = state.n_slow[accepted] == N_SLOW
         ended[accepted] = state.is_flat(accepted, tol) | slow
-        ended[failed] = ~state.restart(failed)
+        if len(failed):
+            ended[failed] = ~state.restart(failed)
         if on_iteration is not None and len(accepted):
             state.stopped = bool(on_iteration(state.point, state.value))
             ended |= state.stopped
@@ -105,7 +109,10 @@ class _State:
         # Latest steps, the last one first, and the changes of the gradient over them.
         self.steps = np.zeros((n, MEMORY, d))
         self.changes = np.zeros((n, MEMORY, d))
-        self.inverse_products = np.zeros((n, MEMORY))  # 0 if there is no step yet
+        # Products of each step with the changes over itself and over later steps, and
+        # of the changes; 0 if there is no step yet.
+        self.products = np.zeros((n, MEMORY, MEMORY))
+        self.squares = np.zeros((n, MEMORY, MEMORY))
         self.direction = np.zeros((n, d))
         self.slope = np.zeros(n)
         # Line searches: next step length, and the bracket around an acceptable one.
@@ -122,20 +129,23 @@ class _State:
 
         The inverse Hessian is modeled from the latest steps.
         """
-        steps, changes = self.steps[which], self.changes[which]
-        inverse = self.inverse_products[which]
-        q, shares = self.gradient[which], []
-        for i in range(MEMORY):
-            shares.append(inverse[:, i] * _dot(steps[:, i], q))
-            q = q - shares[i][:, None] * changes[:, i]
-        squares = _dot(changes[:, 0], changes[:, 0])
-        known = inverse[:, 0] > 0
-        q[known] /= (inverse[known, 0] * squares[known])[:, None]
-        for i in reversed(range(MEMORY)):
-            back = shares[i] - inverse[:, i] * _dot(changes[:, i], q)
-            q += back[:, None] * steps[:, i]
+        arrays = self.steps, self.changes, self.products, self.squares, self.gradient
+        steps, changes, products, squares, gradient = (
+            array if len(which) == len(array) else array[which] for array in arrays
+        )
+        diagonal = np.einsum("nii->ni", products)
+        curved = diagonal[:, 0] > 0
+        scale = np.divide(
+            diagonal[:, 0], squares[:, 0, 0], where=curved, out=np.ones(len(which))
+        )[:, None]
+        products = products + np.where(diagonal == 0, 1, 0)[:, None] * np.eye(MEMORY)
+        shares = np.linalg.solve(products, steps @ gradient[..., None])[..., 0]
+        along = np.einsum("nij,nj->ni", squares, shares) - _products(changes, gradient)
+        along = diagonal * shares + scale * along
+        along = np.linalg.solve(products.swapaxes(1, 2), along[..., None])[..., 0]
+        q = scale * (gradient - _combine(shares, changes)) + _combine(along, steps)
         self.direction[which] = -q
-        self.slope[which] = -_dot(q, self.gradient[which])
+        self.slope[which] = -_dot(q, gradient)
         self.length[which], self.low[which], self.high[which] = 1, 0, np.inf
         self.n_trials[which] = 0
 
@@ -160,7 +170,8 @@ class _State:
         not_too_short = new_slope >= CURVATURE * slope
         good = not_too_long & not_too_short
         self.n_trials[which] += 1
-        self._bracket(which[~good], not_too_long[~good], value[~good])
+        if not good.all():
+            self._bracket(which[~good], not_too_long[~good], value[~good])
         failed = which[~good & (self.n_trials[which] >= MAX_TRIALS)]
         gain = self.value[which[good]] - value[good]
         self._accept(which[good], point[good], value[good], gradient[good])
@@ -183,12 +194,15 @@ class _State:
     def _accept(self, which, point, value, gradient):
         """Move to the points, and store the steps in the memory."""
         step, change = point - self.point[which], gradient - self.gradient[which]
-        product = _dot(step, change)
-        inverse = np.divide(1, product, where=product > 0, out=np.zeros(len(which)))
-        memories = [self.steps, self.changes, self.inverse_products]
-        for memory, new in zip(memories, [step, change, inverse], strict=True):
+        curved = (_dot(step, change) > 0)[:, None]
+        for memory, new in (self.steps, step), (self.changes, change):
             memory[which, 1:] = memory[which, :-1]
-            memory[which, 0] = new
+            memory[which, 0] = np.where(curved, new, 0)
+        change = np.where(curved, change, 0)
+        for table, memory in (self.products, self.steps), (self.squares, self.changes):
+            table[which, 1:, 1:] = table[which, :-1, :-1]
+            table[which, :, 0] = _products(memory[which], change)
+        self.squares[which, 0] = self.squares[which, :, 0]
         self.point[which], self.value[which] = point, value
         self.gradient[which] = gradient
         self.n_iter[which] += 1
@@ -201,10 +215,11 @@ class _State:
         helps : ndarray of bool, of shape (len(which),)
             Whether a search without memory may succeed.
         """
-        had_memory = self.inverse_products[which].any(axis=1)
+        had_memory = self.products[which].any(axis=(1, 2))
         helps = had_memory & (self.n_restarts[which] < N_RESTARTS)
         self.n_restarts[which] += 1
-        self.inverse_products[which] = 0
+        for memory in self.steps, self.changes, self.products, self.squares:
+            memory[which] = 0
         self.new_direction(which)
         return helps
 
@@ -212,3 +227,13 @@ class _State:
 def _dot(a, b):
     """Compute the scalar products of rows."""
     return np.einsum("ij,ij->i", a, b)
+
+
+def _products(vectors, vector):
+    """Multiply several vectors, (n, m, d), with one, (n, d), of each function."""
+    return (vectors @ vector[..., None])[..., 0]
+
+
+def _combine(shares, vectors):
+    """Sum vectors, (n, m, d), times their shares, (n, m)."""
+    return (shares[:, None] @ vectors)[:, 0]

@@ -20,6 +20,9 @@ GAP = 3e-4
 """Part of the total gain that may be left at a minimum. A search that rounding ends
 earlier has not converged."""
 
+MAX_FALL = 30
+"""Factor by which the curvature may fall in a search before another one is worth it."""
+
 MAX_ROUNDS = 2
 """Maximum number of searches for one minimum, each with the curvature at the end of the
 one before."""
@@ -214,11 +217,12 @@ def _minimize(stages, models, thetas, constants, *, max_iter, on_iteration=None)
             n_iter = n_iter + state.n_iter
             if state.stopped or not smooth:
                 break
-            before = [model.curvature for _, _, model in models]
-            models = _with_curvatures(models, measure(thetas))
-            after = [model.curvature for _, _, model in models]
-            is_minimum = _is_minimum(state, np.array(before), np.array(after), tol)
-            if (is_minimum | ~state.converged).all():
+            before = np.array([model.curvature for _, _, model in models])
+            after = np.array(measure(thetas))
+            models = _with_curvatures(models, after)
+            fall = np.divide(before, after, out=np.ones_like(after), where=after > 0)
+            is_minimum = _is_minimum(state, fall, tol)
+            if (is_minimum & (fall < MAX_FALL) | ~state.converged).all():
                 break
         if state.stopped:
             break
@@ -236,16 +240,14 @@ def _with_curvatures(models, curvatures):
     ]
 
 
-def _is_minimum(state, before, after, tol):
+def _is_minimum(state, fall, tol):
     """Check that little is left to gain, from the gradient and the curvature.
 
-    In parameters that had unit curvature before, half of the squared gradient is left
-    to gain, or more if the curvature is less by now.
+    In parameters of unit curvature, half of the squared gradient is left to gain, or
+    more if the curvature has fallen by a factor `fall`.
     """
-    left = np.linalg.norm(state.gradient, axis=1) ** 2 / 2
-    flatter = np.divide(before, after, out=np.ones_like(after), where=after > 0)
-    is_near = left * np.maximum(flatter, 1) <= max(GAP, tol) * abs(state.value)
-    return is_near | (state.value == 0)
+    left = np.linalg.norm(state.gradient, axis=1) ** 2 / 2 * np.maximum(fall, 1)
+    return (left <= max(GAP, tol) * abs(state.value)) | (state.value == 0)
 
 
 def _rescale(evaluate, thetas, constants, values_at_constants):

@@ -182,8 +182,7 @@ def test_a_search_goes_on_where_the_curvature_has_fallen(monkeypatch):
     monkeypatch.setattr(lbfgs, "MAX_ROUNDS", 1)
     with pytest.warns(ConvergenceWarning):
         once = [solve(objective)[1] for objective in objectives]
-    longer = np.array(iterations) > once
-    assert 0 < longer.sum() < len(X)
+    assert (np.array(iterations) > once).any()
 
 
 # Iterations
