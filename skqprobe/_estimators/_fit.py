@@ -20,6 +20,7 @@ from skqprobe._arrays.magnitude import (
     downcast,
     raise_on_overflow,
 )
+from skqprobe._arrays.threads import threads_for
 from skqprobe._candidates.layout import Layout, check_layout
 from skqprobe._candidates.segments import segment_sum
 from skqprobe._candidates.validation import (
@@ -250,7 +251,7 @@ def minimize(
     if not objective.prompt_weight.any():
         return np.zeros_like(theta), 1
     options = solver_options(tol, max_iter) | {"on_iteration": on_iteration}
-    with raise_on_overflow():
+    with raise_on_overflow(), threads_for(objective.X):
         if solver == "closed_form":
             theta = solve_ridge(objective)
             if on_iteration is not None:

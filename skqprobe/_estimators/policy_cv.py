@@ -10,6 +10,7 @@ from sklearn.model_selection import ParameterGrid
 
 from skqprobe._arrays.device import DeviceArray
 from skqprobe._arrays.magnitude import downcast, raise_on_overflow
+from skqprobe._arrays.threads import threads_for
 from skqprobe._candidates.choice import check_temperature
 from skqprobe._candidates.validation import warn_without_groups
 from skqprobe._estimators._fit import (
@@ -331,7 +332,7 @@ class QProbePolicyCV(QProbePolicy):
     def _cross_validate(self, loss, objective, data, train, held_out):
         """Scores of a loss, of shape (n_alphas, n_temperatures, n_folds)."""
         grid = GridObjective(objective, train, self.alphas)
-        with raise_on_overflow():
+        with raise_on_overflow(), threads_for(data.X):
             thetas = self._minimize_grid(grid)
             coefs = downcast(grid.split(thetas)[0], objective.dtype)
             values = grid.scores(coefs)
