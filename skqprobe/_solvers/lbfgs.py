@@ -13,9 +13,6 @@ from skqprobe._solvers.preconditioner import (
 )
 from skqprobe._utils.warn import warn_user
 
-MAX_RESCALINGS = 12
-"""Maximum number of divisions by ten of a starting point."""
-
 GAP = 3e-4
 """Part of the total gain that may be left at a minimum. A search that rounding ends
 earlier has not converged."""
@@ -195,7 +192,7 @@ def _minimize(stages, models, thetas, constants, *, max_iter, on_iteration=None)
         if stage > 0:
             models = _with_curvatures(models, measure(thetas))
         elif thetas.any():
-            thetas = _rescale(evaluate, thetas, constants, at_constants[0])
+            thetas = _check_start(evaluate, thetas, constants, at_constants[0])
         else:
             thetas = constants
         for _ in range(MAX_ROUNDS):
@@ -250,23 +247,16 @@ def _is_minimum(state, fall, tol):
     return (left <= max(GAP, tol) * abs(state.value)) | (state.value == 0)
 
 
-def _rescale(evaluate, thetas, constants, values_at_constants):
-    """Divide starting points by powers of ten while that decreases the value.
+def _check_start(evaluate, thetas, constants, values_at_constants):
+    """Replace starting points that are worse than a tenth of them, or than constants.
 
     A start from a fit to features of another scale would be far from the minimum, where
-    the preconditioner is poor. One that is worse than constant scores is replaced by
-    these.
+    the preconditioner is poor.
     """
     everything = np.arange(len(thetas))
-    values = evaluate(thetas, everything)[0]
-    for _ in range(MAX_RESCALINGS):
-        smaller = evaluate(thetas / 10, everything)[0]
-        is_better = smaller < values
-        if not is_better.any():
-            break
-        thetas = np.where(is_better[:, None], thetas / 10, thetas)
-        values = np.minimum(values, smaller)
-    return np.where((values < values_at_constants)[:, None], thetas, constants)
+    values, smaller = (evaluate(t, everything)[0] for t in (thetas, thetas / 10))
+    is_good = values < np.minimum(smaller, values_at_constants)
+    return np.where(is_good[:, None], thetas, constants)
 
 
 def _least_gain(tol):
