@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from skqprobe._backends.identity import identify
 from skqprobe._backends.refusal import PromptRefused
+from skqprobe._utils.describe import describe
 from skqprobe._utils.warn import warn_user
 from skqprobe.embedders._inputs import is_list
 from skqprobe.generators._base import describe_failure, name_prompt
@@ -221,11 +223,10 @@ class Collection:
 
 def _name(value):
     """Convert a setting that JSON does not support."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Path):
-        return str(value)
-    return getattr(value, "__qualname__", type(value).__qualname__)
+    description = describe(value)
+    if isinstance(value, (np.generic, Path)):
+        return description
+    return [description, identify(value)]
 
 
 def _is_same(stored, given):

@@ -12,6 +12,7 @@ from skqprobe._arrays.device import to_host
 from skqprobe._candidates.choice import check_temperature
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators.regressor import QProbeRegressor
+from skqprobe._utils.describe import describe
 from skqprobe._utils.optional import import_optional
 from skqprobe.preprocessing import PerCandidate
 
@@ -203,22 +204,11 @@ def _describe_embedder(embedder):
         raise TypeError(f"embedder must be an embedder; got {embedder!r}.")
     cls, inert = type(embedder), embedder.inert_parameters - {"join"}
     parameters = {
-        name: _to_json_type(value)
+        name: describe(value)
         for name, value in embedder.get_params(deep=False).items()
         if name not in inert
     }
     return {"class": f"{cls.__module__}.{cls.__qualname__}", **parameters}
-
-
-def _to_json_type(value):
-    """Return a parameter as it is, the name of a function, or the text of others."""
-    if hasattr(value, "__qualname__"):
-        return f"{value.__module__}.{value.__qualname__}"
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return str(value)
-    return value
 
 
 def _absorb_scaling(scalers, probe):

@@ -881,3 +881,33 @@ def test_messages_in_parts_are_texts():
     chat[0]["content"] = [{"type": "image_url", "image_url": {}}]
     with pytest.raises(ValueError, match=r"prompts\[0\] has a part that is not a text"):
         collect([chat], Toy(), length, K)
+
+
+def add(text, end):
+    return text + end
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (lambda text: text + "a", lambda text: text + "b"),
+        (partial(add, end="a"), partial(add, end="b")),
+    ],
+    ids=["lambda", "partial"],
+)
+def test_functions_of_a_generator_are_compared_by_what_they_do(tmp_path, one, other):
+    class FromFunction(BaseGenerator):
+        def __init__(self, function):
+            self.function = function
+
+        def sample(self, prompt, k):
+            return {"prompt": prompt, "completions": [self.function(prompt)] * k}
+
+    def reward(prompt, completion):
+        return float(len(completion))
+
+    path = tmp_path / "records.jsonl"
+    for _ in range(2):
+        collect(["text"], FromFunction(one), reward, k=2, path=path)
+    with pytest.raises(ValueError, match="different settings"):
+        collect(["text"], FromFunction(other), reward, k=2, path=path)
