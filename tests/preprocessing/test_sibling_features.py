@@ -151,7 +151,7 @@ def test_large_problems_are_split_into_blocks(rng, monkeypatch):
     X = rng.normal(size=(30, 6, 3))
     whole = SiblingFeatures(ALL).fit_transform(X)
     module = "skqprobe.preprocessing._sibling_features."
-    monkeypatch.setattr(module + "PAIRS_AT_ONCE", 5 * 36)
+    monkeypatch.setattr(module + "ENTRIES_AT_ONCE", 5 * 36)
     assert_allclose(SiblingFeatures(ALL).fit_transform(X), whole)
     monkeypatch.setattr(module + "SAMPLED_PAIRS", 10 * 30)
     sampled = SiblingFeatures(ALL).fit(X)  # from every third prompt
