@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.blocks import BlockReader, memory_map, row_blocks
-from skqprobe._arrays.device import check_container
+from skqprobe._arrays.device import check_container, to_host
 from skqprobe._candidates.validation import check_values, list_to_array
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
@@ -295,7 +295,8 @@ def _flatten_sets(X):
     sets = X if hasattr(X, "shape") else list_to_array(X)
     if len(sets.shape) == 3:
         n_prompts, k, d = sets.shape
-        return np.asarray(sets).reshape(n_prompts * k, d), (n_prompts, k)
+        rows = np.asarray(to_host(sets, "X")).reshape(n_prompts * k, d)
+        return rows, (n_prompts, k)
     return X, None
 
 
