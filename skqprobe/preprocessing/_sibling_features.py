@@ -416,7 +416,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
                 bandwidths=self.bandwidths,
             )
             blocks.append(features.reshape(n_prompts, -1, features.shape[1]))
-        return np.concatenate(blocks, axis=1)
+        return np.concatenate(blocks, axis=1, dtype=np.float64)
 
     def _append(self, X, rows, layout, features):
         """Append the features to the embedding, in the layout of X."""
