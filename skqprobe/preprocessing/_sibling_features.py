@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import TransformerMixin
-from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.blocks import BlockReader, compute_dtype, row_blocks
@@ -405,8 +404,9 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         """Compute the features of prompts of one size, block by block."""
         n_prompts, k = siblings.squares.shape
         blocks = []
-        for some in gen_batches(k, max(1, DISTANCES_AT_ONCE // (n_prompts * k))):
-            distances = siblings.sorted_distances(some)
+        step = max(1, DISTANCES_AT_ONCE // (n_prompts * k))
+        for start in range(0, k, step):
+            distances = siblings.sorted_distances(slice(start, start + step))
             distances /= float(self.scales_[view])
             features = sibling_features(
                 distances.reshape(-1, k),

@@ -123,28 +123,26 @@ def sibling_features(distances, names, *, nearest, thresholds, bandwidths):
     nearest, thresholds, bandwidths : sequence of float
         Settings of the features "nearest", "share" and "density".
     """
-    n_siblings = max(1, distances.shape[1] - 1)
-    first = [max(1, round(share * n_siblings)) for share in nearest]
-
-    def mean(values, counts=(n_siblings,)):
-        """Compute means over the nearest siblings: as products, a fifth of the time."""
-        position = np.arange(values.shape[1])[:, None]
-        weights = ((position > 0) & (position <= counts)) / np.array(counts)
-        return values @ weights.astype(values.dtype)
+    dtype, n_siblings = distances.dtype, max(1, distances.shape[1] - 1)
+    counts = [max(1, round(share * n_siblings)) for share in nearest]
+    # A product with weights is a mean over siblings, in a fifth of the time of `mean`.
+    position = np.arange(distances.shape[1])[:, None]
+    some = ((position > 0) & (position <= counts)) / np.array(counts)
+    some, every = some.astype(dtype), (position > 0).astype(dtype) / n_siblings
 
     def shares(limits):
-        return [mean((distances <= x).astype(distances.dtype)) for x in limits]
+        return [(distances <= limit).astype(dtype) @ every for limit in limits]
 
     compute = {
-        "mean": lambda: [-mean(distances)],
-        "nearest": lambda: [-mean(distances, first)],
-        "share": lambda: shares(thresholds.astype(distances.dtype)),
+        "mean": lambda: [-(distances @ every)],
+        "nearest": lambda: [-(distances @ some)],
+        "share": lambda: shares(thresholds.astype(dtype)),
         "density": lambda: [
-            np.log(mean(np.exp(distances * (-1 / float(width)))) + DENSITY_FLOOR)
+            np.log(np.exp(distances * (-1 / float(width))) @ every + DENSITY_FLOOR)
             for width in bandwidths
         ],
         "duplicates": lambda: shares([DUPLICATE]),
-        "rank": lambda: [-mean(distances)],
+        "rank": lambda: [-(distances @ every)],
     }
     return np.hstack([column for name in names for column in compute[name]()])
 
