@@ -112,10 +112,16 @@ def take_rows(X, rows):
     return X.take(rows, axis=0) if scattered and X.flags.c_contiguous else X[rows]
 
 
-def _file_mapping(X):
-    """Find the memory map behind X, or None if its pages cannot be released safely."""
+def memory_map(X):
+    """Find the memory map of which X is a view, or None."""
     while X is not None and not isinstance(X, np.memmap):
         X = getattr(X, "base", None)
+    return X
+
+
+def _file_mapping(X):
+    """Find the memory map behind X, or None if its pages cannot be released safely."""
+    X = memory_map(X)
     # The pages of a copy-on-write map are the only place of its changes.
     if X is None or X.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
         return None

@@ -1,14 +1,24 @@
 """Pairwise losses: a mean over pairs of candidates of a prompt."""
 
 from abc import abstractmethod
+from math import comb
 
 import numpy as np
 
+from skqprobe._candidates.segments import stable_order
+from skqprobe._utils.warn import warn_user
 from skqprobe.losses._base import BaseLoss
 from skqprobe.losses._functions import check_positive_setting, softplus
 
 PAIRS_AT_ONCE = 2**15
 """Number of pairs that a pairwise loss computes at a time, few enough for the cache."""
+
+LARGE_PROMPT = 1000
+"""Number of candidates above which a hinge loss sorts them, and does not list pairs."""
+
+MANY_PAIRS = 10**8
+"""Number of pairs in large prompts above which a fit warns: two seconds per evaluation
+of the loss."""
 
 
 class _PairwiseLoss(BaseLoss):
@@ -76,13 +86,33 @@ class PairwiseLogistic(_PairwiseLoss):
 
     The mean is over the pairs with ``r_i > r_j`` (Bradley-Terry). This is the
     preference loss of the paper [1]_. Convex in the scores. It costs O(k**2) per
-    prompt.
+    prompt, and a fit to prompts of many thousand candidates gives a warning.
 
     References
     ----------
     .. [1] Li et al., "Q-Probe: A Lightweight Approach to Reward Maximization for
        Language Models", 2024, arXiv 2402.14688v1, section 5.2, equations 6 and 7.
     """
+
+    def informative_prompts(self, rewards, offsets):
+        """Find the prompts with two different rewards; see :class:`BaseLoss`.
+
+        Warns
+        -----
+        UserWarning
+            If there are so many pairs in large prompts that a fit is slow.
+        """
+        sizes = np.diff(offsets)
+        n_pairs = int((sizes[sizes > LARGE_PROMPT] ** 2).sum())
+        if n_pairs > MANY_PAIRS:
+            warn_user(
+                f"{type(self).__name__} compares all pairs of candidates of a prompt, "
+                f"{n_pairs:.0e} in prompts of up to {sizes.max()} candidates, which "
+                "takes seconds per evaluation. Set n_candidates=100 of QProbePolicy, "
+                "which splits the candidates of a prompt into sets of 100, or use "
+                "loss='pairwise_hinge', which sorts them."
+            )
+        return super().informative_prompts(rewards, offsets)
 
     def _pair_loss(self, margin):
         value, slope = softplus(np.negative(margin, out=margin))
@@ -94,7 +124,8 @@ class PairwiseHinge(_PairwiseLoss):
 
     The mean is over the pairs with ``r_i > r_j``. This is the preference loss "clip" of
     the code that the authors of the paper published [1]_. Convex in the scores. It
-    costs O(k**2) per prompt.
+    costs O(k**2) per prompt, and O(k log(k)**2) above 1000 candidates, which are
+    sorted.
 
     Parameters
     ----------
@@ -120,6 +151,31 @@ class PairwiseHinge(_PairwiseLoss):
     def _pair_loss(self, margin):
         short = np.maximum(self.margin - margin, 0)
         return short, -(short > 0).astype(margin.dtype)
+
+    def _powers(self):
+        """List (margin, factor, power) of positive parts of which the loss is a sum."""
+        return [(self.margin, 1.0, 1)]
+
+    def _mean_over_pairs(self, z, r, w):
+        if z.shape[1] <= LARGE_PROMPT:
+            return super()._mean_over_pairs(z, r, w)
+        weights = np.ones_like(z) if w is None else w
+        value, gradient = zip(*map(self._sort, z, r, weights), strict=True)
+        return np.array(value), np.array(gradient)
+
+    def _sort(self, z, r, w):
+        """Compute the value and the gradient of one prompt by sorting."""
+        z, w = z - z.mean(), w / w.sum()
+        codes = np.unique(r, return_inverse=True)[1]
+        of_code = np.bincount(codes, w)
+        n_pairs = w @ (np.cumsum(of_code) - of_code)[codes] or 1.0
+        value, gradient = 0.0, np.zeros_like(z)
+        for margin, factor, power in self._powers():
+            lower = _sums_over_lower(z, codes, w, margin, power)
+            higher = _sums_over_lower(-z, codes.max() - codes, w, margin, power - 1)
+            value += factor * (w @ lower[power])
+            gradient += factor * power * w * (higher[power - 1] - lower[power - 1])
+        return value / n_pairs, gradient / n_pairs
 
     def smoothed(self, width):
         """Return the loss with a parabola in place of the kink.
@@ -147,9 +203,50 @@ class _SmoothedHinge(PairwiseHinge):
         super().__init__(margin)
         self.width = width
 
+    def _powers(self):
+        # The parabola goes on below a second one, which makes it a line.
+        factor = 1 / (2 * self.width)
+        return [(self.margin, factor, 2), (self.margin - self.width, -factor, 2)]
+
     def _pair_loss(self, margin):
         short = np.subtract(self.margin, margin, out=margin)
         slope = np.clip(short / self.width, 0, 1)
         short -= self.width / 2 * slope
         short *= slope
         return short, np.negative(slope, out=slope)
+
+
+def _sums_over_lower(z, codes, w, margin, power):
+    """Sum ``w_j s_ij**p`` over the j of lower code for which s_ij is positive.
+
+    Here ``s_ij = margin - (z_i - z_j)``. Two different codes have a highest bit in
+    which they differ. For each bit, the candidates whose codes agree above it are a
+    group. In a group, all i with the bit are compared with all j without it: the sums
+    are over the j that come after ``z_i - margin`` in the order of the scores.
+
+    Returns
+    -------
+    sums : ndarray of shape (power + 1, k)
+        Sums for the powers p from 0 to `power`.
+    """
+    k = len(z)
+    thresholds = z - margin
+    order = np.argsort(np.concatenate((z, thresholds)), kind="stable")
+    is_threshold, codes = order >= k, codes[order % k]
+    terms = w * z ** np.arange(power + 1)[:, None]
+    terms = np.hstack((terms, np.zeros_like(terms)))[:, order]
+    sums = np.zeros_like(terms)
+    for bit in range(int(codes.max()).bit_length()):
+        chosen = np.flatnonzero((codes >> bit) % 2 == is_threshold)
+        chosen = chosen[stable_order(codes[chosen] >> (bit + 1))]
+        group = codes[chosen] >> (bit + 1)
+        end = np.searchsorted(group, group, side="right")
+        for term, total in zip(terms, sums, strict=True):
+            running = np.append(0, np.cumsum(term[chosen]))
+            total[chosen] += running[end] - running[:-1]
+    raw = np.empty((power + 1, k))
+    raw[:, order[is_threshold] - k] = sums[:, is_threshold]
+    return [
+        sum(comb(p, q) * (-thresholds) ** (p - q) * raw[q] for q in range(p + 1))
+        for p in range(power + 1)
+    ]

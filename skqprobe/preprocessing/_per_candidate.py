@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn import get_config
 from sklearn.base import MetaEstimatorMixin, TransformerMixin, clone
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
@@ -12,10 +13,15 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skqprobe._arrays.device import check_container
+from skqprobe._arrays.blocks import BlockReader, memory_map, row_blocks
+from skqprobe._arrays.device import check_container, to_host
 from skqprobe._candidates.validation import check_values, list_to_array
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
+from skqprobe._utils.warn import warn_user
+
+FIT_IN_BLOCKS = StandardScaler, MinMaxScaler, MaxAbsScaler
+"""Transformers for which `partial_fit` on the blocks of X is `fit` on X."""
 
 
 def _transformer_has(method):
@@ -60,6 +66,12 @@ class PerCandidate(
     See Also
     --------
     SiblingFeatures : Append features that compare each candidate with its siblings.
+
+    Notes
+    -----
+    The result is a new array in memory. A memory-mapped X gives a warning, because the
+    result may not fit. `StandardScaler`, `MinMaxScaler` and `MaxAbsScaler` are fitted
+    to it block by block, other transformers as a whole.
 
     Examples
     --------
@@ -106,7 +118,9 @@ class PerCandidate(
         """
         rows, y, params, _ = self._training_rows(X, y, params)
         transformer = clone(self.transformer)
-        transformer.fit(rows, y, **params)
+        if not _fit_in_blocks(transformer, rows, params):
+            _warn_of_copy(rows)
+            transformer.fit(rows, y, **params)
         self.transformer_ = transformer
         return self
 
@@ -134,7 +148,10 @@ class PerCandidate(
         """
         rows, y, params, shape = self._training_rows(X, y, params)
         transformer = clone(self.transformer)
-        if hasattr(transformer, "fit_transform"):
+        _warn_of_copy(rows)
+        if _fit_in_blocks(transformer, rows, params):
+            rows = transformer.transform(rows)
+        elif hasattr(transformer, "fit_transform"):
             rows = transformer.fit_transform(rows, y, **params)
         else:
             rows = transformer.fit(rows, y, **params).transform(rows)
@@ -191,6 +208,7 @@ class PerCandidate(
     def _apply(self, method, X):
         check_is_fitted(self)
         rows, shape = _flatten_sets(X)
+        _warn_of_copy(rows)
         return _restore_sets(getattr(self.transformer_, method)(rows), shape)
 
     @available_if(_transformer_has("get_feature_names_out"))
@@ -277,8 +295,31 @@ def _flatten_sets(X):
     sets = X if hasattr(X, "shape") else list_to_array(X)
     if len(sets.shape) == 3:
         n_prompts, k, d = sets.shape
-        return np.asarray(sets).reshape(n_prompts * k, d), (n_prompts, k)
+        rows = np.asarray(to_host(sets, "X")).reshape(n_prompts * k, d)
+        return rows, (n_prompts, k)
     return X, None
+
+
+def _fit_in_blocks(transformer, rows, params):
+    """Fit a scaler to a memory map block by block. Return whether this was done."""
+    if type(transformer) not in FIT_IN_BLOCKS or memory_map(rows) is None or params:
+        return False
+    read = BlockReader(rows)
+    for block in row_blocks(rows):
+        transformer.partial_fit(read.raw(block))
+    return True
+
+
+def _warn_of_copy(rows):
+    """Warn that a memory map is transformed as a whole."""
+    if memory_map(rows) is not None:
+        warn_user(
+            f"X is a memory map of {rows.nbytes / 2**20:.0f} MiB, and PerCandidate "
+            "copies it to memory as a whole. Instead of PerCandidate with a "
+            "StandardScaler, set standardize=True of QProbePolicy, QProbeRegressor or "
+            "QProbePolicyCV, which read X in blocks. For other transformers, transform "
+            "X in parts, and save the results to a file."
+        )
 
 
 def _restore_sets(rows, shape):

@@ -8,10 +8,9 @@ import numpy as np
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skqprobe._arrays.blocks import row_blocks, take_rows
+from skqprobe._arrays.blocks import BlockReader, compute_dtype, row_blocks
 from skqprobe._arrays.magnitude import LARGEST, SMALLEST
 from skqprobe._candidates.layout import check_layout
-from skqprobe._candidates.segments import repeat_per_prompt, segment_mean
 from skqprobe._candidates.validation import (
     check_candidates,
     check_limits,
@@ -27,14 +26,18 @@ from skqprobe._utils.sklearn_compat import (
 )
 from skqprobe.preprocessing._sibling_geometry import (
     FEATURES,
+    Siblings,
+    compare_with_siblings,
     learn_scale,
-    pairwise_distances,
-    sibling_distances,
     sibling_features,
 )
 
-PAIRS_AT_ONCE = 2**21
-"""Largest number of distances, and of embedding entries, that are read at a time."""
+ENTRIES_AT_ONCE = 2**19
+"""Number of embedding entries, or of distances, of several prompts that are computed
+at a time: few enough for the cache."""
+
+DISTANCES_AT_ONCE = 2**21
+"""Largest number of distances of one prompt that are computed at a time."""
 
 SAMPLED_PAIRS = 2**20
 """Largest number of distances from which the scales are learned."""
@@ -273,15 +276,9 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         kept = feature_names_in(self, input_features)
         if self.embedding == "drop":
             kept = kept[:0]
-        settings = {
-            "nearest": self.nearest,
-            "share": self.quantiles,
-            "density": self.bandwidths,
-        }
         names = [
             f"sibling_{name}" + ("" if setting is None else f"_{setting:g}")
-            for name in self.features
-            for setting in settings.get(name, [None])
+            for name, setting in self._columns()
         ]
         n_views = len(self.scales_)
         if n_views > 1:
@@ -344,6 +341,19 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         warn_without_groups(layout)
         return X, layout
 
+    def _columns(self):
+        """List the feature and the setting, or None, of each column of a view."""
+        settings = {
+            "nearest": self.nearest,
+            "share": self.quantiles,
+            "density": self.bandwidths,
+        }
+        return [
+            (name, setting)
+            for name in self.features
+            for setting in settings.get(name, [None])
+        ]
+
     def _views(self, n_features):
         """Return the columns of each view as slices."""
         if self.view_sizes is None:
@@ -359,53 +369,54 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
             for size, end in zip(self.view_sizes, ends, strict=True)
         ]
 
-    def _distances(self, X, layout, view):
-        """Yield row positions (n, k) and sibling distances (n, k, k - 1), by size."""
-        for _, rows in layout.by_size():
-            k = rows.shape[1]
-            if layout.order is not None:
-                rows = layout.order[rows]
-            step = max(1, PAIRS_AT_ONCE // (k * max(k, X.shape[1])))
-            for start in range(0, len(rows), step):
-                some = rows[start : start + step]
-                embeddings = take_rows(X, some)[..., view]
-                distances = pairwise_distances(embeddings, self.metric)
-                yield some, sibling_distances(distances)
+    def _siblings(self, X, layout, view):
+        """Yield row positions (n_prompts, k) and siblings, for prompts of one size."""
+        for rows, E in _prompts(X, layout):
+            yield rows, Siblings(E[..., view], self.metric)
 
     def _sample_distances(self, X, layout, view):
-        """Compute the distances in evenly spaced prompts, about SAMPLED_PAIRS."""
+        """Compute evenly spaced distances, at most about twice SAMPLED_PAIRS."""
         n_pairs = (layout.sizes * (layout.sizes - 1)).sum()
         kept = np.zeros(layout.n_prompts, dtype=bool)
         kept[:: -(-max(n_pairs, 1) // SAMPLED_PAIRS)] = True
         layout = layout.keep(np.repeat(kept, layout.sizes))
-        return [distances for _, distances in self._distances(X, layout, view)]
+        n_pairs = (layout.sizes * (layout.sizes - 1)).sum()
+        some = slice(None, None, max(1, n_pairs // SAMPLED_PAIRS))
+        return [
+            siblings.sorted_distances(some)[..., 1:]
+            for _, siblings in self._siblings(X, layout, view)
+        ]
 
     def _compute_features(self, X, layout):
         """Compute features of shape (n_rows, n_features) in user order, unscaled."""
         views = self._views(X.shape[1])
-        return np.concatenate(
-            [
-                self._view_features(X, layout, *view)
-                for view in zip(views, self.scales_, self.thresholds_, strict=True)
-            ],
-            axis=1,
-        )
+        columns = self._columns()
+        features = np.empty((len(X), len(views), len(columns)))
+        ranked = np.array([name == "rank" for name, _ in columns])
+        for i, view in enumerate(views):
+            for rows, siblings in self._siblings(X, layout, view):
+                of_prompts = self._features_of(siblings, i)
+                compare_with_siblings(of_prompts, ranked)
+                features[rows, i] = of_prompts
+        return features.reshape(len(X), -1)
 
-    def _view_features(self, X, layout, view, scale, thresholds):
-        """Compute the features of one view in user order, unscaled."""
-        values = None
-        for rows, distances in self._distances(X, layout, view):
+    def _features_of(self, siblings, view):
+        """Compute the features of prompts of one size, block by block."""
+        n_prompts, k = siblings.squares.shape
+        blocks = []
+        step = max(1, DISTANCES_AT_ONCE // (n_prompts * k))
+        for start in range(0, k, step):
+            distances = siblings.sorted_distances(slice(start, start + step))
+            distances /= float(self.scales_[view])
             features = sibling_features(
-                distances / scale,
+                distances.reshape(-1, k),
                 self.features,
                 nearest=self.nearest,
-                thresholds=thresholds,
+                thresholds=self.thresholds_[view],
                 bandwidths=self.bandwidths,
             )
-            if values is None:
-                values = np.empty((len(X), features.shape[2]), features.dtype)
-            values[rows] = features
-        return values
+            blocks.append(features.reshape(n_prompts, -1, features.shape[1]))
+        return np.concatenate(blocks, axis=1, dtype=np.float64)
 
     def _append(self, X, rows, layout, features):
         """Append the features to the embedding, in the layout of X."""
@@ -413,7 +424,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         if self.embedding == "keep":
             parts = [rows, features]
         elif self.embedding == "center":
-            parts = [_center(rows, layout, features.dtype), features]
+            parts = [_center(rows, layout), features]
         out = np.concatenate(parts, axis=1, dtype=np.result_type(rows, np.float32))
         if len(layout.shape) == 1:
             return wrap_output(out, X, self)
@@ -432,11 +443,28 @@ def _total_variance(X):
     return sum(((X[rows] - mean) ** 2).sum() for rows in row_blocks(X)) / len(X)
 
 
-def _center(X, layout, dtype):
+def _prompts(X, layout):
+    """Yield row positions (n_prompts, k) and embeddings of some prompts of one size.
+
+    The next ones may overwrite the embeddings.
+    """
+    read = BlockReader(X)
+    for _, rows in layout.by_size():
+        k = rows.shape[1]
+        if layout.order is not None:
+            rows = layout.order[rows]
+        step = max(1, ENTRIES_AT_ONCE // (k * max(k, X.shape[1])))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            flat = some.ravel()
+            if (np.diff(flat) == 1).all():
+                flat = slice(flat[0], flat[0] + len(flat))  # needs no copy
+            yield some, read(flat).reshape(*some.shape, -1)
+
+
+def _center(X, layout):
     """Subtract the mean embedding of each prompt, in user order."""
-    rows = X if layout.order is None else take_rows(X, layout.order)
-    means = segment_mean(rows.astype(dtype), layout.offsets)
-    centered = np.empty(X.shape, dtype)
-    order = slice(None) if layout.order is None else layout.order
-    centered[order] = rows - repeat_per_prompt(means, layout.offsets)
+    centered = np.empty(X.shape, compute_dtype(X))
+    for rows, E in _prompts(X, layout):
+        centered[rows] = E - E.mean(axis=1, keepdims=True, dtype=np.float64)
     return centered

@@ -1,7 +1,6 @@
 """Distances between the candidates of a prompt, and features computed from them.
 
-All functions take prompts of one size k. The distances to the siblings of a candidate
-are an array of shape (n_prompts, k, k - 1), sorted along the last axis.
+All functions take prompts of one size k.
 """
 
 import numpy as np
@@ -16,27 +15,73 @@ DENSITY_FLOOR = 0.01
 DUPLICATE = 0.01
 """Largest distance between duplicates, in units of the median distance."""
 
+TINY_SQUARE = 1e-25
+"""Squared length below which squares of numbers may underflow in float32."""
 
-def pairwise_distances(E, metric):
-    """Compute distances of shape (n_prompts, k, k) from (n_prompts, k, d)."""
-    E = E.astype(np.result_type(E, np.float32), copy=False)
-    if metric == "cosine":
-        # In float32, squares of norms below 1e-22 underflow.
-        length = np.sqrt(np.einsum("ijk,ijk->ij", E, E, dtype=np.float64))[..., None]
-        E = E / np.where(length, length, 1).astype(E.dtype)
-        distances = 1 - E @ E.transpose(0, 2, 1)
-    else:
-        squares = (E**2).sum(axis=2)
-        products = E @ E.transpose(0, 2, 1)
-        distances = squares[:, :, None] + squares[:, None] - 2 * products
-    return np.maximum(distances, 0)
+ROUNDING = 16
+"""Bound on the rounding error of the squared length of a vector, and of products of it,
+in units of the machine precision times this square."""
 
 
-def sibling_distances(distances):
-    """Sort distances of shape (n_prompts, k, k) and drop the diagonal, in place."""
-    k = distances.shape[1]
-    distances[:, np.arange(k), np.arange(k)] = -1  # sorts the diagonal to the front
-    return np.sort(distances, axis=2)[:, :, 1:]
+class Siblings:
+    """Candidates of prompts of one size, and the distances between them.
+
+    The distances are the squared distances between vectors. The cosine distance is that
+    of unit vectors divided by the square root of 2. The vectors are centered per
+    prompt: an offset that all candidates share would cost digits.
+
+    Parameters
+    ----------
+    E : ndarray of shape (n_prompts, k, d)
+        Embeddings of dtype float32 or float64.
+    metric : {"cosine", "sqeuclidean"}
+        Distance between embeddings.
+    """
+
+    def __init__(self, E, metric):
+        squares = np.einsum("ijk,ijk->ij", E, E)
+        if squares.min() < TINY_SQUARE:
+            squares = np.einsum("ijk,ijk->ij", E, E, dtype=np.float64)
+        present = squares > 0
+        # An embedding of zeros is a missing one, at the distance 1 from all others.
+        self.missing = None if metric != "cosine" or present.all() else ~present
+        if metric == "cosine":
+            length = np.sqrt(np.where(present, 2 * squares, 1))
+            E = E / length[..., None].astype(E.dtype)
+        share = present / np.maximum(present.sum(axis=1, keepdims=True), 1)
+        center = share[:, None].astype(E.dtype) @ E
+        self.vectors = np.subtract(E, center, out=E if metric == "cosine" else None)
+        # The distance between duplicates is 0: rounding errors must not make it larger.
+        rounding = ROUNDING * float(np.finfo(E.dtype).eps)
+        self.squares = np.einsum("ijk,ijk->ij", self.vectors, self.vectors)
+        self.squares *= 1 - rounding
+
+    def sorted_distances(self, some):
+        """Compute the distances of some candidates to all, in ascending order.
+
+        Parameters
+        ----------
+        some : slice
+            Candidates of each prompt.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_prompts, n_some, k)
+            The first is that of the candidate to itself, 0.
+        """
+        squares, missing = self.squares, self.missing
+        products = self.vectors[:, some] @ self.vectors.transpose(0, 2, 1)
+        products *= 2
+        distances = squares[:, some, None] + squares[:, None]
+        distances -= products
+        np.maximum(distances, 0, out=distances)
+        if missing is not None:
+            distances[missing[:, some, None] | missing[:, None]] = 1
+        own = np.arange(squares.shape[1])[some]
+        distances[:, np.arange(len(own)), own] = -1
+        distances.sort(axis=2)
+        distances[..., 0] = 0
+        return distances
 
 
 def learn_scale(sampled, quantiles):
@@ -65,34 +110,54 @@ def learn_scale(sampled, quantiles):
 
 
 def sibling_features(distances, names, *, nearest, thresholds, bandwidths):
-    """Compute features of shape (n_prompts, k, n_features), of mean 0 per prompt.
+    """Compute features of shape (n_rows, n_features).
+
+    In place of the rank, which needs all candidates of a prompt, is "mean".
 
     Parameters
     ----------
-    distances : ndarray of shape (n_prompts, k, k - 1)
-        Distances to the siblings, in units of the median distance.
+    distances : ndarray of shape (n_rows, k)
+        Result of `sorted_distances`, in units of the median distance.
     names : sequence of str
         Names out of FEATURES.
     nearest, thresholds, bandwidths : sequence of float
         Settings of the features "nearest", "share" and "density".
     """
-    n_prompts, k, n_siblings = distances.shape
-    if n_siblings == 0:
-        distances = np.zeros((n_prompts, k, 1), distances.dtype)
+    dtype, n_siblings = distances.dtype, max(1, distances.shape[1] - 1)
+    counts = [max(1, round(share * n_siblings)) for share in nearest]
+    # A product with weights is a mean over siblings, in a fifth of the time of `mean`.
+    position = np.arange(distances.shape[1])[:, None]
+    some = ((position > 0) & (position <= counts)) / np.array(counts)
+    some, every = some.astype(dtype), (position > 0).astype(dtype) / n_siblings
+
+    def shares(limits):
+        return [(distances <= limit).astype(dtype) @ every for limit in limits]
+
     compute = {
-        "mean": lambda: [-distances.mean(axis=2)],
-        "nearest": lambda: [
-            -distances[..., : max(1, round(share * n_siblings))].mean(axis=2)
-            for share in nearest
-        ],
-        "share": lambda: [(distances <= limit).mean(axis=2) for limit in thresholds],
+        "mean": lambda: [-(distances @ every)],
+        "nearest": lambda: [-(distances @ some)],
+        "share": lambda: shares(thresholds.astype(dtype)),
         "density": lambda: [
-            np.log(np.exp(-distances / width).mean(axis=2) + DENSITY_FLOOR)
+            np.log(np.exp(distances * (-1 / float(width))) @ every + DENSITY_FLOOR)
             for width in bandwidths
         ],
-        "duplicates": lambda: [(distances <= DUPLICATE).mean(axis=2)],
-        "rank": lambda: [rankdata(-distances.mean(axis=2), axis=1) / k],
+        "duplicates": lambda: shares([DUPLICATE]),
+        "rank": lambda: [-(distances @ every)],
     }
-    columns = [column for name in names for column in compute[name]()]
-    features = np.stack(columns, axis=2).astype(distances.dtype)
-    return features - features.mean(axis=1, keepdims=True)
+    return np.hstack([column for name in names for column in compute[name]()])
+
+
+def compare_with_siblings(features, ranked):
+    """Replace columns by their ranks, and subtract the mean of each prompt, in place.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n_prompts, k, n_features)
+        Features of all candidates of a prompt.
+    ranked : ndarray of bool, of shape (n_features,)
+        Columns to replace.
+    """
+    if ranked.any():
+        features[..., ranked] = rankdata(features[..., ranked], axis=1)
+        features[..., ranked] /= features.shape[1]
+    features -= features.mean(axis=1, keepdims=True)

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, sample_candidates
@@ -24,7 +25,7 @@ from skqprobe._utils.sklearn_compat import ARRAY_API_SUPPORT
 from skqprobe.io import to_json
 from skqprobe.losses import LOSSES
 from skqprobe.metrics import best_of_k_reward, expected_reward, prompt_bootstrap
-from skqprobe.preprocessing import SiblingFeatures
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 if not ARRAY_API_SUPPORT:
     pytest.skip("array API input needs scikit-learn 1.9", allow_module_level=True)
@@ -329,10 +330,26 @@ def test_export_of_a_probe_on_a_device(place, sets):
     assert_array_equal(written["coef"], place.get(policy.coef_))
 
 
-def test_sibling_features_are_on_the_host(place, sets):
-    features = SiblingFeatures(embedding="drop")
-    expected = features.fit_transform(sets[0])
-    assert_allclose(features.fit_transform(place.put(sets[0])), expected)
+TRANSFORMERS = [SiblingFeatures(embedding="drop"), PerCandidate(StandardScaler())]
+every_transformer = pytest.mark.parametrize(
+    "transformer", TRANSFORMERS, ids=["SiblingFeatures", "PerCandidate"]
+)
+
+
+@every_transformer
+def test_transformed_sets_are_on_the_host(transformer, place, sets):
+    expected = transformer.fit_transform(sets[0])
+    X = place.put(sets[0])
+    for found in (transformer.fit_transform(X), transformer.fit(X).transform(X)):
+        assert_allclose(found, expected)
+
+
+@every_transformer
+def test_transformers_convert_bfloat16_to_float32(transformer, torch_cpu, sets):
+    X = torch_cpu.put(sets[0]).to(torch_cpu.xp.bfloat16)
+    found = transformer.fit_transform(X)
+    assert found.dtype == np.float32
+    assert_array_equal(found, transformer.fit_transform(X.float().numpy()))
 
 
 def scikit_learn_checks():

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -11,6 +13,8 @@ from sklearn.feature_selection import SelectKBest, f_regression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     KBinsDiscretizer,
+    MaxAbsScaler,
+    MinMaxScaler,
     Normalizer,
     OneHotEncoder,
     PolynomialFeatures,
@@ -97,6 +101,57 @@ def test_input_is_not_changed(sets, order):
     scaler = PerCandidate(StandardScaler()).fit(X)
     scaler.inverse_transform(scaler.transform(X))
     assert_array_equal(X, before)
+
+
+# Memory maps
+
+
+@pytest.fixture
+def mapped(rng, tmp_path):
+    """A memory map of sets, 2 MB."""
+    X = (3 + rng.normal(size=(500, 20, 100))).astype(np.float16)
+    np.save(tmp_path / "X.npy", X)
+    return np.load(tmp_path / "X.npy", mmap_mode="r")
+
+
+copies = r"X is a memory map of 2 MiB.* set standardize=True of QProbePolicy"
+
+
+@pytest.mark.parametrize("scaler", [StandardScaler(), MinMaxScaler(), MaxAbsScaler()])
+def test_scalers_are_fitted_to_memory_maps_in_blocks(mapped, scaler, monkeypatch):
+    expected = clone(scaler).fit(np.array(mapped).reshape(-1, 100))
+    monkeypatch.setattr("skqprobe._arrays.blocks.BLOCK_BYTES", 2**16)
+    for X in (mapped, mapped.reshape(-1, 100), mapped[1:]):  # sets, rows, a view
+        tracemalloc.start()
+        fitted = PerCandidate(scaler).fit(X)  # without a warning
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < mapped.nbytes / 2
+        assert_allclose(fitted.transformer_.scale_, expected.scale_, rtol=1e-2)
+        assert fitted.transformer_.n_samples_seen_ == X.size / 100
+    fitted = PerCandidate(scaler).fit(mapped).transformer_
+    assert_allclose(fitted.scale_, expected.scale_, rtol=1e-6)
+    with pytest.warns(UserWarning, match=copies) as caught:
+        X = PerCandidate(scaler).fit_transform(mapped)
+    assert [warning.filename for warning in caught] == [__file__]
+    rows = expected.transform(np.array(mapped).reshape(-1, 100))
+    assert_allclose(X, rows.reshape(X.shape), rtol=2e-3, atol=1e-3)
+
+
+def test_copies_of_memory_maps_warn(mapped):
+    scaler = PerCandidate(StandardScaler()).fit(mapped)
+    weight = {"sample_weight": np.ones(500)}
+    for method, arguments in [
+        (scaler.transform, {}),
+        (scaler.inverse_transform, {}),
+        (PerCandidate(StandardScaler()).fit, weight),
+        (PerCandidate(PCA(1)).fit, {}),
+        (PerCandidate(PCA(1)).fit_transform, {}),
+    ]:
+        with pytest.warns(UserWarning, match=copies) as caught:
+            method(mapped, **arguments)
+        assert [warning.filename for warning in caught] == [__file__]
+        method(np.array(mapped), **arguments)
 
 
 # Sparse output and strings

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -12,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from skqprobe import QProbePolicy
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
+MODULE = "skqprobe.preprocessing._sibling_features."
 ALL = ("mean", "nearest", "share", "density", "duplicates", "rank")
 
 
@@ -150,13 +153,34 @@ def test_feature_names(rng):
 def test_large_problems_are_split_into_blocks(rng, monkeypatch):
     X = rng.normal(size=(30, 6, 3))
     whole = SiblingFeatures(ALL).fit_transform(X)
-    module = "skqprobe.preprocessing._sibling_features."
-    monkeypatch.setattr(module + "PAIRS_AT_ONCE", 5 * 36)
+    monkeypatch.setattr(MODULE + "ENTRIES_AT_ONCE", 5 * 36)
     assert_allclose(SiblingFeatures(ALL).fit_transform(X), whole)
-    monkeypatch.setattr(module + "SAMPLED_PAIRS", 10 * 30)
+    monkeypatch.setattr(MODULE + "DISTANCES_AT_ONCE", 2 * 6)
+    assert_allclose(SiblingFeatures(ALL).fit_transform(X), whole)
+    monkeypatch.setattr(MODULE + "SAMPLED_PAIRS", 10 * 30)
     sampled = SiblingFeatures(ALL).fit(X)  # from every third prompt
     kept = SiblingFeatures(ALL).fit(X[::3])
     assert_allclose(sampled.scales_, kept.scales_)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+def test_large_prompts_take_bounded_memory(rng, monkeypatch, metric):
+    k = 2000
+    X = rng.normal(size=(1, k, 4)).astype(np.float32)
+    X[0, ::7] = 0
+    siblings = SiblingFeatures(ALL, metric=metric, embedding="drop")
+    expected = siblings.fit_transform(X)
+    scale = siblings.scales_
+    monkeypatch.setattr(MODULE + "ENTRIES_AT_ONCE", 2**16)
+    monkeypatch.setattr(MODULE + "DISTANCES_AT_ONCE", 2**16)
+    assert_allclose(siblings.transform(X), expected, atol=1e-4)
+    monkeypatch.setattr(MODULE + "SAMPLED_PAIRS", 2**16)
+    tracemalloc.start()
+    siblings.fit_transform(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6 < k**2 * X.itemsize
+    assert_allclose(siblings.scales_, scale, rtol=0.1)  # from evenly spaced candidates
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -258,6 +282,35 @@ def test_angles_of_tiny_embeddings(rng):
     siblings = SiblingFeatures(WITHOUT_SHARE, embedding="drop")
     expected = siblings.fit_transform(X)
     assert_allclose(siblings.fit_transform(mixed), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize("n_missing", [0, 2])
+def test_common_offset_costs_no_digits(rng, metric, n_missing):
+    X = (1000 + rng.normal(size=(40, 8, 32))).astype(np.float32)
+    X[::2, :n_missing] = 0  # far from all others
+    features = [name for name in ALL if name != "rank"]  # has ties in float32
+    for embedding in ("drop", "center"):
+        make = SiblingFeatures(features, metric=metric, embedding=embedding)
+        exact, single = make.fit_transform(X.astype(np.float64)), make.fit_transform(X)
+        if embedding == "center":
+            assert_allclose(single[..., :32], exact[..., :32], atol=1e-3)
+            continue
+        for column in range(exact.shape[2]):
+            a, b = exact[..., column].ravel(), single[..., column].ravel()
+            assert_allclose(b @ a, a @ a, rtol=1e-3)
+            assert ((a - b) ** 2).sum() <= 1e-4 * (a @ a)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_distance_between_duplicates_is_0(rng, metric, dtype, offset):
+    X = (offset + rng.normal(size=(30, 1, 50))).astype(dtype).repeat(7, axis=1)
+    X[:, 0] = 1
+    siblings = SiblingFeatures(ALL, metric=metric).fit(X)
+    assert siblings.scales_ == 1  # the median is 0
+    assert_array_equal(siblings.thresholds_, 0)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
