@@ -4,13 +4,26 @@ A fold whose centered rows can span all features is solved by its normal equatio
 other fold is solved in the span of its rows, which gives the minimum-norm solution if
 there is no penalty. The same rule holds for a single fit and for a grid of folds and
 penalties.
+
+For X in float32 or float16, the matrices are first summed and factored in float32, and
+the solution is corrected by residuals that are computed from X. Where that does not
+converge, as for columns that are nearly dependent, everything is computed in float64.
 """
 
+from dataclasses import replace
+from itertools import islice
+
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
-from scipy.linalg.blas import dgemm, dsymm, dsyr, dsyrk
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, get_blas_funcs, lstsq
 
 from skqprobe._arrays.device import DeviceArray, concatenate
+
+TOLERANCE = 3e-5
+"""Size of the last correction in float32, relative to the solution, in the norm of the
+objective."""
+
+MAX_SOLUTIONS = 5
+"""Maximum number of solutions in float32: the first and its corrections."""
 
 PRECISION = 1e-9
 """Reduction of the residual by conjugate gradients, in the preconditioner's norm."""
@@ -35,8 +48,7 @@ def solve_ridge(objective):
         all features.
     """
     everything = np.ones((1, objective.layout.n_prompts), dtype=int)
-    parts = [([0], objective, 1.0)]
-    return _solve_folds(objective, everything, parts, [objective.alpha])[0, 0]
+    return _solve(_Single(objective, everything, np.array([objective.alpha])))[0, 0]
 
 
 def solve_ridge_grid(grid):
@@ -52,79 +64,201 @@ def solve_ridge_grid(grid):
     thetas : ndarray of shape (n_objectives, n_parameters)
         The minima.
     """
-    thetas = _solve_folds(grid.objective, grid.in_fold, grid.parts(), grid.alphas)
-    return thetas.reshape(grid.n_objectives, -1)
+    return _solve(grid).reshape(grid.n_objectives, -1)
 
 
-def _solve_folds(objective, in_fold, parts, alphas):
+class _Single:
+    """One objective, with the methods of a grid of one fold and one penalty."""
+
+    def __init__(self, objective, in_fold, alphas):
+        self.objective, self.in_fold, self.alphas = objective, in_fold, alphas
+
+    def parts(self):
+        return [([0], self.objective, 1.0)]
+
+    def value_and_gradient(self, thetas, _):
+        value, gradient = self.objective.value_and_gradient(thetas[0])
+        return np.array([value]), gradient[None]
+
+
+def _solve(grid):
     """Parameters of all folds and penalties, (n_folds, n_alphas, n_parameters)."""
-    alphas, d = np.asarray(alphas, dtype=np.float64), objective.n_features
-    # Subtracted before products are summed, for precision.
-    center = np.zeros(d)
-    if objective.has_intercept:
-        center = objective.least_squares_means[0]
-    thetas = np.empty((len(in_fold), len(alphas), objective.n_parameters))
+    objective = grid.objective
+    on_host = isinstance(objective.X, np.ndarray)
+    if objective.dtype == np.float32 and on_host and grid.alphas.all():
+        with np.errstate(over="ignore", invalid="ignore"):  # then float64 follows
+            thetas = _solve_in_float32(grid)
+        if thetas is not None:
+            return thetas
+    thetas = np.empty((len(grid.in_fold), len(grid.alphas), objective.n_parameters))
     # Centered inside prompts, the rows of a prompt span one dimension less.
     ranks = objective.layout.sizes - objective.loss.shift_invariant
-    is_primal = (in_fold > 0) @ ranks - objective.has_intercept >= d
-    for folds, solve in [(is_primal, _solve_primal), (~is_primal, _solve_dual)]:
-        numbers = np.flatnonzero(folds)
-        if len(numbers):
-            thetas[numbers] = solve(objective, in_fold, parts, numbers, alphas, center)
-    return thetas
+    n_spanned = (grid.in_fold > 0) @ ranks - objective.has_intercept
+    is_primal = n_spanned >= objective.n_features
+    noise = None if grid.alphas.all() else objective.rounding_noise()
+    if objective.has_intercept:
+        grid = _centered(grid)
+    if is_primal.any():
+        thetas[is_primal] = _solve_primal(grid, np.flatnonzero(is_primal), noise)
+    if not is_primal.all():
+        thetas[~is_primal] = _solve_dual(grid, np.flatnonzero(~is_primal))
+    return grid.objective.to_raw(thetas)
+
+
+def _centered(grid):
+    """Subtract the mean row from each row of X as it is read, for precision."""
+    objective = grid.objective
+    center = objective.least_squares_means[0].astype(objective.dtype)
+    return type(grid)(replace(objective, center=center), grid.in_fold, grid.alphas)
 
 
 def _with_intercept(objective, coefs, x_means, t_means):
     """Append the intercept ``t_mean - x_mean @ coef`` to coefficients, if there is one.
 
-    Shapes are (n_folds, n_alphas, d), (n_folds, d) and (n_folds,).
+    Shapes are (n_folds, n_alphas, d), (n_folds, d), and (n_folds, 1 or n_alphas).
     """
     if not objective.has_intercept:
         return coefs
-    intercepts = np.asarray(t_means)[:, None] - np.einsum("fad,fd->fa", coefs, x_means)
+    intercepts = t_means - np.einsum("fad,fd->fa", coefs, x_means)
     return np.concatenate([coefs, intercepts[..., None]], axis=2)
+
+
+# --- matrices in float32 --------------------------------------------------------------
+
+
+def _solve_in_float32(grid):
+    """Solve with matrices in float32, or return None if that does not converge.
+
+    The first solution has the errors that rounding makes in a matrix and its factors.
+    A correction is the solution for the residual, which is computed from X. A small
+    correction shows that the errors were small.
+    """
+    objective, is_single = grid.objective, isinstance(grid, _Single)
+    n_rows = (grid.in_fold > 0) @ objective.layout.sizes
+    has_few_rows = (n_rows < objective.n_features).any()
+    if has_few_rows and not is_single:
+        return None
+    if objective.has_intercept or objective.loss.shift_invariant:
+        grid = _centered(grid)
+    solutions = (_dual_solutions if has_few_rows else _primal_solutions)(grid)
+    first = None
+    try:
+        for thetas, squares in islice(solutions, MAX_SOLUTIONS):
+            first = squares if first is None else first
+            if (squares <= TOLERANCE**2 * first).all():
+                return grid.objective.to_raw(thetas)
+    except LinAlgError:
+        pass  # singular to working precision
+    return None
+
+
+def _primal_solutions(grid):
+    """Yield solutions of the normal equations, each more precise than the last.
+
+    Yields
+    ------
+    thetas : ndarray of shape (n_folds, n_alphas, n_parameters)
+        Parameters.
+    squares : ndarray of shape (n_folds, n_alphas)
+        Squares of the last corrections, in the norm of the objective.
+    """
+    objective, shape = grid.objective, (len(grid.in_fold), len(grid.alphas))
+    sums = _sum_folds(grid, range(len(grid.in_fold)), np.float32)
+    # The gradient at 0, times -1/2.
+    rest = np.array([np.append(s.sides[0], s.ends[0]) / (s.weight or 1) for s in sums])
+    rest = np.repeat(rest[:, None, : objective.n_parameters], shape[1], axis=1)
+    v_sums = np.array([[s.ends[1] / (s.weight or 1) or 1] for s in sums])
+    equations = [fold.equations(objective.has_intercept) for fold in sums]
+    grams, _, x_means, _ = zip(*equations, strict=True)
+    x_means = np.array(x_means, dtype=np.float64)
+    solve = (
+        _Factor(grams[0], grid.alphas[0])
+        if shape == (1, 1)
+        else _Systems(grams, grid.alphas)
+    )
+    thetas, which = np.zeros(rest.shape), np.arange(shape[0] * shape[1])
+    while True:
+        sides, ends = objective.split(rest)
+        moments = sides - ends[..., None] * x_means[:, None]
+        coefs = solve(moments)
+        thetas = thetas + _with_intercept(objective, coefs, x_means, ends / v_sums)
+        yield thetas, _dots(moments, coefs)
+        flat = thetas.reshape(len(which), -1)
+        rest = grid.value_and_gradient(flat, which)[1].reshape(thetas.shape) / -2
+
+
+def _dual_solutions(grid):
+    """Yield the same for a single fit, in the span of its rows; see `_solve_dual`."""
+    objective, shift = grid.objective, grid.alphas[0] / 2
+    rows = list(
+        zip(
+            *(
+                (X * np.sqrt(v).astype(X.dtype)[:, None], t, v)
+                for X, t, v in objective.least_squares_rows()
+            ),
+            strict=True,
+        )
+    )
+    X, t, v = map(np.concatenate, rows)
+    t_mean = v @ t / v.sum() if objective.has_intercept else 0.0
+    target = np.sqrt(v) * (t - t_mean)
+    (syrk,) = get_blas_funcs(("syrk",), (X,))
+    solve = _Factor(syrk(1.0, X.T, trans=True, lower=True), grid.alphas[0])
+    coef, dual, rest = np.zeros(X.shape[1]), np.zeros(len(t)), target
+    while True:
+        step = solve(rest)
+        coef, dual = coef + step.astype(X.dtype) @ X, dual + step
+        theta = np.append(coef, t_mean)[: objective.n_parameters]
+        yield theta[None, None], (rest - shift * step) @ rest
+        rest = target - X @ coef.astype(X.dtype) - shift * dual
 
 
 # --- at least as many rows as features -----------------------------------------------
 
 
-def _solve_primal(objective, in_fold, parts, numbers, alphas, center):
-    """Solve folds by their normal equations.
-
-    The equations of a fold are sums over its prompts. Prompts that are in the same
-    folds are summed once, so that X is read once for all folds and penalties.
-    """
-    d, has_intercept = objective.n_features, objective.has_intercept
-    sums = {number: NormalSums(d) for number in numbers}
-    for folds, part, share in parts:
-        if share == 0:
-            continue
-        folds = [fold for fold in folds if fold in sums]
-        if len(folds) == 1:  # without a second matrix
-            sums[folds[0]].add_objective(part, share, center)
-        elif folds:
-            total = NormalSums(d).add_objective(part, share, center)
-            for fold in folds:
-                sums[fold].add(total)
-    noise = None if alphas.all() else objective.rounding_noise()
-    equations = [sums[number].equations(has_intercept, noise) for number in numbers]
+def _solve_primal(grid, numbers, noise):
+    """Solve folds by their normal equations."""
+    objective, alphas = grid.objective, grid.alphas
+    sums = _sum_folds(grid, numbers, np.float64)
+    equations = [fold.equations(objective.has_intercept, noise) for fold in sums]
     grams, moments, x_means, t_means = zip(*equations, strict=True)
     if len(grams) == len(alphas) == 1:
         coefs = solve_system(grams[0], moments[0], alphas[0])[None, None]
     else:
         coefs = solve_systems(grams, np.array(moments), alphas)
-    return _with_intercept(objective, coefs, np.array(x_means) + center, t_means)
+    return _with_intercept(objective, coefs, x_means, np.array(t_means)[:, None])
+
+
+def _sum_folds(grid, numbers, dtype):
+    """Compute the sums over the prompts of folds, in this order.
+
+    Prompts that are in the same folds are summed once, so that X is read once for all
+    folds and penalties.
+    """
+    sums = {number: NormalSums(grid.objective.n_features, dtype) for number in numbers}
+    for folds, part, share in grid.parts():
+        if share == 0:
+            continue
+        folds = [fold for fold in folds if fold in sums]
+        if len(folds) == 1:  # without a second matrix
+            sums[folds[0]].add_objective(part, share)
+        elif folds:
+            total = NormalSums(grid.objective.n_features, dtype)
+            total.add_objective(part, share)
+            for fold in folds:
+                sums[fold].add(total)
+    return list(sums.values())
 
 
 class NormalSums:
     """Sums over prompts that make up the normal equations of least squares."""
 
-    def __init__(self, d):
+    def __init__(self, d, dtype):
         # Sums of v x x', (v x t, v x) and (v t, v), and the weight of the prompts.
-        self.gram = np.zeros((d, d), order="F")
+        self.gram = np.zeros((d, d), dtype, order="F")
         self.sides, self.ends, self.weight = np.zeros((2, d)), np.zeros(2), 0.0
 
-    def add_objective(self, objective, share, center):
+    def add_objective(self, objective, share):
         """Add the prompts of an objective, whose weights sum to `share`.
 
         Parameters
@@ -133,18 +267,16 @@ class NormalSums:
             Objective of a loss that has a method `least_squares`.
         share : float
             Sum of the weights of the prompts.
-        center : ndarray of shape (d,)
-            Vector to subtract from each row of X, for precision.
         """
+        dtype = self.gram.dtype
         for X, t, v in objective.least_squares_rows():
             root = np.sqrt(share * v)
-            X = (X - center.astype(X.dtype)) * root[:, None]  # float64 from here on
             sides = np.stack([t * root, root])
-            self.gram, products = add_products(self.gram, X, sides)
+            X = X * root.astype(dtype)[:, None]
+            self.gram, products = add_products(self.gram, X, sides.astype(dtype))
             self.sides += products
             self.ends += sides @ root
         self.weight += share
-        return self
 
     def add(self, other):
         """Add the sums of other prompts."""
@@ -171,13 +303,14 @@ class NormalSums:
             Right-hand side.
         x_mean : ndarray of shape (d,)
         t_mean : float
-            Means that an intercept absorbs; x_mean is relative to `center`.
+            Means that an intercept absorbs.
         """
         gram = np.asarray(self.gram, order="F")  # which may be on a device
         (moment, x_sum), (t_sum, v_sum) = self.sides, self.ends
         x_mean, t_mean = x_sum / (v_sum or 1), t_sum / (v_sum or 1)
         if has_intercept:
-            gram = dsyr(-v_sum, x_mean, a=gram, lower=True, overwrite_a=True)
+            (syr,) = get_blas_funcs(("syr",), (gram,))
+            gram = syr(-v_sum, x_mean, a=gram, lower=True, overwrite_a=True)
             moment = moment - t_mean * x_sum
             # A column that does not vary leaves only rounding.
             constant = gram.diagonal() <= 1e-12 * v_sum * x_mean**2
@@ -199,31 +332,33 @@ def add_products(gram, X, sides):
         return gram + X.T @ X, sides @ X
     # Only scipy's BLAS: the threads of numpy's busy-wait for its next call, and slow
     # down those of scipy's.
-    products = dgemm(1.0, X.T, sides.T).T
-    return dsyrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True), products
+    gemm, syrk = get_blas_funcs(("gemm", "syrk"), (X,))
+    products = gemm(1.0, X.T, sides.T).T
+    return syrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True), products
 
 
 # --- fewer rows than features ---------------------------------------------------------
 
 
-def _solve_dual(objective, in_fold, parts, numbers, alphas, center):
+def _solve_dual(grid, numbers):
     """Solve folds in the span of their rows.
 
     With K the Gram matrix of the centered rows of a fold and V their weights, solve
     (V^(1/2) K V^(1/2) + alpha/2) u = V^(1/2) t; then coef = X' V^(1/2) u.
     """
-    blocks, *targets = zip(*objective.least_squares_rows(), strict=True)
-    X = concatenate([block - center.astype(block.dtype) for block in blocks])
-    X = X.astype(np.float64)
-    t, v = map(np.concatenate, targets)
+    objective, alphas = grid.objective, grid.alphas
+    # A copy of each block, as the next may be read into the same memory.
+    rows = ((X.astype(np.float64), t, v) for X, t, v in objective.least_squares_rows())
+    blocks, *targets = zip(*rows, strict=True)
+    X, t, v = concatenate(blocks), *map(np.concatenate, targets)
     gram = np.asarray(X @ X.T)
     duals = np.zeros((len(numbers), len(alphas), len(t)))
     means = np.zeros((len(numbers), len(t)))  # X's mean is `means @ X`
     t_means = np.zeros(len(numbers))
     for i, number in enumerate(numbers):
-        copies = np.repeat(in_fold[number], objective.layout.sizes)
+        copies = np.repeat(grid.in_fold[number], objective.layout.sizes)
         inside = copies > 0
-        total = in_fold[number] @ objective.prompt_weight
+        total = grid.in_fold[number] @ objective.prompt_weight
         weight = (copies * v)[inside] / (total or 1)
         K, target, root = gram[np.ix_(inside, inside)], t[inside], np.sqrt(weight)
         share = weight / (weight.sum() or 1)
@@ -240,7 +375,7 @@ def _solve_dual(objective, in_fold, parts, numbers, alphas, center):
                 dual -= share * dual.sum()  # centers the rows in duals @ X
             duals[i, j, inside] = dual
     coefs = (duals.reshape(-1, len(t)) @ X).reshape(*duals.shape[:2], -1)
-    return _with_intercept(objective, coefs, means @ X + center, t_means)
+    return _with_intercept(objective, coefs, np.asarray(means @ X), t_means[:, None])
 
 
 # --- symmetric systems ----------------------------------------------------------------
@@ -251,13 +386,7 @@ def solve_system(gram, moment, alpha):
 
     Only the lower triangle of `gram` is read, and it is overwritten.
     """
-    diagonal = np.einsum("ii->i", gram)  # a view
-    diagonal += alpha / 2
-    # With a unit diagonal, columns of very different scales cost no digits.
-    scale = np.sqrt(diagonal)
-    scale[scale == 0] = 1
-    gram /= scale
-    gram /= scale[:, None]
+    scale = _add_penalty(gram, alpha)
     if alpha > 0:
         try:
             factor = cho_factor(gram, lower=True, check_finite=False)
@@ -266,6 +395,51 @@ def solve_system(gram, moment, alpha):
             pass  # singular to working precision
     full = np.tril(gram) + np.tril(gram, -1).T
     return lstsq(full, moment / scale, lapack_driver="gelsy", cond=1e-13)[0] / scale
+
+
+def _add_penalty(gram, alpha):
+    """Add the penalty and divide rows and columns by the scale that is returned.
+
+    With a unit diagonal, columns of very different scales cost no digits.
+    """
+    diagonal = np.einsum("ii->i", gram)  # a view
+    diagonal += alpha / 2
+    scale = np.sqrt(diagonal)
+    scale[scale == 0] = 1
+    gram /= scale
+    gram /= scale[:, None]
+    return scale
+
+
+class _Factor:
+    """Solves (gram + alpha/2) coefs = moments in float32, in the memory of `gram`."""
+
+    def __init__(self, gram, alpha):
+        self.scale = _add_penalty(gram, alpha)
+        # Hides the rounding of a matrix that is singular without it.
+        np.einsum("ii->i", gram)[:] += 2 * np.finfo(gram.dtype).eps * len(gram) ** 0.5
+        self.factor = cho_factor(gram, True, overwrite_a=True, check_finite=False)
+
+    def __call__(self, moments):
+        columns = (moments / self.scale).reshape(-1, len(self.scale)).T
+        columns = columns.astype(self.scale.dtype)
+        solution = cho_solve(self.factor, columns, check_finite=False)
+        return solution.T.reshape(moments.shape) / self.scale
+
+
+class _Systems:
+    """Solves the systems of all folds and penalties in float32."""
+
+    def __init__(self, grams, alphas):
+        self.grams, self.alphas = grams, alphas
+        self.precondition = _MeanPreconditioner(sum(grams) / len(grams), alphas)
+
+    def __call__(self, moments):
+        systems = self.precondition, self.grams, moments, self.alphas
+        coefs, solved = _solve_together(*systems, (TOLERANCE / 2) ** 2)
+        if not solved.all():
+            raise LinAlgError
+        return coefs
 
 
 def solve_systems(grams, moments, alphas):
@@ -304,7 +478,13 @@ def solve_systems(grams, moments, alphas):
     positive = np.flatnonzero(alphas)
     remains = np.ones((len(grams), len(alphas)), dtype=bool)
     if len(positive):
-        found, solved = _solve_together(grams, moments, alphas[positive])
+        chosen = alphas[positive]
+        precondition = _MeanPreconditioner(sum(grams) / len(grams), chosen)
+        # The factors of several folds can be stiff where the matrix of one is singular.
+        # A small residual leaves an error there that the penalty alone limits.
+        limit = 1.0 if len(grams) == 1 else chosen / 2 / precondition.largest
+        systems = precondition, grams, moments[:, None], chosen
+        found, solved = _solve_together(*systems, PRECISION**2 * np.minimum(limit, 1))
         coefs[:, positive], remains[:, positive] = found, ~solved
     for fold in np.flatnonzero(remains.any(axis=1)):
         gram, moment, own = grams[fold], moments[fold], alphas[remains[fold]]
@@ -317,8 +497,18 @@ def solve_systems(grams, moments, alphas):
     return coefs
 
 
-def _solve_together(grams, moments, alphas):
+def _solve_together(precondition, grams, moments, alphas, required):
     """Run conjugate gradients with factors of the mean matrix, for positive penalties.
+
+    Parameters
+    ----------
+    precondition : _MeanPreconditioner
+    grams, alphas
+        See `solve_systems`.
+    moments : ndarray of shape (n_folds, 1 or n_alphas, d)
+        Right-hand sides.
+    required : float or ndarray of shape (n_alphas,)
+        Square of the reduction of the residual, in the preconditioner's norm.
 
     Returns
     -------
@@ -326,18 +516,14 @@ def _solve_together(grams, moments, alphas):
     solved : ndarray of bool, of shape (n_folds, n_alphas)
         Whether a solution has the required precision.
     """
-    precondition = _MeanPreconditioner(sum(grams) / len(grams), alphas)
-    unit = abs(moments / precondition.scale).max(axis=1)[:, None, None]
+    unit = abs(moments / precondition.scale).max(axis=2, keepdims=True)
     unit[unit == 0] = 1
-    residual = np.repeat(moments[:, None] / unit, len(alphas), axis=1)
+    residual = np.repeat(moments / unit, len(alphas) // moments.shape[1], axis=1)
     coefs = np.zeros_like(residual)
     active = np.arange(len(alphas))
     direction = precondition(residual, active)
     squares = _dots(residual, direction)
-    # The factors of several folds can be stiff where the matrix of one is singular. A
-    # small residual leaves an error there that the penalty alone limits.
-    limit = 1.0 if len(grams) == 1 else alphas / 2 / precondition.largest
-    required = PRECISION**2 * np.minimum(limit, 1) * squares
+    required = required * squares
     for _ in range(MAX_STEPS):
         active = np.flatnonzero((squares > required).any(axis=0))
         if len(active) == 0:
@@ -403,7 +589,8 @@ def _factor(gram, shift):
 def _multiply(grams, vectors):
     """Multiply the matrix of each fold with its vectors, (n_folds, n, d)."""
     pairs = zip(grams, vectors, strict=True)
-    return np.stack([dsymm(1.0, gram, rows.T, lower=True).T for gram, rows in pairs])
+    (symm,) = get_blas_funcs(("symm",), (grams[0],))
+    return np.stack([symm(1.0, gram, rows.T, lower=True).T for gram, rows in pairs])
 
 
 def _dots(left, right):
