@@ -97,7 +97,7 @@ def _solve(grid):
     is_primal = n_spanned >= objective.n_features
     noise = None if grid.alphas.all() else objective.rounding_noise()
     if objective.has_intercept:
-        grid = _centered(grid)
+        grid = _centered(grid, objective.least_squares_means[0])
     if is_primal.any():
         thetas[is_primal] = _solve_primal(grid, np.flatnonzero(is_primal), noise)
     if not is_primal.all():
@@ -105,11 +105,10 @@ def _solve(grid):
     return grid.objective.to_raw(thetas)
 
 
-def _centered(grid):
-    """Subtract the mean row from each row of X as it is read, for precision."""
-    objective = grid.objective
-    center = objective.least_squares_means[0].astype(objective.dtype)
-    return type(grid)(replace(objective, center=center), grid.in_fold, grid.alphas)
+def _centered(grid, center):
+    """Subtract a vector from each row of X as it is read, for precision."""
+    objective = replace(grid.objective, center=center.astype(grid.objective.dtype))
+    return type(grid)(objective, grid.in_fold, grid.alphas)
 
 
 def _with_intercept(objective, coefs, x_means, t_means):
@@ -138,22 +137,36 @@ def _solve_in_float32(grid):
     has_few_rows = (n_rows < objective.n_features).any()
     if has_few_rows and not is_single:
         return None
+    centered = grid
     if objective.has_intercept or objective.loss.shift_invariant:
-        grid = _centered(grid)
-    solutions = (_dual_solutions if has_few_rows else _primal_solutions)(grid)
+        _, some_rows, _ = objective.sampled_blocks(1)[0]  # which have a similar mean
+        centered = _centered(grid, objective._read(some_rows).mean(axis=0))
+    # Rows that are centered inside prompts need no other center.
+    rows = grid if objective.loss.shift_invariant else centered
+    if has_few_rows:
+        solutions = _dual_solutions(rows)
+    else:
+        solutions = _primal_solutions(rows, centered)
     first = None
     try:
         for thetas, squares in islice(solutions, MAX_SOLUTIONS):
             first = squares if first is None else first
             if (squares <= TOLERANCE**2 * first).all():
-                return grid.objective.to_raw(thetas)
+                return centered.objective.to_raw(thetas)
     except LinAlgError:
         pass  # singular to working precision
     return None
 
 
-def _primal_solutions(grid):
+def _primal_solutions(rows, grid):
     """Yield solutions of the normal equations, each more precise than the last.
+
+    Parameters
+    ----------
+    rows : GridObjective or _Single
+        Objectives whose least-squares rows are summed.
+    grid : GridObjective or _Single
+        The same, with other columns if these are more precise for gradients.
 
     Yields
     ------
@@ -163,7 +176,7 @@ def _primal_solutions(grid):
         Squares of the last corrections, in the norm of the objective.
     """
     objective, shape = grid.objective, (len(grid.in_fold), len(grid.alphas))
-    sums = _sum_folds(grid, range(len(grid.in_fold)), np.float32)
+    sums = _sum_folds(rows, range(shape[0]), np.float32)
     # The gradient at 0, times -1/2.
     rest = np.array([np.append(s.sides[0], s.ends[0]) / (s.weight or 1) for s in sums])
     rest = np.repeat(rest[:, None, : objective.n_parameters], shape[1], axis=1)
@@ -171,11 +184,10 @@ def _primal_solutions(grid):
     equations = [fold.equations(objective.has_intercept) for fold in sums]
     grams, _, x_means, _ = zip(*equations, strict=True)
     x_means = np.array(x_means, dtype=np.float64)
-    solve = (
-        _Factor(grams[0], grid.alphas[0])
-        if shape == (1, 1)
-        else _Systems(grams, grid.alphas)
-    )
+    if shape == (1, 1):
+        solve = _Factor(grams[0], grid.alphas[0])
+    else:
+        solve = _Systems(grams, grid.alphas)
     thetas, which = np.zeros(rest.shape), np.arange(shape[0] * shape[1])
     while True:
         sides, ends = objective.split(rest)
@@ -190,26 +202,22 @@ def _primal_solutions(grid):
 def _dual_solutions(grid):
     """Yield the same for a single fit, in the span of its rows; see `_solve_dual`."""
     objective, shift = grid.objective, grid.alphas[0] / 2
-    rows = list(
-        zip(
-            *(
-                (X * np.sqrt(v).astype(X.dtype)[:, None], t, v)
-                for X, t, v in objective.least_squares_rows()
-            ),
-            strict=True,
-        )
-    )
-    X, t, v = map(np.concatenate, rows)
-    t_mean = v @ t / v.sum() if objective.has_intercept else 0.0
-    target = np.sqrt(v) * (t - t_mean)
+    rows = ((X.copy(), t, v) for X, t, v in objective.least_squares_rows())
+    X, t, v = map(np.concatenate, zip(*rows, strict=True))
+    x_mean, t_mean, root = np.zeros((1, X.shape[1])), 0.0, np.sqrt(v)
+    if objective.has_intercept:
+        x_mean[0], t_mean = v.astype(X.dtype) @ X / v.sum(), v @ t / v.sum()
+    X -= x_mean.astype(X.dtype)
+    X *= root.astype(X.dtype)[:, None]
+    target = root * (t - t_mean)
     (syrk,) = get_blas_funcs(("syrk",), (X,))
     solve = _Factor(syrk(1.0, X.T, trans=True, lower=True), grid.alphas[0])
     coef, dual, rest = np.zeros(X.shape[1]), np.zeros(len(t)), target
     while True:
         step = solve(rest)
         coef, dual = coef + step.astype(X.dtype) @ X, dual + step
-        theta = np.append(coef, t_mean)[: objective.n_parameters]
-        yield theta[None, None], (rest - shift * step) @ rest
+        theta = _with_intercept(objective, coef[None, None], x_mean, t_mean)
+        yield theta, (rest - shift * step) @ rest
         rest = target - X @ coef.astype(X.dtype) - shift * dual
 
 
@@ -270,12 +278,14 @@ class NormalSums:
         """
         dtype = self.gram.dtype
         for X, t, v in objective.least_squares_rows():
-            root = np.sqrt(share * v)
+            largest = share * v.max() or 1.0
+            root = np.sqrt(share * v / largest)
             sides = np.stack([t * root, root])
-            X = X * root.astype(dtype)[:, None]
-            self.gram, products = add_products(self.gram, X, sides.astype(dtype))
+            if X.dtype != dtype or (root != 1).any():
+                X = X * root.astype(dtype)[:, None]
+            self.gram, products = add_products(self.gram, X, sides, largest)
             self.sides += products
-            self.ends += sides @ root
+            self.ends += sides @ root * largest
         self.weight += share
 
     def add(self, other):
@@ -322,19 +332,19 @@ class NormalSums:
         return gram, moment / (self.weight or 1), x_mean, t_mean
 
 
-def add_products(gram, X, sides):
-    """Add X' X to the lower triangle of `gram`, and compute ``sides @ X``.
+def add_products(gram, X, sides, factor):
+    """Add X' X to the lower triangle of `gram`, and compute ``sides @ X``, times factor.
 
     In place and with half the operations of a full product. For X on a device, the sum
     moves to the device.
     """
     if isinstance(X, DeviceArray):
-        return gram + X.T @ X, sides @ X
+        return gram + X.T @ X * factor, sides @ X * factor
     # Only scipy's BLAS: the threads of numpy's busy-wait for its next call, and slow
     # down those of scipy's.
-    gemm, syrk = get_blas_funcs(("gemm", "syrk"), (X,))
-    products = gemm(1.0, X.T, sides.T).T
-    return syrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True), products
+    gemv, syrk = get_blas_funcs(("gemv", "syrk"), (X,))
+    products = np.stack([gemv(factor, X.T, side) for side in sides])
+    return syrk(factor, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True), products
 
 
 # --- fewer rows than features ---------------------------------------------------------
