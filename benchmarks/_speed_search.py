@@ -34,7 +34,7 @@ def float64_products(rows):
     gram = np.zeros((rows.shape[1],) * 2, order="F")
     for start in range(0, len(rows), PRODUCT_ROWS):
         block = rows[start : start + PRODUCT_ROWS].astype(np.float64)
-        gram, _ = add_products(gram, block, np.ones((2, len(block))))
+        gram, _ = add_products(gram, block, np.ones((2, len(block))), 1.0)
     return gram
 
 

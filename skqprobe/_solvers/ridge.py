@@ -18,7 +18,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, get_blas_funcs, lst
 
 from skqprobe._arrays.device import DeviceArray, concatenate
 
-TOLERANCE = 3e-5
+TOLERANCE = 1e-5
 """Size of the last correction in float32, relative to the solution, in the norm of the
 objective."""
 
@@ -132,15 +132,18 @@ def _solve_in_float32(grid):
     A correction is the solution for the residual, which is computed from X. A small
     correction shows that the errors were small.
     """
-    objective, is_single = grid.objective, isinstance(grid, _Single)
+    objective, centered, required = grid.objective, grid, TOLERANCE**2
     n_rows = (grid.in_fold > 0) @ objective.layout.sizes
     has_few_rows = (n_rows < objective.n_features).any()
-    if has_few_rows and not is_single:
+    if has_few_rows and not isinstance(grid, _Single):
         return None
-    centered = grid
     if objective.has_intercept or objective.loss.shift_invariant:
         _, some_rows, _ = objective.sampled_blocks(1)[0]  # which have a similar mean
         centered = _centered(grid, objective._read(some_rows).mean(axis=0))
+    else:  # scores also have a mean, but only what varies makes a choice
+        required *= objective.rewards.var() / (objective.rewards**2).mean()
+        if not required > (4 * np.finfo(np.float32).eps) ** 2:
+            return None
     # Rows that are centered inside prompts need no other center.
     rows = grid if objective.loss.shift_invariant else centered
     if has_few_rows:
@@ -151,7 +154,7 @@ def _solve_in_float32(grid):
     try:
         for thetas, squares in islice(solutions, MAX_SOLUTIONS):
             first = squares if first is None else first
-            if (squares <= TOLERANCE**2 * first).all():
+            if (squares <= required * first).all():
                 return centered.objective.to_raw(thetas)
     except LinAlgError:
         pass  # singular to working precision
@@ -212,13 +215,14 @@ def _dual_solutions(grid):
     target = root * (t - t_mean)
     (syrk,) = get_blas_funcs(("syrk",), (X,))
     solve = _Factor(syrk(1.0, X.T, trans=True, lower=True), grid.alphas[0])
-    coef, dual, rest = np.zeros(X.shape[1]), np.zeros(len(t)), target
+    coef, rest = np.zeros(X.shape[1]), target
     while True:
-        step = solve(rest)
-        coef, dual = coef + step.astype(X.dtype) @ X, dual + step
+        dual = solve(rest)
+        step = dual.astype(X.dtype) @ X
+        image, coef = X @ step, coef + step
         theta = _with_intercept(objective, coef[None, None], x_mean, t_mean)
-        yield theta, (rest - shift * step) @ rest
-        rest = target - X @ coef.astype(X.dtype) - shift * dual
+        yield theta, image @ image + shift * (step @ step)
+        rest = rest - image - shift * dual
 
 
 # --- at least as many rows as features -----------------------------------------------
@@ -427,7 +431,7 @@ class _Factor:
     def __init__(self, gram, alpha):
         self.scale = _add_penalty(gram, alpha)
         # Hides the rounding of a matrix that is singular without it.
-        np.einsum("ii->i", gram)[:] += 2 * np.finfo(gram.dtype).eps * len(gram) ** 0.5
+        np.einsum("ii->i", gram)[:] += np.finfo(gram.dtype).eps * len(gram) ** 0.5 / 2
         self.factor = cho_factor(gram, True, overwrite_a=True, check_finite=False)
 
     def __call__(self, moments):
@@ -443,10 +447,12 @@ class _Systems:
     def __init__(self, grams, alphas):
         self.grams, self.alphas = grams, alphas
         self.precondition = _MeanPreconditioner(sum(grams) / len(grams), alphas)
+        self.precision = TOLERANCE / 2
 
     def __call__(self, moments):
         systems = self.precondition, self.grams, moments, self.alphas
-        coefs, solved = _solve_together(*systems, (TOLERANCE / 2) ** 2)
+        coefs, solved = _solve_together(*systems, self.precision**2)
+        self.precision = 1e-2  # of corrections
         if not solved.all():
             raise LinAlgError
         return coefs
