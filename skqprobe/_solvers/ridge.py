@@ -11,6 +11,7 @@ converge, as for columns that are nearly dependent, everything is computed in fl
 """
 
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -151,13 +152,10 @@ def _solve_in_float32(grid):
     else:
         solutions = _primal_solutions(rows, centered)
     first = None
-    try:
-        for thetas, squares in islice(solutions, MAX_SOLUTIONS):
-            first = squares if first is None else first
-            if (squares <= required * first).all():
-                return centered.objective.to_raw(thetas)
-    except LinAlgError:
-        pass  # singular to working precision
+    for thetas, squares in islice(solutions, MAX_SOLUTIONS):
+        first = squares if first is None else first
+        if (squares <= required * first).all():
+            return centered.objective.to_raw(thetas)
     return None
 
 
@@ -180,26 +178,28 @@ def _primal_solutions(rows, grid):
     """
     objective, shape = grid.objective, (len(grid.in_fold), len(grid.alphas))
     sums = _sum_folds(rows, range(shape[0]), np.float32)
-    # The gradient at 0, times -1/2.
-    rest = np.array([np.append(s.sides[0], s.ends[0]) / (s.weight or 1) for s in sums])
-    rest = np.repeat(rest[:, None, : objective.n_parameters], shape[1], axis=1)
-    v_sums = np.array([[s.ends[1] / (s.weight or 1) or 1] for s in sums])
     equations = [fold.equations(objective.has_intercept) for fold in sums]
-    grams, _, x_means, _ = zip(*equations, strict=True)
-    x_means = np.array(x_means, dtype=np.float64)
-    if shape == (1, 1):
-        solve = _Factor(grams[0], grid.alphas[0])
-    else:
-        solve = _Systems(grams, grid.alphas)
-    thetas, which = np.zeros(rest.shape), np.arange(shape[0] * shape[1])
+    grams, *others = zip(*equations, strict=True)
+    moments, x_means, t_means, v_sums = map(np.array, others)
+    moments = moments[:, None].repeat(shape[1], axis=1)
+    t_means, v_sums = t_means[:, None], v_sums[:, None]
+    mean = grams[0] if shape == (1, 1) else sum(grams) / len(grams)
+    precondition = _MeanPreconditioner(mean, grid.alphas)
+    systems = precondition, grams, grid.alphas, (TOLERANCE / 2) ** 2
+    thetas, which = 0.0, np.arange(shape[0] * shape[1])
     while True:
-        sides, ends = objective.split(rest)
-        moments = sides - ends[..., None] * x_means[:, None]
-        coefs = solve(moments)
-        thetas = thetas + _with_intercept(objective, coefs, x_means, ends / v_sums)
+        if shape == (1, 1):
+            coefs, solved = precondition(moments, which), True
+        else:
+            coefs, solved = _solve_together(moments, *systems)
+        if not np.all(solved):
+            return
+        thetas = thetas + _with_intercept(objective, coefs, x_means, t_means)
         yield thetas, _dots(moments, coefs)
         flat = thetas.reshape(len(which), -1)
-        rest = grid.value_and_gradient(flat, which)[1].reshape(thetas.shape) / -2
+        gradient = grid.value_and_gradient(flat, which)[1].reshape(thetas.shape)
+        sides, ends = objective.split(gradient / -2)
+        moments, t_means = sides - ends[..., None] * x_means[:, None], ends / v_sums
 
 
 def _dual_solutions(grid):
@@ -214,10 +214,11 @@ def _dual_solutions(grid):
     X *= root.astype(X.dtype)[:, None]
     target = root * (t - t_mean)
     (syrk,) = get_blas_funcs(("syrk",), (X,))
-    solve = _Factor(syrk(1.0, X.T, trans=True, lower=True), grid.alphas[0])
+    gram = syrk(1.0, X.T, trans=True, lower=True)
+    solve = partial(_MeanPreconditioner(gram, grid.alphas), active=np.array([0]))
     coef, rest = np.zeros(X.shape[1]), target
     while True:
-        dual = solve(rest)
+        dual = solve(rest[None, None])[0, 0]
         step = dual.astype(X.dtype) @ X
         image, coef = X @ step, coef + step
         theta = _with_intercept(objective, coef[None, None], x_mean, t_mean)
@@ -233,7 +234,7 @@ def _solve_primal(grid, numbers, noise):
     objective, alphas = grid.objective, grid.alphas
     sums = _sum_folds(grid, numbers, np.float64)
     equations = [fold.equations(objective.has_intercept, noise) for fold in sums]
-    grams, moments, x_means, t_means = zip(*equations, strict=True)
+    grams, moments, x_means, t_means, _ = zip(*equations, strict=True)
     if len(grams) == len(alphas) == 1:
         coefs = solve_system(grams[0], moments[0], alphas[0])[None, None]
     else:
@@ -282,14 +283,12 @@ class NormalSums:
         """
         dtype = self.gram.dtype
         for X, t, v in objective.least_squares_rows():
-            largest = share * v.max() or 1.0
-            root = np.sqrt(share * v / largest)
+            root = np.sqrt(share * v)
             sides = np.stack([t * root, root])
-            if X.dtype != dtype or (root != 1).any():
-                X = X * root.astype(dtype)[:, None]
-            self.gram, products = add_products(self.gram, X, sides, largest)
+            X = X * root.astype(dtype)[:, None]
+            self.gram, products = add_products(self.gram, X, sides)
             self.sides += products
-            self.ends += sides @ root * largest
+            self.ends += sides @ root
         self.weight += share
 
     def add(self, other):
@@ -318,6 +317,8 @@ class NormalSums:
         x_mean : ndarray of shape (d,)
         t_mean : float
             Means that an intercept absorbs.
+        v_sum : float
+            Sum of the weights of the rows.
         """
         gram = np.asarray(self.gram, order="F")  # which may be on a device
         (moment, x_sum), (t_sum, v_sum) = self.sides, self.ends
@@ -332,23 +333,24 @@ class NormalSums:
         if noise is not None:
             constant = gram.diagonal() <= noise * v_sum
             gram[constant], gram[:, constant], moment[constant] = 0, 0, 0
-        gram /= self.weight or 1
-        return gram, moment / (self.weight or 1), x_mean, t_mean
+        weight = self.weight or 1
+        gram /= weight
+        return gram, moment / weight, x_mean, t_mean, v_sum / weight or 1.0
 
 
-def add_products(gram, X, sides, factor):
-    """Add X' X to the lower triangle of `gram`, and compute ``sides @ X``, times factor.
+def add_products(gram, X, sides):
+    """Add X' X to the lower triangle of `gram`, and compute ``sides @ X``.
 
     In place and with half the operations of a full product. For X on a device, the sum
     moves to the device.
     """
     if isinstance(X, DeviceArray):
-        return gram + X.T @ X * factor, sides @ X * factor
+        return gram + X.T @ X, sides @ X
     # Only scipy's BLAS: the threads of numpy's busy-wait for its next call, and slow
     # down those of scipy's.
     gemv, syrk = get_blas_funcs(("gemv", "syrk"), (X,))
-    products = np.stack([gemv(factor, X.T, side) for side in sides])
-    return syrk(factor, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True), products
+    products = np.stack([gemv(1.0, X.T, side) for side in sides])
+    return syrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True), products
 
 
 # --- fewer rows than features ---------------------------------------------------------
@@ -400,7 +402,13 @@ def solve_system(gram, moment, alpha):
 
     Only the lower triangle of `gram` is read, and it is overwritten.
     """
-    scale = _add_penalty(gram, alpha)
+    diagonal = np.einsum("ii->i", gram)  # a view
+    diagonal += alpha / 2
+    # With a unit diagonal, columns of very different scales cost no digits.
+    scale = np.sqrt(diagonal)
+    scale[scale == 0] = 1
+    gram /= scale
+    gram /= scale[:, None]
     if alpha > 0:
         try:
             factor = cho_factor(gram, lower=True, check_finite=False)
@@ -409,53 +417,6 @@ def solve_system(gram, moment, alpha):
             pass  # singular to working precision
     full = np.tril(gram) + np.tril(gram, -1).T
     return lstsq(full, moment / scale, lapack_driver="gelsy", cond=1e-13)[0] / scale
-
-
-def _add_penalty(gram, alpha):
-    """Add the penalty and divide rows and columns by the scale that is returned.
-
-    With a unit diagonal, columns of very different scales cost no digits.
-    """
-    diagonal = np.einsum("ii->i", gram)  # a view
-    diagonal += alpha / 2
-    scale = np.sqrt(diagonal)
-    scale[scale == 0] = 1
-    gram /= scale
-    gram /= scale[:, None]
-    return scale
-
-
-class _Factor:
-    """Solves (gram + alpha/2) coefs = moments in float32, in the memory of `gram`."""
-
-    def __init__(self, gram, alpha):
-        self.scale = _add_penalty(gram, alpha)
-        # Hides the rounding of a matrix that is singular without it.
-        np.einsum("ii->i", gram)[:] += np.finfo(gram.dtype).eps * len(gram) ** 0.5 / 2
-        self.factor = cho_factor(gram, True, overwrite_a=True, check_finite=False)
-
-    def __call__(self, moments):
-        columns = (moments / self.scale).reshape(-1, len(self.scale)).T
-        columns = columns.astype(self.scale.dtype)
-        solution = cho_solve(self.factor, columns, check_finite=False)
-        return solution.T.reshape(moments.shape) / self.scale
-
-
-class _Systems:
-    """Solves the systems of all folds and penalties in float32."""
-
-    def __init__(self, grams, alphas):
-        self.grams, self.alphas = grams, alphas
-        self.precondition = _MeanPreconditioner(sum(grams) / len(grams), alphas)
-        self.precision = TOLERANCE / 2
-
-    def __call__(self, moments):
-        systems = self.precondition, self.grams, moments, self.alphas
-        coefs, solved = _solve_together(*systems, self.precision**2)
-        self.precision = 1e-2  # of corrections
-        if not solved.all():
-            raise LinAlgError
-        return coefs
 
 
 def solve_systems(grams, moments, alphas):
@@ -499,8 +460,9 @@ def solve_systems(grams, moments, alphas):
         # The factors of several folds can be stiff where the matrix of one is singular.
         # A small residual leaves an error there that the penalty alone limits.
         limit = 1.0 if len(grams) == 1 else chosen / 2 / precondition.largest
-        systems = precondition, grams, moments[:, None], chosen
-        found, solved = _solve_together(*systems, PRECISION**2 * np.minimum(limit, 1))
+        required = PRECISION**2 * np.minimum(limit, 1)
+        systems = moments[:, None], precondition, grams, chosen
+        found, solved = _solve_together(*systems, required)
         coefs[:, positive], remains[:, positive] = found, ~solved
     for fold in np.flatnonzero(remains.any(axis=1)):
         gram, moment, own = grams[fold], moments[fold], alphas[remains[fold]]
@@ -513,16 +475,16 @@ def solve_systems(grams, moments, alphas):
     return coefs
 
 
-def _solve_together(precondition, grams, moments, alphas, required):
+def _solve_together(moments, precondition, grams, alphas, required):
     """Run conjugate gradients with factors of the mean matrix, for positive penalties.
 
     Parameters
     ----------
+    moments : ndarray of shape (n_folds, 1 or n_alphas, d)
+        Right-hand sides.
     precondition : _MeanPreconditioner
     grams, alphas
         See `solve_systems`.
-    moments : ndarray of shape (n_folds, 1 or n_alphas, d)
-        Right-hand sides.
     required : float or ndarray of shape (n_alphas,)
         Square of the reduction of the residual, in the preconditioner's norm.
 
@@ -575,6 +537,8 @@ class _MeanPreconditioner:
         middles = [np.exp(np.log(alphas[near]).mean()) for near in self.near]
         # Above this shift, a column has no share in any solution.
         shifts = np.minimum(np.array(middles)[:, None] / 2 / diagonal, 1e30)
+        if gram.dtype == np.float32:  # where rounding can make it indefinite
+            shifts += np.finfo(np.float32).eps * len(gram) ** 0.5 / 2
         self.factors = [_factor(gram, shift) for shift in shifts]
 
     def __call__(self, residuals, active):
