@@ -154,7 +154,7 @@ def _solve_in_float32(grid):
     first = None
     for thetas, squares in islice(solutions, MAX_SOLUTIONS):
         first = squares if first is None else first
-        if (squares <= required * first).all():
+        if (squares < required * first).all():  # not if all underflow to 0
             return centered.objective.to_raw(thetas)
     return None
 
