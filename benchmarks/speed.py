@@ -29,8 +29,8 @@ named:
   as make the paper's 13,800 steps. There a row is the difference of a mean reward from
   1: by softmax over training prompts, by softmax over sets of 10 as the paper trains,
   and greedily on held-out prompts.
-- closed-form: 20 penalties and 5 folds by `QProbePolicyCV` without its final fit, and
-  the products in float64 alone. The peer, Ridge, computes in the float32 of X.
+- closed-form: a fit of `QProbePolicy`, 20 penalties and 5 folds by `QProbePolicyCV`
+  without its final fit, and the product X.T @ X alone, against Ridge.
 - search: `QProbePolicyCV` against GridSearchCV, at 1/64 of `--scale`.
 - memory: growth of the peak of the resident memory during `fit`, in a new process, over
   the size of X. BLAS already has its buffers.
