@@ -9,8 +9,6 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 
 from skqprobe import QProbePolicy, QProbePolicyCV
-from skqprobe._arrays.blocks import PRODUCT_ROWS
-from skqprobe._solvers.ridge import add_products
 
 
 def measure_closed_form(plan, shape=PAPER):
@@ -21,21 +19,14 @@ def measure_closed_form(plan, shape=PAPER):
     peer = f"one Ridge().fit, {times(X.shape)}"
     table, alphas = [], np.logspace(3, -6, 20)
     for loss in ("squared_error", "contrastive_policy_gradient"):
+        ours = partial(QProbePolicy(loss).fit, X, y)
+        table.append(compare(f"fit of {loss}", ours, peer, ridge, 1.0, plan))
         path = QProbePolicyCV([loss], alphas=alphas, cv=5, refit=False)
         ours = partial(path.fit, X, y)
         table.append(compare(f"path of {loss}", ours, peer, ridge, 2.0, plan))
-    products = partial(float64_products, rows)
-    table.append(compare("X.T @ X in float64 alone", products, peer, ridge, None, plan))
+    products = partial(np.matmul, rows.T, rows)
+    table.append(compare("X.T @ X alone", products, peer, ridge, None, plan))
     return table
-
-
-def float64_products(rows):
-    """Compute one triangle of X.T @ X block by block, as a fit does."""
-    gram = np.zeros((rows.shape[1],) * 2, order="F")
-    for start in range(0, len(rows), PRODUCT_ROWS):
-        block = rows[start : start + PRODUCT_ROWS].astype(np.float64)
-        gram, _ = add_products(gram, block, np.ones((2, len(block))))
-    return gram
 
 
 def measure_search(plan, shape=PAPER):

@@ -35,8 +35,8 @@ policy_gradient, unless another one is named:
   two decades of prompts, k and features; and the part of the gain over a probe of zeros
   that a fit misses, measured by a long run of L-BFGS-B in float64. `--scale` reduces
   the number of prompts.
-- closed-form: 20 penalties and 5 folds by `QProbePolicyCV` without its final fit, and
-  the products in float64 alone. The peer, Ridge, computes in the float32 of X.
+- closed-form: a fit of `QProbePolicy`, 20 penalties and 5 folds by `QProbePolicyCV`
+  without its final fit, and the product X.T @ X alone, against Ridge.
 - search: `QProbePolicyCV` against GridSearchCV, at 1/64 of `--scale`.
 - memory: growth of the peak of the resident memory during `fit`, in a new process, over
   the size of X. BLAS already has its buffers.

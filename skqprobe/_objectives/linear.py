@@ -360,4 +360,4 @@ class LinearObjective(Objective):
             x_mean += v.astype(self.dtype) @ self._read(rows)
             t_mean += v @ t
             total += v.sum()
-        return x_mean / total / self.scale, t_mean / total
+        return x_mean / total, t_mean / total

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from cases import LEAST_SQUARES, centered_in_prompts, make_objective
@@ -5,9 +7,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 
 from skqprobe import QProbePolicy
-from skqprobe._solvers import ridge, solve_ridge
+from skqprobe._arrays import blocks
+from skqprobe._objectives import linear
+from skqprobe._objectives.grid import GridObjective
+from skqprobe._solvers import ridge, solve_ridge, solve_ridge_grid
 from skqprobe._solvers.ridge import solve_systems
 from skqprobe.losses import ContrastivePolicyGradient
+
+ALPHAS = np.logspace(3, -6, 20)
 
 every_loss = pytest.mark.parametrize("loss", LEAST_SQUARES)
 with_and_without_intercept = pytest.mark.parametrize("fit_intercept", [False, True])
@@ -148,9 +155,157 @@ def test_solvers_of_losses_with_a_closed_form(loss, sets):
     assert lbfgs.intercept_ == pytest.approx(closed.intercept_, abs=1e-7)
 
 
-# Systems of several folds and penalties
+# Matrices in float32
 
-ALPHAS = np.logspace(3, -6, 20)
+
+@pytest.fixture
+def accepted(monkeypatch):
+    """Whether each solution with matrices in float32 was accepted."""
+    original, found = ridge._solve_in_float32, []
+
+    def solve_in_float32(grid):
+        thetas = original(grid)
+        found.append(thetas is not None)
+        return thetas
+
+    monkeypatch.setattr(ridge, "_solve_in_float32", solve_in_float32)
+    return found
+
+
+def embeddings(rng, d, dtype=np.float32):
+    """60 prompts of 5, whose columns have offsets and many scales."""
+    X = rng.normal(size=(60, 5, d)) + rng.normal(size=(60, 1, d)) + 5
+    X = (X * rng.lognormal(size=d)).astype(dtype)
+    return X, X[..., 0] / X[..., 0].std() + rng.normal(size=(60, 5))
+
+
+def score_error(thetas, X, y, loss, **settings):
+    """Largest error of the scores of several solutions, relative to their spread."""
+    exact = make_objective(X.astype(np.float64), y, loss, **settings)
+    scores = np.array([exact.scores(theta) for theta in (*thetas, solve_ridge(exact))])
+    if exact.loss.shift_invariant:
+        scores = scores.reshape(-1, *y.shape)
+        scores -= scores.mean(axis=-1, keepdims=True)
+    return abs(scores[:-1] - scores[-1]).max() / scores[-1].std()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("d", [40, 400])
+@pytest.mark.parametrize("weighted", [False, True])
+@with_and_without_intercept
+@every_loss
+def test_float32(loss, fit_intercept, weighted, d, dtype, accepted, rng):
+    X, y = embeddings(rng, d, dtype)
+    settings = {"alpha": 1e-3, "fit_intercept": fit_intercept}
+    if weighted:
+        settings["prompt_weight"] = rng.uniform(0, 2, 60)
+        settings["candidate_weight"] = rng.uniform(0.1, 2, 300)
+    theta = solve(X, y, loss, **settings)
+    assert accepted == [True]
+    assert score_error([theta], X, y, loss, **settings) < 2e-5
+
+
+@pytest.mark.parametrize("d", [40, 400])
+@every_loss
+def test_corrections_in_float32(loss, d, accepted, monkeypatch, rng):
+    X, y = embeddings(rng, d)
+    X[..., 1] = X[..., 0] + 0.03 * X[..., 1]  # a matrix that is nearly singular
+    y += (X[..., 1] - X[..., 0]) / 0.03
+    theta = solve(X, y, loss, alpha=1e-6)
+    monkeypatch.setattr(ridge, "TOLERANCE", 2.0)
+    first = solve(X, y, loss, alpha=1e-6)
+    assert accepted == [True, True]
+    errors = [score_error([t], X, y, loss, alpha=1e-6) for t in (theta, first)]
+    assert errors[0] < 2e-5 < 5e-5 < errors[1]
+
+
+@pytest.mark.parametrize("d", [40, 400])
+@every_loss
+def test_float64_where_float32_does_not_converge(loss, d, accepted, monkeypatch, rng):
+    X, y = embeddings(rng, d)
+    monkeypatch.setattr(ridge, "MAX_SOLUTIONS", 1)  # no correction
+    theta = solve(X, y, loss)
+    assert accepted == [False]
+    assert score_error([theta], X, y, loss) < 1e-6
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e25])
+@every_loss
+def test_squares_out_of_the_range_of_float32(loss, unit, accepted, rng):
+    X, y = embeddings(rng, 40)
+    settings = {"alpha": 1e-3 * unit**2}
+    theta = solve(X * np.float32(unit), y, loss, **settings)
+    assert accepted == [False]
+    assert score_error([theta], X * np.float32(unit), y, loss, **settings) < 1e-5
+
+
+@pytest.mark.parametrize("d", [40, 400])
+@pytest.mark.parametrize("mean", [1.0, 1e5])
+def test_mean_of_rewards_without_intercept_in_float32(mean, d, accepted, rng):
+    """A large mean takes the digits of what differs between candidates."""
+    X, y = embeddings(rng, d)
+    X[..., 0] = 1.0
+    settings = {"alpha": 1e-4, "fit_intercept": False}
+    theta = solve(X, y + mean, "squared_error", **settings)
+    assert accepted == [mean == 1]
+    assert score_error([theta], X, y + mean, "squared_error", **settings) < 1e-4
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@every_loss
+def test_grid_in_float32(loss, weighted, accepted, rng):
+    X, y = embeddings(rng, 40)
+    in_fold = rng.integers(0, 3, (4, 60))
+    weight = {"prompt_weight": rng.uniform(0, 2, 60)} if weighted else {}
+    grid = GridObjective(make_objective(X, y, loss, **weight), in_fold, ALPHAS)
+    thetas = solve_ridge_grid(grid)
+    assert accepted == [True]
+    for number in range(0, 80, 7):
+        copies, alpha = in_fold[number // 20], ALPHAS[number % 20]
+        weight = grid.objective.prompt_weight * copies
+        settings = {"alpha": alpha, "prompt_weight": weight}
+        assert score_error([thetas[number]], X, y, loss, **settings) < 1e-4
+
+
+@every_loss
+def test_grid_in_float64_where_float32_does_not_converge(
+    loss, accepted, monkeypatch, rng
+):
+    X, y = embeddings(rng, 40)
+    in_fold = np.arange(60) % 3 != [[0], [1], [2]]
+    grid = GridObjective(make_objective(X, y, loss), in_fold, ALPHAS[::6])
+    expected = solve_ridge_grid(grid)
+    monkeypatch.setattr(ridge, "MAX_STEPS", 0)
+    thetas = solve_ridge_grid(grid)
+    assert accepted == [True, False]
+    error = np.linalg.norm(thetas - expected, axis=1)
+    assert (error < 1e-4 * np.linalg.norm(expected, axis=1)).all()
+
+
+@every_loss
+def test_float16_in_several_blocks_with_few_rows(loss, accepted, monkeypatch, rng):
+    """The reader converts all blocks in the same memory."""
+    X, y = embeddings(rng, 400, np.float16)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * 400 * 8)
+    monkeypatch.setattr(linear, "PRODUCT_ROWS", 8)
+    for alpha in (1e-3, 0):  # without a penalty, in float64
+        theta = solve(X, y, loss, alpha=alpha)
+        assert score_error([theta], X, y, loss, alpha=alpha) < 1e-4
+    assert accepted == [True]
+
+
+def test_memory_of_a_fit_in_float32(rng):
+    """A matrix and its factor, in float32."""
+    d = 600
+    X, y = rng.normal(size=(400, 2, d)).astype(np.float32), rng.normal(size=(400, 2))
+    tracemalloc.start()
+    solve(X, y, "squared_error")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2.2 * 4 * d**2 + 2 * X.nbytes
+
+
+# Systems of several folds and penalties
 
 
 def normal_equations(rng, n_rows, d):
