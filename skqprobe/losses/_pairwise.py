@@ -36,7 +36,7 @@ class _PairwiseLoss(BaseLoss):
         value = np.zeros(len(offsets) - 1)
         gradient = np.zeros_like(scores)
         sizes = np.diff(offsets)
-        for k in np.unique(sizes[sizes > 1]):
+        for k in np.unique(sizes):
             prompts = np.flatnonzero(sizes == k)
             step = max(1, PAIRS_AT_ONCE // k**2)
             for start in range(0, len(prompts), step):
@@ -85,8 +85,8 @@ class PairwiseLogistic(_PairwiseLoss):
     """
 
     def _pair_loss(self, margin):
-        value, slope = softplus(np.negative(margin, out=margin))
-        return value, np.negative(slope, out=slope)
+        value, slope = softplus(-margin)
+        return value, -slope
 
 
 class PairwiseHinge(_PairwiseLoss):
@@ -152,4 +152,4 @@ class _SmoothedHinge(PairwiseHinge):
         slope = np.clip(short / self.width, 0, 1)
         short -= self.width / 2 * slope
         short *= slope
-        return short, np.negative(slope, out=slope)
+        return short, -slope

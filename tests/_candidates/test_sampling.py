@@ -76,14 +76,15 @@ def test_draws_stay_in_their_prompt_among_very_many(edge):
     assert (sample_candidates(proba, random_state=ConstantState(edge)) == 1).all()
 
 
-def test_frames_and_lists():
-    pd = pytest.importorskip("pandas")
-    pl = pytest.importorskip("polars")
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_and_lists(library):
+    frames = pytest.importorskip(library)
+    index = {"index": [3, 2, 1, 0]} if library == "pandas" else {}
     sets = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    for proba in (sets, sets.tolist(), pd.DataFrame(sets), pl.DataFrame(sets)):
+    for proba in (sets, sets.tolist(), frames.DataFrame(sets)):
         assert sample_candidates(proba).tolist() == [1, 2]
     rows, groups = [0.0, 1.0, 1.0, 0.0], ["b", "a", "b", "a"]
-    for make in (list, np.array, pl.Series, partial(pd.Series, index=[3, 2, 1, 0])):
+    for make in (list, np.array, partial(frames.Series, **index)):
         assert sample_candidates(make(rows), make(groups)).tolist() == [2, 1]
 
 
