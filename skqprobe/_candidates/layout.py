@@ -118,7 +118,7 @@ class Layout:
         """
         n_sets = -(-self.sizes // n_candidates)
         prompt = np.repeat(np.arange(self.n_prompts), self.sizes)
-        shuffled = np.argsort(random_state.random_sample(self.n_rows), kind="stable")
+        shuffled = np.argsort(random_state.random_sample(self.n_rows))
         shuffled = shuffled[stable_order(prompt[shuffled])]
         rank = np.arange(self.n_rows) - np.repeat(self.offsets[:-1], self.sizes)
         first_set = np.concatenate(([0], np.cumsum(n_sets[:-1])))

@@ -39,8 +39,10 @@ def no_groups(name="X"):
     )
 
 
-def check_candidates(estimator, X, *, reset, check_finite=True):
-    """Validate X in either layout.
+def check_candidates(estimator, X, *, reset):
+    """Validate X in either layout, except that it is finite.
+
+    A caller checks this as it reads X, with `raise_unless_finite` or `check_limits`.
 
     Parameters
     ----------
@@ -50,9 +52,6 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
         Embeddings of (prompt, completion) pairs, as sets or rows.
     reset : bool
         Whether to set these attributes from X. Otherwise, X must agree with them.
-    check_finite : bool, default=True
-        Whether to raise if X is not finite, for which all of X is read. A caller that
-        reads X later may check its results instead, and call `raise_unless_finite`.
 
     Returns
     -------
@@ -89,11 +88,7 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
         estimator, X, reset=reset, dtype=float_dtypes(X), ensure_all_finite=False
     )
     shape = shape or (X.shape[0],)
-    if not isinstance(X, np.ndarray):
-        X = DeviceArray(X)
-    if check_finite:
-        raise_unless_finite(X, shape)
-    return X, shape
+    return X if isinstance(X, np.ndarray) else DeviceArray(X), shape
 
 
 def raise_unless_finite(X, shape):
