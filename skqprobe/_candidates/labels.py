@@ -42,7 +42,7 @@ def _as_label_array(groups):
     if hasattr(groups, "shape"):
         return np.asarray(groups)
     # np.asarray would convert mixed types, and unpack tuples.
-    return np.fromiter(groups, dtype=object, count=len(groups))
+    return np.fromiter(groups, dtype=object)
 
 
 def encode_labels(labels):
@@ -56,9 +56,9 @@ def encode_labels(labels):
     if kind in "US":
         first = _first_rows(_hash_characters(labels))
     else:
-        labels = np.fromiter(labels.tolist(), dtype=object, count=len(labels))
+        labels = np.fromiter(labels.tolist(), dtype=object)
         try:
-            first = _first_rows(np.fromiter(map(hash, labels), np.int64, len(labels)))
+            first = _first_rows(np.fromiter(map(hash, labels), np.int64))
         except TypeError as error:
             raise ValueError(f"groups must hold hashable labels: {error}.") from error
     # Different labels may have equal hashes. A missing label differs from itself,
@@ -126,7 +126,7 @@ def _encode_with_dict(labels):
             raise ValueError(
                 f"groups contains {label!r}; every row needs the label of a prompt."
             )
-    return np.array(codes, dtype=np.intp)
+    return np.array(codes)
 
 
 def _is_missing(label):

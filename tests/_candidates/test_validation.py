@@ -61,7 +61,7 @@ def test_weights_of_prompts_and_of_candidates(layout, weight, by_prompt, by_cand
         ([[0.5, 0.6]], None, "proba must .*sum to 1 inside each prompt.*1.1"),
         ([[0.5, 0.5], [0.1, 0.2]], None, "proba must .*sum to 1.* from 0.3 to 1"),
         ([[0.0, 0.0]], None, "proba must .*sum to 1"),
-        ([[-0.5, 1.5]], None, r"proba must be non-negative.*-0\.5"),
+        ([[-0.5, 1.5]], None, r"proba must be non-negative.* the lowest is -0\.5, "),
         ([[np.nan, 1.0]], None, "proba contains NaN"),
         ([[np.inf, 0.0]], None, "proba contains infinity"),
         ([0.5, 0.5], [0, 1], "proba must .*sum to 1 inside each prompt"),

@@ -48,10 +48,11 @@ def test_products_of_extreme_weights_stay_in_range(Loss, rng):
 def test_smoothed_hinge_has_a_parabola_of_its_width(width):
     lead = np.linspace(-1, 1, 41)
     n, short, w = len(lead), 0.4 - lead, 0.4 * width
-    value, gradient = PairwiseHinge(0.4).smoothed(width).value_and_gradient(
-        np.column_stack([lead, 0 * lead]).ravel(),
-        np.tile([1.0, 0], n),
-        np.arange(n + 1) * 2,
+    scores = np.column_stack([lead, 0 * lead]).ravel()
+    value, gradient = (
+        PairwiseHinge(0.4)
+        .smoothed(width)
+        .value_and_gradient(scores, np.tile([1.0, 0], n), np.arange(n + 1) * 2)
     )
     parabola = np.where(short > 0, short**2 / (2 * w), 0)
     assert_allclose(value, np.where(short > w, short - w / 2, parabola), atol=1e-15)

@@ -49,7 +49,7 @@ def test_steps_that_transform_with_siblings_get_the_groups(flat, routing, end):
     expected = candidate_values(pipeline[-1], siblings)
     assert_allclose(candidate_values(pipeline, X, groups), expected)
     # Routing is on: the warning does not advise to switch it on.
-    with pytest.warns(UserWarning, match=r"^((?!enable_metadata).)*=\{'groups': groups\}"):
+    with pytest.warns(UserWarning, match=r"^((?!enable_met).)*params=\{'groups': g"):
         alone = candidate_values(pipeline, X)
     assert abs(alone - expected).max() > 1e-3
 
