@@ -177,9 +177,9 @@ def bootstrap_terms(
     versus=None,
     *,
     names=("the reward",),
-    n_resamples=9999,
-    confidence_level=0.95,
-    random_state=None,
+    n_resamples,
+    confidence_level,
+    random_state,
 ):
     """Bootstrap a metric, or the difference of two, from their terms per prompt.
 
@@ -274,7 +274,7 @@ def _warn_if_few(parts, names):
     few = (n_informative > 0) & (n_informative < min(FEW_PROMPTS, n_prompts))
     if few.any():
         column = np.where(few, n_informative, n_prompts).argmin()
-        name = names[column] if len(names) > 1 else names[0]
+        name = names[column % len(names)]
         warn_user(
             f"The interval of {name} is unreliable: only {n_informative[column]} of "
             f"{n_prompts} prompts inform it. Use more prompts.",

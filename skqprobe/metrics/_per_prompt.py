@@ -107,7 +107,7 @@ def weighted_mean(terms, weight=None):
 
 def divide(numerator, denominator):
     """Divide; NaN where nothing is defined."""
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore"):  # 0 / 0
         ratio = numerator / denominator
     return float(ratio) if np.ndim(ratio) == 0 else ratio
 

@@ -97,7 +97,7 @@ def _sets_of_k(rows, k, n_draws, rng):
             yield part, rows[part][:, every_set], True
         else:
             draws = rng.random_sample((len(rows[part]), n_draws, m))
-            drawn = np.argpartition(draws, k - 1, axis=-1)[..., :k]
+            drawn = np.argpartition(draws, k - 1)[..., :k]
             yield part, np.take_along_axis(rows[part][:, None], drawn, axis=-1), False
 
 

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import numpy as np
@@ -169,6 +170,14 @@ def test_ratio_that_few_prompts_inform(rng):
     assert 0 < estimate.standard_error < abs(shares[0] - shares[1])
 
 
+def test_column_that_no_resample_informs():
+    values, few = np.ones((20, 2)), {"n_resamples": 2, "random_state": 2}
+    values[2:, 1] = np.nan
+    with pytest.warns(UndefinedMetricWarning, match="only 2 of 20 prompts"):
+        found = prompt_bootstrap(lambda y, **options: values, np.ones((20, 1)), **few)
+    assert_allclose([found.value, found.low], [[1, 1], [1, np.nan]])
+
+
 def test_ratio_that_one_prompt_informs(rng):
     y, scores = informed_by(1, 20, rng)
     with pytest.warns(UndefinedMetricWarning, match="only 1 of 20 prompts"):
@@ -203,8 +212,10 @@ def test_coverage_without_a_warning(n_informative):
 
 
 def test_ratio_that_no_prompt_informs():
-    with pytest.warns(UndefinedMetricWarning, match="recovery is undefined"):
-        estimate = prompt_bootstrap(recovery, np.ones((3, 2)), np.ones((3, 2)), k=2)
+    message = r"^functools\.partial\(.* recovery .*, k=2\) is undefined"
+    with pytest.warns(UndefinedMetricWarning, match=message):
+        y = np.ones((3, 2))
+        estimate = prompt_bootstrap(partial(recovery, k=2), y, y)
     assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
 
 
@@ -216,8 +227,10 @@ def test_metric_of_the_user():
 
     estimate = prompt_bootstrap(spread, y, n_resamples=99)
     assert (estimate.value, estimate.low, estimate.high) == (2, 2, 2)
-    with pytest.raises(ValueError, match=r"each of 4 prompts; <lambda> .* \(12,\)"):
-        prompt_bootstrap(lambda y, **options: y.ravel(), y)
+    for shape in [(12,), (4, 3, 1)]:
+        message = rf"each of 4 prompts; <lambda> .* {re.escape(str(shape))}"
+        with pytest.raises(ValueError, match=message):
+            prompt_bootstrap(lambda y, to, **options: y.reshape(to), y, to=shape)
 
 
 ONE_PROMPT = r"^An interval over prompts needs at least two prompts\.$"

@@ -78,8 +78,11 @@ def test_large_problems_are_drawn_in_parts(rng, monkeypatch):
     drawn, error = soft_best_of_k_reward(
         y, scores, 3, 0.5, n_draws=100, random_state=0, return_error=True
     )
-    exact = soft_best_of_k_reward(y, scores, 3, 0.5, n_draws=comb(10, 3))
+    exact, no_error = soft_best_of_k_reward(
+        y, scores, 3, 0.5, n_draws=comb(10, 3), return_error=True
+    )
     assert 0 < abs(drawn - exact) < 5 * error
+    assert no_error == 0
 
 
 @pytest.mark.parametrize(
