@@ -1,6 +1,7 @@
 """Group labels of any hashable type, encoded as integers."""
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from skqprobe._arrays.device import to_host
 
@@ -93,9 +94,9 @@ def _hash_characters(labels):
     unit = np.uint32 if labels.dtype.kind == "U" else np.uint8
     characters = labels.view(unit).reshape(len(labels), -1)
     hashes = np.zeros(len(labels), dtype=np.uint64)
-    for start in range(0, len(labels), LABELS_AT_ONCE):
-        some = hashes[start : start + LABELS_AT_ONCE]
-        for column in characters[start : start + LABELS_AT_ONCE].T:
+    for block in gen_batches(len(labels), LABELS_AT_ONCE):
+        some = hashes[block]
+        for column in characters[block].T:
             some *= np.uint64(0x9E3779B97F4A7C15)  # odd: digits of the golden ratio
             some += column
             some ^= some >> np.uint64(32)  # so that the slot depends on high bits, too
@@ -104,10 +105,7 @@ def _hash_characters(labels):
 
 def _are_equal(labels, first):
     """Check that each label equals the label of its first row."""
-    blocks = (
-        slice(start, start + LABELS_AT_ONCE)
-        for start in range(0, len(labels), LABELS_AT_ONCE)
-    )
+    blocks = gen_batches(len(labels), LABELS_AT_ONCE)
     try:
         return all((labels[b] == labels[first[b]]).all() for b in blocks)
     except (TypeError, ValueError):  # pandas.NA cannot be compared

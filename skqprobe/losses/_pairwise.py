@@ -3,6 +3,7 @@
 from abc import abstractmethod
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from skqprobe.losses._base import BaseLoss
 from skqprobe.losses._functions import check_positive_setting, softplus
@@ -39,8 +40,8 @@ class _PairwiseLoss(BaseLoss):
         for k in np.unique(sizes):
             prompts = np.flatnonzero(sizes == k)
             step = max(1, PAIRS_AT_ONCE // k**2)
-            for start in range(0, len(prompts), step):
-                some = prompts[start : start + step]
+            for block in gen_batches(len(prompts), step):
+                some = prompts[block]
                 rows = offsets[some][:, None] + np.arange(k)
                 value[some], gradient[rows] = self._mean_over_pairs(
                     scores[rows],
@@ -56,8 +57,7 @@ class _PairwiseLoss(BaseLoss):
         if w is not None:
             w = w / w.max(axis=1, keepdims=True)  # keeps products in range
         step = max(1, PAIRS_AT_ONCE // z.size)
-        for first in range(0, z.shape[1], step):
-            better = slice(first, first + step)
+        for better in gen_batches(z.shape[1], step):
             pairs = np.greater(r[:, better, None], r[:, None, :]).astype(z.dtype)
             if w is not None:
                 pairs *= w[:, better, None] * w[:, None, :]

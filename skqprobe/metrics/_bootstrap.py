@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from scipy.special import ndtr, ndtri
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, gen_batches
 
 from skqprobe._candidates.validation import check_scored
 from skqprobe._utils.warn import warn_user
@@ -242,8 +242,8 @@ def _resample(parts, n_resamples, rng):
     n_prompts, n_columns = parts[0].shape
     sums = np.empty((len(parts), n_resamples, n_columns))
     step = max(1, DRAWS_AT_ONCE // n_prompts)
-    for start in range(0, n_resamples, step):
-        some = sums[:, start : start + step]
+    for block in gen_batches(n_resamples, step):
+        some = sums[:, block]
         shape = some.shape[1], n_prompts
         index = rng.randint(0, n_prompts, shape, dtype=np.int32)
         index += n_prompts * np.arange(len(index), dtype=np.int32)[:, None]

@@ -43,7 +43,7 @@ def mean_terms(values):
     terms : PromptTerms
     """
     defined = ~np.isnan(values)
-    return PromptTerms(np.where(defined, values, 0), defined.astype(np.float64))
+    return PromptTerms(np.where(defined, values, 0), np.where(defined, 1.0, 0.0))
 
 
 def gain_terms(chosen, base, oracle):

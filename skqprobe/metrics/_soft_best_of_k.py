@@ -6,7 +6,7 @@ from math import comb
 
 import numpy as np
 from scipy.special import entr
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, gen_batches
 
 from skqprobe._candidates.choice import check_temperature, choice_mass
 from skqprobe.metrics._best_of_k import best_of_k
@@ -88,14 +88,13 @@ def _sets_of_k(rows, k, n_draws, rng):
     """
     m = rows.shape[1]
     n_sets = comb(m, k)
-    is_exact = n_sets <= n_draws
-    every_set = np.array(list(combinations(range(m), k))) if is_exact else None
-    step = max(1, DRAWS_AT_ONCE // (min(n_sets, n_draws) * m))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        if is_exact:
+    parts = gen_batches(len(rows), max(1, DRAWS_AT_ONCE // (min(n_sets, n_draws) * m)))
+    if n_sets <= n_draws:
+        every_set = np.array(list(combinations(range(m), k)))
+        for part in parts:
             yield part, rows[part][:, every_set], True
-        else:
+    else:
+        for part in parts:
             draws = rng.random_sample((len(rows[part]), n_draws, m))
             drawn = np.argpartition(draws, k - 1)[..., :k]
             yield part, np.take_along_axis(rows[part][:, None], drawn, axis=-1), False
