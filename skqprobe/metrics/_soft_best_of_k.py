@@ -70,10 +70,9 @@ def soft_best_of_k(rewards, scores, ks, temperature, layout, n_draws, random_sta
         for column, k in enumerate(ks):
             if k <= rows.shape[1]:
                 for part, sets, is_exact in _sets_of_k(rows, k, n_draws, rng):
-                    chosen = _soft_choice(rewards[sets], scores[sets], temperature)
-                    out[:, prompts[part], column] = chosen
-                    if is_exact:
-                        out[1, prompts[part], column] = 0
+                    out[:, prompts[part], column] = _soft_choice(
+                        rewards[sets], scores[sets], temperature, is_exact
+                    )
     soft = SoftBestOfK(*out)
     exact = (ks == 1) | (temperature == 0)
     soft.reward[:, exact] = best_of_k(rewards, scores, ks[exact], layout)
@@ -100,14 +99,13 @@ def _sets_of_k(rows, k, n_draws, rng):
             yield part, np.take_along_axis(rows[part][:, None], drawn, axis=-1), False
 
 
-def _soft_choice(rewards, scores, temperature):
+def _soft_choice(rewards, scores, temperature, is_exact):
     """Mean reward, its error, entropy and perplexity, over sets on the second axis."""
     proba = choice_mass(scores, scores.max(axis=-1, keepdims=True), temperature)
     proba /= proba.sum(axis=-1, keepdims=True)
     reward = (proba * rewards).sum(axis=-1)
     entropy = entr(proba).sum(axis=-1)
-    n_sets = reward.shape[1]
-    error = reward.std(axis=1, ddof=1) / np.sqrt(n_sets) if n_sets > 1 else 0
+    error = 0 if is_exact else reward.std(axis=1, ddof=1) / np.sqrt(reward.shape[1])
     return (
         reward.mean(axis=1),
         np.broadcast_to(error, len(reward)),
