@@ -6,7 +6,8 @@
 
 The modules and the tests are those of [tool.mutmut] in pyproject.toml. The script works
 on a copy of the checkout in a temporary folder. It prints a table, and the changes of
-the mutants that no test detected.
+the mutants that no test detected. The last column of the table leaves out equivalent
+mutants, whose results are those of the code: see `EQUIVALENT`.
 """
 
 import argparse
@@ -30,7 +31,11 @@ NOT_COPIED = (
     ".hypothesis",
     "_build",
 )
-SURVIVED = 0  # exit code of pytest if all tests passed
+SURVIVED = (0, 33)  # exit codes of mutmut: all tests passed, or there are none
+EQUIVALENT = {
+    "PLACEHOLDER": "reason",
+}
+"""Fragments of the changed lines of equivalent mutants, and why they are equivalent."""
 
 
 def mutmut(folder, *arguments):
@@ -48,66 +53,85 @@ def mutmut(folder, *arguments):
 
 
 def read_results(folder):
-    """Read the exit code of pytest for each mutant; None if it was not tried."""
-    files = sorted((folder / "mutants").glob("**/*.py.meta"))
+    """Read the exit code of pytest for each mutant, by package; None if not tried."""
     results = {}
-    for file in files:
+    for file in sorted((folder / "mutants").glob("**/*.py.meta")):
         codes = json.loads(file.read_text(encoding="utf-8"))["exit_code_by_key"]
         if codes:
-            module = str(file.relative_to(folder / "mutants")).removesuffix(".meta")
-            results[module] = codes
+            package = str(file.parent.relative_to(folder / "mutants"))
+            results.setdefault(package, {}).update(codes)
     return results
 
 
-def print_table(results):
-    """Print the numbers of mutants by module: all, tried and detected."""
-    print("| module | mutants | tried | detected | share |")
-    print("| --- | --- | --- | --- | --- |")
+def read_survivors(codes, folder):
+    """Read the changed lines of each mutant that no test detected."""
+    survivors = {}
+    for name in (name for name, code in codes.items() if code in SURVIVED):
+        lines = mutmut(folder, "show", name).splitlines()
+        survivors[name] = [
+            line
+            for line in lines
+            if line[:1] in "+-" and line[:3] not in ("+++", "---")
+        ]
+    return survivors
+
+
+def is_equivalent(lines):
+    """Check whether a changed line contains a fragment of EQUIVALENT."""
+    return any(f in line for f in EQUIVALENT for line in lines if line[0] == "+")
+
+
+def print_table(results, survivors):
+    """Print the numbers of mutants by package, and the shares that tests detected."""
+    print(
+        "| package | mutants | tried | detected | share | equivalent | share without |"
+    )
+    print("| --- " * 7 + "|")
     rows = []
-    for module, codes in results.items():
-        tried = [code for code in codes.values() if code is not None]
-        rows.append(
-            (module, len(codes), len(tried), len(tried) - tried.count(SURVIVED))
+    for package, codes in results.items():
+        tried = sum(code is not None for code in codes.values())
+        equivalent = sum(map(is_equivalent, survivors[package].values()))
+        detected = tried - len(survivors[package])
+        rows.append((len(codes), tried, detected, equivalent))
+    rows.append([sum(column) for column in zip(*rows, strict=True)])
+    for package, row in zip([*results, "all"], rows, strict=True):
+        n, tried, detected, equivalent = row
+        shares = [detected / max(n, 1) for n in (tried, tried - equivalent)]
+        print(
+            f"| {package} | {n} | {tried} | {detected} | {shares[0]:.3f} "
+            f"| {equivalent} | {shares[1]:.3f} |"
         )
-    rows.append(("all", *(sum(row[i] for row in rows) for i in (1, 2, 3))))
-    for module, n, tried, detected in rows:
-        share = detected / max(tried, 1)
-        print(f"| {module} | {n} | {tried} | {detected} | {share:.3f} |")
-
-
-def print_survivors(results, folder):
-    """Print the changed lines of each mutant that no test detected."""
-    for codes in results.values():
-        for name, code in codes.items():
-            if code != SURVIVED:
-                continue
-            lines = mutmut(folder, "show", name).splitlines()
-            print(f"\n{name}")
-            for line in lines:
-                if line[:1] in "+-" and line[:3] not in ("+++", "---"):
-                    print(line)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sample", type=int, help="number of mutants; all by default")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    parser.add_argument("--children", type=int, default=2, help="number of processes")
     options = parser.parse_args()
+    run = "run", "--max-children", str(options.children)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "checkout"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
         if options.sample is None:
-            mutmut(copy, "run", "--max-children", "2")
+            mutmut(copy, *run)
         else:
             mutmut(copy, "run", "none of that name")  # makes the mutants
             names = sorted(
                 name for codes in read_results(copy).values() for name in codes
             )
             sample = random.Random(options.seed).sample(names, options.sample)
-            mutmut(copy, "run", "--max-children", "2", *sample)
+            mutmut(copy, *run, *sample)
         results = read_results(copy)
-        print_table(results)
-        print_survivors(results, copy)
+        survivors = {
+            package: read_survivors(codes, copy) for package, codes in results.items()
+        }
+        print_table(results, survivors)
+        for mutants in survivors.values():
+            for name, lines in mutants.items():
+                print(
+                    "", name + is_equivalent(lines) * " (equivalent)", *lines, sep="\n"
+                )
 
 
 if __name__ == "__main__":
