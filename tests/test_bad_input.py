@@ -300,7 +300,7 @@ BAD_GROUPS = {
     "0-D": (lambda g: np.array("a"), r"groups must be 1-dim.*\(\)"),
     "str": (lambda g: "a" * len(g), "groups must be array-like"),
     "bytes": (lambda g: b"a" * len(g), "groups must be array-like"),
-    "int": (lambda g: 3, "groups must be array-like.*int"),
+    "int": (lambda g: 3, "^groups must be array-like, with .* per row; got int"),
     "generator": (
         lambda g: (label for label in g),
         "groups must be array-like.*generator",

@@ -62,12 +62,10 @@ def encode_labels(labels):
             first = _first_rows(np.fromiter(map(hash, labels), np.int64))
         except TypeError as error:
             raise ValueError(f"groups must hold hashable labels: {error}.") from error
-    # Different labels may have equal hashes. A missing label differs from itself,
-    # unless it is None.
-    has_none = kind not in "US" and any(label is None for label in labels)
-    if has_none or not _are_equal(labels, first):
-        return _encode_with_dict(labels)
-    return _to_codes(first)
+        if any(label is None for label in labels):  # others differ from themselves
+            return _encode_with_dict(labels)
+    # Different labels may have equal hashes.
+    return _to_codes(first) if _are_equal(labels, first) else _encode_with_dict(labels)
 
 
 def _to_codes(first):

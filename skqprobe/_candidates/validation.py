@@ -66,12 +66,11 @@ def check_candidates(estimator, X, *, reset):
     ValueError
         If X is malformed.
     """
-    shape = None
     X = check_container(X, "X")
     if not hasattr(X, "shape"):
         X = list_to_array(X)
+    shape = tuple(X.shape[:-1])
     if len(X.shape) == 3:
-        shape = tuple(X.shape[:2])
         if 0 in shape:
             raise ValueError(
                 f"X has {shape[0]} prompts with {shape[1]} candidates each; pass at "
@@ -87,7 +86,6 @@ def check_candidates(estimator, X, *, reset):
     X = validate_data(
         estimator, X, reset=reset, dtype=float_dtypes(X), ensure_all_finite=False
     )
-    shape = shape or (X.shape[0],)
     return X if isinstance(X, np.ndarray) else DeviceArray(X), shape
 
 
@@ -286,7 +284,7 @@ def check_weights(sample_weight, layout):
     by_prompt = not layout.grouped or weight.ndim < len(layout.shape)
     expected = layout.shape[:1] if by_prompt else layout.shape
     if weight.shape != expected:
-        allowed = sorted({layout.shape[:1], layout.shape}, key=len)
+        allowed = sorted({layout.shape[:1], layout.shape})
         raise ValueError(
             f"sample_weight has shape {weight.shape}; it must have shape "
             f"{' or '.join(map(str, allowed))}."
