@@ -33,9 +33,23 @@ NOT_COPIED = (
 )
 SURVIVED = (0, 33)  # exit codes of mutmut: all tests passed, or there are none
 EQUIVALENT = {
-    "PLACEHOLDER": "reason",
+    "blocks of another size": ("_AT_ONCE //",),
+    "a slower way to the same codes": ("_hash_char", "_are_equal", "kind ", "bit_len"),
+    "a new array": ("out=None", "small, )", "margin, )", "copy=True"),
+    "numpy's default": ("astype(None)", "by_score, )", "drawn, )", "shape, )"),
+    "lengths agree": (
+        "strict=None",
+        "strict=False",
+        "of_size, )",
+        "parts, )",
+        "of_all, )",
+    ),
+    "both branches agree there": ("z > 0", "ndim != 1", "ndim == 2", ">= 1e-3"),
+    "no effect": ("== 0] = 2", "ldexp(2.0", "max() + 2", "ensure_2d=None", "PIJ"),
+    "a warning that does not occur": ("divide=None", '"ignore", )'),
+    "wording": ("Typical causes", "earch over a ", "SEARCH OVER"),
 }
-"""Fragments of the changed lines of equivalent mutants, and why they are equivalent."""
+"""Why mutants are equivalent, and fragments of their names or changed lines."""
 
 
 def mutmut(folder, *arguments):
@@ -76,9 +90,13 @@ def read_survivors(codes, folder):
     return survivors
 
 
-def is_equivalent(lines):
-    """Check whether a changed line contains a fragment of EQUIVALENT."""
-    return any(f in line for f in EQUIVALENT for line in lines if line[0] == "+")
+def why_equivalent(name, lines):
+    """Find the reason why a mutant is equivalent; None if it is not."""
+    text = "\n".join([name, *(line for line in lines if line[0] == "+")])
+    for reason, fragments in EQUIVALENT.items():
+        if any(fragment in text for fragment in fragments):
+            return reason
+    return None
 
 
 def print_table(results, survivors):
@@ -90,7 +108,8 @@ def print_table(results, survivors):
     rows = []
     for package, codes in results.items():
         tried = sum(code is not None for code in codes.values())
-        equivalent = sum(map(is_equivalent, survivors[package].values()))
+        reasons = [why_equivalent(*mutant) for mutant in survivors[package].items()]
+        equivalent = len(reasons) - reasons.count(None)
         detected = tried - len(survivors[package])
         rows.append((len(codes), tried, detected, equivalent))
     rows.append([sum(column) for column in zip(*rows, strict=True)])
@@ -129,9 +148,8 @@ def main():
         print_table(results, survivors)
         for mutants in survivors.values():
             for name, lines in mutants.items():
-                print(
-                    "", name + is_equivalent(lines) * " (equivalent)", *lines, sep="\n"
-                )
+                print(f"\n{name} ({why_equivalent(name, lines) or 'not assessed'})")
+                print(*lines, sep="\n")
 
 
 if __name__ == "__main__":

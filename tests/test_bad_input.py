@@ -117,8 +117,8 @@ def test_embeddings_not_finite_in_a_later_block(monkeypatch, sets):
 
 
 RAGGED = (
-    r"^X could not be .*same number of candidates for every prompt.*rows.*"
-    r"\(n_rows, n_features\).*groups"
+    r"^X could not be .*same number of candidates for every prompt.*pass rows, X of "
+    r"shape \(n_rows, n_features\), with groups"
 )
 BAD_EMBEDDINGS = {
     "1-D": (lambda X: X[0, 0], "Expected 2D array, got 1D"),

@@ -123,3 +123,4 @@ def test_rows_without_groups_warn():
     with pytest.warns(UserWarning, match="no groups were given"):
         draws = sample_candidates([1.0, 1.0])
     assert draws.tolist() == [0, 0]
+    assert sample_candidates([1.0]).tolist() == [0]  # without a warning
