@@ -107,7 +107,7 @@ def best_of_k_kl_bound(k):
     >>> best_of_k_kl_bound([1, 2, 48]).round(3)
     array([0.   , 0.193, 2.892])
     """
-    ks = np.asarray(k)
+    ks = np.asarray(k, dtype=float)
     if not (ks >= 1).all():
         raise ValueError(f"k must be 1 or more; got {k!r}.")
     bound = np.log(ks) - (ks - 1) / ks
