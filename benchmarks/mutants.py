@@ -34,9 +34,14 @@ NOT_COPIED = (
 SURVIVED = (0, 33)  # exit codes of mutmut: all tests passed, or there are none
 EQUIVALENT = {
     "blocks of another size": ("_AT_ONCE //",),
-    "a slower way to the same codes": ("_hash_char", "_are_equal", "kind ", "bit_len"),
-    "a new array": ("out=None", "small, )", "margin, )", "copy=True"),
-    "numpy's default": ("astype(None)", "by_score, )", "drawn, )", "shape, )"),
+    "a slower way to the same codes": (
+        "_hash_char",
+        "_are_equal",
+        "kind ",
+        "first = None",
+    ),
+    "a new array": ("out=None", "small, )", "margin, )", "copy=True", "dtype, )"),
+    "the same to numpy": ("astype(None)", "by_score, )", "drawn, )", "shape, )", "-2,"),
     "lengths agree": ("strict=", "of_size, )", "parts, )", "of_all, )"),
     "both branches agree there": ("z > 0", "ndim != 1", "ndim == 2", ">= 1e-3"),
     "no effect": ("== 0] = 2", "ldexp(2.0", "max() + 2", "ensure_2d=None", "PIJ"),

@@ -364,7 +364,7 @@ BAD_WEIGHTS = {
     "negative": (-np.ones(60), "^sample_weight has negative values"),
     "one negative": (
         spoiled(np.ones((60, 6)), (1, 1), -1e-9),
-        "sample_weight has negative values.*0 or more",
+        r"sample_weight has negative .* number of copies, and must be 0 or more\.$",
     ),
     "zero": (
         np.zeros(60),

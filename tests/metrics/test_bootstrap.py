@@ -197,6 +197,9 @@ def test_warning_begins_below_ten_informative_prompts(rng):
     y = np.where(np.arange(30) < 9, np.arange(30), np.nan)
     with pytest.warns(UndefinedMetricWarning, match="of <lambda> .* 9 of 30 prompts"):
         prompt_bootstrap(lambda x, **options: y, np.ones((30, 2)), n_resamples=99)
+    # A prompt informs a difference if it informs one of the two metrics.
+    arrays, versus = (np.ones((30, 2)), y), np.ones(30)
+    prompt_bootstrap(lambda x, y, **_: y, *arrays, versus=versus, n_resamples=99)
 
 
 @pytest.mark.parametrize("n_informative", [12, 40])
