@@ -34,12 +34,7 @@ NOT_COPIED = (
 SURVIVED = (0, 33)  # exit codes of mutmut: all tests passed, or there are none
 EQUIVALENT = {
     "blocks of another size": ("_AT_ONCE //",),
-    "a slower way to the same codes": (
-        "_hash_char",
-        "_are_equal",
-        "kind ",
-        "first = None",
-    ),
+    "slower, same codes": ("_hash_char", "_are_equal", "kind ", "first = None"),
     "a new array": ("out=None", "small, )", "margin, )", "copy=True", "dtype, )"),
     "the same to numpy": ("astype(None)", "by_score, )", "drawn, )", "shape, )", "-2,"),
     "lengths agree": ("strict=", "of_size, )", "parts, )", "of_all, )"),
