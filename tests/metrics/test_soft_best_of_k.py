@@ -89,10 +89,11 @@ def test_large_problems_are_drawn_in_parts(rng, monkeypatch):
     ("options", "message"),
     [
         ({"temperature": -1}, "temperature must be a number"),
-        ({"temperature": 1.0, "n_draws": 0}, "n_draws must be"),
+        ({"n_draws": 0}, "n_draws must be"),
+        ({"y": [[0.0, 1e-200]], "return_error": True}, "y has numbers .* too small"),
     ],
 )
 def test_bad_input(options, message):
-    y = [[0.0, 1.0]]
+    arguments = {"y": [[0.0, 1.0]], "scores": [[0.0, 1.0]], "k": 1, "temperature": 1}
     with pytest.raises(ValueError, match=message):
-        soft_best_of_k_reward(y, y, 1, **options)
+        soft_best_of_k_reward(**arguments | options)
