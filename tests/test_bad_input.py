@@ -45,7 +45,11 @@ NOT_FINITE = pytest.mark.parametrize(
     "value, word", [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
 )
 every_regression_loss = pytest.mark.parametrize("loss", WITH_INTERCEPT)
-ROUTING = r"no groups were given.*enable_metadata_routing=True"
+ROUTING = (
+    r"^X has rows but no groups were given.*Pass groups, one prompt label per row\. In"
+    r".*enable_metadata_routing=True\)\. .* call search\.best_estimator_\.predict\(X, "
+    r"groups=groups\)\..*=sklearn\.metrics\.check_scoring\(QProbePolicy\(\)\)\.$"
+)
 ONLY_NUMBERS = "could not convert string to float"
 
 
@@ -93,13 +97,13 @@ def methods_of(probe, *y):
 def test_embeddings_not_finite(sets, rows, Probe, value, word, dtype):
     X, y = sets
     X = spoiled(X.astype(dtype), (7, 2, 1), value)
-    words = rf"X contains {word}.*X\[7, 2, 1\]"
-    assert_fit_refused(Probe(), words + ".*embed", X, y)
+    words = rf"^Input X contains {word}.* The first is X\[7, 2, 1\]\..*float16\. Embed"
+    assert_fit_refused(Probe(), words, X, y)
     for method, more in methods_of(Probe().fit(X[:7], y[:7]), y):
         assert_refused(method, words, X, *more)
     X, y, groups = rows
     X = spoiled(X.astype(dtype), (31, 3), value)
-    words = rf"X contains {word}.*X\[31, 3\].*embed"
+    words = rf"X contains {word}.*X\[31, 3\]"
     assert_fit_refused(Probe(), words, X, y, groups)
 
 
@@ -113,8 +117,8 @@ def test_embeddings_not_finite_in_a_later_block(monkeypatch, sets):
 
 
 RAGGED = (
-    r"^X could not be .*same number of candidates for every prompt.*rows.*"
-    r"\(n_rows, n_features\).*groups"
+    r"^X could not be .*same number of candidates for every prompt.*pass rows, X of "
+    r"shape \(n_rows, n_features\), with groups"
 )
 BAD_EMBEDDINGS = {
     "1-D": (lambda X: X[0, 0], "Expected 2D array, got 1D"),
@@ -125,7 +129,7 @@ BAD_EMBEDDINGS = {
     ),
     "scalar": (lambda X: 3.0, "Expected 2D array, got scalar"),
     "no candidates": (lambda X: X[:, :0], "X has 60 prompts with 0 candidates"),
-    "no prompts": (lambda X: X[:0], "X has 0 prompts with 6 candidates"),
+    "no prompts": (lambda X: X[:0], "X has 0 prompts with 6.* least one pro"),
     "no features": (lambda X: X[:, :, :0], r"0 feature\(s\).*minimum of 1"),
     "ragged list": (lambda X: [X[0, :1].tolist(), X[1, :2].tolist()], RAGGED),
     "ragged list of arrays": (lambda X: [X[0, :1], X[1, :2], X[2, :3]], RAGGED),
@@ -276,7 +280,7 @@ def with_missing(missing, other, dtype):
 
 UNLABELED = "groups contains NaN; every row needs"
 BAD_GROUPS = {
-    "shorter": (lambda g: g[:-1], r"groups has \d+ labels, but X"),
+    "shorter": (lambda g: g[:-1], r"^groups has \d+ labels, but X has \d+ rows; pass"),
     "None": (with_label(None), "groups contains None"),
     "nan": (with_label(np.nan), "groups contains nan"),
     "Decimal": (with_label(Decimal("NaN")), "groups contains .*NaN"),
@@ -296,7 +300,7 @@ BAD_GROUPS = {
     "0-D": (lambda g: np.array("a"), r"groups must be 1-dim.*\(\)"),
     "str": (lambda g: "a" * len(g), "groups must be array-like"),
     "bytes": (lambda g: b"a" * len(g), "groups must be array-like"),
-    "int": (lambda g: 3, "groups must be array-like.*int"),
+    "int": (lambda g: 3, "^groups must be array-like, with .* per row; got int"),
     "generator": (
         lambda g: (label for label in g),
         "groups must be array-like.*generator",
@@ -360,7 +364,7 @@ BAD_WEIGHTS = {
     "negative": (-np.ones(60), "^sample_weight has negative values"),
     "one negative": (
         spoiled(np.ones((60, 6)), (1, 1), -1e-9),
-        "sample_weight has negative values.*0 or more",
+        r"sample_weight has negative .* number of copies, and must be 0 or more\.$",
     ),
     "zero": (
         np.zeros(60),
@@ -374,6 +378,7 @@ BAD_WEIGHTS = {
     "3-D": (np.ones((60, 6, 1)), r"sample_weight has shape \(60, 6, 1\)"),
     "NaN": (spoiled(np.ones(60), 4, np.nan), "sample_weight contains NaN"),
     "inf": (spoiled(np.ones(60), 4, np.inf), "sample_weight contains inf"),
+    "tiny": (np.full(60, 1e-200), "sample_weight has numbers .* too small"),
     "str": (["heavy"] * 60, "could not convert string"),
     "negative number": (-1.0, "sample_weight has negative"),
     "number zero": (0.0, "sample_weight is zero everywhere"),
@@ -707,13 +712,13 @@ def test_bfloat16_tensors_are_converted_to_float32(candidates):
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
 def test_numbers_that_are_not_finite_are_located(candidates, value, word):
     X, y, groups, weight = candidates
-    pattern = f"^Input {{}} contains {word}.* The first is {{}}"
+    pattern = f"^Input {{}} contains {word}.* The first is {{}} Leave the candidate "
 
     def check(name, index, call, *arguments, **keywords):
         with pytest.raises(ValueError, match=pattern.format(name, re.escape(index))):
             call(*arguments, **keywords)
 
-    bad = spoiled(y, 17, value)
+    bad = spoiled(spoiled(y, 17, value), 20, -value)
     for probe in (QProbePolicy(), QProbeRegressor(), QProbePolicyCV(cv=2)):
         check("y", "y[17].", probe.fit, X, bad, groups)
         sets = X.reshape(8, 3, 4), bad.reshape(8, 3)

@@ -1,6 +1,7 @@
 """Group labels of any hashable type, encoded as integers."""
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from skqprobe._arrays.device import to_host
 
@@ -42,7 +43,7 @@ def _as_label_array(groups):
     if hasattr(groups, "shape"):
         return np.asarray(groups)
     # np.asarray would convert mixed types, and unpack tuples.
-    return np.fromiter(groups, dtype=object, count=len(groups))
+    return np.fromiter(groups, dtype=object)
 
 
 def encode_labels(labels):
@@ -56,17 +57,15 @@ def encode_labels(labels):
     if kind in "US":
         first = _first_rows(_hash_characters(labels))
     else:
-        labels = np.fromiter(labels.tolist(), dtype=object, count=len(labels))
+        labels = np.fromiter(labels.tolist(), dtype=object)
         try:
-            first = _first_rows(np.fromiter(map(hash, labels), np.int64, len(labels)))
+            first = _first_rows(np.fromiter(map(hash, labels), np.int64))
         except TypeError as error:
             raise ValueError(f"groups must hold hashable labels: {error}.") from error
-    # Different labels may have equal hashes. A missing label differs from itself,
-    # unless it is None.
-    has_none = kind not in "US" and any(label is None for label in labels)
-    if has_none or not _are_equal(labels, first):
-        return _encode_with_dict(labels)
-    return _to_codes(first)
+        if any(label is None for label in labels):  # others differ from themselves
+            return _encode_with_dict(labels)
+    # Different labels may have equal hashes.
+    return _to_codes(first) if _are_equal(labels, first) else _encode_with_dict(labels)
 
 
 def _to_codes(first):
@@ -93,9 +92,9 @@ def _hash_characters(labels):
     unit = np.uint32 if labels.dtype.kind == "U" else np.uint8
     characters = labels.view(unit).reshape(len(labels), -1)
     hashes = np.zeros(len(labels), dtype=np.uint64)
-    for start in range(0, len(labels), LABELS_AT_ONCE):
-        some = hashes[start : start + LABELS_AT_ONCE]
-        for column in characters[start : start + LABELS_AT_ONCE].T:
+    for block in gen_batches(len(labels), LABELS_AT_ONCE):
+        some = hashes[block]
+        for column in characters[block].T:
             some *= np.uint64(0x9E3779B97F4A7C15)  # odd: digits of the golden ratio
             some += column
             some ^= some >> np.uint64(32)  # so that the slot depends on high bits, too
@@ -104,10 +103,7 @@ def _hash_characters(labels):
 
 def _are_equal(labels, first):
     """Check that each label equals the label of its first row."""
-    blocks = (
-        slice(start, start + LABELS_AT_ONCE)
-        for start in range(0, len(labels), LABELS_AT_ONCE)
-    )
+    blocks = gen_batches(len(labels), LABELS_AT_ONCE)
     try:
         return all((labels[b] == labels[first[b]]).all() for b in blocks)
     except (TypeError, ValueError):  # pandas.NA cannot be compared
@@ -126,7 +122,7 @@ def _encode_with_dict(labels):
             raise ValueError(
                 f"groups contains {label!r}; every row needs the label of a prompt."
             )
-    return np.array(codes, dtype=np.intp)
+    return np.array(codes)
 
 
 def _is_missing(label):

@@ -89,7 +89,7 @@ class Layout:
     def keep(self, mask):
         """Keep the rows where `mask` is True, in prompt order, and prompts with any."""
         order = np.arange(len(mask)) if self.order is None else self.order
-        sizes = np.add.reduceat(mask, self.offsets[:-1], dtype=np.intp)
+        sizes = np.add.reduceat(mask, self.offsets[:-1])
         return replace(self, order=order[mask], offsets=_offsets(sizes[sizes > 0]))
 
     def by_size(self):
@@ -118,7 +118,7 @@ class Layout:
         """
         n_sets = -(-self.sizes // n_candidates)
         prompt = np.repeat(np.arange(self.n_prompts), self.sizes)
-        shuffled = np.argsort(random_state.random_sample(self.n_rows), kind="stable")
+        shuffled = np.argsort(random_state.random_sample(self.n_rows))
         shuffled = shuffled[stable_order(prompt[shuffled])]
         rank = np.arange(self.n_rows) - np.repeat(self.offsets[:-1], self.sizes)
         first_set = np.concatenate(([0], np.cumsum(n_sets[:-1])))
@@ -131,7 +131,7 @@ class Layout:
 
 def _offsets(sizes):
     """Compute the beginnings of prompts from their sizes."""
-    return np.concatenate(([0], np.cumsum(sizes))).astype(np.intp)
+    return np.concatenate(([0], np.cumsum(sizes)))
 
 
 def check_layout(shape, groups=None):
@@ -161,9 +161,9 @@ def check_layout(shape, groups=None):
         groups = check_groups(groups, shape)
     if len(shape) == 2:
         n_prompts, k = shape
-        return Layout(shape, np.arange(n_prompts + 1, dtype=np.intp) * k)
+        return Layout(shape, np.arange(n_prompts + 1) * k)
     if groups is None:
-        return Layout(shape, np.arange(shape[0] + 1, dtype=np.intp), grouped=False)
+        return Layout(shape, np.arange(shape[0] + 1), grouped=False)
     # Encode one label per run of equal labels: in most data, a prompt is one run.
     starts = np.flatnonzero(np.concatenate(([True], groups[1:] != groups[:-1])))
     prompts = encode_labels(groups[starts])

@@ -39,8 +39,10 @@ def no_groups(name="X"):
     )
 
 
-def check_candidates(estimator, X, *, reset, check_finite=True):
-    """Validate X in either layout.
+def check_candidates(estimator, X, *, reset):
+    """Validate X in either layout, except that it is finite.
+
+    A caller checks this as it reads X, with `raise_unless_finite` or `check_limits`.
 
     Parameters
     ----------
@@ -50,9 +52,6 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
         Embeddings of (prompt, completion) pairs, as sets or rows.
     reset : bool
         Whether to set these attributes from X. Otherwise, X must agree with them.
-    check_finite : bool, default=True
-        Whether to raise if X is not finite, for which all of X is read. A caller that
-        reads X later may check its results instead, and call `raise_unless_finite`.
 
     Returns
     -------
@@ -67,12 +66,11 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
     ValueError
         If X is malformed.
     """
-    shape = None
     X = check_container(X, "X")
     if not hasattr(X, "shape"):
         X = list_to_array(X)
+    shape = tuple(X.shape[:-1])
     if len(X.shape) == 3:
-        shape = tuple(X.shape[:2])
         if 0 in shape:
             raise ValueError(
                 f"X has {shape[0]} prompts with {shape[1]} candidates each; pass at "
@@ -88,12 +86,7 @@ def check_candidates(estimator, X, *, reset, check_finite=True):
     X = validate_data(
         estimator, X, reset=reset, dtype=float_dtypes(X), ensure_all_finite=False
     )
-    shape = shape or (X.shape[0],)
-    if not isinstance(X, np.ndarray):
-        X = DeviceArray(X)
-    if check_finite:
-        raise_unless_finite(X, shape)
-    return X, shape
+    return X if isinstance(X, np.ndarray) else DeviceArray(X), shape
 
 
 def raise_unless_finite(X, shape):
@@ -291,7 +284,7 @@ def check_weights(sample_weight, layout):
     by_prompt = not layout.grouped or weight.ndim < len(layout.shape)
     expected = layout.shape[:1] if by_prompt else layout.shape
     if weight.shape != expected:
-        allowed = sorted({layout.shape[:1], layout.shape}, key=len)
+        allowed = sorted({layout.shape[:1], layout.shape})
         raise ValueError(
             f"sample_weight has shape {weight.shape}; it must have shape "
             f"{' or '.join(map(str, allowed))}."

@@ -200,7 +200,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         check_is_fitted(self)
         if hasattr(self, "coef_"):
             check_same_namespace(X, self, attribute="coef_", method=method)
-        X, shape = check_candidates(self, X, reset=False, check_finite=False)
+        X, shape = check_candidates(self, X, reset=False)
         with np.errstate(over="ignore", invalid="ignore"):
             if hasattr(self, "coefs_"):
                 scores = network_scores(X, self.coefs_, self.intercepts_)

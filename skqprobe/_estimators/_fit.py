@@ -89,7 +89,7 @@ def check_training_data(estimator, X, y, groups):
     data : TrainingData
     """
     checked = copy.copy(estimator)
-    X, shape = check_candidates(checked, X, reset=True, check_finite=False)
+    X, shape = check_candidates(checked, X, reset=True)
     if X.dtype == np.float64 and isinstance(X, np.ndarray):
         check_limits(X, shape, SMALLEST, LARGEST)
     else:  # squares of smaller types fit in float64

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from math import comb
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from skqprobe._candidates.segments import stable_order
 from skqprobe._utils.warn import warn_user
@@ -46,11 +47,11 @@ class _PairwiseLoss(BaseLoss):
         value = np.zeros(len(offsets) - 1)
         gradient = np.zeros_like(scores)
         sizes = np.diff(offsets)
-        for k in np.unique(sizes[sizes > 1]):
+        for k in np.unique(sizes):
             prompts = np.flatnonzero(sizes == k)
             step = max(1, PAIRS_AT_ONCE // k**2)
-            for start in range(0, len(prompts), step):
-                some = prompts[start : start + step]
+            for block in gen_batches(len(prompts), step):
+                some = prompts[block]
                 rows = offsets[some][:, None] + np.arange(k)
                 value[some], gradient[rows] = self._mean_over_pairs(
                     scores[rows],
@@ -66,8 +67,7 @@ class _PairwiseLoss(BaseLoss):
         if w is not None:
             w = w / w.max(axis=1, keepdims=True)  # keeps products in range
         step = max(1, PAIRS_AT_ONCE // z.size)
-        for first in range(0, z.shape[1], step):
-            better = slice(first, first + step)
+        for better in gen_batches(z.shape[1], step):
             pairs = np.greater(r[:, better, None], r[:, None, :]).astype(z.dtype)
             if w is not None:
                 pairs *= w[:, better, None] * w[:, None, :]
@@ -115,8 +115,8 @@ class PairwiseLogistic(_PairwiseLoss):
         return super().informative_prompts(rewards, offsets)
 
     def _pair_loss(self, margin):
-        value, slope = softplus(np.negative(margin, out=margin))
-        return value, np.negative(slope, out=slope)
+        value, slope = softplus(-margin)
+        return value, -slope
 
 
 class PairwiseHinge(_PairwiseLoss):
@@ -213,7 +213,7 @@ class _SmoothedHinge(PairwiseHinge):
         slope = np.clip(short / self.width, 0, 1)
         short -= self.width / 2 * slope
         short *= slope
-        return short, np.negative(slope, out=slope)
+        return short, -slope
 
 
 def _sums_over_lower(z, codes, w, margin, power):

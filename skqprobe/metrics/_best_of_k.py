@@ -9,7 +9,7 @@ def order_by_score(scores, layout):
     """Order the candidates of each prompt by ascending score."""
     order = np.empty(layout.n_rows, dtype=np.intp)
     for _, rows in layout.by_size():  # many short sorts are faster than a long one
-        by_score = np.argsort(scores[rows], axis=1, kind="stable")
+        by_score = np.argsort(scores[rows], axis=1)
         order[rows] = np.take_along_axis(rows, by_score, axis=1)
     return order
 

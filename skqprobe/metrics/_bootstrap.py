@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from scipy.special import ndtr, ndtri
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, gen_batches
 
 from skqprobe._candidates.validation import check_scored
 from skqprobe._utils.warn import warn_user
@@ -177,9 +177,9 @@ def bootstrap_terms(
     versus=None,
     *,
     names=("the reward",),
-    n_resamples=9999,
-    confidence_level=0.95,
-    random_state=None,
+    n_resamples,
+    confidence_level,
+    random_state,
 ):
     """Bootstrap a metric, or the difference of two, from their terms per prompt.
 
@@ -242,8 +242,8 @@ def _resample(parts, n_resamples, rng):
     n_prompts, n_columns = parts[0].shape
     sums = np.empty((len(parts), n_resamples, n_columns))
     step = max(1, DRAWS_AT_ONCE // n_prompts)
-    for start in range(0, n_resamples, step):
-        some = sums[:, start : start + step]
+    for block in gen_batches(n_resamples, step):
+        some = sums[:, block]
         shape = some.shape[1], n_prompts
         index = rng.randint(0, n_prompts, shape, dtype=np.int32)
         index += n_prompts * np.arange(len(index), dtype=np.int32)[:, None]
@@ -274,7 +274,7 @@ def _warn_if_few(parts, names):
     few = (n_informative > 0) & (n_informative < min(FEW_PROMPTS, n_prompts))
     if few.any():
         column = np.where(few, n_informative, n_prompts).argmin()
-        name = names[column] if len(names) > 1 else names[0]
+        name = names[column % len(names)]
         warn_user(
             f"The interval of {name} is unreliable: only {n_informative[column]} of "
             f"{n_prompts} prompts inform it. Use more prompts.",

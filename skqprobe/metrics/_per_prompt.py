@@ -7,13 +7,11 @@ is 1 for each prompt where the metric is defined, and 0 elsewhere.
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_array
 
 from skqprobe._arrays.device import to_host
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
 from skqprobe._candidates.validation import check_scored, check_values, no_groups
-from skqprobe._utils.warn import warn_user
 
 
 class PromptTerms(NamedTuple):
@@ -43,7 +41,7 @@ def mean_terms(values):
     terms : PromptTerms
     """
     defined = ~np.isnan(values)
-    return PromptTerms(np.where(defined, values, 0), defined.astype(np.float64))
+    return PromptTerms(np.where(defined, values, 0), np.where(defined, 1.0, 0.0))
 
 
 def gain_terms(chosen, base, oracle):
@@ -66,18 +64,15 @@ def gain_terms(chosen, base, oracle):
     )
 
 
-def reduce_terms(terms, average="mean", prompt_weight=None):
+def reduce_terms(terms, average, prompt_weight):
     """Reduce terms to the value of a metric.
 
     Parameters
     ----------
     terms : PromptTerms
         Terms of the metric.
-    average : {"mean"} or None, default="mean"
-        If None, return one value per prompt, in order of first appearance. Otherwise
-        return their mean.
-    prompt_weight : array-like of shape (n_prompts,), default=None
-        Non-negative weights of the prompts, in order of first appearance.
+    average, prompt_weight
+        Arguments of the metric.
 
     Returns
     -------
@@ -107,7 +102,7 @@ def weighted_mean(terms, weight=None):
 
 def divide(numerator, denominator):
     """Divide; NaN where nothing is defined."""
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore"):  # 0 / 0
         ratio = numerator / denominator
     return float(ratio) if np.ndim(ratio) == 0 else ratio
 
@@ -177,12 +172,3 @@ def check_ks(k, layout, too_few):
             f"{most} candidates. Give a k of at most {fewest}{hint}."
         )
     return np.atleast_1d(ks), ks.ndim == 0
-
-
-def warn_if_undefined(value, name, reason):
-    """Warn where the mean of a metric is NaN."""
-    if np.isnan(value).any():
-        warn_user(
-            f"{name} is undefined and set to NaN where {reason}.",
-            UndefinedMetricWarning,
-        )

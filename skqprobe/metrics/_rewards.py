@@ -1,11 +1,13 @@
 """Rewards of choices, per prompt or averaged over prompts."""
 
 import numpy as np
+from sklearn.exceptions import UndefinedMetricWarning
 
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
 from skqprobe._candidates.choice import choice_reward, expected_rewards
 from skqprobe._candidates.segments import segment_mean
 from skqprobe._candidates.validation import check_sums_to_one
+from skqprobe._utils.warn import warn_user
 from skqprobe.metrics._best_of_k import (
     average_ties,
     base_of_k,
@@ -22,7 +24,6 @@ from skqprobe.metrics._per_prompt import (
     gain_terms,
     mean_terms,
     reduce_terms,
-    warn_if_undefined,
 )
 from skqprobe.metrics._soft_best_of_k import soft_best_of_k
 
@@ -392,8 +393,12 @@ def recovery(
     """
     terms = recovery_terms(y, scores, k, groups, too_few=too_few)
     share = reduce_terms(terms, average, prompt_weight)
-    if average is not None:
-        warn_if_undefined(share, "recovery", "the oracle gains nothing over the base")
+    if average is not None and np.isnan(share).any():
+        warn_user(
+            "recovery is undefined and set to NaN where the oracle gains nothing over "
+            "the base.",
+            UndefinedMetricWarning,
+        )
     return share
 
 

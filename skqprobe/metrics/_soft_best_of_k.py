@@ -6,7 +6,7 @@ from math import comb
 
 import numpy as np
 from scipy.special import entr
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, gen_batches
 
 from skqprobe._candidates.choice import check_temperature, choice_mass
 from skqprobe.metrics._best_of_k import best_of_k
@@ -70,10 +70,9 @@ def soft_best_of_k(rewards, scores, ks, temperature, layout, n_draws, random_sta
         for column, k in enumerate(ks):
             if k <= rows.shape[1]:
                 for part, sets, is_exact in _sets_of_k(rows, k, n_draws, rng):
-                    chosen = _soft_choice(rewards[sets], scores[sets], temperature)
-                    out[:, prompts[part], column] = chosen
-                    if is_exact:
-                        out[1, prompts[part], column] = 0
+                    out[:, prompts[part], column] = _soft_choice(
+                        rewards[sets], scores[sets], temperature, is_exact
+                    )
     soft = SoftBestOfK(*out)
     exact = (ks == 1) | (temperature == 0)
     soft.reward[:, exact] = best_of_k(rewards, scores, ks[exact], layout)
@@ -88,27 +87,25 @@ def _sets_of_k(rows, k, n_draws, rng):
     """
     m = rows.shape[1]
     n_sets = comb(m, k)
-    is_exact = n_sets <= n_draws
-    every_set = np.array(list(combinations(range(m), k))) if is_exact else None
-    step = max(1, DRAWS_AT_ONCE // (min(n_sets, n_draws) * m))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        if is_exact:
+    parts = gen_batches(len(rows), max(1, DRAWS_AT_ONCE // (min(n_sets, n_draws) * m)))
+    if n_sets <= n_draws:
+        every_set = np.array(list(combinations(range(m), k)))
+        for part in parts:
             yield part, rows[part][:, every_set], True
-        else:
+    else:
+        for part in parts:
             draws = rng.random_sample((len(rows[part]), n_draws, m))
-            drawn = np.argpartition(draws, k - 1, axis=-1)[..., :k]
+            drawn = np.argpartition(draws, k - 1)[..., :k]
             yield part, np.take_along_axis(rows[part][:, None], drawn, axis=-1), False
 
 
-def _soft_choice(rewards, scores, temperature):
+def _soft_choice(rewards, scores, temperature, is_exact):
     """Mean reward, its error, entropy and perplexity, over sets on the second axis."""
     proba = choice_mass(scores, scores.max(axis=-1, keepdims=True), temperature)
     proba /= proba.sum(axis=-1, keepdims=True)
     reward = (proba * rewards).sum(axis=-1)
     entropy = entr(proba).sum(axis=-1)
-    n_sets = reward.shape[1]
-    error = reward.std(axis=1, ddof=1) / np.sqrt(n_sets) if n_sets > 1 else 0
+    error = 0 if is_exact else reward.std(axis=1, ddof=1) / np.sqrt(reward.shape[1])
     return (
         reward.mean(axis=1),
         np.broadcast_to(error, len(reward)),

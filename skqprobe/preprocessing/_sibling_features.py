@@ -332,7 +332,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
                 )
 
     def _check_input(self, X, groups, reset):
-        X, shape = check_candidates(self, X, reset=reset, check_finite=False)
+        X, shape = check_candidates(self, X, reset=reset)
         X = np.asarray(X)  # copies X from a device
         is_double = X.dtype == np.float64
         low, high = (SMALLEST, LARGEST) if is_double else SINGLE_MAGNITUDES

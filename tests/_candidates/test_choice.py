@@ -63,6 +63,8 @@ def test_weights_are_copies(temperature, rng):
         one_by_one = choice_probabilities(z[copies], of_copies, temperature)
         found = choice_probabilities(z, layout, temperature, weight)
         assert_allclose(found, np.bincount(copies, one_by_one))
+        reward = choice_reward(z, weight, layout, temperature, weight)
+        assert_allclose(reward, np.add.reduceat(found * weight, [0, 3]))
 
 
 def test_best_candidates_are_the_first_maxima(layout, rng):

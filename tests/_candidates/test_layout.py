@@ -129,7 +129,7 @@ def test_sets_are_in_prompt_order():
 
 def test_each_row_without_groups_is_a_prompt():
     layout = check_layout((3,))
-    assert not layout.grouped
+    assert layout.grouped is False
     assert layout.offsets.tolist() == [0, 1, 2, 3]
     # As in sets with k = 1: always candidate 0.
     assert layout.to_user_index(np.arange(3)).tolist() == [0, 0, 0]

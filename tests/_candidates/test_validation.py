@@ -4,7 +4,12 @@ from numpy.testing import assert_array_equal
 
 from skqprobe import QProbePolicy
 from skqprobe._candidates.layout import check_layout
-from skqprobe._candidates.validation import check_candidates, check_proba, check_weights
+from skqprobe._candidates.validation import (
+    check_candidates,
+    check_limits,
+    check_proba,
+    check_weights,
+)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -24,6 +29,15 @@ def test_other_dtypes_are_converted_to_float64(rng, dtype):
     checked, _ = check_candidates(QProbePolicy(), X, reset=True)
     assert checked.dtype == np.float64
     assert_array_equal(checked, X.reshape(15, 2).astype(float))
+
+
+@pytest.mark.parametrize("hint", [(), (", or by hand",)])
+@pytest.mark.parametrize(("size", "word"), [(1e-9, "small"), (1e9, "large")])
+def test_limits_of_embeddings(hint, size, word):
+    check_limits(np.eye(2), (2,), 1.0, 1.0, *hint)
+    message = rf"^X has numbers .* too {word} .* Rescale X{''.join(hint)}\.$"
+    with pytest.raises(ValueError, match=message):
+        check_limits(size * np.eye(2), (2,), 1e-6, 1e6, *hint)
 
 
 SETS, ROWS, NO_GROUPS, SQUARE = (
@@ -61,7 +75,7 @@ def test_weights_of_prompts_and_of_candidates(layout, weight, by_prompt, by_cand
         ([[0.5, 0.6]], None, "proba must .*sum to 1 inside each prompt.*1.1"),
         ([[0.5, 0.5], [0.1, 0.2]], None, "proba must .*sum to 1.* from 0.3 to 1"),
         ([[0.0, 0.0]], None, "proba must .*sum to 1"),
-        ([[-0.5, 1.5]], None, r"proba must be non-negative.*-0\.5"),
+        ([[-0.5, 1.5]], None, r"proba must be non-negative.* the lowest is -0\.5, "),
         ([[np.nan, 1.0]], None, "proba contains NaN"),
         ([[np.inf, 0.0]], None, "proba contains infinity"),
         ([0.5, 0.5], [0, 1], "proba must .*sum to 1 inside each prompt"),

@@ -36,14 +36,29 @@ def test_number_of_pairs_at_once_does_not_matter(
 
 
 @both_losses
-def test_products_of_large_weights_do_not_overflow(Loss, rng):
-    scores, rewards, offsets = rng.normal(size=5), np.arange(5.0), np.array([0, 2, 5])
-    one, large = (
-        Loss().value_and_gradient(scores, rewards, offsets, np.full(5, weight))
-        for weight in (1.0, 1e150)
+def test_products_of_extreme_weights_stay_in_range(Loss, rng):
+    scores, rewards, offsets = rng.normal(size=6), np.arange(6.0), np.array([0, 3, 6])
+    one, extreme = (
+        Loss().value_and_gradient(scores, rewards, offsets, np.repeat(weight, 3))
+        for weight in ([1.0, 1.0], [1e150, 1e-150])
     )
-    assert_allclose(large[0], one[0])
-    assert_allclose(large[1], one[1])
+    assert_allclose(extreme[0], one[0])
+    assert_allclose(extreme[1], one[1])
+
+
+@pytest.mark.parametrize("width", [0.25, 1.0])
+def test_smoothed_hinge_has_a_parabola_of_its_width(width):
+    lead = np.linspace(-1, 1, 41)
+    n, short, w = len(lead), 0.4 - lead, 0.4 * width
+    scores = np.column_stack([lead, 0 * lead]).ravel()
+    value, gradient = (
+        PairwiseHinge(0.4)
+        .smoothed(width)
+        .value_and_gradient(scores, np.tile([1.0, 0], n), np.arange(n + 1) * 2)
+    )
+    parabola = np.where(short > 0, short**2 / (2 * w), 0)
+    assert_allclose(value, np.where(short > w, short - w / 2, parabola), atol=1e-15)
+    assert_allclose(gradient[::2], -np.clip(short / w, 0, 1), atol=1e-15)
 
 
 # Large prompts

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import numpy as np
@@ -37,12 +38,13 @@ def assert_same_estimate(one, other, **tolerance):
 
 
 def test_interval_is_that_of_scipy_over_prompts(scored, monkeypatch):
-    y, scores, _ = scored
+    _, scores, y = scored
+    y = np.exp(y)  # skewed, so that the acceleration matters
     monkeypatch.setattr("skqprobe.metrics._bootstrap.DRAWS_AT_ONCE", 1000)
     found = prompt_bootstrap(best_of_k_reward, y, scores, k=6, random_state=0)
     by_prompt = np.take_along_axis(y, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
     expected = bootstrap((by_prompt,), np.mean, random_state=np.random.RandomState(0))
-    assert found.value == by_prompt.mean()
+    assert found.value == pytest.approx(by_prompt.mean())
     assert_allclose([found.low, found.high], expected.confidence_interval)
     assert_allclose(found.standard_error, expected.standard_error)
 
@@ -169,6 +171,14 @@ def test_ratio_that_few_prompts_inform(rng):
     assert 0 < estimate.standard_error < abs(shares[0] - shares[1])
 
 
+def test_column_that_no_resample_informs():
+    values, few = np.ones((20, 2)), {"n_resamples": 2, "random_state": 2}
+    values[2:, 1] = np.nan
+    with pytest.warns(UndefinedMetricWarning, match="only 2 of 20 prompts"):
+        found = prompt_bootstrap(lambda y, **options: values, np.ones((20, 1)), **few)
+    assert_allclose([found.value, found.low], [[1, 1], [1, np.nan]])
+
+
 def test_ratio_that_one_prompt_informs(rng):
     y, scores = informed_by(1, 20, rng)
     with pytest.warns(UndefinedMetricWarning, match="only 1 of 20 prompts"):
@@ -187,6 +197,9 @@ def test_warning_begins_below_ten_informative_prompts(rng):
     y = np.where(np.arange(30) < 9, np.arange(30), np.nan)
     with pytest.warns(UndefinedMetricWarning, match="of <lambda> .* 9 of 30 prompts"):
         prompt_bootstrap(lambda x, **options: y, np.ones((30, 2)), n_resamples=99)
+    # A prompt informs a difference if it informs one of the two metrics.
+    arrays, versus = (np.ones((30, 2)), y), np.ones(30)
+    prompt_bootstrap(lambda x, y, **_: y, *arrays, versus=versus, n_resamples=99)
 
 
 @pytest.mark.parametrize("n_informative", [12, 40])
@@ -203,21 +216,25 @@ def test_coverage_without_a_warning(n_informative):
 
 
 def test_ratio_that_no_prompt_informs():
-    with pytest.warns(UndefinedMetricWarning, match="recovery is undefined"):
-        estimate = prompt_bootstrap(recovery, np.ones((3, 2)), np.ones((3, 2)), k=2)
+    message = r"^functools\.partial\(.* recovery .*, k=2\) is undefined"
+    with pytest.warns(UndefinedMetricWarning, match=message):
+        y = np.ones((3, 2))
+        estimate = prompt_bootstrap(partial(recovery, k=2), y, y)
     assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
 
 
 def test_metric_of_the_user():
-    y = np.arange(12.0).reshape(4, 3)
+    y = 2e4 * np.arange(12).reshape(4, 3)
 
     def spread(y, groups=None, average=None):
-        return np.ptp(y, axis=1)
+        return np.ptp(y, axis=1).astype(np.float16)  # their sum exceeds float16
 
     estimate = prompt_bootstrap(spread, y, n_resamples=99)
-    assert (estimate.value, estimate.low, estimate.high) == (2, 2, 2)
-    with pytest.raises(ValueError, match=r"each of 4 prompts; <lambda> .* \(12,\)"):
-        prompt_bootstrap(lambda y, **options: y.ravel(), y)
+    assert (estimate.value, estimate.low, estimate.high) == (4e4, 4e4, 4e4)
+    for shape in [(12,), (4, 3, 1)]:
+        message = rf"each of 4 prompts; <lambda> .* {re.escape(str(shape))}"
+        with pytest.raises(ValueError, match=message):
+            prompt_bootstrap(lambda y, to, **options: y.reshape(to), y, to=shape)
 
 
 ONE_PROMPT = r"^An interval over prompts needs at least two prompts\.$"

@@ -38,6 +38,7 @@ def test_bound_is_the_divergence_of_best_of_k_without_ties():
     ("metric", "argument", "message"),
     [
         (best_of_k_kl_bound, [2, 0], "k must be 1 or more"),
+        (best_of_k_kl_bound, None, "k must be 1 or more; got None"),
         (kl_upper_estimate, [1.0, 1.0], "proba has rows but no groups"),
         (effective_candidates, [[0.5, 0.4]], "proba must be non-negative and sum to 1"),
     ],

@@ -94,7 +94,8 @@ def test_every_ragged_prompt_has_the_same_weight():
 
 
 def test_prompts_with_fewer_than_k_candidates():
-    with pytest.raises(ValueError, match=r"k=3 .* 1 to 3 candidates.*too_few='sk"):
+    message = r"^k=3 .* 1 to 3 candidates\..* at most 1, or too_few='skip' to"
+    with pytest.raises(ValueError, match=message):
         best_of_k_reward(Y, SCORES, 3, GROUPS)
     with pytest.raises(ValueError, match="k=4"):
         oracle_reward(Y, 4, GROUPS, too_few="skip")
@@ -103,8 +104,12 @@ def test_prompts_with_fewer_than_k_candidates():
         expected = metric(Y[kept], SCORES[kept], 3, of_kept)
         found = metric(Y, SCORES, 3, GROUPS, too_few="skip")
         assert found == pytest.approx(expected)
-    soft = soft_best_of_k_reward(Y, SCORES, [1, 3], 0.0, GROUPS, too_few="skip")
-    assert_allclose(soft, [(1 / 3 + 5 + 3) / 3, 1.5])
+    soft = partial(
+        soft_best_of_k_reward, Y, SCORES, [1, 3], 0.0, GROUPS, too_few="skip"
+    )
+    assert_allclose(soft(), [(1 / 3 + 5 + 3) / 3, 1.5])
+    _, error = soft(average=None, return_error=True)
+    assert_array_equal(error, [[0, 0], [0, np.nan], [0, 0]])
 
 
 def test_weights_that_leave_no_prompt_give_nan():

@@ -35,6 +35,9 @@ def test_values_are_those_of_the_metrics(sets):
     X, y = sets
     policy = QProbePolicy("log_loss", temperature=0.5).fit(X, y)
     table = policy_report(policy, X, y, ks=[3, 6], random_state=0)
+    defaults = {"n_resamples": 9999, "confidence_level": 0.95}
+    again = policy_report(policy, X, y, ks=[3, 6], random_state=0, **defaults)
+    pd.testing.assert_frame_equal(table, again)
     assert table.index.names == ["k", "figure"]
     assert table.index.to_list() == [(k, figure) for k in (3, 6) for figure in FIGURES]
     Q, proba = policy.decision_function(X), policy.predict_proba(X)
@@ -107,13 +110,21 @@ def test_line_of_all_candidates_of_ragged_prompts(rows):
     assert asked.index.unique("k").tolist() == [3, 9, "all"]
 
 
-def test_default_ks_are_reduced_to_the_smallest_prompt(rng):
-    groups = np.repeat(np.arange(12), [5] * 11 + [12])
+@pytest.mark.parametrize(
+    ("sizes", "ks"), [([5] * 11 + [12], [1, 5, "all"]), ([49] * 12, [1, 10, 48])]
+)
+def test_default_ks_are_reduced_to_the_smallest_prompt(rng, sizes, ks):
+    groups = np.repeat(np.arange(12), sizes)
     X = rng.normal(size=(len(groups), 2))
     y = (X[:, 0] + rng.normal(size=len(X)) > 0).astype(float)
-    policy = QProbePolicy("log_loss").fit(X, y, groups)
+    policy = QProbePolicy("log_loss", temperature=0.5).fit(X, y, groups)
     table = policy_report(policy, X, y, groups, n_resamples=100, random_state=0)
-    assert table.index.unique("k").tolist() == [1, 5, "all"]
+    assert table.index.unique("k").tolist() == ks
+    ks, Q = [k for k in ks if k != "all"], policy.decision_function(X)
+    sampled = soft_best_of_k_reward(
+        y, Q, ks, 0.5, groups, too_few="skip", random_state=0
+    )
+    assert_allclose(table.loc[(ks, "sampled"), "value"], sampled)
     assert np.isfinite(table.drop((1, "recovery"))).all(axis=None)
 
 

@@ -157,7 +157,7 @@ def test_bad_scores(metric, scores, message):
 def test_one_k_gives_a_number_and_a_list_an_array(metric, rng):
     y, scores = rng.normal(size=(2, 4, 5))
     one, several = metric(y, scores, 2), metric(y, scores, [2, 3])
-    assert isinstance(one, float) and several.shape == (2,)
+    assert type(one) is float and several.shape == (2,)
     assert one == pytest.approx(several[0])
     values = metric(y, scores, 2, average=None)
     np.testing.assert_allclose(values, metric(y, scores, [2, 3], average=None)[:, 0])
@@ -168,5 +168,5 @@ def test_error_of_one_k_is_a_number(rng):
     draws = {"n_draws": 5, "random_state": 0, "return_error": True}
     one = soft_best_of_k_reward(y, scores, 2, 0.5, **draws)
     several = soft_best_of_k_reward(y, scores, [2], 0.5, **draws)
-    assert all(isinstance(each, float) for each in one)
+    assert all(type(each) is float for each in one)
     np.testing.assert_allclose(np.array(several)[:, 0], one)

@@ -78,18 +78,22 @@ def test_large_problems_are_drawn_in_parts(rng, monkeypatch):
     drawn, error = soft_best_of_k_reward(
         y, scores, 3, 0.5, n_draws=100, random_state=0, return_error=True
     )
-    exact = soft_best_of_k_reward(y, scores, 3, 0.5, n_draws=comb(10, 3))
+    exact, no_error = soft_best_of_k_reward(
+        y, scores, 3, 0.5, n_draws=comb(10, 3), return_error=True
+    )
     assert 0 < abs(drawn - exact) < 5 * error
+    assert no_error == 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"temperature": -1}, "temperature must be a number"),
-        ({"temperature": 1.0, "n_draws": 0}, "n_draws must be"),
+        ({"n_draws": 0}, "n_draws must be"),
+        ({"y": [[0.0, 1e-200]], "return_error": True}, "y has numbers .* too small"),
     ],
 )
 def test_bad_input(options, message):
-    y = [[0.0, 1.0]]
+    arguments = {"y": [[0.0, 1.0]], "scores": [[0.0, 1.0]], "k": 1, "temperature": 1}
     with pytest.raises(ValueError, match=message):
-        soft_best_of_k_reward(y, y, 1, **options)
+        soft_best_of_k_reward(**arguments | options)
