@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.device import check_container
-from skqprobe._candidates.validation import check_values, list_to_array
+from skqprobe._candidates.validation import check_values, explain_texts, list_to_array
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
 
@@ -84,6 +84,7 @@ class PerCandidate(
         self.transformer = transformer
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @explain_texts()
     def fit(self, X, y=None, **params):
         """Fit the transformer.
 
@@ -111,6 +112,7 @@ class PerCandidate(
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @explain_texts()
     def fit_transform(self, X, y=None, **params):
         """Fit the transformer and transform each candidate.
 
