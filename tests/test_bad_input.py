@@ -32,6 +32,7 @@ from skqprobe import (
     QProbePolicy,
     QProbePolicyCV,
     QProbeRegressor,
+    make_probe_pipeline,
     sample_candidates,
 )
 from skqprobe.embedders import LikelihoodEmbedder, flatten_records
@@ -226,6 +227,38 @@ def test_rewards_of_the_wrong_shape_for_sets(sets, Probe, change, shape):
     assert_refused(Probe().fit(X, y).score, words, X, change(y))
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        *(QProbePolicy(), QProbePolicyCV(cv=2), QProbeRegressor()),
+        *(SiblingFeatures(), PerCandidate(StandardScaler()), make_probe_pipeline()),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_texts_instead_of_embeddings(model):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"prompt": ["p", "q"], "completion": ["a", "b"]})
+    message = ONLY_NUMBERS + ": .*If X holds texts, embed them .* skqprobe.embedders"
+    for X in (frame, frame.to_numpy().tolist()):
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, [0.0, 1.0])
+    records = [{"prompt": "p", "completions": ["a", "b"]}]
+    with pytest.raises(TypeError, match=r"not 'dict'\. If X holds texts, embed them"):
+        QProbePolicy().fit([records], [[0.0]])
+
+
+def test_hint_to_leave_out_what_has_no_number(sets, rows):
+    X, y, groups = rows
+    message = r"Input y contains NaN\. The first is y\[3\]\. Leave the row out\.$"
+    assert_fit_refused(QProbePolicy(), message, X, spoiled(y, 3, np.nan), groups)
+    X, y = sets
+    message = r"is y\[3, 1\]\. Leave the candidate out, as rows with groups\.$"
+    assert_fit_refused(QProbePolicy(), message, X, spoiled(y, (3, 1), np.nan))
+    message = r"is sample_weight\[3\]\. A weight of 0 leaves a prompt or candidate out"
+    with pytest.raises(ValueError, match=message):
+        QProbePolicy().fit(X, y, sample_weight=spoiled(np.ones(len(y)), 3, np.nan))
+
+
 @every_probe
 def test_rewards_of_the_wrong_shape_for_rows(rows, Probe):
     X, y, groups = rows
@@ -242,7 +275,7 @@ def test_rewards_of_the_wrong_shape_for_rows(rows, Probe):
 @pytest.mark.parametrize(
     "y, words",
     [
-        (None, "requires y to be passed, but the target y is None"),
+        (None, r"requires y to be passed, but the target y is None\. .*np\.tile\(\[1"),
         ("rewards", ONLY_NUMBERS),
         ([["good", "bad"]] * 60, ONLY_NUMBERS),
         (np.ones((60, 6)) * 1j, "Complex data not supported"),

@@ -1,5 +1,6 @@
 """Validation of X, and of numbers and weights of candidates, in either layout."""
 
+from contextlib import contextmanager
 from numbers import Real
 
 import numpy as np
@@ -37,6 +38,20 @@ def no_groups(name="X"):
         "search over a Pipeline scores with groups only if "
         "scoring=sklearn.metrics.check_scoring(QProbePolicy())."
     )
+
+
+@contextmanager
+def explain_texts():
+    """Name the embedders in an error about texts that are not numbers."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not str(error).startswith(("could not convert string", "float() argument")):
+            raise
+        raise type(error)(
+            f"{error}. If X holds texts, embed them first, with an embedder of "
+            "skqprobe.embedders as the first step of a Pipeline."
+        ) from error
 
 
 def check_candidates(estimator, X, *, reset):
@@ -83,9 +98,10 @@ def check_candidates(estimator, X, *, reset):
             f"X has {len(X.shape)} dimensions; candidate sets have 3, (n_prompts, k, "
             "n_features), and rows have 2, (n_rows, n_features)."
         )
-    X = validate_data(
-        estimator, X, reset=reset, dtype=float_dtypes(X), ensure_all_finite=False
-    )
+    with explain_texts():
+        X = validate_data(
+            estimator, X, reset=reset, dtype=float_dtypes(X), ensure_all_finite=False
+        )
     return X if isinstance(X, np.ndarray) else DeviceArray(X), shape
 
 
@@ -188,7 +204,13 @@ def check_values(values, shape, name):
     values = to_host(values, name)
     if len(shape) == 1:
         values = column_or_1d(values, warn=True)
-    values = _check_numbers(values, name)
+    values = _check_numbers(
+        values,
+        name,
+        "Leave the row out."
+        if len(shape) == 1
+        else "Leave the candidate out, as rows with groups.",
+    )
     if values.shape != shape:
         counted = "{} rows" if len(shape) == 1 else "{} sets of {} candidates"
         raise ValueError(
@@ -198,7 +220,7 @@ def check_values(values, shape, name):
     return values
 
 
-def _check_numbers(values, name):
+def _check_numbers(values, name, hint):
     """Convert finite numbers of any shape to float64."""
     values = check_array(
         values,
@@ -210,7 +232,6 @@ def _check_numbers(values, name):
     )
     finite = np.isfinite(values)
     if not finite.all():
-        hint = "Leave the candidate out, as rows with groups."
         _raise_not_finite(values, name, np.argwhere(~finite)[0], hint)
     return values
 
@@ -280,7 +301,8 @@ def check_weights(sample_weight, layout):
     if isinstance(sample_weight, Real):
         sample_weight = np.full(layout.shape[:1], sample_weight)
     weight = to_host(sample_weight, "sample_weight")
-    weight = _check_numbers(weight, "sample_weight")
+    hint = "A weight of 0 leaves a prompt or candidate out."
+    weight = _check_numbers(weight, "sample_weight", hint)
     by_prompt = not layout.grouped or weight.ndim < len(layout.shape)
     expected = layout.shape[:1] if by_prompt else layout.shape
     if weight.shape != expected:

@@ -98,7 +98,8 @@ def check_training_data(estimator, X, y, groups):
     if y is None:
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is "
-            "None."
+            "None. Pass one reward per candidate: for pairs (chosen, rejected), y is "
+            "np.tile([1.0, 0.0], (n_pairs, 1))."
         )
     rewards = check_values(y, shape, "y")
     if X.dtype == np.float64:

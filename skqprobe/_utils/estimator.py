@@ -20,6 +20,30 @@ class BaseEstimator(base.BaseEstimator):
         "{estimator_name}.html"
     )
 
+    def get_params(self, deep=True):
+        """Get the parameters of this estimator.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include the parameters of estimators that are parameters.
+
+        Returns
+        -------
+        params : dict
+            Values of the parameters by name.
+        """
+        try:
+            return super().get_params(deep=deep)
+        except AttributeError as error:
+            if error.obj is not self:
+                raise
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {error.name!r}. __init__ must "
+                "store each argument under its name: "
+                f"self.{error.name} = {error.name}."
+            ) from None
+
     def _snapshot(self):
         """Return an estimator of the present attributes.
 

@@ -153,6 +153,7 @@ class BaseEmbedder(
         "progress": ["boolean", StrOptions({"auto"})],
     }
     on_error = "raise"  # of a backend without this parameter
+    _source = "embed_batch"  # of the embeddings, in errors
 
     # `join` changes the text, not the embedding of a text.
     inert_parameters: frozenset[str] = frozenset(
@@ -365,15 +366,18 @@ class BaseEmbedder(
             n_texts -= len(errors)
         if n_texts == 0:
             return [], errors
-        values = np.ascontiguousarray(detach(values))
+        expected = (
+            f"{type(self).__name__}.{self._source} must return an array of shape "
+            f"({n_texts}, n_features), one row for each text"
+        )
+        values = detach(values)
+        try:
+            with np.errstate(over="ignore"):
+                values = np.ascontiguousarray(values).astype(self.dtype, copy=False)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{expected}: {error}") from error
         if values.ndim != 2 or len(values) != n_texts or values.shape[1] == 0:
-            raise ValueError(
-                f"{type(self).__name__}.embed_batch must return an array of shape "
-                f"({n_texts}, n_features), one row for each text; got shape "
-                f"{values.shape}."
-            )
-        with np.errstate(over="ignore"):
-            values = values.astype(self.dtype, copy=False)
+            raise ValueError(f"{expected}; got shape {values.shape}.")
         finite = np.isfinite(values).all(axis=1)
         places = [i for i in range(n_texts + len(errors)) if i not in errors]
         for place in np.compress(~finite, places).tolist():

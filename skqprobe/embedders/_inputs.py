@@ -99,6 +99,12 @@ def check_texts(X):
 def _frame_rows(X):
     """Return the rows of a data frame: pairs, records, or texts of its only column."""
     columns = list(X.columns)
+    if {"completion", "chosen", "rejected"} <= set(columns):
+        raise ValueError(
+            "X has the column 'completion', and 'chosen' and 'rejected', too. Select "
+            "'prompt' and 'completion' for rows, or 'prompt', 'chosen' and 'rejected' "
+            "for pairs."
+        )
     if columns.count("prompt") == columns.count("completion") == 1:
         return list(zip(X["prompt"].to_list(), X["completion"].to_list(), strict=True))
     preference = ("prompt", "chosen", "rejected")

@@ -97,6 +97,7 @@ class VectorizerEmbedder(BaseEmbedder):
         "vectorizer": [HasMethods(["fit", "transform"]), callable],
         "revision": [str, None],
     }
+    _source = "vectorizer"
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """BaseGenerator: base class and validation of generators."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from numbers import Integral
@@ -119,6 +120,11 @@ class BaseGenerator(BaseEstimator, ABC):
             Record of the prompt; see `sample`. Or the exception that it raised, such as
             `PromptRefused`, so that the other prompts go on.
         """
+        if inspect.iscoroutinefunction(self.sample):
+            raise TypeError(
+                f"{type(self).__name__}.sample must return a record, but it is an "
+                "async function. Call asyncio.run in it, or override sample_each."
+            )
         for number, prompt in enumerate(prompts):
             try:
                 record = self.sample(prompt, k)

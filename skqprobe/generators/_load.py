@@ -27,8 +27,8 @@ def load_records(path):
         - "records" : list of dict. Records in the order of the prompts, as `collect`
           returns them, with "rewards" and all other lists of numbers as arrays. A
           missing number is NaN.
-        - "texts" : list of (prompt, completion), of length n_rows. All completions.
-          Embedders accept them as X.
+        - "texts" : ndarray of object, of shape (n_rows, 2). Prompt and completion of
+          each row. Embedders accept them as X, and a mask selects rows of them.
         - "y" : ndarray of shape (n_rows,). Rewards of the completions, NaN for those
           that failed or were not computed.
         - "groups" : ndarray of int, of shape (n_rows,). Index of the prompt of each
@@ -52,6 +52,7 @@ def load_records(path):
     Examples
     --------
     >>> import json
+    >>> import numpy as np
     >>> from pathlib import Path
     >>> from tempfile import TemporaryDirectory
     >>> from skqprobe.generators import load_records
@@ -63,10 +64,11 @@ def load_records(path):
     ...     path = Path(folder) / "records.jsonl"
     ...     _ = path.write_text("\n".join(map(json.dumps, lines)))
     ...     data = load_records(path)
-    >>> data.texts
-    [('1 + 1 =', ' 2'), ('1 + 1 =', ' 3'), ('2 + 2 =', ' 4')]
     >>> data.y, data.groups
     (array([ 1.,  0., nan]), array([0, 0, 1]))
+    >>> data.texts[np.isfinite(data.y)]
+    array([['1 + 1 =', ' 2'],
+           ['1 + 1 =', ' 3']], dtype=object)
     """
     file = RecordFile(path)
     if not file.path.exists():
@@ -75,9 +77,13 @@ def load_records(path):
     positions = sorted(file.records)
     records = [_with_arrays(finish(file.records[i])) for i in positions]
     sizes = [len(record["completions"]) for record in records]
+    pairs = [(r["prompt"], text) for r in records for text in r["completions"]]
+    texts = np.empty((len(pairs), 2), dtype=object)
+    if pairs:  # a list without entries has no second dimension
+        texts[:] = pairs
     return Bunch(
         records=records,
-        texts=[(r["prompt"], text) for r in records for text in r["completions"]],
+        texts=texts,
         y=np.concatenate([np.empty(0), *(record["rewards"] for record in records)]),
         groups=np.repeat(np.array(positions, dtype=np.intp), sizes),
         refused={i: entry["refused"] for i, entry in sorted(file.refused.items())},

@@ -148,8 +148,18 @@ def check_prompt_weight(prompt_weight, n_prompts):
     return weight
 
 
+def check_counts(k, name="k"):
+    """Validate one or several numbers of candidates; return them as an array."""
+    ks = np.asarray(k)
+    if ks.ndim > 1 or ks.size == 0 or ks.dtype.kind not in "iu" or (ks < 1).any():
+        raise ValueError(
+            f"{name} must be an integer of 1 or more, or a list; got {k!r}."
+        )
+    return ks.astype(np.intp)
+
+
 def check_ks(k, layout, too_few):
-    """Validate numbers of candidates.
+    """Validate numbers of candidates, for all prompts or some of them.
 
     Returns
     -------
@@ -157,9 +167,7 @@ def check_ks(k, layout, too_few):
     scalar : bool
         Whether `k` was one number.
     """
-    ks = np.asarray(k)
-    if ks.ndim > 1 or ks.size == 0 or ks.dtype.kind not in "iu" or (ks < 1).any():
-        raise ValueError(f"k must be an integer of 1 or more, or a list; got {k!r}.")
+    ks = check_counts(k)
     if too_few not in ("raise", "skip"):
         raise ValueError(f"too_few must be 'raise' or 'skip'; got {too_few!r}.")
     fewest, most = layout.sizes.min(), layout.sizes.max()

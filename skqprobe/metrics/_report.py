@@ -14,7 +14,7 @@ from skqprobe.metrics._bootstrap import bootstrap_terms
 from skqprobe.metrics._distance import choice_kl
 from skqprobe.metrics._per_prompt import (
     PromptTerms,
-    check_ks,
+    check_counts,
     check_rewards,
     check_scores,
     gain_terms,
@@ -51,7 +51,7 @@ def policy_report(
         Rewards.
     groups : array-like of shape (n_rows,), default=None
         Prompt labels of the rows: hashable values in any order. Not needed for sets.
-    ks : sequence of int, default=None
+    ks : int or sequence of int, default=None
         Numbers of candidates to choose from. Numbers above the size of the largest
         prompt are reduced to it. Prompts with fewer than k candidates are left out of
         all lines of that k. None takes 1, 10 and 48, reduced to the size of the
@@ -111,8 +111,8 @@ def policy_report(
     values = candidate_values(policy, X, labels)
     values = check_scores(values, layout, "the output of policy")
     fewest, most = layout.sizes.min(), layout.sizes.max()
-    ks = np.minimum((1, 10, 48), fewest) if ks is None else [min(k, most) for k in ks]
-    ks, _ = check_ks(sorted(set(ks)), layout, "skip")
+    ks = np.minimum((1, 10, 48), fewest) if ks is None else check_counts(ks, "ks")
+    ks = np.unique(np.minimum(ks, most))
     temperature = policy_temperature(policy)
     soft = soft_best_of_k(
         rewards, values, ks, temperature, layout, n_draws, random_state

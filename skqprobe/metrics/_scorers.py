@@ -72,13 +72,16 @@ class CandidateScorer:
         return request
 
 
-def best_of_k_scorer(k):
+def best_of_k_scorer(k, *, too_few="raise"):
     """Make a scorer for the reward of the best of k candidates by value.
 
     Parameters
     ----------
     k : int
         Number of candidates from which the best is chosen; see `best_of_k_reward`.
+    too_few : {"raise", "skip"}, default="raise"
+        Whether to raise an error if a prompt has fewer than k candidates, or to leave
+        out such prompts for that k.
 
     Returns
     -------
@@ -122,23 +125,26 @@ def best_of_k_scorer(k):
     >>> bool(scores["test_score"].mean() > rewards.mean() + 0.1)
     True
     """
-    return CandidateScorer(best_of_k_reward, {"k": k})
+    return CandidateScorer(best_of_k_reward, {"k": k, "too_few": too_few})
 
 
-def recovery_scorer(k):
+def recovery_scorer(k, *, too_few="raise"):
     """Make a scorer for the share of the possible gain that the best of k attains.
 
     Parameters
     ----------
     k : int
         Number of candidates from which the best is chosen; see `recovery`.
+    too_few : {"raise", "skip"}, default="raise"
+        Whether to raise an error if a prompt has fewer than k candidates, or to leave
+        out such prompts for that k.
 
     Returns
     -------
     scorer : CandidateScorer
         See `best_of_k_scorer`.
     """
-    return CandidateScorer(recovery, {"k": k})
+    return CandidateScorer(recovery, {"k": k, "too_few": too_few})
 
 
 def expected_reward_scorer(temperature=None):

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.blocks import BlockReader, memory_map, row_blocks
 from skqprobe._arrays.device import check_container, to_host
-from skqprobe._candidates.validation import check_values, list_to_array
+from skqprobe._candidates.validation import check_values, explain_texts, list_to_array
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
 from skqprobe._utils.warn import warn_user
@@ -96,6 +96,7 @@ class PerCandidate(
         self.transformer = transformer
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @explain_texts()
     def fit(self, X, y=None, **params):
         """Fit the transformer.
 
@@ -125,6 +126,7 @@ class PerCandidate(
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @explain_texts()
     def fit_transform(self, X, y=None, **params):
         """Fit the transformer and transform each candidate.
 

@@ -118,7 +118,7 @@ def read_rewards(path):
     data = load_records(path)
     for (_, text), value in zip(data.texts, data.y, strict=True):
         assert np.isnan(value) or value == float(text)
-    return dict(zip(data.texts, data.y, strict=True))
+    return dict(zip(map(tuple, data.texts), data.y, strict=True))
 
 
 def n_lines(log):

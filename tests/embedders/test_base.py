@@ -284,6 +284,8 @@ def test_tags(embedder):
         ([1, 2], r"Wrong.embed_batch must return .* shape \(2, n_features\).*\(2,\)"),
         ([[1.0], [2.0], [3.0]], r"one row for each text; got shape \(3, 1\)"),
         ([[[1.0]], [[2.0]]], r"got shape \(2, 1, 1\)"),
+        ([[1.0], [2.0, 3.0]], r"Wrong.embed_batch must return .*text: .*inhomogeneous"),
+        ([["a"], ["b"]], r"Wrong.embed_batch must return .*text: could not convert"),
         ([[], []], r"got shape \(2, 0\)"),
         ([[1, np.nan], [1, 2]], r"1 of 2 texts .*X\[0\] .*infinity \(as float16\)"),
         ([[np.inf], [-np.inf]], r"2 of 2 texts .* X\[1\] \('b'\): its embedding"),

@@ -170,6 +170,13 @@ def test_bad_frames(library):
     frame = DataFrame({"prompt": ["p"], "answer": ["a"], "reward": [1]})
     with pytest.raises(ValueError, match=r"'prompt' and 'completion'.* X has .*answer"):
         check_texts(frame)
+    frame = {name: ["p"] for name in ("prompt", "chosen", "rejected", "completion")}
+    for names in (list(frame), list(frame)[::-1], list(frame)[1:]):
+        with pytest.raises(ValueError, match="X has the column 'completion', and 'cho"):
+            check_texts(DataFrame(frame)[names])
+    for name in ("chosen", "rejected"):  # of a column alone, nothing is ambiguous
+        rest = [other for other in frame if other != name]
+        assert check_texts(DataFrame(frame)[rest]).shape == (1,)
     frame = DataFrame({"prompt": ["p", "p"], "completion": ["a", None]})
     with pytest.raises(ValueError, match=r"the completion of X\[1\] must be a text"):
         check_texts(frame)

@@ -525,5 +525,12 @@ def test_the_output_of_a_vectorizer_is_checked():
         def transform(self, X):
             return [1.0] * len(X)
 
-    with pytest.raises(ValueError, match=r"array of shape \(1, n_features\)"):
+    message = r"^VectorizerEmbedder\.vectorizer must return an array of shape \(1, n_f"
+    with pytest.raises(ValueError, match=message):
         VectorizerEmbedder(Constant()).fit(JOINED)
+    ragged = VectorizerEmbedder(lambda texts: [[1.0] * len(text) for text in texts])
+    message = (
+        r"^VectorizerEmbedder\.vectorizer must .* \(2, n_features\).*inhomogeneous"
+    )
+    with pytest.raises(ValueError, match=message):
+        ragged.transform(["a", "bc"])

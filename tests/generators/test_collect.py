@@ -573,6 +573,30 @@ def test_one_progress_bar(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_an_asynchronous_generator():
+    class Asynchronous(Toy):
+        async def sample(self, prompt, k):
+            return Toy.sample(self, prompt, k)
+
+    message = r"^Asynchronous\.sample must return a record, but it is an async function"
+    with pytest.raises(TypeError, match=message):
+        Asynchronous().generate(["a"], K)
+    with pytest.raises(TypeError, match=message):
+        collect(["a"], Asynchronous(), length, K)
+
+
+def test_an_argument_that_a_generator_does_not_store():
+    class Forgetful(Toy):
+        def __init__(self, model, progress=False):
+            self.progress = progress
+
+    message = r"^Forgetful has no attribute 'model'\. .* name: self\.model = model\.$"
+    with pytest.raises(AttributeError, match=message):
+        Forgetful("m").generate(["a"], K)
+    with pytest.raises(AttributeError, match=message):
+        collect(["a"], Forgetful("m"), length, K)
+
+
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_any_text_and_array_comes_back_from_the_file(data, tmp_path_factory):

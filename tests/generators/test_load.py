@@ -65,18 +65,24 @@ def test_arrays_and_rows(path):
     assert list(data.records[1]["errors"]) == [1]
     np.testing.assert_array_equal(data.y, [1, 2, 3, 1, np.nan, 3, 3, 6, 9])
     np.testing.assert_array_equal(data.groups, np.repeat([0, 1, 2], K))
-    assert data.texts[:4] == [("a", "a"), ("a", "aa"), ("a", "aaa"), ("b", "b")]
+    assert data.texts.shape == (3 * K, 2)
+    assert data.texts[:4].tolist() == [
+        ["a", "a"],
+        ["a", "aa"],
+        ["a", "aaa"],
+        ["b", "b"],
+    ]
     assert data.refused == {} and data.reward_version is None
 
 
 def test_the_rows_are_input_of_fit(path):
     data = load_records(path)
     known = np.isfinite(data.y)
-    texts = [text for text, is_known in zip(data.texts, known, strict=True) if is_known]
     model = make_pipeline(VectorizerEmbedder(lengths), QProbePolicy("squared_error"))
-    model.fit(texts, data.y[known], qprobepolicy__groups=data.groups[known])
+    texts, y = data.texts[known], data.y[known]
+    model.fit(texts, y, qprobepolicy__groups=data.groups[known])
     assert np.isfinite(model[-1].coef_).all()
-    X, y = data.texts[:3] + data.texts[6:], np.delete(data.y, [3, 4, 5])
+    X, y = np.delete(data.texts, [3, 4, 5], axis=0), np.delete(data.y, [3, 4, 5])
     regressor = make_pipeline(VectorizerEmbedder(lengths), Ridge())
     cv = GroupKFold(2)
     groups = np.delete(data.groups, [3, 4, 5])
@@ -118,11 +124,24 @@ def test_ragged_records_of_other_programs(tmp_path):
     ]
     path.write_text("\n".join(map(json.dumps, lines)))
     data = load_records(path)
-    assert data.texts == [(chat, "x"), ("b", "y"), ("b", "z")]
+    assert data.texts.tolist() == [[chat, "x"], ["b", "y"], ["b", "z"]]
+    embedded = VectorizerEmbedder(lengths).transform(data.texts[[0, 2]])
+    np.testing.assert_array_equal(embedded[:, 0], [len("user: Hi\nx"), len("b\nz")])
     np.testing.assert_array_equal(data.y, [1, np.nan, 0.5])
     assert data.y.dtype == np.float64
     np.testing.assert_array_equal(data.groups, [0, 1, 1])
     assert data.records[1]["x"] == ["a"] and data.records[2]["y"].dtype == np.float64
+
+
+@pytest.mark.parametrize("n_messages", [1, 2])
+def test_chats_of_equal_length_are_entries(tmp_path, n_messages):
+    path = tmp_path / "chats.jsonl"
+    chat = [{"role": "user", "content": "Hi"}] * n_messages
+    lines = [{"prompt": chat, "completions": ["x"], "rewards": [1]}] * 2
+    path.write_text("\n".join(map(json.dumps, lines)))
+    texts = load_records(path).texts
+    assert texts.shape == (2, 2) and texts.tolist() == [[chat, "x"]] * 2
+    assert VectorizerEmbedder(lengths).transform(texts).shape == (2, 2)
 
 
 def test_no_file_and_an_empty_file(tmp_path):
@@ -131,5 +150,5 @@ def test_no_file_and_an_empty_file(tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     data = load_records(empty)
-    assert data.records == data.texts == []
+    assert data.records == [] and data.texts.shape == (0, 2)
     assert data.y.shape == data.groups.shape == (0,)

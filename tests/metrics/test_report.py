@@ -134,6 +134,15 @@ def test_ks_above_the_number_of_candidates_are_reduced(sets):
     assert np.isnan(table.loc[(1, "recovery"), "value"])
 
 
+def test_ks_may_be_one_number(sets):
+    policy = QProbePolicy("log_loss").fit(*sets)
+    options = {"n_resamples": 100, "random_state": 0}
+    pd.testing.assert_frame_equal(
+        policy_report(policy, *sets, ks=3, **options),
+        policy_report(policy, *sets, ks=[3, 3], **options),
+    )
+
+
 def test_no_recovery_among_one_candidate():
     """Not even if two ways to compute a mean differ by rounding."""
     rng = np.random.default_rng(11)  # the oracle's mean is 1e-16 above the base's
@@ -186,7 +195,10 @@ class Constant:
         ([0.0, 1.0], {}, "^y has rows but no groups"),
         ([[0, 1e200], [1e200, 0]], {}, "^y has numbers of up to 1e"),
         (np.eye(3), {}, "^the output of policy has shape"),
-        (np.eye(2), {"ks": [0]}, "k must be an integer"),
+        (np.eye(2), {"ks": [0]}, "^ks must be an integer of 1 or more, or a list"),
+        (np.eye(2), {"ks": ["all"]}, r"^ks must be .* got \['all'\]"),
+        (np.eye(2), {"ks": []}, "^ks must be an integer"),
+        (np.eye(2), {"ks": 2.0}, "^ks must be an integer"),
     ],
 )
 def test_bad_input(y, options, message):

@@ -155,3 +155,18 @@ def test_rows_without_groups_warn_and_score_nan(flat):
     X, y, _ = flat
     with pytest.warns(UserWarning, match="enable_metadata_routing"):
         assert np.isnan(best_of_k_scorer(3)(Ridge().fit(X, y), X, y))
+
+
+@pytest.mark.parametrize(
+    ("make", "metric"),
+    [(best_of_k_scorer, best_of_k_reward), (recovery_scorer, recovery)],
+)
+def test_prompts_with_too_few_candidates(flat, make, metric):
+    X, y, groups = (part[2:] for part in flat)  # the first prompt has four of six
+    policy = QProbePolicy("log_loss").fit(X, y, groups)
+    with pytest.raises(ValueError, match="too_few='skip'"):
+        make(6)(policy, X, y, groups)
+    full = np.flatnonzero(groups != groups[0])
+    Q = policy.decision_function(X)
+    score = make(6, too_few="skip")(policy, X, y, groups)
+    assert score == pytest.approx(metric(y[full], Q[full], 6, groups[full]))
