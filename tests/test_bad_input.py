@@ -252,7 +252,7 @@ def test_hint_to_leave_out_what_has_no_number(sets, rows):
     message = r"Input y contains NaN\. The first is y\[3\]\. Leave the row out\.$"
     assert_fit_refused(QProbePolicy(), message, X, spoiled(y, 3, np.nan), groups)
     X, y = sets
-    message = r"is y\[3, 1\]\. Leave the candidate out, as rows with groups\.$"
+    message = r"is y\[3, 1\]\. Leave the (candidate|row) out, as rows with groups\.$"
     assert_fit_refused(QProbePolicy(), message, X, spoiled(y, (3, 1), np.nan))
     message = r"is sample_weight\[3\]\. A weight of 0 leaves a prompt or candidate out"
     with pytest.raises(ValueError, match=message):
@@ -745,7 +745,7 @@ def test_bfloat16_tensors_are_converted_to_float32(candidates):
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
 def test_numbers_that_are_not_finite_are_located(candidates, value, word):
     X, y, groups, weight = candidates
-    pattern = f"^Input {{}} contains {word}.* The first is {{}} Leave the candidate "
+    pattern = f"^Input {{}} contains {word}.* The first is {{}} Leave the (candidate|row) "
 
     def check(name, index, call, *arguments, **keywords):
         with pytest.raises(ValueError, match=pattern.format(name, re.escape(index))):

@@ -382,6 +382,8 @@ def _solve_dual(grid, numbers):
     for i, number in enumerate(numbers):
         copies = np.repeat(grid.in_fold[number], objective.layout.sizes)
         inside = copies > 0
+        if not inside.any():
+            continue
         total = grid.in_fold[number] @ objective.prompt_weight
         weight = (copies * v)[inside] / (total or 1)
         K, target, root = gram[np.ix_(inside, inside)], t[inside], np.sqrt(weight)
@@ -544,7 +546,8 @@ class _MeanPreconditioner:
         self.near = [decades == decade for decade in np.unique(decades)]
         middles = [np.exp(np.log(alphas[near]).mean()) for near in self.near]
         # Above this shift, a column has no share in any solution.
-        shifts = np.minimum(np.array(middles)[:, None] / 2 / diagonal, 1e30)
+        with np.errstate(divide="ignore"):
+            shifts = np.minimum(np.array(middles)[:, None] / 2 / diagonal, 1e30)
         if gram.dtype == np.float32:  # where rounding can make it indefinite
             shifts += np.finfo(np.float32).eps * len(gram) ** 0.5 / 2
         self.factors = [_factor(gram, shift) for shift in shifts]
