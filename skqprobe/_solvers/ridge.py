@@ -87,7 +87,7 @@ def _solve(grid):
     objective = grid.objective
     on_host = isinstance(objective.X, np.ndarray)
     if objective.dtype == np.float32 and on_host and grid.alphas.all():
-        with np.errstate(over="ignore", invalid="ignore"):  # then float64 follows
+        with np.errstate(all="ignore"):  # then float64 follows
             thetas = _solve_in_float32(grid)
         if thetas is not None:
             return thetas
@@ -546,8 +546,7 @@ class _MeanPreconditioner:
         self.near = [decades == decade for decade in np.unique(decades)]
         middles = [np.exp(np.log(alphas[near]).mean()) for near in self.near]
         # Above this shift, a column has no share in any solution.
-        with np.errstate(divide="ignore"):
-            shifts = np.minimum(np.array(middles)[:, None] / 2 / diagonal, 1e30)
+        shifts = np.minimum(np.array(middles)[:, None] / 2 / diagonal, 1e30)
         if gram.dtype == np.float32:  # where rounding can make it indefinite
             shifts += np.finfo(np.float32).eps * len(gram) ** 0.5 / 2
         self.factors = [_factor(gram, shift) for shift in shifts]
