@@ -26,3 +26,19 @@ def test_sets_and_rows_agree(sets):
     assert score == pytest.approx(of_sets.score(*sets))
     assert_array_equal(chosen - 6 * np.arange(60), of_sets.predict(sets[0]))
     assert score > y.mean() + 0.2
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba"])
+def test_without_routing_the_sibling_features_get_no_groups(sets, method):
+    """The documentation says so: they warn, and only the probe gets the groups."""
+    X, y, groups = as_rows(*sets)
+    with config_context(enable_metadata_routing=True):
+        pipeline = make_probe_pipeline().fit(X, y, groups=groups)
+        expected = getattr(pipeline, method)(X, groups=groups)
+    with pytest.warns(UserWarning, match="enable_metadata_routing=True"):
+        found = getattr(pipeline, method)(X, groups=groups)
+    assert found.shape == expected.shape and (found != expected).any()
+    for call in (pipeline.fit, pipeline.decision_function):
+        arguments = (X, y) if call == pipeline.fit else (X,)
+        with pytest.raises(ValueError, match="groups"):
+            call(*arguments, groups=groups)
