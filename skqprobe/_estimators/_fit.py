@@ -272,7 +272,10 @@ def fitted_attributes(objective, theta, n_iter):
         attributes["coefs_"] = [downcast(part, objective.dtype) for part in coef]
         biases = [downcast(part, objective.dtype) for part in intercept]
         return {**attributes, "intercepts_": biases}
-    coef = to_namespace_of(objective.X, downcast(coef, objective.dtype))
+    rounded = downcast(coef, objective.dtype)
+    if objective.has_intercept:  # of the coefficients as they are stored
+        intercept += (coef - rounded) @ objective.sampled_mean()
+    coef = to_namespace_of(objective.X, rounded)
     return {**attributes, "coef_": coef, "intercept_": float(intercept)}
 
 

@@ -281,6 +281,12 @@ class LinearObjective(Objective):
         n_blocks = np.searchsorted(np.cumsum(sizes[order]), n_rows) + 1
         return [self._blocks[i] for i in order[:n_blocks]]
 
+    def sampled_mean(self):
+        """Mean of the columns in a sample of rows, (d,)."""
+        rows = [rows for _, rows, _ in self.sampled_blocks(SAMPLED_ROWS)]
+        total = sum(self._read(r).sum(axis=0, dtype=np.float64) for r in rows)
+        return total / sum(r.stop - r.start for r in rows)
+
     def moment_product(self, mean, basis, blocks):
         """Multiply the second moments, as defined by `moments`, by a matrix.
 
