@@ -13,6 +13,9 @@ remain at its end."""
 MAX_TRIALS = 30
 """Maximum number of step lengths in a line search."""
 
+LONG = 100
+"""Number of iterations from which on a search ends at a smaller gain."""
+
 N_SLOW = 2
 """Number of successive iterations with little gain after which a search ends."""
 
@@ -77,7 +80,9 @@ def minimize_batched_lbfgs(
     while len(active):
         accepted, failed, gain = state.try_step(active)
         ended = np.zeros(len(start), dtype=bool)
-        limit = ftol * abs(state.value[accepted])
+        # The longer a search takes, the more its small gains add up to.
+        patience = np.minimum(1, LONG / state.n_iter[accepted])
+        limit = ftol * patience * abs(state.value[accepted])
         state.n_slow[accepted] = np.where(gain <= limit, state.n_slow[accepted] + 1, 0)
         slow = state.n_slow[accepted] == N_SLOW
         ended[accepted] = state.is_flat(accepted, tol) | slow
