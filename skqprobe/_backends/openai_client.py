@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from skqprobe._backends.answers import message_of, read_json, shorten
 from skqprobe._backends.http_client import APIError, make_http_client
+from skqprobe._backends.identity import identify
 from skqprobe._backends.redaction import is_secret, redact, without_secrets
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.estimator import BaseEstimator
@@ -56,7 +57,10 @@ class ServerModel(BaseEstimator):
         new = {"extra_body", "extra_query"}
         left_out = {name for name in new if not settings[name]} | {"model_files"}
         settings = {k: v for k, v in settings.items() if k not in left_out}
-        return settings | without_secrets(settings)
+        shown = without_secrets(settings)
+        for name in new & shown.keys():  # not the values, but whether they are equal
+            shown[name] = [shown[name], identify(settings[name])]
+        return settings | shown
 
     def _shown(self):
         """Return a copy without secrets, which represents this object in text."""
@@ -104,7 +108,7 @@ class APIClient:
             parts = urlsplit(base_url)
             query = dict(parse_qsl(parts.query, keep_blank_values=True)) | query
             base_url = urlunsplit(parts._replace(query=""))
-        hidden = {**headers, **query}
+        hidden = {**self._extra_body, **headers, **query}
         self._secrets = {str(v): "***" for k, v in hidden.items() if is_secret(k)}
         self._form = _FORMS.setdefault((base_url, settings.model), _Form(base_url))
         failure: Exception
