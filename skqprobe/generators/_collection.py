@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skqprobe._backends.http_client import APIError
 from skqprobe._backends.identity import identify
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.describe import describe
@@ -123,8 +124,7 @@ class Collection:
         known = self.store.records.keys() | known.keys()
         missing = [i for i in range(len(self.items)) if i not in known]
         yield from self.failed
-        sampled = self.generator.sample_each([self.texts[i] for i in missing], self.k)
-        for number, candidates in sampled:
+        for number, candidates in self._draw([self.texts[i] for i in missing], skip):
             i = missing[number]
             if isinstance(candidates, Exception):
                 self._fail(i, candidates, skip)
@@ -137,6 +137,15 @@ class Collection:
                 f"{type(self.generator).__name__} returned no record for "
                 f"prompts[{min(lost)}]."
             )
+
+    def _draw(self, texts, skip):
+        """Sample; with `skip`, also if prompts fail that are the only ones left."""
+        try:
+            yield from self.generator.sample_each(texts, self.k)
+        except APIError as error:
+            if not (skip and self.store.records and error.failures):
+                raise
+            yield from error.failures.items()
 
     def _add(self, i, candidates):
         """Store a record of the generator."""
