@@ -33,13 +33,15 @@ class Collection:
         Arguments of `collect`.
     store : Records
         Storage of the records.
+    failed : dict of int to Exception
+        Errors of the entries that are not prompts, by position.
     """
 
-    def __init__(self, items, texts, generator, reward, k, store):
+    def __init__(self, items, texts, generator, reward, k, store, failed):
         self.items, self.texts, self.generator = items, texts, generator
         self.reward, self.k, self.store = reward, k, store
         self.settings = json.loads(json.dumps(generator._settings(), default=_name))
-        self.failed: dict[int, Exception] = {}  # by position
+        self.failed = failed
         self.has_drawn = False
 
     def resume(self, reward_version, rescore):
@@ -120,8 +122,8 @@ class Collection:
     def _sample(self, skip):
         """Sample and store the missing records; yield their positions."""
         known = self.store.refused if skip else {}
-        self.failed = {i: PromptRefused(known[i]["refused"]) for i in known}
-        known = self.store.records.keys() | known.keys()
+        self.failed |= {i: PromptRefused(known[i]["refused"]) for i in known}
+        known = self.store.records.keys() | self.failed.keys()
         missing = [i for i in range(len(self.items)) if i not in known]
         yield from self.failed
         for number, candidates in self._draw([self.texts[i] for i in missing], skip):
@@ -293,10 +295,13 @@ def _warn_of_failures(records, path):
 def _warn_of_length(records):
     listed = [r.get("finish_reasons") for r in records]
     reasons = Counter(str(e) for each in listed if is_list(each) for e in each)
-    if reasons["length"]:
+    found = {name: reasons[name] for name in ("length", "content_filter")}
+    if any(found.values()):
+        listed = ", ".join(f"{name!r} ({n})" for name, n in found.items() if n)
         warn_user(
-            f"{reasons['length']} of {reasons.total()} completions were cut off at the "
-            "maximum number of tokens (their finish reason is 'length'). If they "
-            "should be complete, raise max_tokens of the generator.",
+            f"{sum(found.values())} of {reasons.total()} completions were cut off. "
+            f"Their finish reasons: {listed}. 'length' is the maximum number of "
+            "tokens: if they should be complete, raise max_tokens of the generator. "
+            "'content_filter' is a filter of the server.",
             RuntimeWarning,
         )

@@ -196,13 +196,17 @@ NO_TEXT = {
     "refusal": ({"content": None, "refusal": "No."}, None),
     "reasoning": ({"content": "", "reasoning": "Hm"}, None),
     "no field": ({"content": None}, None),
+    "refusal ": (
+        {"content": [{"type": "refusal", "refusal": "No."}], "refusal": None},
+        None,
+    ),
     "content": ({"content": [{"type": "thinking", "thinking": "Hm"}]}, None),
 }
 
 
 @pytest.mark.parametrize(("message", "_"), NO_TEXT.values(), ids=NO_TEXT)
 def test_completions_without_text_are_counted(server, message, _, request):
-    field = request.node.callspec.id
+    field = request.node.callspec.id.strip()
     server.fault = lambda path, body: server.change(
         lambda choices: choices[1].update(message=message, logprobs=None)
     )
