@@ -182,6 +182,7 @@ class Collection:
             return
         n, shown = len(self.failed), sorted(self.failed)[:5]
         said = [describe_failure(self.failed[i], i, self.texts[i]) for i in shown]
+        said = [text.rstrip(".") for text in said]
         more = f"; and {n - len(shown)} more" if n > len(shown) else ""
         message = f"{n} of {len(self.items)} prompts failed. {'; '.join(said)}{more}."
         if not skip:
@@ -293,8 +294,8 @@ def _warn_of_failures(records, path):
 
 
 def _warn_of_length(records):
-    listed = [r.get("finish_reasons") for r in records]
-    reasons = Counter(str(e) for each in listed if is_list(each) for e in each)
+    lists = [r.get("finish_reasons") for r in records]
+    reasons = Counter(str(e) for each in lists if is_list(each) for e in each)
     found = {name: reasons[name] for name in ("length", "content_filter")}
     if any(found.values()):
         listed = ", ".join(f"{name!r} ({n})" for name, n in found.items() if n)
