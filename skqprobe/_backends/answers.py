@@ -211,6 +211,9 @@ def _read_completion(choice, path, as_chat):
     if not text:
         filled = (name for name in fields if fields[name] and name not in _PLAIN)
         instead = next(filled, "no field" if fields.get(key) is None else None)
+        parts = fields[key] if instead == key else []
+        if any(isinstance(part, dict) and part.get("refusal") for part in parts):
+            instead = "refusal"
         if instead is not None and not re.fullmatch(r"[\w ]{1,40}", instead):
             instead = "another field"
     return {

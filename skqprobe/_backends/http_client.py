@@ -3,7 +3,9 @@
 import threading
 import time
 import zlib
+from collections.abc import Mapping
 from importlib import import_module
+from types import MappingProxyType
 
 MAX_REDIRECTS = 5
 
@@ -21,11 +23,22 @@ class APIError(RuntimeError):
         Full message of the server.
     param : str, default=""
         Part of the request to which the server objects, if it names one.
+
+    Attributes
+    ----------
+    failures : dict of int to Exception
+        Errors of the items, by index, if all items of a call failed, each by itself.
     """
+
+    failures: Mapping[int, Exception] = MappingProxyType({})
 
     def __init__(self, message, status=None, said="", param=""):
         super().__init__(message)
         self.status, self.said, self.param = status, said, param
+
+
+class NoConnection(APIError):  # noqa: N818
+    """The server cannot be reached."""
 
 
 class AnswerError(APIError, ValueError):

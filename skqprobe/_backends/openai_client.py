@@ -9,7 +9,8 @@ from numbers import Integral, Real
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from skqprobe._backends.answers import message_of, read_json, shorten
-from skqprobe._backends.http_client import APIError, make_http_client
+from skqprobe._backends.http_client import APIError, NoConnection, make_http_client
+from skqprobe._backends.identity import identify
 from skqprobe._backends.redaction import is_secret, redact, without_secrets
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.estimator import BaseEstimator
@@ -37,7 +38,7 @@ INERT = frozenset(
 """Parameters that do not change the answers; `default_headers` may be secret."""
 
 MAX_REFUSED = 20
-"""Number of items, all of which are refused, after which no other item is tried."""
+"""Number of items that fail in a row, after which no other item is tried."""
 
 
 class ServerModel(BaseEstimator):
@@ -56,7 +57,10 @@ class ServerModel(BaseEstimator):
         new = {"extra_body", "extra_query"}
         left_out = {name for name in new if not settings[name]} | {"model_files"}
         settings = {k: v for k, v in settings.items() if k not in left_out}
-        return settings | without_secrets(settings)
+        shown = without_secrets(settings)
+        for name in new & shown.keys():  # not the values, but whether they are equal
+            shown[name] = [shown[name], identify(settings[name])]
+        return settings | shown
 
     def _shown(self):
         """Return a copy without secrets, which represents this object in text."""
@@ -104,7 +108,7 @@ class APIClient:
             parts = urlsplit(base_url)
             query = dict(parse_qsl(parts.query, keep_blank_values=True)) | query
             base_url = urlunsplit(parts._replace(query=""))
-        hidden = {**headers, **query}
+        hidden = {**self._extra_body, **headers, **query}
         self._secrets = {str(v): "***" for k, v in hidden.items() if is_secret(k)}
         self._form = _FORMS.setdefault((base_url, settings.model), _Form(base_url))
         failure: Exception
@@ -198,7 +202,7 @@ class APIClient:
             )
         except self._openai.APIConnectionError as error:
             cause = self._quote(str(error.__cause__ or error))
-            failure = APIError(
+            failure = NoConnection(
                 f"no connection to {self._client.base_url} in the last attempt: "
                 f"{cause}. Check base_url, and check that the server is running."
             )
@@ -298,9 +302,38 @@ def is_about_item(error):
     words = {500: "too (large|long)", 403: "flagged|moderat|safety|content policy"}
     if not re.match(r"(input|messages|prompt)\b|$", error.param):
         return False
+    if re.search("billing|quota|credit|balance", error.said, re.I):
+        return False  # it refuses the account
     if error.status in words:
         return re.search(words[error.status], error.said) is not None
     return error.status in (400, 413, 422, 451)
+
+
+def failure_of_item(error):
+    """Return the error of one item, after which others may succeed.
+
+    Parameters
+    ----------
+    error : APIError
+        Error of the request.
+
+    Returns
+    -------
+    failure : PromptRefused or APIError
+        `PromptRefused` if the server refuses the content of the item.
+
+    Raises
+    ------
+    APIError
+        The error, if all items have it: of the key, the address or the connection.
+    """
+    if is_about_item(error):
+        return PromptRefused(str(error))
+    status = error.status or 0
+    of_all = status in (401, 402, 404, 429) or 300 <= status < 400
+    if of_all or isinstance(error, NoConnection):
+        raise error
+    return error
 
 
 def find_base_url(base_url):
@@ -381,7 +414,8 @@ def ask_each(settings, ask, items, describe):
     settings : OpenAIEmbedder or OpenAIGenerator
         Settings of the client, and `concurrency`.
     ask : callable
-        ``ask(client, item)`` returns the result of an item.
+        ``ask(client, item)`` returns the result of an item, or the error of this item
+        alone.
     items : list
         The items. If empty, no client is made and no key is needed.
     describe : callable
@@ -393,54 +427,56 @@ def ask_each(settings, ask, items, describe):
     number : int
         Index in `items`. The items are yielded as they finish.
     result : object
-        Result of the item; a `PromptRefused` if the server refuses its content; or an
-        `APIError` if the server fails with HTTP status 500, but not for another item.
+        Result of the item. An error is yielded after the next item that succeeds, or
+        at the end.
 
     Raises
     ------
     APIError or ValueError
-        The first other error of `ask`; or if the server refuses the first `MAX_REFUSED`
-        items. The message begins with the class of `settings`.
+        The first error that `ask` raises; or the first that it returns, if
+        `MAX_REFUSED` items in a row fail, or all items, unless they are refused. The
+        message begins with the class of `settings`.
     """
     if not items:
         return
     done: list[int] = []
-    refused = []
+    failed: dict[int, Exception] = {}  # since the last success
     with APIClient(settings) as client:
 
-        def ask_or_refuse(item):
+        def try_to_ask(item):
             try:
                 return ask(client, item)
             except PromptRefused as error:
                 return error
-            except APIError as error:
-                if is_about_item(error):
-                    return PromptRefused(str(error))
-                if error.status == 500 and done:  # a bug that other items do not cause
-                    return error
-                raise
 
         try:
             for number, result in run_concurrently(
-                ask_or_refuse, items, settings.concurrency
+                try_to_ask, items, settings.concurrency
             ):
-                if isinstance(result, PromptRefused):
-                    # If it refuses all, the cause is a setting.
-                    refused.append((number, result))
-                    if not done and len(refused) == MAX_REFUSED:
-                        raise APIError(f"the first {MAX_REFUSED} are refused: {result}")
+                if isinstance(result, Exception):
+                    failed[number] = result
+                    if len(failed) == MAX_REFUSED:
+                        raise _first_of(failed, f"{MAX_REFUSED} in a row are refused")
                 else:
+                    done.append(number)
                     yield number, result
-                    if not isinstance(result, APIError):
-                        done.append(number)
-                if done:
-                    yield from refused
-                    refused.clear()
-            yield from refused
+                    yield from failed.items()
+                    failed.clear()
+            if not done and any(isinstance(e, APIError) for e in failed.values()):
+                failure = _first_of(failed, "all fail")
+                failure.failures = failed
+                raise failure
+            yield from failed.items()
         except (APIError, ValueError) as error:
             message = f"{type(settings).__name__}: {error} {describe(done)}"
             error.args = (client.redact(message),)
             raise
+
+
+def _first_of(failed, what):
+    """Return an error that ends the call: the first APIError, or else a new one."""
+    first = next((e for e in failed.values() if isinstance(e, APIError)), None)
+    return copy.copy(first) or APIError(f"{what}: {next(iter(failed.values()))}")
 
 
 def run_concurrently(function, items, concurrency):

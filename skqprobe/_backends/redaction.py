@@ -50,17 +50,13 @@ def without_secrets(settings):
     Returns
     -------
     shown : dict
-        The settings "base_url", "extra_query" and "default_headers", if they are set,
-        with "***" in place of secrets.
+        "base_url" with "***" in place of secrets, and the dicts "extra_body",
+        "extra_query" and "default_headers" with "***" in place of all values.
     """
     shown = {}
     if isinstance(settings["base_url"], str):
         shown["base_url"] = redact(settings["base_url"])
-    for name in "extra_query", "default_headers":
-        values = settings.get(name)
-        if isinstance(values, dict):
-            shown[name] = {
-                key: "***" if name == "default_headers" or is_secret(key) else value
-                for key, value in values.items()
-            }
+    for name in "extra_body", "extra_query", "default_headers":
+        if isinstance(settings.get(name), dict):
+            shown[name] = dict.fromkeys(settings[name], "***")
     return shown

@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from numbers import Integral
 
 from skqprobe._backends.refusal import PromptRefused
@@ -157,23 +158,26 @@ def list_items(prompts):
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def check_prompts(prompts):
+def check_prompts(prompts, failed=None):
     """Validate a list of prompts or items.
 
     Parameters
     ----------
     prompts : list of (str, list of dict, or dict), or data frame
         Prompts, or items: dicts with a prompt under the key "prompt".
+    failed : dict of int to Exception, default=None
+        If given, the errors of the entries that are not prompts are added to it, by
+        position, and not raised.
 
     Returns
     -------
     prompts : list of (str or list of dict)
-        The prompts, also of the items.
+        The prompts, also of the items. Entries in `failed` are unchanged.
 
     Raises
     ------
     ValueError
-        If `prompts` is not a list, or an entry is not a prompt.
+        If `prompts` is not a list; or if an entry is not a prompt, without `failed`.
     """
     prompts = list_items(prompts)
     if not is_list(prompts):
@@ -183,21 +187,30 @@ def check_prompts(prompts):
         )
     checked = []
     for i, prompt in enumerate(prompts):
-        name = f"prompts[{i}]"
-        if isinstance(prompt, Mapping):
-            if "prompt" not in prompt:
-                raise ValueError(
-                    f"{name} is a dict without the key 'prompt'; it has "
-                    f"{list(prompt)}. (Put chat messages into a list, even a single "
-                    "one.)"
-                )
-            prompt, name = prompt["prompt"], f"{name}['prompt']"
-        prompt = check_prompt(prompt, name)
-        texts = prompt if isinstance(prompt, str) else [m["content"] for m in prompt]
-        if error := find_surrogate(texts):
-            raise ValueError(f"{name} is not valid Unicode: {error}.")
+        try:
+            prompt = _check_entry(prompt, f"prompts[{i}]")
+        except ValueError as error:
+            if failed is None:
+                raise
+            failed[i] = error
         checked.append(prompt)
     return checked
+
+
+def _check_entry(prompt, name):
+    """Validate a prompt or an item, and return the prompt."""
+    if isinstance(prompt, Mapping):
+        if "prompt" not in prompt:
+            raise ValueError(
+                f"{name} is a dict without the key 'prompt'; it has {list(prompt)}. "
+                "(Put chat messages into a list, even a single one.)"
+            )
+        prompt, name = prompt["prompt"], f"{name}['prompt']"
+    prompt = check_prompt(prompt, name)
+    texts = prompt if isinstance(prompt, str) else [m["content"] for m in prompt]
+    if error := find_surrogate(texts):
+        raise ValueError(f"{name} is not valid Unicode: {error}.")
+    return prompt
 
 
 def name_prompt(error, i, prompt):
@@ -210,8 +223,10 @@ def name_prompt(error, i, prompt):
 
 def describe_failure(error, i, prompt):
     """Return the position and the beginning of a prompt, and its error."""
-    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-    name = f"prompts[{i}] ({text[:40]!r})"
+    text = prompt
+    with suppress(LookupError, TypeError):  # it may be no prompt
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    name = f"prompts[{i}] ({str(text)[:40]!r})"
     if isinstance(error, PromptRefused):
         return f"{name} was refused: {error.reason}"
     return f"{name} failed: {type(error).__name__}: {error}"

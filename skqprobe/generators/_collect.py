@@ -62,8 +62,8 @@ def collect(
         Result if the generator fails for a prompt. If "raise", an error is raised; if
         the model refuses the prompt for good (`PromptRefused`), only after the other
         prompts are finished, if there is a `path` to keep them. If "skip", the prompt
-        is left out, with a warning. Other calls with "skip" and this `path` do not ask
-        for a refused prompt again.
+        is left out, with a warning, and so is an entry that is not a prompt. Other
+        calls with "skip" and this `path` do not ask for a refused prompt again.
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
@@ -105,8 +105,8 @@ def collect(
     RuntimeWarning
         If rewards failed: `reward` raised any exception other than KeyboardInterrupt,
         or did not return a finite number; if prompts were left out; or if some of the
-        new completions were cut off at the maximum number of tokens. One warning of
-        each kind per call, with the number.
+        new completions were cut off at the maximum number of tokens or by a filter. One
+        warning of each kind per call, with the number.
 
     See Also
     --------
@@ -136,13 +136,14 @@ def collect(
     ['5', '5', '2', '4'] [1.0, 1.0, 0.0, 0.0]
     """
     _check_arguments(generator, reward, reward_version, reward_concurrency, on_error)
-    texts = check_prompts(prompts)
+    failed: dict[int, Exception] = {}
+    texts = check_prompts(prompts, failed if on_error == "skip" else None)
     items = list(list_items(prompts))
     generator._check_settings(k)
     if path is not None:
         _check_items(items, texts)
     with Records() if path is None else RecordFile(path) as store:
-        run = Collection(items, texts, generator, reward, k, store)
+        run = Collection(items, texts, generator, reward, k, store, failed)
         run.resume(reward_version, rescore)
         with (
             Workers(run.score, reward_concurrency) as workers,

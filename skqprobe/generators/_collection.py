@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from skqprobe._backends.http_client import APIError
 from skqprobe._backends.identity import identify
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.describe import describe
@@ -32,13 +33,15 @@ class Collection:
         Arguments of `collect`.
     store : Records
         Storage of the records.
+    failed : dict of int to Exception
+        Errors of the entries that are not prompts, by position.
     """
 
-    def __init__(self, items, texts, generator, reward, k, store):
+    def __init__(self, items, texts, generator, reward, k, store, failed):
         self.items, self.texts, self.generator = items, texts, generator
         self.reward, self.k, self.store = reward, k, store
         self.settings = json.loads(json.dumps(generator._settings(), default=_name))
-        self.failed: dict[int, Exception] = {}  # by position
+        self.failed = failed
         self.has_drawn = False
 
     def resume(self, reward_version, rescore):
@@ -119,12 +122,11 @@ class Collection:
     def _sample(self, skip):
         """Sample and store the missing records; yield their positions."""
         known = self.store.refused if skip else {}
-        self.failed = {i: PromptRefused(known[i]["refused"]) for i in known}
-        known = self.store.records.keys() | known.keys()
+        self.failed |= {i: PromptRefused(known[i]["refused"]) for i in known}
+        known = self.store.records.keys() | self.failed.keys()
         missing = [i for i in range(len(self.items)) if i not in known]
         yield from self.failed
-        sampled = self.generator.sample_each([self.texts[i] for i in missing], self.k)
-        for number, candidates in sampled:
+        for number, candidates in self._draw([self.texts[i] for i in missing], skip):
             i = missing[number]
             if isinstance(candidates, Exception):
                 self._fail(i, candidates, skip)
@@ -137,6 +139,15 @@ class Collection:
                 f"{type(self.generator).__name__} returned no record for "
                 f"prompts[{min(lost)}]."
             )
+
+    def _draw(self, texts, skip):
+        """Sample; with `skip`, also if prompts fail that are the only ones left."""
+        try:
+            yield from self.generator.sample_each(texts, self.k)
+        except APIError as error:
+            if not (skip and self.store.records and error.failures):
+                raise
+            yield from error.failures.items()
 
     def _add(self, i, candidates):
         """Store a record of the generator."""
@@ -171,6 +182,7 @@ class Collection:
             return
         n, shown = len(self.failed), sorted(self.failed)[:5]
         said = [describe_failure(self.failed[i], i, self.texts[i]) for i in shown]
+        said = [text.rstrip(".") for text in said]
         more = f"; and {n - len(shown)} more" if n > len(shown) else ""
         message = f"{n} of {len(self.items)} prompts failed. {'; '.join(said)}{more}."
         if not skip:
@@ -282,12 +294,15 @@ def _warn_of_failures(records, path):
 
 
 def _warn_of_length(records):
-    listed = [r.get("finish_reasons") for r in records]
-    reasons = Counter(str(e) for each in listed if is_list(each) for e in each)
-    if reasons["length"]:
+    lists = [r.get("finish_reasons") for r in records]
+    reasons = Counter(str(e) for each in lists if is_list(each) for e in each)
+    found = {name: reasons[name] for name in ("length", "content_filter")}
+    if any(found.values()):
+        listed = ", ".join(f"{name!r} ({n})" for name, n in found.items() if n)
         warn_user(
-            f"{reasons['length']} of {reasons.total()} completions were cut off at the "
-            "maximum number of tokens (their finish reason is 'length'). If they "
-            "should be complete, raise max_tokens of the generator.",
+            f"{sum(found.values())} of {reasons.total()} completions were cut off. "
+            f"Their finish reasons: {listed}. 'length' is the maximum number of "
+            "tokens: if they should be complete, raise max_tokens of the generator. "
+            "'content_filter' is a filter of the server.",
             RuntimeWarning,
         )

@@ -12,7 +12,13 @@ import numpy as np
 
 from skqprobe._backends.answers import read_completions
 from skqprobe._backends.http_client import APIError
-from skqprobe._backends.openai_client import CONSTRAINTS, INERT, ServerModel, ask_each
+from skqprobe._backends.openai_client import (
+    CONSTRAINTS,
+    INERT,
+    ServerModel,
+    ask_each,
+    failure_of_item,
+)
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe._utils.warn import warn_user
@@ -228,16 +234,16 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             Index of the prompt in `prompts`. The prompts are yielded as they finish.
         record : dict or Exception
             Record of the prompt; see `sample`. Or an error, if the server refuses the
-            prompt, or fails for this prompt with HTTP status 500.
+            prompt, or fails for this prompt, but not for others.
 
         Raises
         ------
         RuntimeError
-            If a request fails after all retries. `generate` then loses the finished
-            records. `collect` keeps them on disk.
+            If the server cannot be reached, refuses the key, or fails for 20 prompts in
+            a row or for all. `generate` then loses the finished records. `collect`
+            keeps them on disk.
         ValueError
-            If an answer has no completions, or no log-probabilities although they were
-            requested.
+            As for RuntimeError, if the answers have no completions.
 
         Warns
         -----
@@ -307,7 +313,15 @@ class _Draws:
             The record of the prompt.
         instead : list of str
             For each completion without text, the field that the model filled instead.
+
+        Or, in place of both, the error of this prompt.
         """
+        try:
+            return self._sample(client, prompt)
+        except APIError as error:
+            return failure_of_item(error)
+
+    def _sample(self, client, prompt):
         as_chat = self.generator.chat or not isinstance(prompt, str)
         path = "/chat/completions" if as_chat else "/completions"
         read = partial(read_completions, as_chat=as_chat)

@@ -203,6 +203,7 @@ def _describe_embedder(embedder):
     if not _is_embedder(embedder):
         raise TypeError(f"embedder must be an embedder; got {embedder!r}.")
     cls, inert = type(embedder), embedder.inert_parameters - {"join"}
+    embedder = getattr(embedder, "_shown", lambda: embedder)()  # without secrets
     parameters = {
         name: describe(value)
         for name, value in embedder.get_params(deep=False).items()

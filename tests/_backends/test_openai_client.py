@@ -198,8 +198,9 @@ def test_secrets_are_in_no_text(server, slept, use=use_embedder):
         "base_url": f"{server.url}?api-key=s3cr3t-query&v=1",
         "default_headers": {"X-Api-Key": secret, "X-Title": "title"},
         "extra_query": {"token": "s3cr3t-token", "deployment": "d"},
+        "extra_body": {"api_key": "s3cr3t-body", "top": {"key": "s3cr3t"}},
     }
-    secrets = [server.key, secret, "s3cr3t-query", "s3cr3t-token"]
+    secrets = [server.key, secret, "s3cr3t-query", "s3cr3t-token", "s3cr3t-body"]
     for echoed in secrets:
         # Also if the end of the message is cut off, in its middle.
         for said in (f"wrong: {echoed}", longer + echoed):

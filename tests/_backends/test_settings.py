@@ -108,6 +108,9 @@ def test_settings_of_a_server(tmp_path, monkeypatch, Backend):
     assert not {"extra_body", "extra_query"} & settings.keys()
     used = {"extra_body": {"top_k": 0}, "extra_query": {"v": 1, "key": "secret"}}
     settings = Backend("model", **used)._settings()
-    assert settings["extra_body"] == {"top_k": 0}
-    assert settings["extra_query"] == {"v": 1, "key": "***"}
+    assert settings["extra_body"][0] == {"top_k": "***"}
+    other = Backend("model", **used | {"extra_body": {"top_k": 1}})._settings()
+    assert settings["extra_body"] != other["extra_body"]
+    assert settings["extra_query"][0] == {"v": "***", "key": "***"}
+    assert "secret" not in str(settings)
     assert not Backend.inert_parameters & set(settings)

@@ -758,6 +758,23 @@ def test_refused_prompts_without_a_file():
         assert collect(["no"] * 7, Picky(), length, K, on_error="skip") == []
 
 
+@pytest.mark.parametrize("with_file", [True, False])
+def test_entries_that_are_no_prompts_may_be_left_out(path, with_file):
+    no_content = [{"role": "user"}]
+    prompts = ["a", "\ud800", no_content, {"prompt": "b\udfff"}, {"prompt": 3}, "b"]
+    path = path if with_file else None
+    message = (
+        r"4 of 6 prompts failed\. prompts\[1\] \('\\ud800'\) failed: .* surrogate .*"
+        r"prompts\[2\].* 'role' and 'content'.*prompts\[3\].*prompts\[4\]"
+    )
+    for _ in range(2):
+        with pytest.warns(RuntimeWarning, match=message):
+            records = collect(prompts, Toy(), length, K, path=path, on_error="skip")
+        assert [record["prompt"] for record in records] == ["a", "b"]
+    with pytest.raises(ValueError, match=r"prompts\[1\] is not valid Unicode"):
+        collect(prompts, Toy(), length, K, path=path)
+
+
 def test_generate_names_the_prompt():
     with pytest.raises(PromptRefused, match=r"prompts\[1\] \('say no'\) was refused"):
         Picky().generate(["a", CHAT], K)
@@ -852,11 +869,15 @@ def test_items_with_any_keys_and_numbers_are_read_back(path):
 def test_completions_that_were_cut_off_are_reported_once(path):
     class Cut(Toy):
         def sample(self, prompt, k):
-            reasons = ["length", "stop", None] if prompt == "prompt 0" else ["stop"] * k
+            reasons = (
+                ["length", "content_filter", None]
+                if prompt == "prompt 0"
+                else ["stop"] * k
+            )
             return super().sample(prompt, k) | {"finish_reasons": reasons}
 
     with pytest.warns(
-        RuntimeWarning, match="1 of 6 completions were cut off"
+        RuntimeWarning, match=r"2 of 6 completions were .* 'length' \(1\), 'content_f"
     ) as caught:
         collect(prompts_of(2), Cut(), length, K, path=path)
     assert [warning.filename for warning in caught] == [__file__]

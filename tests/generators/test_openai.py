@@ -5,8 +5,10 @@ import threading
 
 import numpy as np
 import pytest
+from openai_server import Faults
 from sklearn.base import clone
 
+from skqprobe._backends.http_client import APIError
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe.generators import OpenAIGenerator, collect
 
@@ -194,13 +196,17 @@ NO_TEXT = {
     "refusal": ({"content": None, "refusal": "No."}, None),
     "reasoning": ({"content": "", "reasoning": "Hm"}, None),
     "no field": ({"content": None}, None),
+    "refusal ": (
+        {"content": [{"type": "refusal", "refusal": "No."}], "refusal": None},
+        None,
+    ),
     "content": ({"content": [{"type": "thinking", "thinking": "Hm"}]}, None),
 }
 
 
 @pytest.mark.parametrize(("message", "_"), NO_TEXT.values(), ids=NO_TEXT)
 def test_completions_without_text_are_counted(server, message, _, request):
-    field = request.node.callspec.id
+    field = request.node.callspec.id.strip()
     server.fault = lambda path, body: server.change(
         lambda choices: choices[1].update(message=message, logprobs=None)
     )
@@ -337,10 +343,78 @@ def test_a_prompt_that_breaks_the_server(server, slept):
     server.fault = lambda path, body: server.status(500)
     with pytest.raises(RuntimeError, match=r"^OpenAIGenerator: .* HTTP 500.* 0 of 5"):
         asked.generate(list("abcde"), 1)
-    assert len(server.requests) == 2
+    assert len(server.requests) == 2 * 5
+    # 20 failures in a row end the call, also after a success.
+    server.requests.clear()
+    server.fault = lambda path, body: (
+        server.status(503) if body["prompt"] != "0" else None
+    )
+    with pytest.raises(RuntimeError, match=r"^OpenAIGenerator: .*503.* 1 of 50 prompt"):
+        list(asked.sample_each([f"{i}" for i in range(50)], 1))
+    assert 1 + 2 * 20 <= len(server.requests) <= 1 + 2 * 21
 
 
-@pytest.mark.parametrize("code", [401, 403, 404, 429])
+FAILURES = {
+    "empty": Faults.say('{"choices": []}'),
+    "choice": Faults.put("error", {"code": 502, "message": "upstream failed"}),
+    "403": Faults.status(403, message="blocked by guardrail"),
+    "500": Faults.status(500),
+    "503": Faults.status(503),
+    "504": Faults.status(504),
+    "timeout": Faults.hang,
+    "malformed": Faults.say("<html>"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.* were cut off")
+@pytest.mark.parametrize("fault", FAILURES.values(), ids=FAILURES)
+def test_collect_leaves_out_a_prompt_that_always_fails(server, slept, tmp_path, fault):
+    def resume(prompts="abcd"):
+        drawn = generator(server, concurrency=1, max_retries=0, timeout=timeout)
+        options = {"path": tmp_path / "records.jsonl", "on_error": "skip"}
+        return collect(list(prompts), drawn, lambda item, text: 0, 1, **options)
+
+    timeout = 0.3 if fault is Faults.hang else 30
+    server.fault = lambda path, body: fault if body["prompt"] == "a" else None
+    for n_asked in (4, 1):  # then it is the only one left
+        server.requests.clear()
+        with pytest.warns(
+            RuntimeWarning, match=r"1 of 4 .*prompts\[0\] \('a'\) failed"
+        ):
+            assert [record["prompt"] for record in resume()] == list("bcd")
+        assert len(server.requests) == n_asked
+    server.fault = lambda path, body: server.status(401)
+    with pytest.raises(RuntimeError, match="HTTP 401"):
+        resume()
+    server.fault = lambda path, body: None
+    assert [record["prompt"] for record in resume()] == list("abcd")
+
+
+@pytest.mark.parametrize("said", ["Your credit balance is too low", "scripted"])
+def test_collect_files_no_refusal_of_the_account(server, tmp_path, said):
+    prompts, path = [f"{i}" for i in range(50)], tmp_path / "records.jsonl"
+    server.fault = lambda path, body: (
+        server.status(400, message=said) if int(body["prompt"]) > 9 else None
+    )
+    with pytest.raises(RuntimeError, match=f"{said}.* 10 of 50") as raised:
+        collect(
+            prompts,
+            generator(server, concurrency=1),
+            lambda item, text: 0,
+            1,
+            path=path,
+            on_error="skip",
+        )
+    assert not isinstance(raised.value, PromptRefused)
+    assert "refused" not in path.read_text()
+    if said != "scripted":  # never, also if others succeed
+        server.script = [None, server.status(400, message=said)]
+        server.fault = lambda path, body: None
+        results = dict(generator(server, concurrency=1).sample_each(list("abc"), 1))
+        assert type(results[1]) is APIError
+
+
+@pytest.mark.parametrize("code", [401, 404, 429])
 def test_faults_of_the_server_end_the_call(server, slept, code):
     server.fault = lambda path, body: (
         server.status(code) if body["prompt"] == "c" else None

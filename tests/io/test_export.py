@@ -17,7 +17,7 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import skqprobe
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, make_probe_pipeline
-from skqprobe.embedders import VectorizerEmbedder
+from skqprobe.embedders import OpenAIEmbedder, VectorizerEmbedder
 from skqprobe.io import to_json, to_safetensors
 from skqprobe.losses import PairwiseHinge, SoftmaxCrossEntropy
 from skqprobe.preprocessing import PerCandidate
@@ -161,6 +161,24 @@ def test_embedder_of_a_pipeline_is_recorded(join, recorded, form):
     # A probe on features that were computed before does not hold its embedder.
     assert read(model[1:])["embedder"] is None
     assert read(model[1:], embedder=embedder)["embedder"] == found["embedder"]
+
+
+def test_secrets_of_an_embedder_are_not_exported(policy):
+    embedder = OpenAIEmbedder(
+        "m",
+        base_url="http://h/v1?api-key=s3cr3t-A&v=1",
+        extra_body={"api_key": "s3cr3t-C"},
+        extra_query={"token": "s3cr3t-D"},
+    )
+    text = to_json(policy, embedder=embedder)
+    assert "s3cr3t" not in text
+    found = json.loads(text)["embedder"]
+    assert found["class"] == "skqprobe.embedders.OpenAIEmbedder"
+    assert found["base_url"] == "http://h/v1?api-key=***&v=1"
+    assert (found["extra_body"], found["extra_query"]) == (
+        {"api_key": "***"},
+        {"token": "***"},
+    )
 
 
 def test_embedder_must_be_one(policy):
