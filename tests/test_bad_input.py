@@ -768,3 +768,35 @@ def test_numbers_that_are_not_finite_are_located(candidates, value, word):
     check("y", "y[17].", base_reward, bad, groups)
     scores = bad.reshape(8, 3)
     check("scores", "scores[5, 2].", best_of_k_reward, y.reshape(8, 3), scores, 2)
+
+
+def test_masked_arrays_in_lists_are_refused(candidates):
+    X, y, groups, _ = candidates
+    masked = [as_masked(row) for row in X]
+    with pytest.raises(ValueError, match=r"X\[0\] is a masked array"):
+        QProbePolicy().fit(masked, y, groups)
+    with pytest.raises(ValueError, match=r"X\[0\]\[1\] is a masked array"):
+        QProbePolicy().fit([[X[0], masked[1]]], [[0, 1]])
+    rewards = [np.ma.array([0.5, 999.0], mask=[0, 1]), np.ma.array([0.5, 0.9])]
+    with pytest.raises(ValueError, match=r"\[0\] is a masked array"):
+        base_reward(rewards)
+    with pytest.raises(ValueError, match=r"y\[0\] is a masked array"):
+        QProbePolicy().fit(np.ones((2, 2, 3)), rewards)
+    rewards[0].mask = False
+    assert base_reward(rewards) == np.mean([0.5, 999, 0.5, 0.9])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_with_gradients_and_lists_of_tensors(rng, dtype):
+    torch = pytest.importorskip("torch")
+    X = torch.tensor(rng.normal(size=(9, 4, 3))).to(getattr(torch, dtype))
+    y = torch.tensor(rng.integers(0, 2, size=(9, 4)), dtype=X.dtype)
+    expected = QProbePolicy().fit(X, y)
+    for make in (
+        list,
+        torch.Tensor.requires_grad_,
+        lambda values: list(map(list, values)),
+    ):
+        policy = QProbePolicy().fit(make(X.clone()), make(y.clone()))
+        np.testing.assert_array_equal(policy.coef_, expected.coef_)
+        assert base_reward(make(y.clone())) == y.double().mean()

@@ -170,6 +170,7 @@ def list_to_array(X, name="X", rows="(n_rows, n_features)"):
     ValueError
         If the list is ragged.
     """
+    X = check_container(X, name)
     try:
         return np.asarray(X)
     except ValueError as error:

@@ -7,6 +7,7 @@ from sklearn.base import is_classifier
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._arrays.device import to_host
 from skqprobe._candidates.sampling import sample_candidates
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, Interval
@@ -203,7 +204,9 @@ def stack_embeddings(records, keys):
                 "to capture it (TransformersGenerator(hidden_states=...)), or use a "
                 "pipeline with an embedder and embeddings=None."
             )
-    return np.stack([np.column_stack([r[key] for key in names]) for r in records])
+    return np.stack(
+        [np.column_stack([to_host(r[key], key) for key in names]) for r in records]
+    )
 
 
 def _takes_sets(model):

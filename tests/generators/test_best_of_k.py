@@ -201,6 +201,17 @@ def test_several_embeddings_are_concatenated(records, rewards):
         BestOfK(Toy(), policy, K, embeddings=keys).generate(NEW)
 
 
+def test_tensors_are_stacked():
+    torch = pytest.importorskip("torch")
+    states = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    for tensor in (states.bfloat16(), states.requires_grad_()):
+        X = stack_embeddings([{"a": tensor, "b": list(tensor[:, 0])}], ["a", "b"])
+        np.testing.assert_array_equal(X, [[[1, 2, 1], [3, 4, 3]]])
+    masked = np.ma.array([[1.0, 2.0]], mask=[[0, 1]])
+    with pytest.raises(ValueError, match="a is a masked array"):
+        stack_embeddings([{"a": masked}], "a")
+
+
 def nested(final):
     inner = make_pipeline(PerCandidate(StandardScaler()), final)
     return make_pipeline(letters(), inner)
