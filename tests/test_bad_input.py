@@ -276,8 +276,8 @@ def test_rewards_of_the_wrong_shape_for_rows(rows, Probe):
     "y, words",
     [
         (None, r"requires y to be passed, but the target y is None\. .*np\.tile\(\[1"),
-        ("rewards", ONLY_NUMBERS),
-        ([["good", "bad"]] * 60, ONLY_NUMBERS),
+        ("rewards", "y must hold real numbers; got 'rewards'"),
+        ([["good", "bad"]] * 60, "y must hold real numbers; got 'good'"),
         (np.ones((60, 6)) * 1j, "Complex data not supported"),
     ],
 )
@@ -412,7 +412,7 @@ BAD_WEIGHTS = {
     "NaN": (spoiled(np.ones(60), 4, np.nan), "sample_weight contains NaN"),
     "inf": (spoiled(np.ones(60), 4, np.inf), "sample_weight contains inf"),
     "tiny": (np.full(60, 1e-200), "sample_weight has numbers .* too small"),
-    "str": (["heavy"] * 60, "could not convert string"),
+    "str": (["heavy"] * 60, "sample_weight must hold real numbers; got 'heavy'"),
     "negative number": (-1.0, "sample_weight has negative"),
     "number zero": (0.0, "sample_weight is zero everywhere"),
 }
@@ -768,3 +768,59 @@ def test_numbers_that_are_not_finite_are_located(candidates, value, word):
     check("y", "y[17].", base_reward, bad, groups)
     scores = bad.reshape(8, 3)
     check("scores", "scores[5, 2].", best_of_k_reward, y.reshape(8, 3), scores, 2)
+
+
+def test_masked_arrays_in_lists_are_refused(candidates):
+    X, y, groups, _ = candidates
+    masked = [as_masked(row) for row in X]
+    with pytest.raises(ValueError, match=r"X\[0\] is a masked array"):
+        QProbePolicy().fit(masked, y, groups)
+    with pytest.raises(ValueError, match=r"X\[0\]\[1\] is a masked array"):
+        QProbePolicy().fit([[X[0], masked[1]]], [[0, 1]])
+    rewards = [np.ma.array([0.5, 999.0], mask=[0, 1]), np.ma.array([0.5, 0.9])]
+    with pytest.raises(ValueError, match=r"\[0\] is a masked array"):
+        base_reward(rewards)
+    with pytest.raises(ValueError, match=r"y\[0\] is a masked array"):
+        QProbePolicy().fit(np.ones((2, 2, 3)), rewards)
+    rewards[0].mask = False
+    assert base_reward(rewards) == np.mean([0.5, 999, 0.5, 0.9])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tensors_with_gradients_and_lists_of_tensors(rng, dtype):
+    torch = pytest.importorskip("torch")
+    X = torch.tensor(rng.normal(size=(9, 4, 3))).to(getattr(torch, dtype))
+    y = torch.tensor(rng.integers(0, 2, size=(9, 4)), dtype=X.dtype)
+    expected = QProbePolicy().fit(X, y)
+    for make in (
+        list,
+        torch.Tensor.requires_grad_,
+        lambda values: list(map(list, values)),
+    ):
+        policy = QProbePolicy().fit(make(X.clone()), make(y.clone()))
+        np.testing.assert_array_equal(policy.coef_, expected.coef_)
+        assert base_reward(make(y.clone())) == y.double().mean()
+
+
+@pytest.mark.parametrize("bad", ["1", b"1", 1 + 1j, np.str_("1"), np.complex64(1)])
+def test_only_real_numbers_are_rewards(bad):
+    X, y = np.ones((2, 2, 3)), np.array([[1, 0], [0, bad]], dtype=object)
+    for probe in (QProbePolicy(), QProbeRegressor(), QProbePolicyCV(cv=2)):
+        with pytest.raises(
+            ValueError, match=f"^y must hold real.*{re.escape(repr(bad))}"
+        ):
+            probe.fit(X, y)
+    with pytest.raises(ValueError, match="y must hold real numbers"):
+        QProbePolicy().fit(X.reshape(4, 3), y.ravel(), [0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"^sample_weight must hold real numbers"):
+        QProbePolicy().fit(X, np.eye(2), sample_weight=y)
+    y[1, 1] = Decimal(1)
+    QProbePolicy().fit(X, y)
+
+
+def test_texts_of_numbers_are_not_rewards():
+    for y in ([["1", "0"], ["0", "1"]], np.array([[b"1", b"0"], [b"0", b"1"]])):
+        with pytest.raises(ValueError, match=r"^y must hold real numbers; got "):
+            QProbePolicy().fit(np.ones((2, 2, 3)), y)
+        with pytest.raises(ValueError, match="must hold real numbers; got "):
+            base_reward(y)

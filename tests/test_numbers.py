@@ -49,6 +49,7 @@ from skqprobe.metrics import (
     soft_best_of_k_reward,
     win_rate,
 )
+from skqprobe.preprocessing import SiblingFeatures
 
 HUGE, TINY = 2.0**100, 2.0**-100  # about 1e30 and 1e-30; products with them are exact
 
@@ -716,10 +717,37 @@ def test_settings_of_other_types_and_extremes(sets):
     np.testing.assert_array_equal(policy.coef_, expected.coef_)
     loose = QProbePolicyCV(["log_loss"], tol=1e300, max_iter=10**30).fit(X, y)
     assert not loose.coef_.any()
-    with pytest.raises(ValueError, match=r"'alpha' .* Got Fraction\(1, 4\)"):
-        QProbePolicy(alpha=Fraction(1, 4)).fit(X, y)
+    found = QProbePolicy(alpha=Fraction(1, 4), tol=Fraction(1, 9)).fit(X, y)
+    again = QProbePolicy(alpha=0.25, tol=1 / 9).fit(X, y)
+    np.testing.assert_array_equal(found.coef_, again.coef_)
+    found = QProbePolicyCV(["squared_error"], alphas=[Fraction(1, 4)]).fit(X, y)
+    again = QProbePolicyCV(["squared_error"], alphas=[0.25]).fit(X, y)
+    np.testing.assert_array_equal(found.coef_, again.coef_)
+    for share in (Fraction(1, 4), 0.25):
+        features = SiblingFeatures(embedding="drop", variance_share=share)
+        assert features.fit_transform(X).var() <= 0.25 * (1 + 1e-9)
     random = QProbePolicy(temperature=np.inf).fit(X, y)
     np.testing.assert_allclose(random.predict_proba(X), 1 / y.shape[1])
     policy.temperature = Fraction(1, 2)  # after the fit, any real number
     half = expected.set_params(temperature=0.5).predict_proba(X)
     np.testing.assert_allclose(policy.predict_proba(X), half)
+    whole, split = (
+        QProbePolicy("log_loss", n_candidates=k).fit(X, y) for k in (None, 10**30)
+    )
+    np.testing.assert_allclose(split.coef_, whole.coef_, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["alpha", "temperature", "tol"])
+def test_settings_beyond_all_floats(sets, name):
+    with pytest.raises(ValueError, match=f"'{name}' parameter .* Got 1000"):
+        QProbePolicy(**{name: 10**400}).fit(*sets)
+
+
+def test_settings_of_a_search_beyond_all_floats(sets):
+    for name in ("alphas", "temperatures"):
+        with pytest.raises(ValueError, match=f"{name[:-1]}s? must be .*; got 1000"):
+            QProbePolicyCV(**{name: [10**400]}).fit(*sets)
+    with pytest.raises(ValueError, match=r"'tol' parameter .* Got 1000"):
+        QProbePolicyCV(tol=10**400).fit(*sets)
+    with pytest.raises(ValueError, match="'variance_share' parameter"):
+        SiblingFeatures(variance_share=10**400).fit(sets[0])

@@ -52,9 +52,14 @@ def check_container(values, name):
     Returns
     -------
     values : array-like
-        The same values. With ``array_api_dispatch`` off, a tensor becomes a numpy array
-        of its type, or of float32 for bfloat16, which numpy lacks.
+        The same values, without gradients. With ``array_api_dispatch`` off, a tensor
+        becomes a numpy array of its type, or of float32 for bfloat16, which numpy
+        lacks. Tensors in a list always do.
     """
+    if isinstance(values, (list, tuple)):
+        if not _holds_arrays(values):
+            return values
+        return [to_host(value, f"{name}[{i}]") for i, value in enumerate(values)]
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ValueError(
             f"{name} is a masked array, whose mask would be lost. Leave out the masked "
@@ -65,10 +70,22 @@ def check_container(values, name):
             f"{name} is a Dask collection, which would be loaded as a whole. Pass "
             f"{name}.compute(), or a memory-mapped array, which is read in blocks."
         )
+    if hasattr(values, "detach"):
+        values = values.detach()
     is_foreign = hasattr(values, "__dlpack__") and not isinstance(values, np.ndarray)
     if not is_foreign or np.isscalar(values) or is_device_array(values):
         return values
     return np.asarray(_widen(values))
+
+
+def _holds_arrays(values):
+    """Check for arrays in a list, which may be nested."""
+    return any(
+        _holds_arrays(value)
+        if isinstance(value, (list, tuple))
+        else hasattr(value, "__dlpack__") or hasattr(value, "__dask_graph__")
+        for value in values
+    )
 
 
 def _widen(values):

@@ -5,6 +5,7 @@ from numbers import Real
 import numpy as np
 
 from skqprobe._candidates.segments import repeat_per_prompt, segment_max, segment_sum
+from skqprobe._utils.sklearn_compat import FloatInterval
 
 
 def choice_probabilities(scores, layout, temperature, weight=None):
@@ -98,7 +99,7 @@ def expected_rewards(proba, rewards, layout):
 def check_temperature(temperature):
     """Raise unless the temperature is a number of 0 or more."""
     # scikit-learn does not validate a temperature that was set after fit.
-    if not (isinstance(temperature, Real) and float(temperature) >= 0):
+    if not FloatInterval(Real, 0, np.inf, closed="both").is_satisfied_by(temperature):
         raise ValueError(
             "temperature must be a number of 0 or more (0 selects the best candidate); "
             f"got {temperature!r}."

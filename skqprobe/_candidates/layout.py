@@ -116,7 +116,7 @@ class Layout:
         n_sets : ndarray of int, of shape (n_prompts,)
             Number of sets of each prompt.
         """
-        n_sets = -(-self.sizes // n_candidates)
+        n_sets = -(-self.sizes // min(n_candidates, self.n_rows))
         prompt = np.repeat(np.arange(self.n_prompts), self.sizes)
         shuffled = np.argsort(random_state.random_sample(self.n_rows))
         shuffled = shuffled[stable_order(prompt[shuffled])]

@@ -170,6 +170,7 @@ def list_to_array(X, name="X", rows="(n_rows, n_features)"):
     ValueError
         If the list is ragged.
     """
+    X = check_container(X, name)
     try:
         return np.asarray(X)
     except ValueError as error:
@@ -222,6 +223,7 @@ def check_values(values, shape, name):
 
 def _check_numbers(values, name, hint):
     """Convert finite numbers of any shape to float64."""
+    _raise_unless_real(np.asarray(values), name)
     values = check_array(
         values,
         ensure_2d=False,
@@ -234,6 +236,13 @@ def _check_numbers(values, name, hint):
     if not finite.all():
         _raise_not_finite(values, name, np.argwhere(~finite)[0], hint)
     return values
+
+
+def _raise_unless_real(values, name):
+    """Raise for texts, which numpy would convert, and complex numbers in objects."""
+    for entry in values.ravel().tolist() if values.dtype.kind in "OSU" else ():
+        if isinstance(entry, (str, bytes, complex, np.complexfloating)):
+            raise ValueError(f"{name} must hold real numbers; got {entry!r}.")
 
 
 def check_scored(values, groups, name):

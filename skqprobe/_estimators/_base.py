@@ -30,6 +30,7 @@ from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import (
     ARRAY_API_SUPPORT,
     CallbackSupportMixin,
+    FloatInterval,
     Interval,
     StrOptions,
     _fit_context,
@@ -48,15 +49,15 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
     __metadata_request__score = {"groups": True, "sample_weight": True}
 
     _parameter_constraints: dict = {
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "temperature": [Interval(Real, 0, np.inf, closed="both")],
+        "alpha": [FloatInterval(Real, 0, None, closed="left")],
+        "temperature": [FloatInterval(Real, 0, np.inf, closed="both")],
         "fit_intercept": ["boolean"],
         "n_candidates": [Interval(Integral, 1, None, closed="left"), None],
         "hidden_layer_sizes": ["array-like"],
         "standardize": ["boolean"],
         "solver": [StrOptions({"auto", "closed_form", "lbfgs"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="neither")],
+        "tol": [FloatInterval(Real, 0, None, closed="neither")],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],

@@ -26,7 +26,12 @@ from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._objectives.grid import GridObjective
 from skqprobe._solvers import minimize_lbfgs_grid, solve_ridge_grid
 from skqprobe._utils.callbacks import Iterations, begin_fit
-from skqprobe._utils.sklearn_compat import Interval, _fit_context, with_callbacks
+from skqprobe._utils.sklearn_compat import (
+    FloatInterval,
+    Interval,
+    _fit_context,
+    with_callbacks,
+)
 from skqprobe._utils.warn import warn_user
 from skqprobe.losses import LOSSES, BaseLoss, get_loss
 
@@ -137,7 +142,7 @@ class QProbePolicyCV(QProbePolicy):
         "fit_intercept": ["boolean"],
         "standardize": ["boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="neither")],
+        "tol": [FloatInterval(Real, 0, None, closed="neither")],
         "random_state": ["random_state"],
     }
 
@@ -313,7 +318,7 @@ class QProbePolicyCV(QProbePolicy):
                     f"{', '.join(LOSSES)}; got {loss!r}."
                 )
         for alpha in self.alphas:
-            if not (isinstance(alpha, Real) and 0 <= float(alpha) < np.inf):
+            if not FloatInterval(Real, 0, np.inf, closed="left").is_satisfied_by(alpha):
                 raise ValueError(
                     f"alphas must be finite numbers of 0 or more; got {alpha!r}."
                 )

@@ -1,5 +1,7 @@
 """Functions of scikit-learn that are private, or only in recent versions."""
 
+from numbers import Real
+
 from sklearn.base import _fit_context
 from sklearn.utils import _param_validation
 from sklearn.utils._param_validation import HasMethods, StrOptions
@@ -49,6 +51,17 @@ class Interval(_param_validation.Interval):
         try:
             return super().is_satisfied_by(val)
         except TypeError:
+            return False
+
+
+class FloatInterval(Interval):
+    """Interval of numbers of any type, such as fractions, that are used as floats."""
+
+    def is_satisfied_by(self, val):
+        """Return whether `val`, as a float, is in the interval."""
+        try:
+            return super().is_satisfied_by(float(val) if isinstance(val, Real) else val)
+        except OverflowError:
             return False
 
 

@@ -3,8 +3,8 @@
 import sys
 import warnings
 
-LIBRARIES = ("skqprobe", "sklearn", "joblib")
-"""Packages whose frames are passed over."""
+LIBRARIES = ("skqprobe", "sklearn", "joblib", "contextlib")
+"""Packages and modules whose frames are passed over."""
 
 
 def warn_user(message, category=UserWarning):

@@ -228,5 +228,5 @@ def describe_failure(error, i, prompt):
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     name = f"prompts[{i}] ({str(text)[:40]!r})"
     if isinstance(error, PromptRefused):
-        return f"{name} was refused: {error.reason}"
-    return f"{name} failed: {type(error).__name__}: {error}"
+        return f"{name} was refused: {error.reason.rstrip('.')}"
+    return f"{name} failed: {type(error).__name__}: {str(error).rstrip('.')}"

@@ -7,11 +7,15 @@ from sklearn.base import is_classifier
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._arrays.device import to_host
+from skqprobe._candidates.choice import choice_probabilities
+from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.sampling import sample_candidates
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, Interval
 from skqprobe.embedders._inputs import check_texts
 from skqprobe.generators._base import check_prompts
+from skqprobe.metrics._values import candidate_values, policy_temperature
 
 
 class BestOfK(BaseEstimator):
@@ -19,7 +23,8 @@ class BestOfK(BaseEstimator):
 
     If the last step of `pipeline` is a policy, a candidate is drawn with the
     probabilities of its `predict_proba`; at temperature 0 it is the best one. If it is
-    a regressor, the candidate with the highest value of `predict` is chosen.
+    a regressor, the candidate with the highest value of `predict` is chosen. A pipeline
+    with a step that takes only rows gets rows, and groups by metadata routing.
 
     Parameters
     ----------
@@ -103,7 +108,7 @@ class BestOfK(BaseEstimator):
         records : list of dict
             Records of the generator, one per prompt, with "values" and "probabilities",
             arrays of shape (k,), and "chosen", the index of the chosen candidate.
-            Values are those of the policy's `decision_function`, or of `predict`.
+            Values are those of :func:`~skqprobe.metrics.candidate_values`.
             Returned only with ``return_candidates=True``.
 
         Raises
@@ -144,10 +149,19 @@ class BestOfK(BaseEstimator):
             if not hasattr(model, "decision_function"):
                 return proba, proba
             return self._check_shape(model.decision_function(X), records), proba
-        values = self.pipeline.predict(X if takes_sets else _to_rows(X))
+        groups = None
+        if not takes_sets:
+            X, groups = _to_rows(X), np.repeat(np.arange(len(records)), self.k)
+        values = candidate_values(self.pipeline, X, groups)
         values = self._check_shape(values, records)
-        best = values == values.max(axis=1, keepdims=True)
-        return values, best / best.sum(axis=1, keepdims=True)
+        temperature = (
+            policy_temperature(self.pipeline) if _is_policy(self.pipeline) else 0
+        )
+        layout = check_layout(values.shape, None)
+        proba = choice_probabilities(
+            values.reshape(-1).astype(np.float64), layout, temperature
+        )
+        return values, layout.to_user_order(proba)
 
     def _embedded(self, records):
         """Return the input of the pipeline: the records, or their arrays."""
@@ -203,35 +217,58 @@ def stack_embeddings(records, keys):
                 "to capture it (TransformersGenerator(hidden_states=...)), or use a "
                 "pipeline with an embedder and embeddings=None."
             )
-    return np.stack([np.column_stack([r[key] for key in names]) for r in records])
+    return np.stack(
+        [np.column_stack([to_host(r[key], key) for key in names]) for r in records]
+    )
+
+
+def _is_policy(model):
+    """Return whether a model is a policy, in any wrapper."""
+    return hasattr(model, "predict_proba") and not is_classifier(model)
 
 
 def _takes_sets(model):
     """Return whether a model takes sets, of shape (n_prompts, k, n_features)."""
+    *steps, last = _steps(model)
+    if any(_takes_only_rows(step) for step in steps):
+        return False
     # A policy needs sets, in any wrapper: each row would be a prompt of its own.
-    if hasattr(model, "predict_proba") and not is_classifier(model):
-        return True
     # Pipelines and searches do not forward the tag.
-    return get_tags(_last_step(model)[0]).input_tags.three_d_array
+    return _is_policy(model) or get_tags(last).input_tags.three_d_array
 
 
-def _last_step(model, X=None):
-    """Return the last step of pipelines and searches, which may be nested, and its X.
+def _takes_only_rows(step):
+    """Return whether a fitted transformer has validated its X as two-dimensional."""
+    if not hasattr(step, "n_features_in_"):
+        return False
+    tags = get_tags(step)
+    return not (tags.input_tags.three_d_array or tags.no_validation)
 
-    If X is None, no step is applied.
-    """
+
+def _steps(model):
+    """Yield the steps of pipelines and searches, which may be nested."""
+    model = getattr(model, "best_estimator_", model)
+    if not hasattr(model, "steps"):
+        yield model
+        return
+    for _, step in model.steps:
+        yield from _steps(step)
+
+
+def _last_step(model, X):
+    """Return the last step of pipelines and searches, and its X."""
     while hasattr(model, "best_estimator_") or hasattr(model, "steps"):
         if hasattr(model, "best_estimator_"):
             model = model.best_estimator_
         else:
-            if X is not None and len(model.steps) > 1:
+            if len(model.steps) > 1:
                 X = model[:-1].transform(X)
             model = model.steps[-1][1]
     return model, X
 
 
 def _to_rows(X):
-    """Convert records or sets to rows, for a regressor that does not take sets."""
+    """Convert records or sets to rows, for a pipeline that does not take sets."""
     if isinstance(X, np.ndarray):
         return X.reshape(-1, X.shape[-1])
     rows = check_texts(X)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from skqprobe._utils.file_lock import FileLock
+from skqprobe.embedders._inputs import check_prompt
 from skqprobe.generators._record_json import decode, to_json
 
 _CHECK = re.compile(rb', "check": "([0-9a-f]{8})"\}$')
@@ -201,7 +202,6 @@ class RecordFile(Records):
         if not (
             type(position) is int
             and position >= 0
-            and "prompt" in entry
             and isinstance(entry.get("generator", {}), dict)
             and isinstance(entry["completions"], list)
             and all(isinstance(text, str) for text in entry["completions"])
@@ -210,6 +210,7 @@ class RecordFile(Records):
             and all(reward is None or math.isfinite(reward) for reward in rewards)
         ):
             raise ValueError
+        check_prompt(entry["prompt"], "prompt")
         errors = {int(j): error for j, error in errors.items()}
         super().append(entry)
         self.records[position].update(rewards=rewards, errors=errors)
@@ -239,11 +240,12 @@ class RecordFile(Records):
             raise
 
     def _bad_line(self, number):
+        after = f" after line {number - 1}" if number > 1 else ""
         return ValueError(
-            f"Line {number} of {self.path} is not a record that collect wrote after "
-            f"line {number - 1}: it was changed or moved, or files were joined. The "
-            "file was not changed; restore it, remove this line and all lines after it "
-            "(collect computes them again), or give another path."
+            f"Line {number} of {self.path} is not a record that collect wrote{after}: "
+            "it was changed or moved, or files were joined. The file was not changed; "
+            "restore it, remove this line and all lines after it (collect computes "
+            "them again), or give another path."
         )
 
 

@@ -18,7 +18,7 @@ from skqprobe._candidates.validation import (
 )
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import (
-    Interval,
+    FloatInterval,
     StrOptions,
     _fit_context,
     feature_names_in,
@@ -212,7 +212,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         "nearest": ["array-like"],
         "quantiles": ["array-like"],
         "bandwidths": ["array-like"],
-        "variance_share": [Interval(Real, 0, None, closed="neither")],
+        "variance_share": [FloatInterval(Real, 0, None, closed="neither")],
         "view_sizes": ["array-like", None],
     }
 
@@ -297,7 +297,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         fitted.scales_ = np.array([scale for scale, _ in learned])
         fitted.thresholds_ = np.array([thresholds for _, thresholds in learned])
         features = fitted._compute_features(X, layout)
-        variance = self.variance_share
+        variance = float(self.variance_share)
         if self.embedding != "drop":
             variance *= _total_variance(X) / features.shape[1]
         deviation = features.std(axis=0)

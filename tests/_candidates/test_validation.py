@@ -83,7 +83,7 @@ def test_weights_of_prompts_and_of_candidates(layout, weight, by_prompt, by_cand
         ([0.5, 0.5], [0, None], "groups contains None"),
         (np.full((2, 2, 2), 0.25), None, r"proba must have shape .*\(2, 2, 2\)"),
         (1.0, None, r"proba must have shape .*\(\)"),
-        ([["a", "b"]], None, "could not convert string to float"),
+        ([["a", "b"]], None, "proba must hold real numbers; got 'a'"),
         (np.empty((0, 3)), None, r"no candidates.*\(0, 3\)"),
         (np.empty((3, 0)), None, r"no candidates.*\(3, 0\)"),
         ([], [], "no candidates"),

@@ -4,23 +4,34 @@ import random
 
 import numpy as np
 import pytest
+from scipy.special import softmax
+from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe.embedders import VectorizerEmbedder
 from skqprobe.generators import BaseGenerator, BestOfK, collect, stack_embeddings
-from skqprobe.preprocessing import PerCandidate
+from skqprobe.metrics import candidate_values
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 K = 6
 
 
 def features(text):
     return [text.count("a"), len(text)]
+
+
+def pairs_of(records):
+    """List the pairs of prompt and completion."""
+    return [(r["prompt"], text) for r in records for text in r["completions"]]
+
+
+POLICY_AT_1 = QProbePolicy(loss="squared_error", temperature=1.0)
 
 
 class Toy(BaseGenerator):
@@ -163,6 +174,44 @@ def test_of_a_regressor_the_highest_value_is_taken(records, name, embeddings):
         assert record["probabilities"][record["chosen"]] > 0
 
 
+@pytest.mark.parametrize("search", [False, True])
+@pytest.mark.parametrize("final", [Ridge(), QProbeRegressor(), POLICY_AT_1])
+def test_a_pipeline_of_rows_gets_groups(records, rewards, final, search):
+    with config_context(enable_metadata_routing=True):
+        model = make_pipeline(letters(), StandardScaler(), SiblingFeatures(), final)
+        if search:
+            model = GridSearchCV(model, {}, cv=GroupKFold(2))
+        groups = np.repeat(np.arange(len(records)), K)
+        model.fit(pairs_of(records), rewards.ravel(), groups=groups)
+        _, found = BestOfK(Toy(), model, K).generate(NEW, return_candidates=True)
+        new = pairs_of(Toy().generate(NEW, K))
+        expected = candidate_values(model, new, np.repeat(np.arange(len(NEW)), K))
+    values = np.array([record["values"] for record in found])
+    np.testing.assert_array_equal(values.ravel(), expected)
+    proba = np.array([record["probabilities"] for record in found])
+    if final is POLICY_AT_1:
+        np.testing.assert_allclose(proba, softmax(values, axis=1), rtol=1e-5)
+    else:
+        assert (values[proba > 0] == np.repeat(values.max(1), (proba > 0).sum(1))).all()
+
+
+def test_a_pipeline_of_rows_needs_routing(records, rewards):
+    groups = np.repeat(np.arange(len(records)), K)
+    with config_context(enable_metadata_routing=True):
+        model = make_pipeline(letters(), SiblingFeatures(), Ridge())
+        model.fit(pairs_of(records), rewards.ravel(), groups=groups)
+    with pytest.raises(ValueError, match="enable_metadata_routing=True"):
+        BestOfK(Toy(), model, K).generate(NEW)
+
+
+def test_a_function_of_sets_gets_sets(records, rewards):
+    center = FunctionTransformer(lambda X: X - X.mean(axis=1, keepdims=True))
+    model = make_pipeline(letters(), center, POLICY_AT_1).fit(records, rewards)
+    _, found = BestOfK(Toy(), model, K).generate(NEW, return_candidates=True)
+    expected = model.decision_function(Toy().generate(NEW, K))
+    np.testing.assert_array_equal([record["values"] for record in found], expected)
+
+
 def test_equal_values_share_the_probability(records, rewards):
     class Same(Toy):
         def sample(self, prompt, k):
@@ -199,6 +248,17 @@ def test_several_embeddings_are_concatenated(records, rewards):
     policy = QProbePolicy(loss="squared_error", alpha=1e-6).fit(X, rewards)
     with pytest.raises(ValueError, match="has no 'length'"):
         BestOfK(Toy(), policy, K, embeddings=keys).generate(NEW)
+
+
+def test_tensors_are_stacked():
+    torch = pytest.importorskip("torch")
+    states = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    for tensor in (states.bfloat16(), states.requires_grad_()):
+        X = stack_embeddings([{"a": tensor, "b": list(tensor[:, 0])}], ["a", "b"])
+        np.testing.assert_array_equal(X, [[[1, 2, 1], [3, 4, 3]]])
+    masked = np.ma.array([[1.0, 2.0]], mask=[[0, 1]])
+    with pytest.raises(ValueError, match="a is a masked array"):
+        stack_embeddings([{"a": masked}], "a")
 
 
 def nested(final):

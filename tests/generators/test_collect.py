@@ -775,6 +775,15 @@ def test_entries_that_are_no_prompts_may_be_left_out(path, with_file):
         collect(prompts, Toy(), length, K, path=path)
 
 
+def test_reasons_that_end_with_a_period():
+    class Strict(Toy):
+        def sample(self, prompt, k):
+            raise PromptRefused("the policy.") if prompt == "a" else ValueError("No.")
+
+    with pytest.warns(RuntimeWarning, match=r"the policy; .*: No\. They were left out"):
+        collect(["a", "b"], Strict(), length, K, on_error="skip")
+
+
 def test_generate_names_the_prompt():
     with pytest.raises(PromptRefused, match=r"prompts\[1\] \('say no'\) was refused"):
         Picky().generate(["a", CHAT], K)

@@ -139,6 +139,22 @@ def test_chats_of_equal_length_are_entries(tmp_path, n_messages):
     assert VectorizerEmbedder(lengths).transform(texts).shape == (2, 2)
 
 
+@pytest.mark.parametrize("bad", [5, None, [], ["a"], [{"role": "user"}]])
+def test_a_prompt_is_a_text_or_messages(tmp_path, bad):
+    path = tmp_path / "mine.jsonl"
+    good, line = (
+        {"prompt": p, "completions": ["x"], "rewards": [1]} for p in ("a", bad)
+    )
+    path.write_text(json.dumps(line))
+    with pytest.raises(
+        ValueError, match=r"^Line 1 of .*l is .* that collect wrote: it"
+    ):
+        load_records(path)
+    path.write_text("\n".join(map(json.dumps, [good, line])))
+    with pytest.raises(ValueError, match=r"^Line 2 of .* wrote after line 1: it was"):
+        load_records(path)
+
+
 def test_no_file_and_an_empty_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*none\.jsonl"):
         load_records(tmp_path / "none.jsonl")
