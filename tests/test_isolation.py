@@ -143,6 +143,7 @@ def test_fit_that_fails_at_any_line_changes_nothing(name, was_fitted, method):
         begin.fit(*make_data(seed=1))
     before = state_of(begin)
     X, y = make_data()
+    getattr(copy.deepcopy(begin), method)(X, y)  # fills caches, which take lines
     estimator = copy.deepcopy(begin)
     with Lines() as lines:
         getattr(estimator, method)(X, y)
@@ -447,8 +448,9 @@ def test_embedding_resumes_after_a_stop_at_any_line(tmp_path):
     pairs, _ = texts()
     embedder = VectorizerEmbedder(lengths, cache=None, revision="1", batch_size=2)
     expected = embedder.transform(pairs)
-    with Lines() as lines:
-        embedder.set_params(cache=str(tmp_path / "first.sqlite")).transform(pairs)
+    for name in ("first", "second"):  # the first fills caches in memory
+        with Lines() as lines:
+            embedder.set_params(cache=str(tmp_path / f"{name}.sqlite")).transform(pairs)
     n_kept = set()
     for at in lines.places(0):
         path = tmp_path / f"{at}.sqlite"

@@ -37,7 +37,7 @@ X, y = load_two_words(return_X_y=True)
 X_train, y_train, X_test, y_test = X[:120], y[:120], X[120:], y[120:]
 k = y.shape[1]
 
-alphas = np.array([1.0, 0.1, 0.01, 0.001])
+alphas = np.array([1.0, 0.1, 0.01])
 values = {}
 for loss in LOSSES:
     scale = k**2 / 2 if loss == "contrastive_policy_gradient" else 1

@@ -342,7 +342,7 @@ class LinearObjective(Objective):
                 X = center_per_prompt(X, offsets, weight)
                 t = center_per_prompt(t, offsets, weight)
             if self.columns is not None:
-                X = X * (1 / self.scale).astype(X.dtype)
+                X = X * np.asarray(1 / self.scale, X.dtype)
             yield X, t, v
 
     def rounding_noise(self):
