@@ -449,8 +449,9 @@ def test_embedding_resumes_after_a_stop_at_any_line(tmp_path):
     embedder = VectorizerEmbedder(lengths, cache=None, revision="1", batch_size=2)
     expected = embedder.transform(pairs)
     for name in ("first", "second"):  # the first fills caches in memory
+        embedder.set_params(cache=str(tmp_path / f"{name}.sqlite"))
         with Lines() as lines:
-            embedder.set_params(cache=str(tmp_path / f"{name}.sqlite")).transform(pairs)
+            embedder.transform(pairs)
     n_kept = set()
     for at in lines.places(0):
         path = tmp_path / f"{at}.sqlite"
