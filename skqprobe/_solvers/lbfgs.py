@@ -147,8 +147,9 @@ def _stages(loss, tol):
     """
     if not hasattr(loss, "smoothed"):
         return [(loss, tol)]
-    n_stages = 1 + max(1, round(-np.log10(100 * tol)))
-    widths = 0.1 ** np.arange(n_stages)
+    # Widths from 1 to 30 * tol, each about a seventh of the one before.
+    n_stages = 1 + max(1, round(-np.log10(30 * tol) / np.log10(7)))
+    widths = np.geomspace(1, min(30 * tol, 0.1), n_stages)
     tols = np.append(np.full(n_stages - 1, 10 * tol), tol)
     return [(loss.smoothed(w), t) for w, t in zip(widths, tols, strict=True)]
 
