@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "_shared"))
 
-from kill import kill_often
+from killed_process import kill_often
 
 
 def main():

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kill import kill_often
+from killed_process import kill_often
 from sklearn import config_context, get_config
 
 from skqprobe.generators import (

@@ -78,7 +78,7 @@ def kill_until_done(folder, n_kills, concurrency, rng):
     drawn, losses, rewards, is_complete = {}, [0], {}, False
     while not is_complete:
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from kill import *; {call}"],
+            [sys.executable, "-c", f"from killed_process import *; {call}"],
             stdout=subprocess.PIPE,
             env={"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"},
         )
