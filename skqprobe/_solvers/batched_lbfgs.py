@@ -13,7 +13,7 @@ remain at its end."""
 MAX_TRIALS = 30
 """Maximum number of step lengths in a line search."""
 
-LONG = 100
+LONG = 30
 """Number of iterations from which on a search ends at a smaller gain."""
 
 N_SLOW = 2
