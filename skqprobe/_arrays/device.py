@@ -110,8 +110,7 @@ def detach(values):
     """
     if not hasattr(values, "detach"):
         return values
-    values = values.detach().cpu()
-    return (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
+    return _widen(values.detach().cpu()).numpy()
 
 
 def to_namespace_of(X, values):

@@ -273,8 +273,9 @@ def fitted_attributes(objective, theta, n_iter):
         biases = [downcast(part, objective.dtype) for part in intercept]
         return {**attributes, "intercepts_": biases}
     rounded = downcast(coef, objective.dtype)
-    if objective.has_intercept:  # of the coefficients as they are stored
-        intercept += (coef - rounded) @ objective.sampled_mean()
+    if objective.has_intercept and rounded.dtype != coef.dtype:
+        # The intercept is that of the coefficients as they are stored.
+        intercept += (coef - rounded) @ objective.sampled_mean
     coef = to_namespace_of(objective.X, rounded)
     return {**attributes, "coef_": coef, "intercept_": float(intercept)}
 

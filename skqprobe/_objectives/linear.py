@@ -250,11 +250,8 @@ class LinearObjective(Objective):
             Second moments or variances.
         """
         blocks, d = self._blocks if blocks is None else blocks, self.n_features
-        mean, n_rows = np.zeros(d), 0
-        for _, rows, _ in blocks:
-            X = self._read(rows)
-            mean, n_rows = mean + X.sum(axis=0, dtype=np.float64), n_rows + len(X)
-        mean /= n_rows
+        mean = self._column_mean(blocks)
+        n_rows = sum(rows.stop - rows.start for _, rows, _ in blocks)
         moment = np.zeros((d, d) if full else d)
         with np.errstate(over="ignore", invalid="ignore"):
             for _, rows, offsets in blocks:
@@ -281,11 +278,18 @@ class LinearObjective(Objective):
         n_blocks = np.searchsorted(np.cumsum(sizes[order]), n_rows) + 1
         return [self._blocks[i] for i in order[:n_blocks]]
 
+    def _column_mean(self, blocks):
+        """Compute the mean of the columns over the rows of blocks, (d,)."""
+        total, n_rows = np.zeros(self.n_features), 0
+        for _, rows, _ in blocks:
+            X = self._read(rows)
+            total, n_rows = total + X.sum(axis=0, dtype=np.float64), n_rows + len(X)
+        return total / n_rows
+
+    @cached_property
     def sampled_mean(self):
         """Mean of the columns in a sample of rows, (d,)."""
-        rows = [rows for _, rows, _ in self.sampled_blocks(SAMPLED_ROWS)]
-        total = sum(self._read(r).sum(axis=0, dtype=np.float64) for r in rows)
-        return total / sum(r.stop - r.start for r in rows)
+        return self._column_mean(self.sampled_blocks(SAMPLED_ROWS))
 
     def moment_product(self, mean, basis, blocks):
         """Multiply the second moments, as defined by `moments`, by a matrix.

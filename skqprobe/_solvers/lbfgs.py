@@ -29,8 +29,9 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     """Minimize an objective with L-BFGS.
 
     The search runs in parameters of about equal curvature, see `Preconditioner`, scaled
-    so that the gradient at zero has length 1. The meaning of `tol` therefore depends
-    neither on the scale of the columns or the rewards, nor on the starting point.
+    so that the gradient at the best constant scores has length 1. The meaning of `tol`
+    therefore depends neither on the scale of the columns or the rewards, nor on the
+    starting point.
 
     Parameters
     ----------
@@ -40,8 +41,8 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
         Starting point.
     tol : float
         Tolerance, above 0. The search has converged when the gradient is `tol` times as
-        long as at zero, or an iteration gains less than ``tol**1.5`` of the total gain
-        since zero.
+        long as at the best constant scores, or successive iterations gain less than
+        ``tol**1.5`` of the total gain since then, see `minimize_batched_lbfgs`.
     max_iter : int
         Maximum number of iterations, at least 1.
     on_iteration : callable, default=None
@@ -58,7 +59,8 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     Warns
     -----
     ConvergenceWarning
-        If the search has not converged after `max_iter` iterations.
+        If the search has not converged after `max_iter` iterations, or rounding ended
+        it while more than GAP is left to gain.
     """
     objective = objective.centered()
 
@@ -263,9 +265,9 @@ def _check_start(evaluate, thetas, constants, values_at_constants):
 def _least_gain(tol):
     """Compute the gain, relative to the total gain, below which a search has converged.
 
-    This criterion ends searches on the hinge loss, whose gradient never vanishes, and
-    on probes that gain ever less as they grow. A gradient of length `tol` leaves about
-    ``tol**2`` to gain, but the many small steps of a slow search add up to more.
+    This criterion ends searches on losses with kinks, whose gradient never vanishes,
+    and on probes that gain ever less as they grow. A gradient of length `tol` leaves
+    about ``tol**2`` to gain, but the many small steps of a slow search add up to more.
     """
     return max(tol**1.5, 64 * np.finfo(np.float64).eps)
 
