@@ -1,11 +1,14 @@
 """Reads of X in blocks, in the dtype of the computation."""
 
 import mmap
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 from sklearn.utils import gen_batches
 
 from skqprobe._arrays.device import DeviceArray
+from skqprobe._utils.optional import import_optional
 
 BLOCK_BYTES = 4 * 2**20
 """Number of bytes of X in a block: few enough to stay in the cache between the two
@@ -18,6 +21,9 @@ the product is added to."""
 DEVICE_BLOCK_BYTES = 2**26
 """Number of bytes in a block of an X on a device, where the host waits for each block:
 few compared with the memory of the device."""
+
+TORCH_SIZE = 2**26
+"""Number of float16 numbers whose conversion repays an import of torch."""
 
 KEPT_BYTES = 2**26
 """Number of bytes of a memory-mapped X to read before its pages are released."""
@@ -58,6 +64,9 @@ class BlockReader:
         self._map = _file_mapping(X)
         self._n_bytes = 0
         self._buffer = np.empty(0, np.float32)
+        self._torch = None
+        if X.dtype == np.float16:
+            self._torch = _find_torch(X.shape[0] * X.shape[1])
 
     @property
     def is_plain(self):
@@ -96,7 +105,7 @@ class BlockReader:
         if self._buffer.size < block.size:
             self._buffer = np.empty(block.size, np.float32)
         out = self._buffer[: block.size].reshape(block.shape)
-        return float16_to_float32(block, out)
+        return float16_to_float32(block, out, self._torch)
 
 
 SUBNORMAL = np.float32(1e-40)
@@ -131,12 +140,16 @@ def _file_mapping(X):
     return base if isinstance(base, mmap.mmap) else None
 
 
-def float16_to_float32(X, out):
-    """Convert finite float16 numbers: the result of astype, in a sixth of its time.
+def float16_to_float32(X, out, torch=None):
+    """Convert finite float16 numbers: the result of astype, in a fraction of its time.
 
-    A shift moves the bits of exponent and fraction to their places in float32, and the
-    sign with them. A product corrects for the different biases of the exponents.
+    torch uses an instruction of the processor. Without torch, a shift moves the bits of
+    exponent and fraction to their places in float32, and the sign with them; a product
+    corrects for the different biases of the exponents.
     """
+    if torch is not None and X.flags.forc:  # no strides that torch lacks
+        torch.from_numpy(out).copy_(torch.from_numpy(_as_writable(X)))
+        return out
     if np.multiply(SUBNORMAL, np.float32(1)) == 0:  # the processor flushes to zero
         out[...] = X
         return out
@@ -147,6 +160,26 @@ def float16_to_float32(X, out):
     bits &= np.int32(-0x70002000)
     out *= np.float32(2.0**112)
     return out
+
+
+def _find_torch(size):
+    """Return torch if it is imported, or if converting `size` numbers repays that."""
+    if size < TORCH_SIZE:
+        torch = sys.modules.get("torch")
+        return torch if hasattr(torch, "from_numpy") else None
+    try:
+        return import_optional("torch", needed_by="The conversion of float16")
+    except ImportError:
+        return None
+
+
+def _as_writable(X):
+    """View a read-only array, of which torch would warn, as a writable one."""
+    if X.flags.writeable:
+        return X
+    memory = X.__array_interface__
+    memory["data"] = memory["data"][0], False
+    return np.asarray(SimpleNamespace(__array_interface__=memory, base=X))
 
 
 def is_finite(block):

@@ -13,11 +13,9 @@ remain at its end."""
 MAX_TRIALS = 30
 """Maximum number of step lengths in a line search."""
 
-LONG = 30
-"""Number of iterations from which on a search ends at a smaller gain."""
-
-N_SLOW = 2
-"""Number of successive iterations with little gain after which a search ends."""
+RECENT, MIN_RECENT = 4, 2
+"""A search ends when the last 1 / RECENT of its iterations, and at least MIN_RECENT,
+gained little."""
 
 N_RESTARTS = 2
 """Maximum number of restarts without memory after a failed line search."""
@@ -48,8 +46,9 @@ def minimize_batched_lbfgs(
         length of its gradient is at most `tol`, or `tol` times its length at the start
         of a parabola of the same depth, if that is less...
     ftol : float
-        ... or when N_SLOW successive iterations gain at most `ftol` times the magnitude
-        of the value each, or when no step along minus the gradient decreases the value.
+        ... or when the last quarter of the iterations gained at most `ftol` times the
+        magnitude of the value, or when no step along minus the gradient decreases the
+        value.
     max_iter : int or ndarray of shape (n_functions,)
         Maximum number of iterations of each function.
     precision : float
@@ -78,14 +77,10 @@ def minimize_batched_lbfgs(
     active = np.flatnonzero(~state.converged & (state.n_iter < max_iter))
     state.new_direction(active)
     while len(active):
-        accepted, failed, gain = state.try_step(active)
+        accepted, failed = state.try_step(active)
         ended = np.zeros(len(start), dtype=bool)
-        # The longer a search takes, the more its small gains add up to.
-        patience = np.minimum(1, LONG / state.n_iter[accepted])
-        limit = ftol * patience * abs(state.value[accepted])
-        state.n_slow[accepted] = np.where(gain <= limit, state.n_slow[accepted] + 1, 0)
-        slow = state.n_slow[accepted] == N_SLOW
-        ended[accepted] = state.is_flat(accepted, tol) | slow
+        is_slow = state.recent_gain(accepted) <= ftol * abs(state.value[accepted])
+        ended[accepted] = state.is_flat(accepted, tol) | is_slow
         if len(failed):
             ended[failed] = ~state.restart(failed)
         if on_iteration is not None and len(accepted):
@@ -110,7 +105,8 @@ class _State:
         self.n_iter = np.zeros(n, dtype=int)
         self.converged = np.zeros(n, dtype=bool)
         self.stopped = False
-        self.n_restarts, self.n_slow = np.zeros((2, n), dtype=int)
+        self.n_restarts = np.zeros(n, dtype=int)
+        self.values = self.value[:, None].copy()  # after each iteration
         # Latest steps, the last one first, and the changes of the gradient over them.
         self.steps = np.zeros((n, MEMORY, d))
         self.changes = np.zeros((n, MEMORY, d))
@@ -128,6 +124,13 @@ class _State:
         """Compare the lengths of the gradients with the tolerance."""
         length, gain = np.linalg.norm(self.gradient[which], axis=1), -self.value[which]
         return length <= tol * np.sqrt(np.where(gain > 0, 2 * gain, 1).clip(max=1))
+
+    def recent_gain(self, which):
+        """Decrease of the values in the last iterations, infinite at the beginning."""
+        n_iter = self.n_iter[which]
+        before = n_iter - np.maximum(-(-n_iter // RECENT), MIN_RECENT)
+        gain = self.values[which, np.maximum(before, 0)] - self.value[which]
+        return np.where(before < MIN_RECENT, np.inf, gain)
 
     def new_direction(self, which):
         """Compute a search direction: minus the inverse Hessian times the gradient.
@@ -161,8 +164,6 @@ class _State:
         -------
         accepted, failed : ndarray of int
             Numbers of the functions whose line search has succeeded or failed.
-        gain : ndarray of shape (len(accepted),)
-            Decrease of the value.
         """
         length, slope = self.length[which], self.slope[which]
         point = self.point[which] + length[:, None] * self.direction[which]
@@ -178,9 +179,8 @@ class _State:
         if not good.all():
             self._bracket(which[~good], not_too_long[~good], value[~good])
         failed = which[~good & (self.n_trials[which] >= MAX_TRIALS)]
-        gain = self.value[which[good]] - value[good]
         self._accept(which[good], point[good], value[good], gradient[good])
-        return which[good], failed, gain
+        return which[good], failed
 
     def _bracket(self, which, not_too_long, value):
         """Choose the next step length, between one too short and one too long."""
@@ -211,6 +211,9 @@ class _State:
         self.point[which], self.value[which] = point, value
         self.gradient[which] = gradient
         self.n_iter[which] += 1
+        if self.n_iter.max() == self.values.shape[1]:
+            self.values = np.tile(self.values, 2)
+        self.values[which, self.n_iter[which]] = value
 
     def restart(self, which):
         """Clear the memory after failed line searches.

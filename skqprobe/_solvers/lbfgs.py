@@ -41,8 +41,8 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
         Starting point.
     tol : float
         Tolerance, above 0. The search has converged when the gradient is `tol` times as
-        long as at the best constant scores, or successive iterations gain less than
-        ``tol**1.5`` of the total gain since then, see `minimize_batched_lbfgs`.
+        long as at the best constant scores, or the last quarter of the iterations
+        gained at most `tol` of the total gain, see `minimize_batched_lbfgs`.
     max_iter : int
         Maximum number of iterations, at least 1.
     on_iteration : callable, default=None
@@ -190,6 +190,8 @@ def _minimize(stages, models, thetas, constants, *, max_iter, on_iteration=None)
     """
     everything, n_iter = np.arange(len(thetas)), 0
     smooth = len(stages) > 1 or models[0][0].loss.smooth
+    # A stage starts near its minimum, where small steps gain little.
+    share = 1.0 if len(stages) == 1 else 0.1
     for stage, (evaluate, measure, tol) in enumerate(stages):
         at_constants = evaluate(constants, everything)
         if stage > 0:
@@ -207,7 +209,7 @@ def _minimize(stages, models, thetas, constants, *, max_iter, on_iteration=None)
                 # Most fits start there, which saves them a read of X.
                 problems.at_constants if thetas is constants else None,
                 tol=tol,
-                ftol=_least_gain(tol),
+                ftol=max(share * tol, 64 * np.finfo(np.float64).eps),
                 max_iter=max_iter - n_iter,
                 precision=np.finfo(models[0][0].dtype).eps,
                 on_iteration=on_iteration and problems.callback(on_iteration),
@@ -260,16 +262,6 @@ def _check_start(evaluate, thetas, constants, values_at_constants):
     values, smaller = (evaluate(t, everything)[0] for t in (thetas, thetas / 10))
     is_good = values < np.minimum(smaller, values_at_constants)
     return np.where(is_good[:, None], thetas, constants)
-
-
-def _least_gain(tol):
-    """Compute the gain, relative to the total gain, below which a search has converged.
-
-    This criterion ends searches on losses with kinks, whose gradient never vanishes,
-    and on probes that gain ever less as they grow. A gradient of length `tol` leaves
-    about ``tol**2`` to gain, but the many small steps of a slow search add up to more.
-    """
-    return max(tol**1.5, 64 * np.finfo(np.float64).eps)
 
 
 class _PreconditionedProblems:

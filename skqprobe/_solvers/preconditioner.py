@@ -32,15 +32,16 @@ class HessianModel:
     mean : ndarray of shape (d,)
         Mean of the columns.
     moment : ndarray of shape (d, d) or (d,)
-        Second moments of the columns, or only their diagonal if all cost too much.
+        Second moments of the columns. If all cost too much, the squared scale of each
+        column.
     curvature : float
         Typical curvature of the mean loss in a direction of unit spread in the scores.
     directions : ndarray of shape (d, n)
-        Principal directions u for columns of unit variance. If the second moments are
-        full, n is 0.
+        Principal directions u of the scaled columns. If the second moments are full, n
+        is 0.
     rest : float
-        The second moments of columns of unit variance are about ``rest * (I + u u')``,
-        summed over the directions.
+        The second moments of the scaled columns are about ``rest * (I + u u')``, summed
+        over the directions.
     """
 
     mean: np.ndarray
@@ -215,15 +216,26 @@ def _pool(first, second, shift_invariant):
 
 
 def _sampled_model(objective):
-    """Make the model of variances and principal directions of a sample."""
+    """Make the model of scales and principal directions of a sample.
+
+    The scales are standard deviations. If the rows cannot span the features, the
+    minimum lies in their span, which only the penalty tells from the rest. Scaled
+    columns have another span, from which many small steps lead back. Square roots of
+    standard deviations are a compromise.
+    """
     blocks = objective.sampled_blocks(N_SAMPLED)
     mean, variance = objective.moments(full=False, blocks=blocks)
-    principal = _principal_directions(objective, mean, variance, blocks)
-    return HessianModel(mean, variance, objective.score_curvature(), *principal)
+    layout = objective.layout
+    n_lost = layout.n_prompts if objective.loss.shift_invariant else 0
+    squares = variance
+    if layout.n_rows - n_lost < objective.n_features and variance.any():
+        squares = np.sqrt(variance * np.exp(np.log(variance[variance > 0]).mean()))
+    principal = _principal_directions(objective, mean, variance, squares, blocks)
+    return HessianModel(mean, squares, objective.score_curvature(), *principal)
 
 
-def _principal_directions(objective, mean, variance, blocks):
-    """Find directions of standardized columns with exceptionally large second moments.
+def _principal_directions(objective, mean, variance, squares, blocks):
+    """Find directions of scaled columns with exceptionally large second moments.
 
     In a sample of unstructured rows, too, moments reach up to the edge of the
     distribution of Marchenko and Pastur (1967). Only directions beyond the edge are
@@ -236,7 +248,7 @@ def _principal_directions(objective, mean, variance, blocks):
         See `HessianModel`.
     """
     d, rank = len(mean), min(N_DIRECTIONS, len(mean) // 4)
-    scale = np.sqrt(variance)
+    scale = np.sqrt(squares)
     inverse = np.divide(1, scale, where=scale > 0, out=np.zeros_like(scale))
     inverse = inverse.astype(objective.dtype)[:, None]
     # Power iterations on a few more directions than are needed.
@@ -246,10 +258,10 @@ def _principal_directions(objective, mean, variance, blocks):
         image = inverse * objective.moment_product(mean, inverse * basis, blocks)
     moments, rotation = np.linalg.eigh(basis.T.astype(np.float64) @ image)
     moments, rotation = moments[::-1][:rank], rotation[:, ::-1][:, :rank]
-    # Standardized columns have a variance of 1 each, in the span of the rows.
+    # All variance lies in the span of the rows.
     n_rows = sum(rows.stop - rows.start for _, rows, _ in blocks)
     few, many = sorted((d, n_rows))
-    total = (scale > 0).sum()
+    total = (variance[scale > 0] / squares[scale > 0]).sum()
     rest = (total - moments.sum()) / max(few - rank, 1)
     if rest < 1e-6 * total:  # rounding: the directions are all that there is
         rest = min(moments[moments > 1e-6 * total], default=1.0)

@@ -1,4 +1,5 @@
 import mmap
+import sys
 
 import numpy as np
 import pytest
@@ -17,18 +18,45 @@ HAS_ADVICE = hasattr(mmap, "MADV_DONTNEED")
 both_orders = pytest.mark.parametrize("order", ["C", "F"])
 
 
-def test_float16_to_float32_is_exact():
+@pytest.fixture(params=["numpy", "torch"])
+def torch(request):
+    return pytest.importorskip("torch") if request.param == "torch" else None
+
+
+def test_float16_to_float32_is_exact(torch):
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     every = every[np.isfinite(every)]  # with subnormal numbers and both zeros
-    found = float16_to_float32(every, np.empty(len(every), np.float32))
+    found = float16_to_float32(every, np.empty(len(every), np.float32), torch)
     assert_array_equal(found.view(np.int32), every.astype(np.float32).view(np.int32))
 
 
-def test_float16_to_float32_of_a_view(rng):
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_float16_to_float32_of_a_view(is_writable, torch, rng):
     X = rng.normal(size=(6, 8)).astype(np.float16)
-    for view in (X[::2], X[:, 1::3], X.T, X[:0]):
-        out = float16_to_float32(view, np.empty(view.shape, np.float32))
+    X.flags.writeable = is_writable
+    for view in (X, X[::2], X[::-1], X[:, 1::3], X.T, X[:0]):
+        out = float16_to_float32(view, np.empty(view.shape, np.float32), torch)
         assert_array_equal(out, view.astype(np.float32))
+    assert X.flags.writeable == is_writable
+
+
+@pytest.mark.parametrize("imported", [True, False])
+def test_torch_is_imported_for_large_arrays_only(imported, monkeypatch, rng):
+    torch = pytest.importorskip("torch")
+    if not imported:
+        monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(blocks, "import_optional", lambda *_, **__: torch)
+    X = np.zeros((2, 3), dtype=np.float16)
+    assert BlockReader(X)._torch is (torch if imported else None)
+    monkeypatch.setattr(blocks, "TORCH_SIZE", 6)
+    assert BlockReader(X)._torch is torch
+
+
+def test_float16_without_torch(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)  # an import fails
+    monkeypatch.setattr(blocks, "TORCH_SIZE", 1)
+    X = np.ones((2, 3), dtype=np.float16)
+    assert_array_equal(BlockReader(X)(slice(0, 2)), X.astype(np.float32))
 
 
 @both_orders
@@ -123,14 +151,16 @@ def test_predict_raises_unless_x_is_finite(dtype, value, sets):
         policy.predict(X)
 
 
-def test_float16_while_subnormal_numbers_are_flushed():
+@pytest.mark.parametrize("by_torch", [True, False])
+def test_float16_while_subnormal_numbers_are_flushed(by_torch):
     torch = pytest.importorskip("torch")
     X = np.array([6e-8, 1e-7, -3e-6, 6e-5, 1.5, 65504], dtype=np.float16)
     expected = X.astype(np.float32)
     if not torch.set_flush_denormal(True):
         pytest.skip("the processor cannot flush subnormal numbers")
     try:
-        found = float16_to_float32(X, np.empty(X.shape, np.float32))
+        out = np.empty(X.shape, np.float32)
+        found = float16_to_float32(X, out, torch if by_torch else None)
     finally:
         torch.set_flush_denormal(False)
     np.testing.assert_array_equal(found, expected)

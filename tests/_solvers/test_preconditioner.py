@@ -85,3 +85,17 @@ def test_principal_directions_replace_full_moments(loss, rng, monkeypatch):
     monkeypatch.setattr(preconditioner, "N_DIRECTIONS", 0)
     _, n_iter_without = minimize_lbfgs(objective, start, **settings)
     assert n_iter < 0.7 * n_iter_without
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "softmax_cross_entropy"])
+def test_columns_of_unequal_scale_and_few_rows(loss, rng):
+    """Scaled to unit variance, columns would lead far away: 1,000 iterations."""
+    X = rng.normal(size=(12, 10, 1000)) * rng.lognormal(size=1000)
+    y = (X.mean(axis=-1) + rng.normal(size=(12, 10)) > 0).astype(float)
+    _, n_iter = minimize_lbfgs(
+        make_objective(X, y, loss, alpha=1e-4),
+        np.zeros(1000 + (loss == "log_loss")),
+        tol=1e-6,
+        max_iter=1000,
+    )
+    assert n_iter < 100
