@@ -95,7 +95,10 @@ class Layout:
     def by_size(self):
         """Yield the prompts of each size, and their rows, (n_such_prompts, size)."""
         sizes, counts = np.unique(self.sizes, return_counts=True)
-        of_size = np.split(stable_order(self.sizes), np.cumsum(counts)[:-1])
+        if len(sizes) == 1:
+            of_size = [np.arange(self.n_prompts)]
+        else:
+            of_size = np.split(stable_order(self.sizes), np.cumsum(counts)[:-1])
         for size, prompts in zip(sizes, of_size, strict=True):
             yield prompts, self.offsets[prompts][:, None] + np.arange(size)
 
