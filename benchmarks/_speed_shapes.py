@@ -90,9 +90,10 @@ def measure_shapes(plan, shapes=SHAPES, losses=tuple(LOSSES)):
     scaled = [(max(4, round(n * plan.scale)), k, d) for n, k, d in shapes]
     cases = [make_case(shape) for shape in scaled]
     for case in [*cases, make_ragged(cases[-1])]:
+        optima = {}
         for dtype in np.float32, np.float64:
             typed = replace(case, X=case.X.astype(dtype))
-            table += measure_case(typed, losses, plan)
+            table += measure_case(typed, losses, plan, optima)
     ratios = {loss: [] for loss in losses}
     for row in table:
         ratios[row.what.split(":")[0]].append(row.ratio)
@@ -103,8 +104,11 @@ def measure_shapes(plan, shapes=SHAPES, losses=tuple(LOSSES)):
     return [*table[:-1], replace(table[-1], target=0.3)]
 
 
-def measure_case(case, losses, plan):
-    """Compare all losses on one case with the peers, in turn."""
+def measure_case(case, losses, plan, optima):
+    """Compare all losses on one case with the peers, in turn.
+
+    `optima` keeps the optimum of each loss for the other dtype.
+    """
     rows, labels = case.rows, case.y.reshape(-1)
     logistic = LogisticRegression(C=1 / (ALPHA * len(rows)), max_iter=100)
     ridge = Ridge(alpha=ALPHA * len(rows) / 2)
@@ -120,7 +124,7 @@ def measure_case(case, losses, plan):
     for loss in losses:
         peer = "Ridge" if loss in LEAST_SQUARES else "LogisticRegression"
         policy, warned = results[loss]
-        missed = excess(case, loss, policy)
+        missed = excess(case, loss, policy, optima)
         table.append(
             Row(
                 f"{loss}: {case.name}, {case.X.dtype}",
@@ -154,7 +158,7 @@ def fit_with_warning(policy, case):
     return policy, bool(caught)
 
 
-def excess(case, loss, policy):
+def excess(case, loss, policy, optima):
     """Part of the possible gain over zero that a fit misses.
 
     The peer is a long run of scipy's L-BFGS-B in float64, in columns of unit variance.
@@ -187,9 +191,12 @@ def excess(case, loss, policy):
     if objective.has_intercept:
         theta[-1] = policy.intercept_ + mean @ policy.coef_
     found = objective.value_and_gradient(theta)[0]
-    start = theta / unit if loss == "policy_gradient" else np.zeros_like(theta)
-    best = minimize(scaled, start, jac=True, method="L-BFGS-B", options=LONG_RUN).fun
-    return float((found - best) / (zero - best))
+    is_local = loss == "policy_gradient"
+    if is_local or loss not in optima:
+        start = theta / unit if is_local else np.zeros_like(theta)
+        end = minimize(scaled, start, jac=True, method="L-BFGS-B", options=LONG_RUN)
+        optima[loss] = end.fun
+    return float((found - optima[loss]) / (zero - optima[loss]))
 
 
 def geometric_mean(values):

@@ -35,6 +35,8 @@ policy_gradient, unless another one is named:
   two decades of prompts, k and features; and the part of the gain over a probe of zeros
   that a fit misses, measured by a long run of L-BFGS-B in float64. `--scale` reduces
   the number of prompts.
+- busy: fits with all threads of BLAS against the same fits with one thread, while
+  another process uses one of the cores all the time.
 - closed-form: a fit of `QProbePolicy`, 20 penalties and 5 folds by `QProbePolicyCV`
   without its final fit, and the product X.T @ X alone, against Ridge.
 - search: `QProbePolicyCV` against GridSearchCV, at 1/64 of `--scale`.
@@ -69,6 +71,7 @@ from functools import partial
 import numpy as np
 from _command import check_scale, machine, make_parser, versions
 from _output import print_pairs, write_json
+from _speed_busy import measure_busy
 from _speed_fit import measure_fit
 from _speed_growth import draw, measure_growth
 from _speed_memory import measure_memmap, measure_memory
@@ -83,6 +86,7 @@ SECTIONS = {
     "fit": measure_fit,
     "shapes": measure_shapes,
     "closed-form": measure_closed_form,
+    "busy": measure_busy,
     "search": measure_search,
     "memory": measure_memory,
     "memmap": measure_memmap,

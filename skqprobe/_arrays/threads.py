@@ -1,14 +1,17 @@
-"""Number of threads of BLAS in computations that are too small to gain from several.
+"""Threads of BLAS, and threads in place of them.
 
 The threads of OpenBLAS wait for each other actively at the end of each product. Where
 another process has one of the cores, a product of a millisecond takes many times as
-long with two threads as with one.
+long with two threads as with one. Small computations therefore use one thread, and
+sums over large X use threads of their own, which wait only once per sum.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from threading import Lock
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 SMALL_BYTES = 2**25
@@ -29,8 +32,19 @@ def threads_for(X):
     The limit holds for the whole process, so that only one computation at a time sets
     and restores it.
     """
-    is_small = len(X) * X.shape[1] * X.itemsize <= SMALL_BYTES
-    if not (is_small and _limited.acquire(blocking=False)):
+    with one_thread(is_small(X)):
+        yield
+
+
+def is_small(X):
+    """Whether products with X use one thread."""
+    return len(X) * X.shape[1] * X.itemsize <= SMALL_BYTES
+
+
+@contextmanager
+def one_thread(limited=True):
+    """Limit BLAS to one thread, unless it is limited already."""
+    if not (limited and _limited.acquire(blocking=False)):
         yield
         return
     try:
@@ -38,3 +52,29 @@ def threads_for(X):
             yield
     finally:
         _limited.release()
+
+
+def n_blas_threads():
+    """Return the number of threads that BLAS would use, at least 1."""
+    blas = (lib for lib in _controller().info() if lib["user_api"] == "blas")
+    return max((lib["num_threads"] for lib in blas), default=1)
+
+
+def map_parts(function, parts):
+    """Apply a function to each part, in a thread each, with BLAS in one thread.
+
+    Returns
+    -------
+    results : list
+    """
+    with one_thread():
+        if len(parts) == 1:
+            return [function(parts[0])]
+        errors = np.geterr()  # which hold in this thread alone
+
+        def call(part):
+            with np.errstate(**errors):
+                return function(part)
+
+        with ThreadPoolExecutor(len(parts)) as pool:
+            return list(pool.map(call, parts))

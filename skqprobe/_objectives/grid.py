@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from skqprobe._arrays.threads import map_parts
 from skqprobe._candidates.segments import repeat_per_prompt
 
 
@@ -112,9 +113,11 @@ class GridObjective:
             if objective.has_intercept:
                 gradients[i, -1] = slope.sum()
         d = objective.n_features
-        for _, rows, _ in objective._blocks:
-            gradients[:, :d] += slopes[:, rows] @ objective._read(rows)
-        gradients[:, :d] += penalized
+
+        def multiply(blocks):
+            return sum(slopes[:, rows] @ objective._read(rows) for _, rows, _ in blocks)
+
+        gradients[:, :d] = penalized + sum(map_parts(multiply, objective._parts))
         return values, gradients
 
     def split(self, thetas):
@@ -126,8 +129,12 @@ class GridObjective:
         objective = self.objective
         coefs = coefs.astype(objective.dtype)
         scores = np.empty((len(coefs), objective.layout.n_rows), objective.dtype)
-        for _, rows, _ in objective._blocks:
-            scores[:, rows] = coefs @ objective._read(rows).T
+
+        def multiply(blocks):
+            for _, rows, _ in blocks:
+                scores[:, rows] = coefs @ objective._read(rows).T
+
+        map_parts(multiply, objective._parts)
         return scores
 
     def score_curvatures(self, thetas):

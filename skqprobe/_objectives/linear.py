@@ -1,11 +1,13 @@
 """Scores of a linear probe, and the objective of its training."""
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 
 import numpy as np
 
 from skqprobe._arrays.blocks import PRODUCT_ROWS, BlockReader, row_blocks, rows_at_once
+from skqprobe._arrays.threads import is_small, map_parts, n_blas_threads
 from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._objectives.base import Objective, center_per_prompt
 
@@ -69,6 +71,16 @@ class LinearObjective(Objective):
             self.center = self.columns[0]
         self._n_rows_at_once = rows_at_once(self.X, self.dtype.itemsize)
         self._blocks = self._prompt_blocks(self._n_rows_at_once)
+        self._parts = self._parts_of_threads()
+
+    def _parts_of_threads(self):
+        """Split the blocks among threads, where these can read X at the same time."""
+        is_shareable = self.reader.is_plain and self.center is None
+        if not is_shareable or is_small(self.X):
+            return [self._blocks]
+        n_parts = min(n_blas_threads(), len(self._blocks))
+        ends = np.linspace(0, len(self._blocks), n_parts + 1).round().astype(int)
+        return [self._blocks[a:b] for a, b in pairwise(ends)]
 
     def _prompt_blocks(self, n_rows):
         """List blocks (prompts, rows, offsets) of up to `n_rows`, or of one prompt."""
@@ -175,19 +187,25 @@ class LinearObjective(Objective):
         """
         coef, intercept = self.split(theta)
         penalized = self.alpha * self.scale**2 * coef
-        value = penalized @ coef / 2
-        gradient = np.zeros(self.n_parameters)
+        value, gradient = penalized @ coef / 2, np.zeros(self.n_parameters)
         gradient[: self.n_features] = penalized
-        coef = coef.astype(self.dtype)
-        for prompts, rows, offsets in self._blocks:
+        evaluate = partial(self._evaluate, coef.astype(self.dtype), intercept)
+        for loss, slope in map_parts(evaluate, self._parts):
+            value, gradient = value + loss, gradient + slope
+        return value, gradient
+
+    def _evaluate(self, coef, intercept, blocks):
+        """Sum losses and gradients over blocks."""
+        total, gradient = 0.0, np.zeros(self.n_parameters)
+        for prompts, rows, offsets in blocks:
             X = self._read(rows)
             scores = (X @ coef).astype(np.float64) + intercept
             loss, slope = self._weighted_loss(scores, prompts, rows, offsets)
-            value += loss
+            total += loss
             gradient[: self.n_features] += X.T @ slope.astype(self.dtype)
             if self.has_intercept:
                 gradient[-1] += slope.sum()
-        return value, gradient
+        return total, gradient
 
     def scores(self, theta):
         """Compute the scores in prompt order, of shape (n_rows,)."""

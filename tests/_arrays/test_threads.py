@@ -2,11 +2,12 @@ import threading
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from skqprobe import QProbePolicy
-from skqprobe._arrays import threads
-from skqprobe._arrays.threads import threads_for
+from skqprobe import QProbePolicy, QProbePolicyCV
+from skqprobe._arrays import blocks, threads
+from skqprobe._arrays.threads import map_parts, threads_for
 from skqprobe.losses import PairwiseLogistic
 
 
@@ -68,3 +69,44 @@ def test_a_small_fit_uses_one_thread(two_threads, sets):
 
     QProbePolicy(Loss()).fit(*sets)
     assert max(seen[3:]) == 1 and n_threads() == 2
+
+
+def test_parts_have_a_thread_each_with_blas_in_one(two_threads):
+    both = threading.Barrier(2)
+
+    def call(part):
+        both.wait(10)  # breaks if the calls run one after the other
+        return part, n_threads(), threading.get_ident()
+
+    results = map_parts(call, "ab")
+    assert [part for part, _, _ in results] == ["a", "b"]
+    assert [number for _, number, _ in results] == [1, 1]
+    assert results[0][2] != results[1][2]
+    assert map_parts(lambda part: (part, n_threads()), "a") == [("a", 1)]
+    assert n_threads() == 2
+
+
+def test_parts_raise_as_the_caller_does(two_threads):
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        map_parts(lambda x: x * x, [np.ones(1), np.full(1, 1e200)])
+
+
+@pytest.mark.parametrize("loss", ["log_loss", "policy_gradient"])
+def test_a_large_fit_in_several_threads(loss, two_threads, sets, monkeypatch):
+    X, y = sets
+    idents = set()
+
+    class Reader(blocks.BlockReader):
+        def __call__(self, rows):
+            idents.add(threading.get_ident())
+            return super().__call__(rows)
+
+    expected = QProbePolicy(loss).fit(X, y)
+    search = QProbePolicyCV([loss], alphas=[1e-3, 1.0], cv=2)
+    scores = search.fit(X, y).cv_results_["mean_test_score"]
+    monkeypatch.setattr(threads, "SMALL_BYTES", 0)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 2**8)
+    monkeypatch.setattr("skqprobe._objectives.base.BlockReader", Reader)
+    assert_allclose(QProbePolicy(loss).fit(X, y).coef_, expected.coef_, rtol=1e-5)
+    assert len(idents) > 1
+    assert_allclose(search.fit(X, y).cv_results_["mean_test_score"], scores)
