@@ -107,9 +107,9 @@ def collect(
     -----
     RuntimeWarning
         If rewards failed: `reward` raised any exception other than KeyboardInterrupt,
-        or did not return finite numbers for the same objectives; if prompts were left out; or if some of the
-        new completions were cut off at the maximum number of tokens or by a filter. One
-        warning of each kind per call, with the number.
+        or did not return finite numbers for the same objectives; if prompts were left
+        out; or if some of the new completions were cut off at the maximum number of
+        tokens or by a filter. One warning of each kind per call, with the number.
 
     See Also
     --------
