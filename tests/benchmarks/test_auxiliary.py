@@ -51,7 +51,8 @@ def test_variants(auxiliary, rng):
 def test_figures(auxiliary, make_data, monkeypatch, tmp_path, capsys):
     pytest.importorskip("torch", reason="torch is not installed")
     monkeypatch.setattr(auxiliary, "LOSSES", ("log_loss",))
-    monkeypatch.setattr(auxiliary, "N_RESAMPLES", 99)
+    for name, value in {"N_RESAMPLES": 99, "FOLDS": 2, "WIDTH": 8}.items():
+        monkeypatch.setattr(auxiliary, name, value)
     data = make_data(n_prompts=25, m=4)
     data = replace(data, lengths=np.arange(100.0).reshape(25, 4))
     monkeypatch.setattr(auxiliary, "iterate_data", lambda args: [data])
@@ -61,7 +62,7 @@ def test_figures(auxiliary, make_data, monkeypatch, tmp_path, capsys):
     assert [row["prompts"] for row in result["rows"]] == ["few", "all"]
     targets = auxiliary.auxiliary_targets(data, [])
     rewards = {}
-    for fold in range(5):
+    for fold in range(2):
         test, found = auxiliary.measure_fold(data, targets, 0, fold)
         for key, values in found.items():
             rewards.setdefault(key, np.zeros(25))[test] = values
