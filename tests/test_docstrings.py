@@ -35,6 +35,11 @@ OTHER_KINDS = {
         ),
         r"metrics\.win_rate": "as in best_of_k_reward; only the order matters",
         r"preprocessing\.PerCandidate\..*": "optional",
+        r"QProbe\w+\.(fit|score)": "one reward per candidate, or several",
+    },
+    "offset": {
+        r"QProbePolicy(CV)?\.score": "no part of the rewards",
+        r"QProbeRegressor\.score": "not used: R^2 is that of the rewards",
     },
     "groups": {
         r"QProbePolicyCV\.fit": "for sets, too: passed to the splitter",

@@ -1,5 +1,6 @@
 """Validation of X, and of numbers and weights of candidates, in either layout."""
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 from numbers import Real
 
@@ -17,10 +18,16 @@ from skqprobe._arrays.device import (
     to_host,
 )
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude, largest_magnitude
+from skqprobe._arrays.named_rewards import NamedRewards, stack_rewards
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import segment_sum
-from skqprobe._utils.sklearn_compat import check_n_features
+from skqprobe._utils.sklearn_compat import check_n_features, column_names
 from skqprobe._utils.warn import warn_user
+
+SEVERAL = (
+    " If the last axis has several objectives, pass one of them, {name}[..., 0], or a "
+    "weighted sum, {name} @ weights."
+)
 
 
 def no_groups(name="X"):
@@ -215,7 +222,7 @@ def check_values(values, shape, name):
     values = to_host(values, name)
     if len(shape) == 1:
         values = column_or_1d(values, warn=True)
-    values = _check_numbers(
+    values = check_numbers(
         values,
         name,
         "Leave the row out."
@@ -223,15 +230,67 @@ def check_values(values, shape, name):
         else "Leave the candidate out, as rows with groups.",
     )
     if values.shape != shape:
-        counted = "{} rows" if len(shape) == 1 else "{} sets of {} candidates"
-        raise ValueError(
-            f"{name} has shape {values.shape}, but X holds {counted.format(*shape)}; "
-            f"it must have shape {shape}."
-        )
+        raise ValueError(f"{wrong_shape(name, values.shape, shape)}.")
     return values
 
 
-def _check_numbers(values, name, hint):
+def wrong_shape(name, found, shape):
+    """Make the message about an argument that does not fit the candidates of X."""
+    counted = "{} rows" if len(shape) == 1 else "{} sets of {} candidates"
+    return (
+        f"{name} has shape {found}, but X holds {counted.format(*shape)}; it must have "
+        f"shape {shape}"
+    )
+
+
+def check_rewards(y, shape):
+    """Validate rewards.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_prompts, k) or (n_rows,), or with a last axis of \
+            objectives
+        Rewards in user order. Each may also be a dict of named rewards.
+    shape : tuple of int
+        Leading shape of X.
+
+    Returns
+    -------
+    rewards : ndarray of float64, of this shape, or (*shape, n_objectives)
+    names : ndarray of str, of shape (n_objectives,), or None
+        Names of the objectives, if `y` has them.
+
+    Raises
+    ------
+    ValueError
+        If the rewards are not finite, or of another shape.
+    """
+    y = to_host(y, "y")
+    if not hasattr(y, "shape"):
+        y = list_to_array(y, "y", "(n_rows,) or (n_rows, n_objectives)")
+    if _holds_dicts(y):
+        y = stack_rewards(np.ravel(y).tolist()).reshape(*np.shape(y), -1)
+    if len(y.shape) <= len(shape):
+        return check_values(y, shape, "y"), None
+    named = isinstance(y, NamedRewards)
+    names = y.objective_names if named else column_names(y)
+    if tuple(y.shape[:-1]) != shape or y.shape[-1] == 0:
+        expected = ", ".join(map(str, shape))
+        raise ValueError(
+            f"{wrong_shape('y', tuple(y.shape), shape)}, or ({expected}, n_objectives) "
+            "with at least one objective."
+        )
+    y = check_numbers(np.asarray(y), "y", "Leave the candidate out, as rows.")
+    return y, None if names is None else np.asarray(names, dtype=object)
+
+
+def _holds_dicts(y):
+    """Check for an array of named rewards."""
+    is_object = getattr(getattr(y, "dtype", None), "kind", "") == "O"
+    return is_object and np.size(y) > 0 and isinstance(np.ravel(y)[0], Mapping)
+
+
+def check_numbers(values, name, hint):
     """Convert finite numbers of any shape to float64."""
     _raise_unless_real(np.asarray(values), name)
     values = check_array(
@@ -282,8 +341,10 @@ def check_scored(values, groups, name):
     if not hasattr(values, "shape"):
         values = list_to_array(values, name, "(n_rows,)")
     if len(values.shape) not in (1, 2):
+        several = len(values.shape) == 3
         raise ValueError(
             f"{name} must have shape (n_prompts, k) or (n_rows,); got {values.shape}."
+            f"{SEVERAL.format(name=name) if several else ''}"
         )
     layout = check_layout(tuple(values.shape), groups)
     return layout.to_prompt_order(check_values(values, layout.shape, name)), layout
@@ -321,7 +382,7 @@ def check_weights(sample_weight, layout):
         sample_weight = np.full(layout.shape[:1], sample_weight)
     weight = to_host(sample_weight, "sample_weight")
     hint = "A weight of 0 leaves a prompt or candidate out."
-    weight = _check_numbers(weight, "sample_weight", hint)
+    weight = check_numbers(weight, "sample_weight", hint)
     by_prompt = not layout.grouped or weight.ndim < len(layout.shape)
     expected = layout.shape[:1] if by_prompt else layout.shape
     if weight.shape != expected:

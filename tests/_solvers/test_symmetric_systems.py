@@ -3,9 +3,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skqprobe._solvers import symmetric_systems
-from skqprobe._solvers.symmetric_systems import solve_systems
 
 ALPHAS = np.logspace(3, -6, 20)
+
+
+def solve_systems(grams, moments, alphas):
+    """Solve the systems of all penalties, with the same right-hand side per fold."""
+    moments = np.repeat(moments[:, None], len(alphas), axis=1)
+    return symmetric_systems.solve_systems(grams, moments, alphas)
 
 
 def normal_equations(rng, n_rows, d):
@@ -62,6 +67,16 @@ def test_systems_equal_single_solutions(alphas, equations):
     assert_solves(coefs, *equations, alphas)
     if len(alphas) == 4:
         assert_allclose(coefs[:, :2], coefs[:, 2:])
+
+
+def test_own_right_hand_side_of_each_penalty(equations, rng, factored):
+    grams, _ = equations
+    d, alphas = len(grams[0]), np.array([1.0, 0.1, 1.0, 0.0, 0.0])
+    moments = rng.normal(size=(3, 5, d))
+    coefs = symmetric_systems.solve_systems(grams, moments, alphas)
+    for i in range(5):
+        assert_solves(coefs[:, [i]], grams, moments[:, i], alphas[[i]])
+    assert factored["solve_system"] == 3  # without a penalty: one per fold
 
 
 def test_only_lower_triangles_are_read_and_nothing_is_changed(equations):
