@@ -164,27 +164,27 @@ class GridObjective:
         map_parts(multiply, objective._parts)
         return scores
 
-    def score_curvatures(self, thetas):
-        """Measure the curvature of each objective at the scores of its parameters.
+    def score_curvatures(self, thetas, which):
+        """Measure the curvature of some objectives at the scores of their parameters.
 
         Parameters
         ----------
-        thetas : ndarray of shape (n_objectives, n_parameters)
-            Parameters of all objectives.
+        thetas : ndarray of shape (n, n_parameters)
+            Parameters of each of these objectives.
+        which : ndarray of int, of shape (n,)
+            Numbers of the objectives.
 
         Returns
         -------
-        curvatures : list of float
-            Curvatures, see `LinearObjective.score_curvature`.
+        curvatures : list of ndarray
+            Curvatures per prompt, see `LinearObjective.score_curvature`.
         """
         coefs, intercepts = self.split(thetas)
         scores, curvatures = self.scores(coefs), []
-        for number in range(self.n_objectives):
-            fold = number // len(self.alphas)
+        for i, fold in enumerate(which // len(self.alphas)):
             rows = self.fold_rows[fold // len(self.objectives)]
-            here = scores[number, rows].astype(np.float64)
-            objective = self.fold_objectives[fold]
-            curvatures.append(objective.score_curvature(here + intercepts[number]))
+            here = scores[i, rows].astype(np.float64) + intercepts[i]
+            curvatures.append(self.fold_objectives[fold].score_curvature(here))
         return curvatures
 
 

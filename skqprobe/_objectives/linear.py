@@ -8,7 +8,7 @@ import numpy as np
 
 from skqprobe._arrays.blocks import PRODUCT_ROWS, BlockReader, row_blocks, rows_at_once
 from skqprobe._arrays.threads import is_small, map_parts, n_blas_threads
-from skqprobe._candidates.segments import repeat_per_prompt
+from skqprobe._candidates.segments import repeat_per_prompt, segment_sum
 from skqprobe._objectives.base import Objective, center_per_prompt
 
 LARGEST_OFFSET = 200
@@ -159,7 +159,7 @@ class LinearObjective(Objective):
             return loss, slope.sum()
 
         loss, slope = evaluate(0.0)
-        enough, curvature = 1e-6 * loss, self.score_curvature()
+        enough, curvature = 1e-6 * loss, self.score_curvature().sum()
         for _ in range(MAX_SECANTS):  # of the slope
             if slope == 0 or curvature <= 0 or loss < enough:
                 break
@@ -209,28 +209,28 @@ class LinearObjective(Objective):
 
         Returns
         -------
-        curvature : float
-            Typical curvature, in units of the loss.
+        curvature : ndarray of shape (n_prompts,)
+            Typical curvature of the loss of each prompt, in units of the loss.
         """
         rng = np.random.RandomState(0)
         near = np.zeros(self.layout.n_rows) if scores is None else scores
         far = near + 0.1 * rng.standard_normal(len(near))
-        curvature = 0.0
+        curvature = np.empty(self.layout.n_prompts)
         for prompts, rows, offsets in self._blocks:
             data = self.rewards[rows], offsets, self._weight(rows)
             _, here = self.loss.value_and_gradient(near[rows], *data)
             _, there = self.loss.value_and_gradient(far[rows], *data)
             # If a loss is not convex or has kinks, the slope itself indicates the scale
             # on which the loss bends.
-            weight = repeat_per_prompt(self.prompt_weight[prompts], offsets)
-            curvature += weight @ (np.abs(there - here) / 0.1 + np.abs(here))
-        return curvature
+            bend = np.abs(there - here) / 0.1 + np.abs(here)
+            curvature[prompts] = segment_sum(bend, offsets)
+        return self.prompt_weight * curvature
 
-    def moments(self, full, blocks=None, dtype=None):
+    def moments(self, full, blocks=None, weight=None, dtype=None):
         """Compute the mean of the columns, and their second moments around it.
 
         For a shift-invariant loss, the second moments are around the mean of each
-        prompt. All rows have equal weight.
+        prompt.
 
         Parameters
         ----------
@@ -238,6 +238,8 @@ class LinearObjective(Objective):
             Whether to compute all second moments. Otherwise, only the variances.
         blocks : list, default=None
             Blocks from `sampled_blocks` to use. None means all.
+        weight : ndarray of shape (n_prompts,), default=None
+            Weight of each row of a prompt. None means equal weights.
         dtype : dtype, default=None
             Type to compute squares in. None means that of the computation, or float64
             if squares are out of its range.
@@ -250,11 +252,10 @@ class LinearObjective(Objective):
             Second moments or variances.
         """
         blocks, d = self._blocks if blocks is None else blocks, self.n_features
-        mean = self._column_mean(blocks)
-        n_rows = sum(rows.stop - rows.start for _, rows, _ in blocks)
-        moment = np.zeros((d, d) if full else d)
+        mean = self._column_mean(blocks, weight)
+        total, moment = 0.0, np.zeros((d, d) if full else d)
         with np.errstate(over="ignore", invalid="ignore"):
-            for _, rows, offsets in blocks:
+            for prompts, rows, offsets in blocks:
                 X = self._read(rows)
                 if dtype is not None:
                     X = X.astype(dtype)
@@ -262,36 +263,48 @@ class LinearObjective(Objective):
                     X = center_per_prompt(X, offsets)
                 else:
                     X = X - mean.astype(X.dtype)
+                share = _row_weight(weight, prompts, offsets)
+                if weight is not None:
+                    X = X * np.sqrt(share).astype(X.dtype)[:, None]
                 squares = X.T @ X if full else (X * X).sum(axis=0, dtype=np.float64)
-                moment = moment + squares
-        moment = np.asarray(moment) / n_rows
+                moment, total = moment + squares, total + share.sum()
+        moment = np.asarray(moment) / total
         variance = moment.diagonal() if full else moment
         lost = (variance < 1e-30) & (mean != 0) & (abs(mean) < 1e-10)
         if dtype is None and (lost | ~np.isfinite(variance)).any():
-            return self.moments(full, blocks, np.float64)
+            return self.moments(full, blocks, weight, np.float64)
         return mean, moment
 
-    def sampled_blocks(self, n_rows):
-        """Draw blocks of at least `n_rows` in total, or all blocks, at a fixed seed."""
-        order = np.random.RandomState(0).permutation(len(self._blocks))
+    def sampled_blocks(self, n_rows, weight=None):
+        """List blocks of at least `n_rows` in total, or all blocks.
+
+        They are drawn at a fixed seed, or those of the largest weights of the prompts.
+        """
         sizes = np.array([rows.stop - rows.start for _, rows, _ in self._blocks])
+        if weight is None:
+            order = np.random.RandomState(0).permutation(len(sizes))
+        else:
+            sums = [weight[prompts].sum() for prompts, _, _ in self._blocks]
+            order = np.argsort(sums)[::-1]
         n_blocks = np.searchsorted(np.cumsum(sizes[order]), n_rows) + 1
         return [self._blocks[i] for i in order[:n_blocks]]
 
-    def _column_mean(self, blocks):
+    def _column_mean(self, blocks, weight=None):
         """Compute the mean of the columns over the rows of blocks, (d,)."""
-        total, n_rows = np.zeros(self.n_features), 0
-        for _, rows, _ in blocks:
-            X = self._read(rows)
-            total, n_rows = total + X.sum(axis=0, dtype=np.float64), n_rows + len(X)
-        return total / n_rows
+        sums, total = np.zeros(self.n_features), 0.0
+        for prompts, rows, offsets in blocks:
+            X, share = self._read(rows), _row_weight(weight, prompts, offsets)
+            if weight is not None:
+                X = X * share.astype(X.dtype)[:, None]
+            sums, total = sums + X.sum(axis=0, dtype=np.float64), total + share.sum()
+        return sums / total
 
     @cached_property
     def sampled_mean(self):
         """Mean of the columns in a sample of rows, (d,)."""
         return self._column_mean(self.sampled_blocks(SAMPLED_ROWS))
 
-    def moment_product(self, mean, basis, blocks):
+    def moment_product(self, mean, basis, blocks, weight=None):
         """Multiply the second moments, as defined by `moments`, by a matrix.
 
         Parameters
@@ -302,23 +315,27 @@ class LinearObjective(Objective):
             Matrix of few columns.
         blocks : list
             Blocks to use.
+        weight : ndarray of shape (n_prompts,), default=None
+            Weight of each row of a prompt.
 
         Returns
         -------
         product : ndarray of shape (d, n)
             Second moments times `basis`.
         """
-        product, n_rows, at_mean = np.zeros_like(basis), 0, mean @ basis
-        for _, rows, offsets in blocks:
-            X = self._read(rows)
+        product, total, at_mean = np.zeros_like(basis), 0.0, mean @ basis
+        for prompts, rows, offsets in blocks:
+            X, share = self._read(rows), _row_weight(weight, prompts, offsets)
             # Centering one factor of the product is enough.
             image = X @ basis
             if self.loss.shift_invariant:
                 image = center_per_prompt(image, offsets)
             else:
                 image -= at_mean.astype(image.dtype)
-            product, n_rows = product + X.T @ image, n_rows + len(X)
-        return product / n_rows
+            if weight is not None:
+                image *= share.astype(image.dtype)[:, None]
+            product, total = product + X.T @ image, total + share.sum()
+        return product / total
 
     def least_squares_rows(self, others=()):
         """Yield the least-squares problem of a loss with the method `least_squares`.
@@ -384,6 +401,13 @@ class LinearObjective(Objective):
             t_mean += v @ t
             total += v.sum()
         return x_mean / (total or 1), t_mean / (total or 1)
+
+
+def _row_weight(weight, prompts, offsets):
+    """Repeat the weights of prompts for their rows."""
+    if weight is None:
+        return np.ones(offsets[-1])
+    return repeat_per_prompt(weight[prompts], offsets)
 
 
 def evaluate_together(objectives, thetas):

@@ -17,12 +17,24 @@ RECENT, MIN_RECENT = 4, 2
 """A search ends when the last 1 / RECENT of its iterations, and at least MIN_RECENT,
 gained little."""
 
+REVIEW = 15
+"""Number of iterations after which the caller decides whether a search goes on."""
+
 N_RESTARTS = 2
 """Maximum number of restarts without memory after a failed line search."""
 
 
 def minimize_batched_lbfgs(
-    evaluate, start, at_start, *, tol, ftol, max_iter, precision, on_iteration=None
+    evaluate,
+    start,
+    at_start,
+    *,
+    tol,
+    ftol,
+    max_iter,
+    precision,
+    on_iteration=None,
+    must_stop=None,
 ):
     """Minimize several functions of equally many variables at the same time.
 
@@ -56,13 +68,16 @@ def minimize_batched_lbfgs(
     on_iteration : callable, default=None
         Function called with all points and values after iterations. It returns True to
         stop.
+    must_stop : callable, default=None
+        Function ``must_stop(points, which)`` called once per function, after REVIEW
+        iterations, with the points of some functions. It returns which of them to stop.
 
     Returns
     -------
     state : object
         Attributes per function: `point`, the best point found; `gradient` at this
-        point; `n_iter`; and `converged`, False if `max_iter` was reached first. The
-        attribute `stopped` tells whether `on_iteration` stopped the search.
+        point; `n_iter`; and `converged`, False if `must_stop` or `max_iter` ended the
+        search. The attribute `stopped` tells whether `on_iteration` did.
 
     References
     ----------
@@ -88,6 +103,9 @@ def minimize_batched_lbfgs(
             ended |= state.stopped
         state.converged |= ended
         ended |= state.n_iter >= max_iter
+        due = accepted[(state.n_iter[accepted] == REVIEW) & ~ended[accepted]]
+        if must_stop is not None and len(due):
+            ended[due] = must_stop(state.point[due], due)
         state.new_direction(accepted[~ended[accepted]])
         active = active[~ended[active]]
     return state

@@ -1,10 +1,11 @@
 """L-BFGS in well-conditioned parameters, for one objective or for a grid of them."""
 
-from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from skqprobe._objectives.grid import WholeGrid
 from skqprobe._solvers.batched_lbfgs import minimize_batched_lbfgs
 from skqprobe._solvers.preconditioner import (
     Preconditioner,
@@ -17,10 +18,10 @@ GAP = 3e-4
 """Part of the total gain that may be left at a minimum. A search that rounding ends
 earlier has not converged."""
 
-MAX_FALL = 30
+MAX_FALL = 10
 """Factor by which the curvature may fall in a search before another one is worth it."""
 
-MAX_ROUNDS = 2
+MAX_ROUNDS = 3
 """Maximum number of searches for one minimum, each with the curvature at the end of the
 one before."""
 
@@ -62,45 +63,22 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
         If the search has not converged after `max_iter` iterations, or rounding ended
         it while more than GAP is left to gain.
     """
-    objective = objective.centered()
-
-    def smoothed(loss):
-        smooth = replace(objective, loss=loss)
-
-        def evaluate(thetas, which):
-            value, gradient = smooth.value_and_gradient(thetas[0])
-            return np.array([value]), gradient[None]
-
-        def measure_curvatures(thetas):
-            return [smooth.score_curvature(smooth.scores(thetas[0]))]
-
-        return evaluate, measure_curvatures
-
-    def callback(thetas, values):
-        theta, value = thetas[0], values[0]
-        if len(stages) > 1:
-            value = objective.value_and_gradient(theta)[0]
-        return on_iteration(objective.to_raw(theta), value)
-
-    stages = _stages(objective.loss, tol)
-    model = model_hessian(replace(objective, loss=stages[0][0]))
-    thetas, state = _minimize(
-        [(*smoothed(loss), until) for loss, until in stages],
-        [(objective, objective.alpha, model)],
-        objective.from_raw(theta)[None],
-        objective.best_constant()[None],
-        max_iter=max_iter,
-        on_iteration=None if on_iteration is None else callback,
+    state = _minimize_grid(
+        WholeGrid([objective]),
+        theta[None],
+        tol,
+        max_iter,
+        on_iteration and (lambda thetas, value: on_iteration(thetas[0], value)),
     )
     n_iter = int(state.n_iter[0])
     if not state.converged[0]:
         warn_user(
             f"L-BFGS did not converge after {n_iter} iterations (max_iter={max_iter}): "
-            f"the gradient is {np.linalg.norm(state.gradient[0]):.1e} times as long as "
-            f"at zero, tol={tol:g}. Increase max_iter, or alpha, or tol.",
+            f"the gradient is {state.length[0]:.1e} times as long as at zero, "
+            f"tol={tol:g}. Increase max_iter, or alpha, or tol.",
             ConvergenceWarning,
         )
-    return objective.to_raw(thetas[0]), max(n_iter, 1)
+    return state.thetas[0], max(n_iter, 1)
 
 
 def minimize_lbfgs_grid(grid, thetas=None, *, tol, max_iter, on_iteration=None):
@@ -131,31 +109,139 @@ def minimize_lbfgs_grid(grid, thetas=None, *, tol, max_iter, on_iteration=None):
     n_iter : int
         Largest number of iterations of a search, at least 1.
     """
+    state = _minimize_grid(grid, thetas, tol, max_iter, on_iteration)
+    return state.thetas, state.converged, max(int(state.n_iter.max()), 1)
+
+
+def _minimize_grid(grid, thetas, tol, max_iter, on_iteration):
+    """Minimize all objectives of a grid, see `minimize_lbfgs_grid`.
+
+    Returns
+    -------
+    state : object
+        Attributes per objective: `thetas`, the parameters of columns as they are;
+        `n_iter`; `converged`; and `length`, that of the gradient as a part of that at
+        the best constant scores.
+    """
     grid = grid.centered()
+    n = grid.n_objectives
     if thetas is None:
-        thetas = np.zeros((grid.n_objectives, grid.objective.n_parameters))
-    stages = [
-        (grid.with_loss(loss), until)
-        for loss, until in _stages(grid.objective.loss, tol)
-    ]
+        thetas = np.zeros((n, grid.objective.n_parameters))
+    stages = _stages(grid.objective.loss, tol)
 
     def callback(thetas, values):
         if len(stages) > 1:
-            values = grid.value_and_gradient(thetas, np.arange(len(thetas)))[0]
+            values = grid.value_and_gradient(thetas, np.arange(n))[0]
         return on_iteration(grid.objective.to_raw(thetas), values.sum())
 
-    first = stages[0][0]
-    folds = zip(first.fold_objectives, model_fold_hessians(first), strict=True)
-    thetas, state = _minimize(
-        [(grid.value_and_gradient, grid.score_curvatures, tol) for grid, tol in stages],
-        [(fold, alpha, model) for fold, model in folds for alpha in grid.alphas],
-        grid.objective.from_raw(thetas),
-        grid.best_constants(),
-        max_iter=max_iter,
-        on_iteration=None if on_iteration is None else callback,
+    state = SimpleNamespace(
+        thetas=grid.objective.from_raw(thetas),
+        values=np.zeros(n),
+        n_iter=np.zeros(n, dtype=int),
+        converged=np.zeros(n, dtype=bool),
+        length=np.zeros(n),
+        stopped=False,
     )
-    n_iter = max(int(state.n_iter.max()), 1)
-    return grid.objective.to_raw(thetas), state.converged, n_iter
+    for number, (loss, until) in enumerate(stages):
+        _minimize_stage(
+            grid.with_loss(loss),
+            state,
+            number > 0,
+            tol=until,
+            # A later stage starts near its minimum, where small steps gain little.
+            ftol=until if len(stages) == 1 else 0.1 * until,
+            max_iter=max_iter,
+            on_iteration=on_iteration and callback,
+        )
+        if state.stopped:
+            break
+    state.thetas = grid.objective.to_raw(state.thetas)
+    return state
+
+
+def _minimize_stage(grid, state, is_near, *, tol, ftol, max_iter, on_iteration):
+    """Minimize the objectives of a grid from the parameters in a state, and update it.
+
+    Where softmax and sigmoid saturate, the curvature of a loss is far smaller than at
+    zero, and that of most prompts is nearly 0. A search that takes long, or ends where
+    much may be left to gain for this reason, goes on with the curvature that it has
+    found.
+
+    Parameters
+    ----------
+    grid : GridObjective
+        Objectives.
+    state : object
+        See `_minimize_grid`.
+    is_near : bool
+        Whether the state is near the minimum. Otherwise, bad starts are replaced.
+    tol, ftol
+        See `minimize_batched_lbfgs`.
+    max_iter, on_iteration
+        See `minimize_lbfgs_grid`.
+    """
+    active = np.arange(grid.n_objectives)
+    constants = grid.best_constants()
+    at_constants = grid.value_and_gradient(constants, active)
+    is_constant = not (is_near or state.thetas.any())
+    if is_constant:
+        state.thetas = constants
+    elif not is_near:
+        state.thetas = _check_start(grid, state.thetas, constants, at_constants[0])
+    smooth, curvatures = grid.objective.loss.smooth, None
+    if is_near:
+        curvatures = grid.score_curvatures(state.thetas, active)
+    for number in range(MAX_ROUNDS):
+        preconditioners = _preconditioners(grid, active, curvatures)
+        problems = _PreconditionedProblems(grid, preconditioners, at_constants, active)
+
+        def has_fallen(v, which, problems=problems, numbers=active):
+            thetas = problems.to_theta(v, which)
+            now = grid.score_curvatures(thetas, numbers[which])
+            return problems.fall(now, which) >= MAX_FALL
+
+        found = minimize_batched_lbfgs(
+            problems.value_and_gradient,
+            problems.to_v(state.thetas[active]),
+            # Most fits start there, which saves them a read of X.
+            problems.at_constants if is_constant and number == 0 else None,
+            tol=tol,
+            ftol=max(ftol, 64 * np.finfo(np.float64).eps),
+            max_iter=max_iter - state.n_iter[active],
+            precision=np.finfo(grid.objective.dtype).eps,
+            on_iteration=on_iteration and problems.callback(on_iteration, state),
+            must_stop=has_fallen if smooth and number < MAX_ROUNDS - 1 else None,
+        )
+        problems.update(state, found)
+        if found.stopped or not smooth:
+            return
+        curvatures = grid.score_curvatures(state.thetas[active], active)
+        fall = problems.fall(curvatures, np.arange(len(active)))
+        is_minimum = _is_minimum(found, fall, tol)
+        state.converged[active] &= is_minimum
+        goes_on = ~(found.converged & is_minimum & (fall < MAX_FALL))
+        goes_on &= state.n_iter[active] < max_iter
+        active = active[goes_on]
+        curvatures = [curvatures[i] for i in np.flatnonzero(goes_on)]
+        if len(active) == 0:
+            return
+
+
+def _preconditioners(grid, which, curvatures):
+    """Make the preconditioners of objectives, with the curvatures of their prompts.
+
+    None means the curvatures at scores of 0, which share the moments of X.
+    """
+    objectives = [grid.fold_objectives[i] for i in which // len(grid.alphas)]
+    alphas = grid.alphas[which % len(grid.alphas)]
+    if curvatures is None:
+        models = iter(np.repeat(model_fold_hessians(grid), len(grid.alphas)))
+    else:
+        models = map(model_hessian, objectives, curvatures)
+    return [
+        Preconditioner(objective, alpha, model)
+        for objective, alpha, model in zip(objectives, alphas, models, strict=True)
+    ]
 
 
 def _stages(loss, tol):
@@ -173,92 +259,6 @@ def _stages(loss, tol):
     return [(loss.smoothed(w), t) for w, t in zip(widths, tols, strict=True)]
 
 
-def _minimize(stages, models, thetas, constants, *, max_iter, on_iteration=None):
-    """Minimize objectives in stages, each from the minimum of the one before.
-
-    Where softmax and sigmoid saturate, the curvature of a loss is far smaller than at
-    zero. If so much may be left to gain for this reason, the search goes on with the
-    curvature that it has found.
-
-    Parameters
-    ----------
-    stages : list of tuple
-        Per stage: a function that evaluates all objectives, see
-        `_PreconditionedProblems`; a function that maps thetas to the curvature of the
-        loss of each objective; and the tolerance, see `minimize_lbfgs`.
-    models : list of tuple
-        Arguments of the `Preconditioner` of each objective, for scores of zero.
-    thetas : ndarray of shape (n, n_parameters)
-        Starting points. Zeros are replaced by `constants`.
-    constants : ndarray of shape (n, n_parameters)
-        Parameters of the best probes of equal scores. Gains are relative to theirs.
-    max_iter : int
-        See `minimize_lbfgs`.
-    on_iteration : callable, default=None
-        Function called with thetas and values after each iteration. It returns True to
-        stop.
-
-    Returns
-    -------
-    thetas : ndarray of shape (n, n_parameters)
-        Parameters at the minima.
-    state : object
-        Result of the last `minimize_batched_lbfgs`, with `n_iter` of all stages.
-    """
-    everything, n_iter = np.arange(len(thetas)), 0
-    smooth = len(stages) > 1 or models[0][0].loss.smooth
-    # A stage starts near its minimum, where small steps gain little.
-    share = 1.0 if len(stages) == 1 else 0.1
-    for stage, (evaluate, measure, tol) in enumerate(stages):
-        at_constants = evaluate(constants, everything)
-        if stage > 0:
-            models = _with_curvatures(models, measure(thetas))
-        elif thetas.any():
-            thetas = _check_start(evaluate, thetas, constants, at_constants[0])
-        else:
-            thetas = constants
-        for _ in range(MAX_ROUNDS):
-            preconditioners = [Preconditioner(*model) for model in models]
-            problems = _PreconditionedProblems(evaluate, preconditioners, at_constants)
-            state = minimize_batched_lbfgs(
-                problems.value_and_gradient,
-                problems.to_v(thetas),
-                # Most fits start there, which saves them a read of X.
-                problems.at_constants if thetas is constants else None,
-                tol=tol,
-                ftol=max(share * tol, 64 * np.finfo(np.float64).eps),
-                max_iter=max_iter - n_iter,
-                precision=np.finfo(models[0][0].dtype).eps,
-                on_iteration=on_iteration and problems.callback(on_iteration),
-            )
-            moved = state.n_iter > 0
-            thetas = np.where(moved[:, None], problems.to_theta(state.point), thetas)
-            n_iter = n_iter + state.n_iter
-            if state.stopped or not smooth:
-                break
-            before = np.array([model.curvature for _, _, model in models])
-            after = np.array(measure(thetas))
-            models = _with_curvatures(models, after)
-            fall = np.divide(before, after, out=np.ones_like(after), where=after > 0)
-            is_minimum = _is_minimum(state, fall, tol)
-            if (is_minimum & (fall < MAX_FALL) | ~state.converged).all():
-                break
-        if state.stopped:
-            break
-        if smooth:
-            state.converged &= is_minimum
-    state.n_iter = n_iter
-    return thetas, state
-
-
-def _with_curvatures(models, curvatures):
-    """Replace the curvature of the loss in the arguments of preconditioners."""
-    return [
-        (objective, alpha, replace(model, curvature=curvature))
-        for (objective, alpha, model), curvature in zip(models, curvatures, strict=True)
-    ]
-
-
 def _is_minimum(state, fall, tol):
     """Check that little is left to gain, from the gradient and the curvature.
 
@@ -269,14 +269,16 @@ def _is_minimum(state, fall, tol):
     return (left <= max(GAP, tol) * abs(state.value)) | (state.value == 0)
 
 
-def _check_start(evaluate, thetas, constants, values_at_constants):
+def _check_start(grid, thetas, constants, values_at_constants):
     """Replace starting points that are worse than a tenth of them, or than constants.
 
     A start from a fit to features of another scale would be far from the minimum, where
     the preconditioner is poor.
     """
     everything = np.arange(len(thetas))
-    values, smaller = (evaluate(t, everything)[0] for t in (thetas, thetas / 10))
+    values, smaller = (
+        grid.value_and_gradient(each, everything)[0] for each in (thetas, thetas / 10)
+    )
     is_good = values < np.minimum(smaller, values_at_constants)
     return np.where(is_good[:, None], thetas, constants)
 
@@ -286,21 +288,22 @@ class _PreconditionedProblems:
 
     Parameters
     ----------
-    evaluate : callable
-        Function that maps thetas, (n, n_parameters), and the numbers of as many
-        problems, (n,), to values, (n,), and gradients, (n, n_parameters).
+    grid : GridObjective
+        All objectives.
     preconditioners : list of Preconditioner
         Preconditioner of each problem.
     at_constants : tuple of ndarray
-        Values and gradients of all problems at the best constant scores. They are the
+        Values and gradients of all objectives at the best constant scores. They are the
         zero and the unit of the values.
+    numbers : ndarray of int
+        Numbers of the objectives.
     """
 
-    def __init__(self, evaluate, preconditioners, at_constants):
-        self.evaluate = evaluate
+    def __init__(self, grid, preconditioners, at_constants, numbers):
+        self.grid, self.numbers = grid, numbers
         self.preconditioners = preconditioners
         self.everything = np.arange(len(preconditioners))
-        self.offset, gradients = at_constants
+        self.offset, gradients = (array[numbers] for array in at_constants)
         gradients = self._convert("gradient_in_v", gradients, self.everything)
         # With unit curvature, a step of the length of the gradient ends near the
         # minimum.
@@ -316,9 +319,10 @@ class _PreconditionedProblems:
         ]
         return np.array(converted)
 
-    def to_theta(self, v):
-        """Convert parameters v of all problems to theta."""
-        return self._convert("to_theta", self.unit[:, None] * v, self.everything)
+    def to_theta(self, v, which=slice(None)):
+        """Convert parameters v of some problems to theta."""
+        unit = self.unit[which, None]
+        return self._convert("to_theta", unit * v, self.everything[which])
 
     def to_v(self, thetas):
         """Convert thetas to v, in which the minima are about 1 away."""
@@ -328,14 +332,38 @@ class _PreconditionedProblems:
         """Convert values from the units of the problems to those of the objectives."""
         return values * self.unit**2 + self.offset
 
-    def callback(self, on_iteration):
-        """Make the function of parameters v and their values from one of thetas."""
-        return lambda v, values: on_iteration(self.to_theta(v), self.to_values(values))
+    def fall(self, curvatures, which):
+        """Compute the factors by which curvatures fell below those of the models."""
+        before = np.array([self.preconditioners[i].curvature for i in which])
+        after = np.array([each.sum() for each in curvatures])
+        return np.divide(before, after, out=np.ones_like(after), where=after > 0)
+
+    def update(self, state, found):
+        """Move the parameters of a state to what a search has found."""
+        moved = found.n_iter > 0
+        numbers = self.numbers[moved]
+        state.thetas[numbers] = self.to_theta(found.point)[moved]
+        state.values[self.numbers] = self.to_values(found.value)
+        state.n_iter[self.numbers] += found.n_iter
+        state.converged[self.numbers] = found.converged
+        state.length[self.numbers] = np.linalg.norm(found.gradient, axis=1)
+        state.stopped = found.stopped
+
+    def callback(self, on_iteration, state):
+        """Make the function of parameters v and their values from one of all thetas."""
+
+        def call(v, values):
+            thetas, all_values = state.thetas.copy(), state.values.copy()
+            thetas[self.numbers] = self.to_theta(v)
+            all_values[self.numbers] = self.to_values(values)
+            return on_iteration(thetas, all_values)
+
+        return call
 
     def value_and_gradient(self, v, which):
         """Evaluate some of the problems, in their own units."""
         unit = self.unit[which]
         thetas = self._convert("to_theta", unit[:, None] * v, which)
-        values, gradients = self.evaluate(thetas, which)
+        values, gradients = self.grid.value_and_gradient(thetas, self.numbers[which])
         gradients = self._convert("gradient_in_v", gradients, which)
         return (values - self.offset[which]) / unit / unit, gradients / unit[:, None]

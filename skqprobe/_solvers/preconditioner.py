@@ -77,6 +77,7 @@ class Preconditioner:
 
     def __init__(self, objective, alpha, model):
         mean, curvature = model.mean, model.curvature
+        self.curvature = curvature
         penalty = alpha * objective.scale**2
         d, full = objective.n_features, model.moment.ndim == 2
         hessian = curvature * model.moment
@@ -145,22 +146,26 @@ class Preconditioner:
         return np.append(gradient, slope * self.intercept_scale)
 
 
-def model_hessian(objective):
+def model_hessian(objective, curvature=None):
     """Measure the Hessian model of an objective.
 
     Parameters
     ----------
     objective : LinearObjective
         Objective.
+    curvature : ndarray of shape (n_prompts,), default=None
+        Curvature of the loss of each prompt, which weights the second moments. None
+        means that at scores of 0, and equal weights.
 
     Returns
     -------
     model : HessianModel
         Model with full second moments, or with those of a sample if they cost too much.
     """
+    weight = curvature if curvature is not None and curvature.any() else None
     if not _is_affordable(objective):
-        return _sampled_model(objective)
-    return _full_model(objective, *objective.moments(full=True))
+        return _sampled_model(objective, weight)
+    return _full_model(objective, *objective.moments(True, weight=weight), weight)
 
 
 def model_fold_hessians(grid):
@@ -202,7 +207,7 @@ def _per_reward(models, grid):
         return models
     repeated = [model for model in models for _ in grid.objectives]
     return [
-        replace(model, curvature=objective.score_curvature())
+        replace(model, curvature=objective.score_curvature().sum())
         for model, objective in zip(repeated, grid.fold_objectives, strict=True)
     ]
 
@@ -213,10 +218,15 @@ def _is_affordable(objective, n_factors=1):
     return d <= FULL_FEATURES and n_factors * d**2 <= FULL_ENTRIES
 
 
-def _full_model(objective, mean, moment):
+def _full_model(objective, mean, moment, curvature=None):
     """Make the model of full second moments, which needs no directions."""
     no_directions = np.zeros((objective.n_features, 0))
-    return HessianModel(mean, moment, objective.score_curvature(), no_directions)
+    return HessianModel(mean, moment, _total(objective, curvature), no_directions)
+
+
+def _total(objective, curvature):
+    """Sum the curvatures of prompts; None means those at scores of 0."""
+    return (objective.score_curvature() if curvature is None else curvature).sum()
 
 
 def _pool(first, second, shift_invariant):
@@ -229,7 +239,7 @@ def _pool(first, second, shift_invariant):
     return n + n_second, mean + share * step, moment
 
 
-def _sampled_model(objective):
+def _sampled_model(objective, weight=None):
     """Make the model of scales and principal directions of a sample.
 
     The scales are standard deviations. If the rows cannot span the features, the
@@ -237,18 +247,20 @@ def _sampled_model(objective):
     columns have another span, from which many small steps lead back. Square roots of
     standard deviations are a compromise.
     """
-    blocks = objective.sampled_blocks(N_SAMPLED)
-    mean, variance = objective.moments(full=False, blocks=blocks)
+    blocks = objective.sampled_blocks(N_SAMPLED, weight)
+    mean, variance = objective.moments(False, blocks, weight)
     layout = objective.layout
     n_lost = layout.n_prompts if objective.loss.shift_invariant else 0
     squares = variance
     if layout.n_rows - n_lost < objective.n_features and variance.any():
         squares = np.sqrt(variance * np.exp(np.log(variance[variance > 0]).mean()))
-    principal = _principal_directions(objective, mean, variance, squares, blocks)
-    return HessianModel(mean, squares, objective.score_curvature(), *principal)
+    principal = _principal_directions(
+        objective, mean, variance, squares, blocks, weight
+    )
+    return HessianModel(mean, squares, _total(objective, weight), *principal)
 
 
-def _principal_directions(objective, mean, variance, squares, blocks):
+def _principal_directions(objective, mean, variance, squares, blocks, weight):
     """Find directions of scaled columns with exceptionally large second moments.
 
     In a sample of unstructured rows, too, moments reach up to the edge of the
@@ -269,7 +281,8 @@ def _principal_directions(objective, mean, variance, squares, blocks):
     image = np.random.RandomState(0).standard_normal((d, min(d, rank + 10)))
     for _ in range(N_POWERS):
         basis = np.linalg.qr(image)[0].astype(objective.dtype)
-        image = inverse * objective.moment_product(mean, inverse * basis, blocks)
+        product = objective.moment_product(mean, inverse * basis, blocks, weight)
+        image = inverse * product
     moments, rotation = np.linalg.eigh(basis.T.astype(np.float64) @ image)
     moments, rotation = moments[::-1][:rank], rotation[:, ::-1][:, :rank]
     # All variance lies in the span of the rows.
