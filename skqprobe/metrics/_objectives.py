@@ -63,7 +63,8 @@ def objective_rewards(
     """
     rewards, layout = check_objectives(y, groups)
     scores = check_scores(scores, layout)
-    values = choice_rewards(scores, rewards, layout, temperature)
+    proba = choice_probabilities(scores, layout, temperature)
+    values = expected_rewards(proba[:, None], rewards, layout)
     return reduce_terms(mean_terms(values), average, prompt_weight)
 
 
@@ -168,13 +169,7 @@ def weights_at_cost(
     >>> print(f"{mixture.cost.value:.0f}", mixture.reward)
     400 1.642 [1.527, 1.754]
     """
-    values, layout = check_objectives(values, groups, "values")
-    rewards, other = check_objectives(y, groups)
-    if rewards.shape != values.shape or layout.shape != other.shape:
-        raise ValueError(
-            f"y has shape {np.shape(y)}; it must have the shape of values, with "
-            f"{values.shape[1]} objectives."
-        )
+    rewards, values, layout = check_rewards_and_values(y, values, groups)
     base = np.ones(values.shape[1])
     if objective_weights is not None:
         base = check_objective_weights(objective_weights, values.shape[1]).copy()
@@ -185,34 +180,49 @@ def weights_at_cost(
             f"objective must be an index of {len(base)} objectives; got {objective!r}."
         ) from None
     weights = weight_path(values, layout, base, objective, N_WEIGHTS)
-    scores = values @ weights.T
-    chosen = np.stack(
-        [choice_rewards(z, rewards, layout, temperature) for z in scores.T]
-    )  # (n_weights, n_prompts, n_objectives)
+    chosen = choice_rewards(values, weights, rewards, layout, temperature)
     terms = np.stack([chosen @ base, -chosen[..., objective]], axis=2)
-    # Of weights that choose alike, the one in the middle depends least on rounding.
-    changes = np.flatnonzero((np.diff(terms, axis=0) != 0).any(axis=(1, 2))) + 1
-    alike = np.split(np.arange(N_WEIGHTS), changes)
-    middle = [numbers[len(numbers) // 2] for numbers in alike]
-    weights, terms = weights[middle], terms[middle]
-    some, probabilities = _best_mixture(*terms.mean(axis=1).T, max_cost)
-    estimate = bootstrap_terms(
-        mean_terms(np.einsum("w,wpj->pj", probabilities, terms[some])),
-        names=["the reward", "the cost"],
-        n_resamples=n_resamples,
-        confidence_level=confidence_level,
-        random_state=random_state,
-    )
-    parts = estimate.value, estimate.low, estimate.high, estimate.standard_error
+    distinct = _middle_of_equals(terms)
+    some, probabilities = _best_mixture(terms[distinct].mean(axis=1), max_cost)
+    some = distinct[some]
+    mixed = np.einsum("w,wpj->pj", probabilities, terms[some])
     reward, cost = (
-        Estimate(*map(float, of_one), confidence_level)
-        for of_one in zip(*parts, strict=True)
+        bootstrap_terms(
+            mean_terms(each),
+            names=[name],
+            n_resamples=n_resamples,
+            confidence_level=confidence_level,
+            random_state=random_state,
+        )
+        for each, name in zip(mixed.T, ("the reward", "the cost"), strict=True)
     )
     return WeightMixture(weights[some], probabilities, reward, cost)
 
 
-def _best_mixture(reward, cost, max_cost):
-    """Find the pair of choices whose mixture has the highest reward at a mean cost."""
+def _middle_of_equals(terms):
+    """Find the weights in the middle of those that choose alike, far from a change."""
+    changes = np.flatnonzero((np.diff(terms, axis=0) != 0).any(axis=(1, 2))) + 1
+    alike = np.split(np.arange(len(terms)), changes)
+    return np.array([numbers[len(numbers) // 2] for numbers in alike])
+
+
+def _best_mixture(points, max_cost):
+    """Find the choices whose mixture has the highest reward at a mean cost.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_weights, 2)
+        Mean reward and cost.
+    max_cost : float
+        Highest mean cost of the mixture.
+
+    Returns
+    -------
+    some : list of int
+        One or two choices.
+    probabilities : ndarray of shape (1,) or (2,)
+    """
+    reward, cost = points.T
     cheap, dear = np.flatnonzero(cost <= max_cost), np.flatnonzero(cost > max_cost)
     if not cheap.size:
         raise ValueError(
@@ -230,10 +240,18 @@ def _best_mixture(reward, cost, max_cost):
     return [cheap[i], dear[j]], np.array([1 - share[i, j], share[i, j]])
 
 
-def choice_rewards(scores, rewards, layout, temperature):
-    """Compute the expected reward in each objective, (n_prompts, n_objectives)."""
-    proba = choice_probabilities(scores, layout, temperature)
-    return expected_rewards(proba[:, None], rewards, layout)
+def choice_rewards(values, weights, rewards, layout, temperature):
+    """Compute the rewards of choices by several weights, in each objective.
+
+    Returns
+    -------
+    chosen : ndarray of shape (n_weights, n_prompts, n_objectives)
+    """
+    chosen = []
+    for scores in (values @ weights.T).T:
+        proba = choice_probabilities(scores, layout, temperature)
+        chosen.append(expected_rewards(proba[:, None], rewards, layout))
+    return np.array(chosen)
 
 
 def weight_path(values, layout, base, objective, n_weights):
@@ -264,6 +282,18 @@ def check_objective_weights(weights, n_objectives):
             f"objectives; got {weights!r}."
         )
     return weights
+
+
+def check_rewards_and_values(y, values, groups):
+    """Validate rewards and values in several objectives, of one shape."""
+    rewards, layout = check_objectives(y, groups)
+    values, other = check_objectives(values, groups, "values")
+    if rewards.shape != values.shape or layout.shape != other.shape:
+        raise ValueError(
+            f"values has shape {(*other.shape, values.shape[1])}; it must have the "
+            f"shape of y, {(*layout.shape, rewards.shape[1])}."
+        )
+    return rewards, values, layout
 
 
 def check_objectives(y, groups, name="y"):

@@ -51,6 +51,26 @@ def candidate_values(estimator, X, groups=None):
     return _call(estimator, "predict", X, groups)
 
 
+def candidate_objectives(estimator, X, groups=None):
+    """Compute the values of the candidates in each objective; see `candidate_values`.
+
+    Returns
+    -------
+    values : ndarray of shape (n_prompts, k, n_objectives) or (n_rows, n_objectives)
+    """
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if isinstance(estimator, Pipeline) and len(estimator) > 1:
+        X = _call(estimator[:-1], "transform", X, groups)
+        estimator = estimator[-1]
+    if not hasattr(estimator, "predict_objectives"):
+        raise ValueError(
+            f"{type(estimator).__name__} has no method predict_objectives: pass a "
+            "probe, a search over it, or a pipeline that ends in it; or pass the "
+            "values of all objectives to from_predictions."
+        )
+    return _call(estimator, "predict_objectives", X, groups)
+
+
 def _call(estimator, name, X, groups):
     """Call a method, with the groups if it takes them."""
     method = getattr(estimator, name)
@@ -80,21 +100,13 @@ def _requests_groups(part, method):
     return bool(part.get_metadata_routing().consumes(method, {"groups"}))
 
 
-def policy_temperature(policy):
-    """Find the temperature of a policy, or of the last step of a search or pipeline.
-
-    Parameters
-    ----------
-    policy : estimator
-        Fitted estimator.
-
-    Returns
-    -------
-    temperature : float
-        0 for an estimator without a temperature.
-    """
+def last_step(policy):
+    """Find the last step of a search or pipeline; other estimators are their own."""
     if hasattr(policy, "best_estimator_"):
-        return policy_temperature(policy.best_estimator_)
-    if isinstance(policy, Pipeline):
-        return policy_temperature(policy.steps[-1][1])
-    return getattr(policy, "temperature", 0.0)
+        return last_step(policy.best_estimator_)
+    return last_step(policy.steps[-1][1]) if isinstance(policy, Pipeline) else policy
+
+
+def policy_temperature(policy):
+    """Find the temperature of a policy, of its last step; 0 if it has none."""
+    return getattr(last_step(policy), "temperature", 0.0)

@@ -13,6 +13,9 @@ REFERENCE = {"color": "0.4", "linewidth": 1.2}
 class Display:
     """Base class of the displays, which implement `from_predictions` and `plot`."""
 
+    _values = staticmethod(candidate_values)
+    _rows_ndim = 1  # of y, if X has rows
+
     @classmethod
     def from_estimator(cls, estimator, X, y, groups=None, *, name=None, **kwargs):
         """Draw the display of a fitted policy.
@@ -24,7 +27,7 @@ class Display:
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Input of the estimator, from prompts that it was not trained on.
         y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
+            Rewards. For `ParetoDisplay`, with one more axis of two objectives.
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
@@ -39,8 +42,8 @@ class Display:
             Display that was drawn.
         """
         check_is_fitted(estimator)
-        labels = groups if np.ndim(y) == 1 else None
-        scores = candidate_values(estimator, X, labels)
+        labels = groups if np.ndim(y) == cls._rows_ndim else None
+        scores = cls._values(estimator, X, labels)
         kwargs = cls._settings_of(estimator) | kwargs
         name = name or type(estimator).__name__
         return cls.from_predictions(y, scores, groups, name=name, **kwargs)
