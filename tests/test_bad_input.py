@@ -25,7 +25,7 @@ from cases import (
 )
 from estimators import assert_refused
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import DataConversionWarning, NotFittedError
+from sklearn.exceptions import NotFittedError
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe import (
@@ -214,7 +214,9 @@ BAD_SHAPES = {
     "flat": (lambda y: y.ravel(), r"\(360,\)"),
     "one per prompt": (lambda y: y[:, 0], r"\(60,\)"),
     "transposed": (lambda y: y.T, r"\(6, 60\)"),
-    "3-D": (lambda y: y[..., None], r"\(60, 6, 1\)"),
+    "4-D": (lambda y: y[..., None, None], r"\(60, 6, 1, 1\)"),
+    "objectives of fewer": (lambda y: y[:59, :, None], r"\(59, 6, 1\)"),
+    "no objective": (lambda y: y[..., None][..., :0], r"\(60, 6, 0\)"),
 }
 
 
@@ -265,10 +267,10 @@ def test_rewards_of_the_wrong_shape_for_rows(rows, Probe):
     words = rf"y has shape \({len(y) - 1},\), but X holds {len(y)} rows"
     assert_fit_refused(Probe(), words, X, y[:-1], groups)
     assert_refused(Probe().fit(X, y, groups).score, words, X, y[:-1], groups)
-    words = "y should be a 1d array"
-    assert_fit_refused(Probe(), words, X, np.column_stack([y, y]), groups)
-    with pytest.warns(DataConversionWarning):
-        Probe().fit(X, y[:, None], groups)
+    words = rf"y has shape \({len(y) - 1}, 2\).*shape \({len(y)},\), or \({len(y)}, n_o"
+    assert_fit_refused(Probe(), words, X, np.column_stack([y, y])[1:], groups)
+    words = rf"y has shape \({len(y)}, 1, 1\)"
+    assert_fit_refused(Probe(), words, X, y[:, None, None], groups)
 
 
 @every_probe

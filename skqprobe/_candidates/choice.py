@@ -1,10 +1,13 @@
-"""Choice probabilities and best candidates, from scores."""
+"""Choice by values: probabilities, best candidates, and the settings of the choice."""
 
 from numbers import Real
 
 import numpy as np
 
+from skqprobe._arrays.device import to_host
+from skqprobe._arrays.magnitude import LARGEST, LARGEST_SINGLE, check_magnitude
 from skqprobe._candidates.segments import repeat_per_prompt, segment_max, segment_sum
+from skqprobe._candidates.validation import check_numbers, check_values
 from skqprobe._utils.sklearn_compat import FloatInterval
 
 
@@ -104,6 +107,47 @@ def check_temperature(temperature):
             "temperature must be a number of 0 or more (0 selects the best candidate); "
             f"got {temperature!r}."
         )
+
+
+def check_objective_weights(weights, n_objectives):
+    """Validate the weights of the objectives in the value of a candidate.
+
+    Parameters
+    ----------
+    weights : array-like of shape (n_objectives,) or None
+        Weights of any sign; None means equal weights with the sum 1.
+    n_objectives : int
+        Number of objectives of the probe.
+
+    Returns
+    -------
+    weights : ndarray of float64, of shape (n_objectives,)
+
+    Raises
+    ------
+    ValueError
+        If there is not one finite number per objective.
+    """
+    if weights is None:
+        return np.full(n_objectives, 1 / n_objectives)
+    weights = np.asarray(to_host(weights, "objective_weights"))
+    if weights.shape != (n_objectives,):
+        raise ValueError(
+            f"objective_weights has shape {weights.shape}, but y of fit has "
+            f"{n_objectives} objectives; pass one number per objective, or None."
+        )
+    hint = "A weight of 0 leaves an objective out."
+    weights = check_numbers(weights, "objective_weights", hint)
+    check_magnitude(weights, "objective_weights")
+    return weights
+
+
+def check_offset(offset, shape, dtype):
+    """Validate the known part of the values, and return it in `dtype`, (n_rows,)."""
+    offset = check_values(offset, shape, "offset")
+    high = LARGEST if dtype == np.float64 else LARGEST_SINGLE
+    check_magnitude(offset, "offset", high=high)
+    return offset.reshape(-1).astype(dtype)
 
 
 def best_candidates(scores, layout):

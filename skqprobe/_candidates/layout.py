@@ -54,10 +54,13 @@ class Layout:
         return self.offsets[-1]
 
     def to_prompt_order(self, values):
-        """Reorder values from user order to prompt order; None stays None."""
+        """Reorder values from user order to prompt order; None stays None.
+
+        Values may have a last axis of objectives.
+        """
         if values is None:
             return None
-        values = values.reshape(-1)
+        values = values.reshape(-1, *values.shape[len(self.shape) :])
         return values if self.order is None else values[self.order]
 
     def to_user_order(self, values):
@@ -65,7 +68,7 @@ class Layout:
         if self.order is not None:
             ordered, values = values, np.empty_like(values)
             values[self.order] = ordered
-        return values.reshape(self.shape)
+        return values.reshape(*self.shape, *values.shape[1:])
 
     def to_user_index(self, rows):
         """Convert chosen rows to the user's indexing.

@@ -205,7 +205,7 @@ def check_values(values, shape, name):
     values = to_host(values, name)
     if len(shape) == 1:
         values = column_or_1d(values, warn=True)
-    values = _check_numbers(
+    values = check_numbers(
         values,
         name,
         "Leave the row out."
@@ -213,15 +213,20 @@ def check_values(values, shape, name):
         else "Leave the candidate out, as rows with groups.",
     )
     if values.shape != shape:
-        counted = "{} rows" if len(shape) == 1 else "{} sets of {} candidates"
-        raise ValueError(
-            f"{name} has shape {values.shape}, but X holds {counted.format(*shape)}; "
-            f"it must have shape {shape}."
-        )
+        raise ValueError(f"{wrong_shape(name, values.shape, shape)}.")
     return values
 
 
-def _check_numbers(values, name, hint):
+def wrong_shape(name, found, shape):
+    """Make the message about an argument that does not fit the candidates of X."""
+    counted = "{} rows" if len(shape) == 1 else "{} sets of {} candidates"
+    return (
+        f"{name} has shape {found}, but X holds {counted.format(*shape)}; it must have "
+        f"shape {shape}"
+    )
+
+
+def check_numbers(values, name, hint):
     """Convert finite numbers of any shape to float64."""
     _raise_unless_real(np.asarray(values), name)
     values = check_array(
@@ -311,7 +316,7 @@ def check_weights(sample_weight, layout):
         sample_weight = np.full(layout.shape[:1], sample_weight)
     weight = to_host(sample_weight, "sample_weight")
     hint = "A weight of 0 leaves a prompt or candidate out."
-    weight = _check_numbers(weight, "sample_weight", hint)
+    weight = check_numbers(weight, "sample_weight", hint)
     by_prompt = not layout.grouped or weight.ndim < len(layout.shape)
     expected = layout.shape[:1] if by_prompt else layout.shape
     if weight.shape != expected:

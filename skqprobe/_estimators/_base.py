@@ -6,9 +6,14 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.device import to_host, to_namespace_of
-from skqprobe._arrays.magnitude import check_scores
-from skqprobe._candidates.choice import choice_probabilities
+from skqprobe._arrays.magnitude import check_magnitude, check_scores
+from skqprobe._candidates.choice import (
+    check_objective_weights,
+    check_offset,
+    choice_probabilities,
+)
 from skqprobe._candidates.layout import check_layout
+from skqprobe._candidates.rewards import check_rewards
 from skqprobe._candidates.sampling import draw_candidates
 from skqprobe._candidates.validation import (
     check_candidates,
@@ -16,9 +21,11 @@ from skqprobe._candidates.validation import (
     warn_without_groups,
 )
 from skqprobe._estimators._fit import (
+    check_loss,
     check_training_data,
     fitted_attributes,
-    make_objective,
+    make_objectives,
+    max_iterations,
     minimize,
     set_fitted,
 )
@@ -46,11 +53,14 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
     # Requested by default, so that users need only switch on metadata routing. `y` is
     # requested for cross_val_predict, see QProbePolicy.classes_.
     __metadata_request__fit = {"groups": True, "sample_weight": True, "y": True}
-    __metadata_request__score = {"groups": True, "sample_weight": True}
+    __metadata_request__score = {"groups": True, "sample_weight": True, "offset": True}
+
+    objective_weights = None  # of an estimator that an older version saved
 
     _parameter_constraints: dict = {
         "alpha": [FloatInterval(Real, 0, None, closed="left")],
         "temperature": [FloatInterval(Real, 0, np.inf, closed="both")],
+        "objective_weights": ["array-like", None],
         "fit_intercept": ["boolean"],
         "n_candidates": [Interval(Integral, 1, None, closed="left"), None],
         "hidden_layer_sizes": ["array-like"],
@@ -73,7 +83,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
+            Rewards; or several per candidate, one per objective, along a last axis.
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
@@ -105,8 +115,9 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         """
         loss, solver = self._check_settings()
         data = check_training_data(self, X, y, groups)
-        loss.check_rewards(data.rewards)
-        objective = make_objective(
+        check_loss(loss, data)
+        check_objective_weights(self.objective_weights, len(data.objectives))
+        objectives = make_objectives(
             data,
             loss,
             sample_weight,
@@ -117,18 +128,18 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             standardize=self.standardize,
             random_state=self.random_state,
         )
-        start = self._starting_point(objective)
+        start = self._starting_points(objectives)
 
-        def state(theta, n_iter):
-            return data.features | fitted_attributes(objective, theta, n_iter)
+        def state(thetas, n_iter):
+            return fitted_attributes(data, objectives, thetas, n_iter)
 
         metadata = {"groups": groups, "sample_weight": sample_weight}
-        task = begin_fit(self, X, y, self.max_iter + 1, **metadata)
+        task = begin_fit(self, X, y, max_iterations(objectives, self), **metadata)
         value = "held-out loss" if solver == "adam" else "objective"
         verbose = f"[{type(self).__name__}] {value}" if self.verbose else None
         iterations = Iterations(task, state, verbose)
-        theta, n_iter = minimize(
-            objective,
+        thetas, n_iter = minimize(
+            objectives,
             solver,
             start,
             tol=self.tol,
@@ -136,7 +147,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             random_state=self.random_state,
             on_iteration=iterations.callback,
         )
-        attributes = state(theta, n_iter)
+        attributes = state(thetas, n_iter)
         iterations.end(attributes)
         return set_fitted(self, attributes)
 
@@ -172,22 +183,24 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
                 "layers on torch."
             )
 
-    def _starting_point(self, objective):
+    def _starting_points(self, objectives):
         """Zeros, or the parameters of the last fit."""
-        theta = np.zeros(objective.n_parameters)
+        first = objectives[0]
+        thetas = np.zeros((len(objectives), first.n_parameters))
         if not self.warm_start:
-            return theta
-        if isinstance(objective, LinearObjective) and hasattr(self, "coef_"):
-            coef = to_host(self.coef_)
-            self._check_warm_start(objective, len(coef))
-            theta[: objective.n_features] = coef
-            if objective.has_intercept:
-                theta[-1] = self.intercept_
-        elif isinstance(objective, NetworkObjective) and hasattr(self, "coefs_"):
-            self._check_warm_start(objective, len(self.coefs_[0]))
-            if [coef.shape for coef in self.coefs_] == objective.layer_shapes:
-                theta[:] = objective.join_raw(self.coefs_, self.intercepts_)
-        return theta
+            return thetas
+        if isinstance(first, LinearObjective) and hasattr(self, "coef_"):
+            coefs = np.atleast_2d(to_host(self.coef_))
+            self._check_warm_start(first, coefs.shape[1])
+            if len(coefs) == len(thetas):
+                thetas[:, : first.n_features] = coefs
+                if first.has_intercept:
+                    thetas[:, -1] = self.intercept_
+        elif isinstance(first, NetworkObjective) and hasattr(self, "coefs_"):
+            self._check_warm_start(first, len(self.coefs_[0]))
+            if [coef.shape for coef in self.coefs_] == first.layer_shapes:
+                thetas[0] = first.join_raw(self.coefs_, self.intercepts_)
+        return thetas
 
     def _check_warm_start(self, objective, n_features):
         if n_features != objective.n_features:
@@ -196,39 +209,100 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
                 f"fit had {n_features}. Use the same features, or warm_start=False."
             )
 
-    def _scores(self, X, method):
-        """Values of the candidates in user order, and the leading shape of X."""
+    def _weights(self):
+        """Weights of the objectives in the value of a candidate, (n_objectives,)."""
         check_is_fitted(self)
-        if hasattr(self, "coef_"):
+        if hasattr(self, "coefs_"):
+            n_objectives = self.coefs_[-1].shape[1]
+        else:
+            n_objectives = 1 if len(self.coef_.shape) == 1 else len(self.coef_)
+        return check_objective_weights(self.objective_weights, n_objectives)
+
+    def _scores(self, X, method, weights=None):
+        """Scores of the candidates in user order, and the leading shape of X.
+
+        Without weights, those of all objectives, of shape (n_rows, n_objectives).
+        """
+        check_is_fitted(self)
+        is_linear = hasattr(self, "coef_")
+        if is_linear:
             check_same_namespace(X, self, attribute="coef_", method=method)
+            coef, intercept = np.atleast_2d(to_host(self.coef_)).T, self.intercept_
+            intercept = np.atleast_1d(intercept)
+        else:
+            coef, intercept = self.coefs_[-1], self.intercepts_[-1]
+        if weights is not None:
+            weights = weights if is_linear else weights[:, None]
+            coef, intercept = coef @ weights, intercept @ weights
         X, shape = check_candidates(self, X, reset=False)
         with np.errstate(over="ignore", invalid="ignore"):
-            if hasattr(self, "coefs_"):
-                scores = network_scores(X, self.coefs_, self.intercepts_)
-                shows_all = False
+            if is_linear:
+                scores = linear_scores(X, coef, intercept)
             else:
-                coef = np.asarray(to_host(self.coef_))
-                scores = linear_scores(X, coef, self.intercept_)
-                shows_all = bool(coef.all())
+                layers = [*self.coefs_[:-1], coef], [*self.intercepts_[:-1], intercept]
+                scores = network_scores(X, *layers)
+        shows_all = is_linear and bool(coef.all())
         # Non-finite numbers in X make the scores non-finite, which are faster to check,
         # unless a coefficient of 0 or a ReLU hides them.
         if not (shows_all and np.isfinite(scores).all()):
             raise_unless_finite(X, shape)
             check_scores(scores, X)
-        return scores, shape
+        return scores if weights is not None else scores.reshape(len(X), -1), shape
 
-    def _scored_layout(self, X, groups, method):
+    def _expected_rewards(self, X, method):
+        """Compute `predict_objectives`, (n_rows, n_objectives), and the shape of X."""
+        return self._scores(X, method)
+
+    def _weighted(self, X, method):
+        """Values of the candidates in user order, without the offset, and the shape."""
+        return self._scores(X, method, self._weights())
+
+    def _values(self, X, method, offset=None):
+        """Values of the candidates in user order, and the leading shape of X."""
+        values, shape = self._weighted(X, method)
+        if offset is not None:
+            values = values + check_offset(offset, shape, values.dtype)
+        return values, shape
+
+    def _valued_layout(self, X, groups, method, offset):
         """Layout of X, and values of the candidates in prompt order."""
-        scores, shape = self._scores(X, method)
+        values, shape = self._values(X, method, offset)
         layout = check_layout(shape, groups)
         warn_without_groups(layout)
-        return layout, layout.to_prompt_order(scores)
+        return layout, layout.to_prompt_order(values)
 
-    def _choice_values(self, scores):
-        """Map scores to the values whose unit `temperature` has."""
-        return scores
+    def _weighted_rewards(self, y, shape):
+        """Validate rewards, and weight those of several objectives."""
+        rewards, _ = check_rewards(y, shape)
+        check_magnitude(rewards, "y")
+        if rewards.ndim == len(shape):
+            return rewards
+        weights = self._weights()
+        if rewards.shape[-1] != len(weights):
+            raise ValueError(
+                f"y has {rewards.shape[-1]} objectives, but {type(self).__name__} was "
+                f"fitted to {len(weights)}."
+            )
+        return rewards @ weights
 
-    def sample(self, X, groups=None, *, size=None, random_state=None):
+    def predict_objectives(self, X):
+        """Compute the value of each objective, before they are weighted.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs, as sets or rows.
+
+        Returns
+        -------
+        values : ndarray of shape (n_prompts, k, n_objectives) or \
+                (n_rows, n_objectives)
+            Values of the candidates; of a QProbeRegressor, expected rewards.
+        """
+        values, shape = self._snapshot()._expected_rewards(X, "predict_objectives")
+        return to_namespace_of(X, values.reshape(*shape, -1))
+
+    def sample(self, X, groups=None, *, offset=None, size=None, random_state=None):
         """Draw one candidate per prompt at `temperature`.
 
         Parameters
@@ -238,6 +312,9 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
+        offset : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Known part of the values, such as minus the price of a candidate. It is
+            added to the values of the probe.
         size : int, default=None
             Number of draws per prompt, with replacement. None makes one draw and drops
             the axis.
@@ -251,8 +328,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             prompts in order of first appearance.
         """
         self = self._snapshot()
-        layout, scores = self._scored_layout(X, groups, "sample")
-        values = self._choice_values(scores)
+        layout, values = self._valued_layout(X, groups, "sample", offset)
         proba = choice_probabilities(values, layout, self.temperature)
         random_state = self.random_state if random_state is None else random_state
         chosen = draw_candidates(proba, layout, size, random_state)

@@ -1,4 +1,4 @@
-"""The fit that all estimators share: check data, make the objective, minimize it."""
+"""The fit that all estimators share: check data, make objectives, minimize them."""
 
 import copy
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from sklearn.base import is_regressor
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 
@@ -22,18 +24,25 @@ from skqprobe._arrays.magnitude import (
 )
 from skqprobe._arrays.threads import threads_for
 from skqprobe._candidates.layout import Layout, check_layout
+from skqprobe._candidates.rewards import check_rewards
 from skqprobe._candidates.segments import segment_sum
 from skqprobe._candidates.validation import (
     check_candidates,
     check_limits,
-    check_values,
     check_weights,
     no_groups,
     raise_unless_finite,
 )
+from skqprobe._objectives.base import Objective
+from skqprobe._objectives.grid import WholeGrid
 from skqprobe._objectives.linear import LinearObjective
 from skqprobe._objectives.network import NetworkObjective
-from skqprobe._solvers import minimize_adam, minimize_lbfgs, solve_ridge
+from skqprobe._solvers import (
+    minimize_adam,
+    minimize_lbfgs,
+    minimize_lbfgs_grid,
+    solve_ridge_grid,
+)
 from skqprobe._utils.warn import warn_user
 
 NOTHING_TO_LEARN = (
@@ -53,17 +62,31 @@ class TrainingData:
         Embeddings in user order.
     layout : Layout
         Layout of the candidates.
-    rewards : ndarray of float64, in the layout's shape
-        Rewards in user order.
+    rewards : ndarray of float64, in the layout's shape, or with a last axis
+        Rewards in user order, of one objective or several.
     features : dict
-        Attributes `n_features_in_`, `feature_names_in_` if X has names, and
-        `_mean_group_size_`, of rows whose prompts differ in size.
+        Attributes `n_features_in_`, `feature_names_in_` if X has names,
+        `objective_names_` if y has names, and `_mean_group_size_`, of rows whose
+        prompts differ in size.
     """
 
     X: Any
     layout: Layout
     rewards: np.ndarray
     features: dict
+
+    @property
+    def is_vector(self):
+        """Whether the rewards have an axis of objectives."""
+        return self.rewards.ndim > len(self.layout.shape)
+
+    @cached_property
+    def objectives(self):
+        """Rewards of each objective, in the layout's shape, by the name in messages."""
+        if not self.is_vector:
+            return {"y": self.rewards}
+        columns = np.moveaxis(self.rewards, -1, 0)
+        return {f"y[..., {j}]": column for j, column in enumerate(columns)}
 
     @cached_property
     def columns(self):
@@ -101,17 +124,41 @@ def check_training_data(estimator, X, y, groups):
             "None. Pass one reward per candidate: for pairs (chosen, rejected), y is "
             "np.tile([1.0, 0.0], (n_pairs, 1))."
         )
-    rewards = check_values(y, shape, "y")
-    if X.dtype == np.float64:
-        check_magnitude(rewards, "y", SMALLEST)
-    else:
-        hint = f", or pass X in float64 instead of {X.dtype}"
-        check_magnitude(rewards, "y", SMALLEST_SINGLE, LARGEST_SINGLE, hint)
+    rewards, objective_names = check_rewards(y, shape)
     names = ("n_features_in_", "feature_names_in_")
     features = {name: vars(checked)[name] for name in names if name in vars(checked)}
+    if objective_names is not None:
+        features["objective_names_"] = objective_names
     if len(shape) == 1 and layout.grouped and np.ptp(layout.sizes):
         features["_mean_group_size_"] = float(layout.sizes.mean())
-    return TrainingData(X, layout, rewards, features)
+    data = TrainingData(X, layout, rewards, features)
+    if is_regressor(estimator) and len(shape) == 1 and rewards.shape[1:] == (1,):
+        warn_user(
+            "A column-vector y was passed when a 1d array was expected. It is fitted "
+            "as rewards with one objective; for a coef_ of one dimension, pass "
+            "y.ravel().",
+            DataConversionWarning,
+        )
+    for name, values in data.objectives.items():
+        if X.dtype == np.float64:
+            check_magnitude(values, name, SMALLEST)
+        else:
+            hint = f", or pass X in float64 instead of {X.dtype}"
+            check_magnitude(values, name, SMALLEST_SINGLE, LARGEST_SINGLE, hint)
+    return data
+
+
+def check_loss(loss, data):
+    """Raise unless a loss is defined for the rewards of all objectives."""
+    for name, rewards in data.objectives.items():
+        try:
+            loss.check_rewards(rewards)
+        except ValueError as error:
+            if not data.is_vector:
+                raise
+            raise ValueError(
+                f"{name}, an objective of y, is invalid: {error}"
+            ) from None
 
 
 def weighted_layout(layout, sample_weight):
@@ -133,7 +180,7 @@ def weighted_layout(layout, sample_weight):
     return layout, prompt_weight, candidate_weight
 
 
-def make_objective(
+def make_objectives(
     data,
     loss,
     sample_weight=None,
@@ -145,7 +192,7 @@ def make_objective(
     standardize=False,
     random_state=None,
 ):
-    """Make the objective of training data.
+    """Make the objectives of training data.
 
     Parameters
     ----------
@@ -160,8 +207,10 @@ def make_objective(
 
     Returns
     -------
-    objective : LinearObjective or NetworkObjective
-        If no prompt is informative, all prompts have weight 0, with a warning.
+    objectives : list of LinearObjective, or of one NetworkObjective
+        Objectives of linear probes, one per reward of a candidate; or that of the
+        network for all of them. If no prompt is informative for a reward, all prompts
+        have weight 0, with a warning.
     """
     layout, prompt_weight, candidate_weight = weighted_layout(
         data.layout, sample_weight
@@ -174,33 +223,32 @@ def make_objective(
     candidate_weight = layout.to_prompt_order(candidate_weight)
     if n_candidates is not None:
         prompt_weight = _set_weights(prompt_weight, candidate_weight, layout, n_sets)
-    rewards = layout.to_prompt_order(data.rewards)
-    informative = loss.informative_prompts(rewards, layout.offsets)
-    prompt_weight = np.where(informative, prompt_weight, 0)
-    no_choice = loss.shift_invariant and (layout.sizes == 1).all()
-    if no_choice or not prompt_weight.any():
-        has_groups = data.layout.grouped
-        warn_user(NOTHING_TO_LEARN.format(loss) if has_groups else no_groups())
-        prompt_weight = np.zeros_like(prompt_weight)
-    arguments = {
+    arguments: dict[str, Any] = {
         "alpha": float(alpha),
         "fit_intercept": fit_intercept,
-        "prompt_weight": prompt_weight,
         "candidate_weight": candidate_weight,
-        "n_skipped": int((~informative).sum()),
         "columns": data.columns if standardize else None,
     }
-    if not len(hidden_layer_sizes):
-        return LinearObjective(data.X, layout, rewards, loss, **arguments)
-    return NetworkObjective(
-        data.X,
-        layout,
-        rewards,
-        loss,
-        hidden_layer_sizes=hidden_layer_sizes,
-        origin=origin,
-        **arguments,
-    )
+    make = LinearObjective if not len(hidden_layer_sizes) else Objective
+    objectives = []
+    for name, values in data.objectives.items():
+        rewards = layout.to_prompt_order(values)
+        informative = loss.informative_prompts(rewards, layout.offsets)
+        weight = np.where(informative, prompt_weight, 0)
+        no_choice = loss.shift_invariant and (layout.sizes == 1).all()
+        if no_choice or not weight.any():
+            message = (
+                NOTHING_TO_LEARN.format(loss) if data.layout.grouped else no_groups()
+            )
+            warn_user(f"{name}: {message}" if data.is_vector else message)
+            weight = np.zeros_like(weight)
+        arguments["prompt_weight"] = weight
+        arguments["n_skipped"] = int((~informative).sum())
+        objectives.append(make(data.X, layout, rewards, loss, **arguments))
+    if make is LinearObjective:
+        return objectives
+    sizes = {"hidden_layer_sizes": hidden_layer_sizes, "origin": origin}
+    return [NetworkObjective(objectives, **sizes)]
 
 
 def _set_weights(prompt_weight, candidate_weight, sets, n_sets):
@@ -224,60 +272,108 @@ def solver_options(tol, max_iter):
 
 
 def minimize(
-    objective, solver, theta, *, tol, max_iter, random_state=None, on_iteration=None
+    objectives, solver, thetas, *, tol, max_iter, random_state=None, on_iteration=None
 ):
-    """Minimize an objective.
+    """Minimize objectives.
 
     Parameters
     ----------
-    objective : LinearObjective or NetworkObjective
-        Objective.
+    objectives : list of LinearObjective, or of one NetworkObjective
+        Objectives from `make_objectives`.
     solver : {"closed_form", "lbfgs", "adam"}
         Solver.
-    theta : ndarray of shape (n_parameters,)
-        Starting point.
+    thetas : ndarray of shape (n_objectives, n_parameters)
+        Starting points.
     tol, max_iter, random_state
         Parameters of the estimators.
     on_iteration : callable, default=None
-        Called with (theta, value) after each iteration of L-BFGS or epoch of Adam;
-        returns True to stop.
+        Called with (thetas, value) after each iteration of L-BFGS or epoch of Adam;
+        returns True to stop. The value is the sum over objectives.
 
     Returns
     -------
-    theta : ndarray of shape (n_parameters,)
-        Parameters at the minimum.
+    thetas : ndarray of shape (n_objectives, n_parameters)
+        Parameters at the minima.
     n_iter : int
-        Number of iterations, at least 1.
+        Number of iterations, at least 1; of several objectives, the largest.
     """
-    if not objective.prompt_weight.any():
-        return np.zeros_like(theta), 1
-    options = solver_options(tol, max_iter) | {"on_iteration": on_iteration}
-    with raise_on_overflow(), threads_for(objective.X):
+    first = objectives[0]
+    if not any(objective.prompt_weight.any() for objective in objectives):
+        return np.zeros_like(thetas), 1
+    options = solver_options(tol, max_iter)
+    with raise_on_overflow(), threads_for(first.X):
         if solver == "closed_form":
-            theta = solve_ridge(objective)
+            grid = WholeGrid(objectives)
+            thetas = solve_ridge_grid(grid)
             if on_iteration is not None:
-                on_iteration(theta, objective.value_and_gradient(theta)[0])
-            return theta, 1
+                values, _ = grid.value_and_gradient(thetas, range(len(thetas)))
+                on_iteration(thetas, values.sum())
+            return thetas, 1
+        if solver == "lbfgs" and len(objectives) > 1:
+            thetas, converged, n_iter = minimize_lbfgs_grid(
+                WholeGrid(objectives), thetas, on_iteration=on_iteration, **options
+            )
+            warn_unless_converged(converged, first.loss, max_iter)
+            return thetas, n_iter
+
+        def callback(theta, value):
+            return on_iteration(theta[None], value)
+
+        options["on_iteration"] = None if on_iteration is None else callback
         if solver == "adam":
-            random_state = check_random_state(random_state)
-            return minimize_adam(objective, theta, random_state=random_state, **options)
-        return minimize_lbfgs(objective, theta, **options)
+            options["random_state"] = check_random_state(random_state)
+        minimize_one = minimize_adam if solver == "adam" else minimize_lbfgs
+        theta, n_iter = minimize_one(first, thetas[0], **options)
+        return theta[None], n_iter
 
 
-def fitted_attributes(objective, theta, n_iter):
-    """Make the fitted attributes of a probe from the parameters of its objective."""
-    attributes = {"n_skipped_prompts_": objective.n_skipped, "n_iter_": n_iter}
+def max_iterations(objectives, estimator):
+    """Maximum number of iterations that a fit reports, plus 1; None if unknown.
+
+    Several objectives take their iterations at the same time, but not in step.
+    """
+    return estimator.max_iter + 1 if len(objectives) == 1 else None
+
+
+def warn_unless_converged(converged, loss, max_iter, remedy="alpha"):
+    """Warn of the fits of a grid that did not converge."""
+    if not converged.all():
+        warn_user(
+            f"{(~converged).sum()} of the {len(converged)} fits by {loss} did not "
+            f"converge in max_iter={max_iter} iterations. Increase max_iter or tol, or "
+            f"{remedy}.",
+            ConvergenceWarning,
+        )
+
+
+def fitted_attributes(data, objectives, thetas, n_iter):
+    """Make the fitted attributes of a probe from the parameters of its objectives."""
+    first, fitted = objectives[0], data.features | {"n_iter_": n_iter}
+    if isinstance(first, NetworkObjective):
+        parts = first.split_raw(thetas[0])
+        for name, layers in zip(("coefs_", "intercepts_"), parts, strict=True):
+            fitted[name] = [downcast(part, first.dtype) for part in layers]
+        objectives = first.objectives
+    else:
+        coefs, intercepts = map(
+            np.array, zip(*map(_stored, objectives, thetas), strict=True)
+        )
+        coef = coefs if data.is_vector else coefs[0]
+        fitted["coef_"] = to_namespace_of(first.X, coef)
+        fitted["intercept_"] = intercepts if data.is_vector else float(intercepts[0])
+    n_skipped = np.array([objective.n_skipped for objective in objectives])
+    fitted["n_skipped_prompts_"] = n_skipped if data.is_vector else int(n_skipped[0])
+    return fitted
+
+
+def _stored(objective, theta):
+    """Coefficients in the dtype in which they are stored, and their intercept."""
     coef, intercept = objective.split_raw(theta)
-    if isinstance(objective, NetworkObjective):
-        attributes["coefs_"] = [downcast(part, objective.dtype) for part in coef]
-        biases = [downcast(part, objective.dtype) for part in intercept]
-        return {**attributes, "intercepts_": biases}
     rounded = downcast(coef, objective.dtype)
     if objective.has_intercept and rounded.dtype != coef.dtype:
         # The intercept is that of the coefficients as they are stored.
         intercept += (coef - rounded) @ objective.sampled_mean
-    coef = to_namespace_of(objective.X, rounded)
-    return {**attributes, "coef_": coef, "intercept_": float(intercept)}
+    return rounded, intercept
 
 
 def set_fitted(estimator, attributes):

@@ -125,8 +125,11 @@ class HeldOut:
         """Rewards of the held-out candidates, in prompt order."""
         return self.layout.to_prompt_order(self.data.rewards)
 
-    def reward(self, scores, temperature):
-        """Compute the expected reward of the choice from scores of all rows."""
+    def reward(self, values, temperature, weights):
+        """Compute the expected reward of the choice from the values of all rows.
+
+        Rewards of several objectives are weighted.
+        """
         if not self.layout.grouped:
             return np.nan
         if not self.prompt_weight.any():
@@ -135,8 +138,8 @@ class HeldOut:
                 "Leave these prompts out of X, or use another cv."
             )
         rewards = choice_reward(
-            scores[self.rows],
-            self.rewards,
+            values[self.rows],
+            self.rewards @ weights if self.data.is_vector else self.rewards,
             self.layout,
             temperature,
             self.candidate_weight,
@@ -145,11 +148,11 @@ class HeldOut:
 
     def score(self, scoring, policy):
         """Score a policy by a function of the user, in the layout of the user."""
-        X, y = self.data.X, self.data.rewards
-        copies = self.copies.reshape(y.shape)
-        if y.ndim == 2:
+        X, y, shape = self.data.X, self.data.rewards, self.data.layout.shape
+        copies = self.copies.reshape(shape)
+        if len(shape) == 2:
             prompts = np.repeat(np.arange(len(y)), copies[:, 0])
-            return scoring(policy, X.reshape(*y.shape, -1)[prompts], y[prompts])
+            return scoring(policy, X.reshape(*shape, -1)[prompts], y[prompts])
         rows = np.repeat(np.arange(len(y)), copies)
         if self.groups is None:
             return scoring(policy, X[rows], y[rows])

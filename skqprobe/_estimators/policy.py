@@ -3,14 +3,13 @@
 import numpy as np
 
 from skqprobe._arrays.device import to_namespace_of
-from skqprobe._arrays.magnitude import check_magnitude
 from skqprobe._candidates.choice import (
     best_candidates,
     choice_probabilities,
     choice_reward,
 )
 from skqprobe._candidates.layout import check_layout
-from skqprobe._candidates.validation import check_values, warn_without_groups
+from skqprobe._candidates.validation import warn_without_groups
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators._fit import weighted_layout
 from skqprobe._utils.sklearn_compat import StrOptions
@@ -47,6 +46,11 @@ class QProbePolicy(BaseQProbe):
         is chosen, and candidates of equal value share the probability. Only
         `predict_proba`, `sample` and `score` use it, so that it may be changed after
         `fit`: in training, a temperature would only rescale `alpha`.
+    objective_weights : array-like of shape (n_objectives,), default=None
+        Weights of the objectives, of any sign and in units of their rewards, if `y` has
+        several per candidate: the value of a candidate is the weighted sum of theirs.
+        None weights them equally, as their mean. Like `temperature`, only the choice
+        uses them, so that they may be changed after `fit`.
     fit_intercept : bool, default=True
         Whether "squared_error" and "log_loss" have an intercept. Shift-invariant losses
         have none. Hidden layers always have biases.
@@ -81,8 +85,8 @@ class QProbePolicy(BaseQProbe):
         layers, training stops after 20 consecutive epochs that do not lower the best
         held-out loss by more than `tol` times its total decrease.
     warm_start : bool, default=False
-        Whether to start from the coefficients of the last fit; with hidden layers, if
-        it had layers of the same sizes.
+        Whether to start from the coefficients of the last fit, if it had as many
+        objectives; with hidden layers, if it had layers of the same sizes.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the sets of `n_candidates` and of the draws of `sample`;
         with hidden layers, also of the initial weights, the held-out prompts and the
@@ -93,9 +97,9 @@ class QProbePolicy(BaseQProbe):
 
     Attributes
     ----------
-    coef_ : ndarray of shape (n_features,)
+    coef_ : ndarray of shape (n_features,) or (n_objectives, n_features)
         Coefficients of a linear probe; float32 if X was float16 or float32.
-    intercept_ : float
+    intercept_ : float or ndarray of shape (n_objectives,)
         Intercept of a linear probe; 0.0 for shift-invariant losses.
     coefs_ : list of ndarray of shape (fan_in, fan_out)
         Weights of the layers, only with hidden layers; of the dtype of `coef_`.
@@ -104,8 +108,8 @@ class QProbePolicy(BaseQProbe):
         shift-invariant losses.
     n_iter_ : int
         Number of iterations of the solver: 1 for the closed form, the number of epochs
-        with hidden layers.
-    n_skipped_prompts_ : int
+        with hidden layers. Of several objectives, the largest.
+    n_skipped_prompts_ : int or ndarray of shape (n_objectives,)
         Number of training prompts (with `n_candidates`, of sets) that are not
         informative for the loss and do not count in the mean: for a pairwise loss,
         those without two different rewards.
@@ -113,6 +117,9 @@ class QProbePolicy(BaseQProbe):
         Number of features, the last axis of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X was a data frame with string column names.
+    objective_names_ : ndarray of shape (n_objectives,)
+        Names of the objectives, if `y` was a data frame with string column names, or
+        has them from :func:`~skqprobe.generators.load_records`.
 
     See Also
     --------
@@ -139,8 +146,9 @@ class QProbePolicy(BaseQProbe):
     0.52 -> 0.93
     """
 
-    __metadata_request__predict = {"groups": True}
-    __metadata_request__predict_proba = {"groups": True}
+    __metadata_request__decision_function = {"offset": True}
+    __metadata_request__predict = {"groups": True, "offset": True}
+    __metadata_request__predict_proba = {"groups": True, "offset": True}
 
     _parameter_constraints: dict = {
         **BaseQProbe._parameter_constraints,
@@ -153,6 +161,7 @@ class QProbePolicy(BaseQProbe):
         *,
         alpha=1e-4,
         temperature=0.0,
+        objective_weights=None,
         fit_intercept=True,
         n_candidates=None,
         hidden_layer_sizes=(),
@@ -167,6 +176,7 @@ class QProbePolicy(BaseQProbe):
         self.loss = loss
         self.alpha = alpha
         self.temperature = temperature
+        self.objective_weights = objective_weights
         self.fit_intercept = fit_intercept
         self.n_candidates = n_candidates
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -178,23 +188,26 @@ class QProbePolicy(BaseQProbe):
         self.random_state = random_state
         self.verbose = verbose
 
-    def decision_function(self, X):
+    def decision_function(self, X, *, offset=None):
         """Compute the probe value Q of each candidate.
 
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
+        offset : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Known part of the values, such as minus the price of a candidate. It is
+            added to the values of the probe.
 
         Returns
         -------
         Q : ndarray of shape (n_prompts, k) or (n_rows,)
-            Values of the candidates.
+            Values of the candidates; of several objectives, weighted.
         """
-        scores, shape = self._snapshot()._scores(X, "decision_function")
-        return to_namespace_of(X, scores.reshape(shape))
+        values, shape = self._snapshot()._values(X, "decision_function", offset)
+        return to_namespace_of(X, values.reshape(shape))
 
-    def predict_proba(self, X, groups=None):
+    def predict_proba(self, X, groups=None, *, offset=None):
         """Compute the choice probability of each candidate at `temperature`.
 
         Parameters
@@ -204,6 +217,9 @@ class QProbePolicy(BaseQProbe):
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
+        offset : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Known part of the values, such as minus the price of a candidate. It is
+            added to the values of the probe.
 
         Returns
         -------
@@ -211,11 +227,11 @@ class QProbePolicy(BaseQProbe):
             Probabilities that sum to 1 inside each prompt.
         """
         self = self._snapshot()
-        layout, scores = self._scored_layout(X, groups, "predict_proba")
-        proba = choice_probabilities(scores, layout, self.temperature)
+        layout, values = self._valued_layout(X, groups, "predict_proba", offset)
+        proba = choice_probabilities(values, layout, self.temperature)
         return to_namespace_of(X, layout.to_user_order(proba))
 
-    def predict(self, X, groups=None):
+    def predict(self, X, groups=None, *, offset=None):
         """Choose the best candidate of each prompt; of equal ones, the first.
 
         Parameters
@@ -225,6 +241,9 @@ class QProbePolicy(BaseQProbe):
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
+        offset : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Known part of the values, such as minus the price of a candidate. It is
+            added to the values of the probe.
 
         Returns
         -------
@@ -232,10 +251,11 @@ class QProbePolicy(BaseQProbe):
             For sets, the index along axis 1. For rows, the position in X, with the
             prompts in order of first appearance; without groups, 0 for every row.
         """
-        layout, scores = self._snapshot()._scored_layout(X, groups, "predict")
-        return to_namespace_of(X, layout.to_user_index(best_candidates(scores, layout)))
+        self = self._snapshot()
+        layout, values = self._valued_layout(X, groups, "predict", offset)
+        return to_namespace_of(X, layout.to_user_index(best_candidates(values, layout)))
 
-    def score(self, X, y, groups=None, *, sample_weight=None):
+    def score(self, X, y, groups=None, *, sample_weight=None, offset=None):
         """Compute the expected reward of the chosen candidate at `temperature`.
 
         Parameters
@@ -243,7 +263,7 @@ class QProbePolicy(BaseQProbe):
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
+            Rewards; or several per candidate, one per objective, along a last axis.
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
@@ -251,12 +271,15 @@ class QProbePolicy(BaseQProbe):
             Non-negative number of copies of each candidate, of shape (n_prompts, k), or
             (n_rows,) with `groups`; or of each prompt, of shape (n_prompts,), or
             (n_rows,) without `groups`.
+        offset : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Known part of the values, such as minus the price of a candidate. It is
+            added to the values of the probe, but it is no part of the rewards.
 
         Returns
         -------
         score : float
-            Mean over prompts. NaN, with a warning, for rows without groups, which leave
-            nothing to choose.
+            Mean over prompts; of several objectives, of the weighted ones. NaN, with a
+            warning, for rows without groups, which leave nothing to choose.
 
         Warns
         -----
@@ -265,23 +288,22 @@ class QProbePolicy(BaseQProbe):
             the rows of `fit`.
         """
         self = self._snapshot()
-        scores, shape = self._scores(X, "score")
+        values, shape = self._values(X, "score", offset)
         layout = check_layout(shape, groups)
         self._warn_if_thinned(layout)
-        rewards = check_values(y, shape, "y")
-        check_magnitude(rewards, "y")
+        rewards = self._weighted_rewards(y, shape)
         layout, prompt_weight, candidate_weight = weighted_layout(layout, sample_weight)
         warn_without_groups(layout)
         if not layout.grouped:
             return float("nan")
-        values = choice_reward(
-            layout.to_prompt_order(scores),
+        chosen = choice_reward(
+            layout.to_prompt_order(values),
             layout.to_prompt_order(rewards),
             layout,
             self.temperature,
             layout.to_prompt_order(candidate_weight),
         )
-        return weighted_mean(mean_terms(values), prompt_weight)
+        return weighted_mean(mean_terms(chosen), prompt_weight)
 
     def _warn_if_thinned(self, layout):
         """Warn if a tool sampled rows for `fit`, instead of prompts."""
@@ -293,6 +315,11 @@ class QProbePolicy(BaseQProbe):
                 "leave few candidates of each prompt. Pass sets, of which they sample "
                 "prompts."
             )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
 
     @property
     def classes_(self):

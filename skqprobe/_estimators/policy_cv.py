@@ -5,21 +5,23 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import ParameterGrid
 
 from skqprobe._arrays.device import DeviceArray
 from skqprobe._arrays.magnitude import downcast, raise_on_overflow
 from skqprobe._arrays.threads import threads_for
-from skqprobe._candidates.choice import check_temperature
+from skqprobe._candidates.choice import check_objective_weights, check_temperature
 from skqprobe._candidates.validation import warn_without_groups
 from skqprobe._estimators._fit import (
+    check_loss,
     check_training_data,
     fitted_attributes,
-    make_objective,
+    make_objectives,
+    max_iterations,
     minimize,
     set_fitted,
     solver_options,
+    warn_unless_converged,
 )
 from skqprobe._estimators._folds import make_folds
 from skqprobe._estimators.policy import QProbePolicy
@@ -32,7 +34,6 @@ from skqprobe._utils.sklearn_compat import (
     _fit_context,
     with_callbacks,
 )
-from skqprobe._utils.warn import warn_user
 from skqprobe.losses import LOSSES, BaseLoss, get_loss
 
 DEFAULT_LOSSES = ("pairwise_logistic", "log_loss")
@@ -72,6 +73,11 @@ class QProbePolicyCV(QProbePolicy):
     refit : bool, default=True
         Whether to fit a policy with the best setting to all prompts. Without it, the
         estimator cannot predict.
+    objective_weights : array-like of shape (n_objectives,), default=None
+        Weights of the objectives, of any sign and in units of their rewards, if `y` has
+        several per candidate: the value of a candidate is the weighted sum of theirs.
+        None weights them equally, as their mean. Like `temperature`, only the choice
+        uses them, so that they may be changed after `fit`.
     fit_intercept : bool, default=True
         Whether "squared_error" and "log_loss" have an intercept.
     standardize : bool, default=False
@@ -114,6 +120,9 @@ class QProbePolicyCV(QProbePolicy):
         Number of features, the last axis of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X was a data frame with string column names.
+    objective_names_ : ndarray of shape (n_objectives,)
+        Names of the objectives, if `y` was a data frame with string column names, or
+        has them from :func:`~skqprobe.generators.load_records`.
 
     See Also
     --------
@@ -139,6 +148,7 @@ class QProbePolicyCV(QProbePolicy):
         "cv": ["cv_object"],
         "scoring": [callable, None],
         "refit": ["boolean"],
+        "objective_weights": ["array-like", None],
         "fit_intercept": ["boolean"],
         "standardize": ["boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -155,6 +165,7 @@ class QProbePolicyCV(QProbePolicy):
         cv=None,
         scoring=None,
         refit=True,
+        objective_weights=None,
         fit_intercept=True,
         standardize=False,
         max_iter=1000,
@@ -167,6 +178,7 @@ class QProbePolicyCV(QProbePolicy):
         self.cv = cv
         self.scoring = scoring
         self.refit = refit
+        self.objective_weights = objective_weights
         self.fit_intercept = fit_intercept
         self.standardize = standardize
         self.max_iter = max_iter
@@ -221,7 +233,7 @@ class QProbePolicyCV(QProbePolicy):
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
+            Rewards; or several per candidate, one per objective, along a last axis.
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets, where it may have shape (n_prompts,) and is passed to the splitter.
@@ -256,7 +268,8 @@ class QProbePolicyCV(QProbePolicy):
             )
         if self.scoring is None:
             warn_without_groups(data.layout)
-        losses = self._losses(data.rewards)
+        losses = self._losses(data)
+        weights = check_objective_weights(self.objective_weights, len(data.objectives))
         train, held_out = make_folds(data, groups, sample_weight, self.cv, X)
         settings = {"alpha": self.alphas, "loss": losses}
         settings["temperature"] = self.temperatures
@@ -264,11 +277,11 @@ class QProbePolicyCV(QProbePolicy):
 
         metadata = {"groups": groups, "sample_weight": sample_weight}
         task = begin_fit(self, X, y, len(losses) + 1, **metadata)
-        objectives, of_losses = [], []
+        problems, of_losses = [], []
         for loss in losses:
             search = task.subtask("search")
-            objectives.append(
-                make_objective(
+            problems.append(
+                make_objectives(
                     data,
                     get_loss(loss),
                     sample_weight,
@@ -277,9 +290,8 @@ class QProbePolicyCV(QProbePolicy):
                     standardize=self.standardize,
                 )
             )
-            of_losses.append(
-                self._cross_validate(loss, objectives[-1], data, train, held_out)
-            )
+            folds = data, train, held_out, weights
+            of_losses.append(self._cross_validate(loss, problems[-1], *folds))
             search.end()
         # Settings vary in the order of ParameterGrid: alpha, loss, temperature.
         scores = np.stack(of_losses, axis=1)
@@ -291,7 +303,7 @@ class QProbePolicyCV(QProbePolicy):
                 "that scoring returns numbers for every fold of cv."
             )
         best = int(results["rank_test_score"].argmin())
-        attributes = data.features | {
+        attributes = {
             "cv_results_": results,
             "best_index_": best,
             "best_params_": grid[best],
@@ -300,9 +312,11 @@ class QProbePolicyCV(QProbePolicy):
             **{f"{name}_": value for name, value in grid[best].items()},
         }
         if self.refit:
-            objective = objectives[np.unravel_index(best, scores.shape[:3])[1]]
-            objective.alpha = float(grid[best]["alpha"])
-            attributes = self._refit(objective, attributes, task)
+            objectives = problems[np.unravel_index(best, scores.shape[:3])[1]]
+            for objective in objectives:
+                objective.alpha = float(grid[best]["alpha"])
+            attributes |= self._refit(data, objectives, attributes, task)
+        attributes |= data.features
         task.end(attributes if self.refit else None)
         return set_fitted(self, attributes)
 
@@ -325,39 +339,44 @@ class QProbePolicyCV(QProbePolicy):
         for temperature in self.temperatures:
             check_temperature(temperature)
 
-    def _losses(self, rewards):
-        """Losses to try with these rewards."""
+    def _losses(self, data):
+        """Losses to try with the rewards of the data."""
         if self.losses is None:
-            in_range = rewards.min() >= 0 and rewards.max() <= 1
+            in_range = data.rewards.min() >= 0 and data.rewards.max() <= 1
             return list(DEFAULT_LOSSES if in_range else DEFAULT_LOSSES[:-1])
         for loss in self.losses:
-            get_loss(loss).check_rewards(rewards)
+            check_loss(get_loss(loss), data)
         return list(self.losses)
 
-    def _cross_validate(self, loss, objective, data, train, held_out):
+    def _cross_validate(self, loss, objectives, data, train, held_out, weights):
         """Scores of a loss, of shape (n_alphas, n_temperatures, n_folds)."""
-        grid = GridObjective(objective, train, self.alphas)
+        grid = GridObjective(objectives, train, self.alphas)
         with raise_on_overflow(), threads_for(data.X):
+            # Of all folds and penalties, those of the objectives together.
             thetas = self._minimize_grid(grid)
-            coefs = downcast(grid.split(thetas)[0], objective.dtype)
-            values = grid.scores(coefs)
+            thetas = thetas.reshape(len(train), len(weights), len(self.alphas), -1)
+            thetas = thetas.swapaxes(1, 2).reshape(-1, *thetas.shape[1::2])
+            coefs = downcast(grid.split(thetas)[0], grid.objective.dtype)
+            values = grid.scores(np.einsum("j,njd->nd", weights, coefs))
         scores = np.empty((len(self.alphas), len(self.temperatures), len(held_out)))
-        for number, theta in enumerate(thetas):
+        for number, of_objectives in enumerate(thetas):
             fold, i = divmod(number, len(self.alphas))
             for j, temperature in enumerate(self.temperatures):
                 if self.scoring is None:
-                    score = held_out[fold].reward(values[number], temperature)
+                    score = held_out[fold].reward(values[number], temperature, weights)
                 else:
                     policy = QProbePolicy(
                         loss,
                         alpha=self.alphas[i],
                         temperature=temperature,
+                        objective_weights=self.objective_weights,
                         fit_intercept=self.fit_intercept,
                         max_iter=self.max_iter,
                         tol=self.tol,
                     )
-                    fitted = fitted_attributes(objective, theta, n_iter=1)
-                    set_fitted(policy, data.features | fitted)
+                    set_fitted(
+                        policy, fitted_attributes(data, objectives, of_objectives, 1)
+                    )
                     score = held_out[fold].score(self.scoring, policy)
                 scores[i, j, fold] = score
         return scores
@@ -367,33 +386,31 @@ class QProbePolicyCV(QProbePolicy):
         if hasattr(grid.objective.loss, "least_squares"):
             return solve_ridge_grid(grid)
         options = solver_options(self.tol, self.max_iter)
-        thetas, converged = minimize_lbfgs_grid(grid, **options)
-        if not converged.all():
-            warn_user(
-                f"{(~converged).sum()} of the {len(converged)} fits by "
-                f"{grid.objective.loss} did not converge in max_iter={self.max_iter} "
-                "iterations. Increase max_iter or tol, or remove the smallest alphas.",
-                ConvergenceWarning,
-            )
+        thetas, converged, _ = minimize_lbfgs_grid(grid, **options)
+        warn_unless_converged(
+            converged, grid.objective.loss, self.max_iter, "remove the smallest alphas"
+        )
         return thetas
 
-    def _refit(self, objective, attributes, task):
+    def _refit(self, data, objectives, attributes, task):
         """Fit the best setting to all prompts, and add the fitted attributes."""
 
-        def state(theta, n_iter):
-            return attributes | fitted_attributes(objective, theta, n_iter)
+        def state(thetas, n_iter):
+            return attributes | fitted_attributes(data, objectives, thetas, n_iter)
 
-        has_closed_form = hasattr(objective.loss, "least_squares")
-        iterations = Iterations(task.subtask("refit", self.max_iter + 1), state)
-        theta, n_iter = minimize(
-            objective,
+        first = objectives[0]
+        has_closed_form = hasattr(first.loss, "least_squares")
+        refit = task.subtask("refit", max_iterations(objectives, self))
+        iterations = Iterations(refit, state)
+        thetas, n_iter = minimize(
+            objectives,
             "closed_form" if has_closed_form else "lbfgs",
-            np.zeros(objective.n_parameters),
+            np.zeros((len(objectives), first.n_parameters)),
             tol=self.tol,
             max_iter=self.max_iter,
             on_iteration=iterations.callback,
         )
-        attributes = state(theta, n_iter)
+        attributes = state(thetas, n_iter)
         iterations.end(attributes)
         return attributes
 

@@ -5,9 +5,10 @@ from sklearn.metrics import r2_score
 
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
+from skqprobe._candidates.choice import check_offset
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._candidates.validation import check_values, check_weights
+from skqprobe._candidates.validation import check_weights
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._utils.sklearn_compat import StrOptions
 from skqprobe.losses import get_loss
@@ -34,6 +35,11 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
     temperature : float, default=0.0
         Temperature of `sample`, in [0, inf], in units of the reward. It may be changed
         after `fit`.
+    objective_weights : array-like of shape (n_objectives,), default=None
+        Weights of the objectives, of any sign and in units of their rewards, if `y` has
+        several per candidate: the value of a candidate is the weighted sum of theirs.
+        None weights them equally, as their mean. Like `temperature`, only the choice
+        uses them, so that they may be changed after `fit`.
     fit_intercept : bool, default=True
         Whether "squared_error" and "log_loss" have an intercept. Shift-invariant losses
         have none. Hidden layers always have biases.
@@ -68,8 +74,8 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         layers, training stops after 20 consecutive epochs that do not lower the best
         held-out loss by more than `tol` times its total decrease.
     warm_start : bool, default=False
-        Whether to start from the coefficients of the last fit; with hidden layers, if
-        it had layers of the same sizes.
+        Whether to start from the coefficients of the last fit, if it had as many
+        objectives; with hidden layers, if it had layers of the same sizes.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the sets of `n_candidates` and of the draws of `sample`;
         with hidden layers, also of the initial weights, the held-out prompts and the
@@ -80,9 +86,9 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
 
     Attributes
     ----------
-    coef_ : ndarray of shape (n_features,)
+    coef_ : ndarray of shape (n_features,) or (n_objectives, n_features)
         Coefficients of a linear probe; float32 if X was float16 or float32.
-    intercept_ : float
+    intercept_ : float or ndarray of shape (n_objectives,)
         Intercept of a linear probe; 0.0 for shift-invariant losses.
     coefs_ : list of ndarray of shape (fan_in, fan_out)
         Weights of the layers, only with hidden layers; of the dtype of `coef_`.
@@ -91,8 +97,8 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         shift-invariant losses.
     n_iter_ : int
         Number of iterations of the solver: 1 for the closed form, the number of epochs
-        with hidden layers.
-    n_skipped_prompts_ : int
+        with hidden layers. Of several objectives, the largest.
+    n_skipped_prompts_ : int or ndarray of shape (n_objectives,)
         Number of training prompts (with `n_candidates`, of sets) that are not
         informative for the loss and do not count in the mean: for a pairwise loss,
         those without two different rewards.
@@ -100,6 +106,9 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         Number of features, the last axis of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X was a data frame with string column names.
+    objective_names_ : ndarray of shape (n_objectives,)
+        Names of the objectives, if `y` was a data frame with string column names, or
+        has them from :func:`~skqprobe.generators.load_records`.
 
     See Also
     --------
@@ -125,6 +134,8 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
     array([5, 1, 4])
     """
 
+    __metadata_request__predict = {"offset": True}
+
     _parameter_constraints: dict = {
         **BaseQProbe._parameter_constraints,
         "loss": [StrOptions({"squared_error", "log_loss"})],
@@ -136,6 +147,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         *,
         alpha=1e-2,
         temperature=0.0,
+        objective_weights=None,
         fit_intercept=True,
         n_candidates=None,
         hidden_layer_sizes=(),
@@ -150,6 +162,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         self.loss = loss
         self.alpha = alpha
         self.temperature = temperature
+        self.objective_weights = objective_weights
         self.fit_intercept = fit_intercept
         self.n_candidates = n_candidates
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -161,31 +174,35 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         self.random_state = random_state
         self.verbose = verbose
 
-    def predict(self, X):
-        """Predict the reward of each candidate.
+    def predict(self, X, *, offset=None):
+        """Predict the reward of each candidate, weighted if there are several.
 
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
+        offset : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Known part of the values, such as minus the price of a candidate. It is
+            added to the values of the probe.
 
         Returns
         -------
         reward : ndarray of shape (n_prompts, k) or (n_rows,)
             Expected rewards; for "log_loss", probabilities.
         """
-        return to_namespace_of(X, self._predict(X, "predict"))
+        values, shape = self._snapshot()._values(X, "predict", offset)
+        return to_namespace_of(X, values.reshape(shape))
 
-    def _predict(self, X, method):
-        """Compute the result of `predict` as a numpy array."""
-        self = self._snapshot()
+    def _expected_rewards(self, X, method):
         scores, shape = self._scores(X, method)
-        return self._choice_values(scores).reshape(shape)
+        return get_loss(self.loss).inverse_link(scores), shape
 
-    def _choice_values(self, scores):
-        return get_loss(self.loss).inverse_link(scores)
+    def _weighted(self, X, method):
+        # The link is not linear: the mean of probabilities is not that of their logits.
+        rewards, shape = self._expected_rewards(X, method)
+        return (rewards @ self._weights()).astype(rewards.dtype, copy=False), shape
 
-    def score(self, X, y, groups=None, *, sample_weight=None):
+    def score(self, X, y, groups=None, *, sample_weight=None, offset=None):
         """Compute R^2 over all candidates.
 
         Parameters
@@ -193,7 +210,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
+            Rewards; or several per candidate, one per objective, along a last axis.
         groups : array-like, default=None
             Prompt labels of the rows. They only determine whether `sample_weight`
             counts candidates or prompts.
@@ -201,18 +218,24 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
             Non-negative number of copies of each candidate, of shape (n_prompts, k), or
             (n_rows,) with `groups`; or of each prompt, of shape (n_prompts,), or
             (n_rows,) without `groups`.
+        offset : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Known part of the values. It is no part of the rewards, so that R^2 does not
+            depend on it.
 
         Returns
         -------
         score : float
             R^2, at most 1.
         """
-        predicted = self._predict(X, "score")
-        layout = check_layout(predicted.shape, groups)
-        y = check_values(y, predicted.shape, "y")
+        self = self._snapshot()
+        predicted, shape = self._values(X, "score")
+        if offset is not None:
+            check_offset(offset, shape, predicted.dtype)
+        layout = check_layout(shape, groups)
+        y = self._weighted_rewards(y, shape)
         check_magnitude(y, "y", SMALLEST)
         prompt_weight, candidate_weight = check_weights(sample_weight, layout)
         weight = layout.to_user_order(repeat_per_prompt(prompt_weight, layout.offsets))
         if candidate_weight is not None:
             weight = weight * candidate_weight
-        return r2_score(y.ravel(), predicted.ravel(), sample_weight=weight.ravel())
+        return r2_score(y.ravel(), predicted, sample_weight=weight.ravel())

@@ -1,54 +1,80 @@
-"""Objectives on one X for all pairs of a fold of prompts and a penalty."""
+"""Objectives on one X for all folds of prompts, rewards and penalties."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from skqprobe._candidates.segments import repeat_per_prompt
+from skqprobe._objectives.linear import evaluate_together
 
 
 class GridObjective:
-    """Objectives of one loss for all folds and penalties, evaluated together.
+    """Objectives of one loss for all folds, rewards and penalties, evaluated together.
 
     Most of the time is spent on reading X. The parameters of all objectives are the
     columns of one matrix, so that two matrix products serve all of them.
 
-    The number of an objective is ``fold * n_alphas + index of the penalty``.
+    The number of an objective is ``(fold * n_rewards + index of the reward) * n_alphas
+    + index of the penalty``.
 
     Parameters
     ----------
-    objective : LinearObjective
-        Objective of all prompts. Its penalty is not used.
+    objectives : list of LinearObjective
+        Objectives of all prompts, one per reward. They differ only in rewards and
+        weights of the prompts. Their penalty is not used.
     in_fold : ndarray of int, of shape (n_folds, n_prompts)
         Number of times that each fold trains on each prompt.
     alphas : ndarray of shape (n_alphas,)
         Strengths of the L2 penalty, in [0, inf).
+
+    Attributes
+    ----------
+    is_whole : bool
+        Whether the grid is a `WholeGrid`.
     """
 
-    def __init__(self, objective, in_fold, alphas):
-        self.objective = objective
+    is_whole = False
+
+    def __init__(self, objectives, in_fold, alphas):
+        self.objectives, self.objective = objectives, objectives[0]
         self.in_fold = in_fold
         self.alphas = np.asarray(alphas, dtype=np.float64)
-        self.n_objectives = len(in_fold) * len(self.alphas)
-        # Rows of each fold in prompt order, and its objective at the penalty of
-        # `objective`.
-        offsets = objective.layout.offsets
-        self.fold_rows = [
-            np.flatnonzero(repeat_per_prompt(copies, offsets)) for copies in in_fold
+        self.n_objectives = len(in_fold) * len(objectives) * len(self.alphas)
+        self._prepare()
+
+    def _prepare(self):
+        """Set the rows of each fold in prompt order, and its objectives."""
+        offsets = self.objective.layout.offsets
+        self.fold_rows: Any = [
+            np.flatnonzero(repeat_per_prompt(copies, offsets))
+            for copies in self.in_fold
         ]
-        self.fold_objectives = [restrict(objective, copies) for copies in in_fold]
+        self.fold_objectives = [
+            restrict(each, copies)
+            for copies in self.in_fold
+            for each in self.objectives
+        ]
+
+    def with_objectives(self, objectives):
+        """Return the grid of other objectives."""
+        return type(self)(objectives, self.in_fold, self.alphas)
+
+    def replace(self, **changes):
+        """Return the grid with other settings of its objectives."""
+        return self.with_objectives(
+            [replace(each, **changes) for each in self.objectives]
+        )
 
     def centered(self):
         """Return the grid with centered columns, if it needs them for precision."""
         objective = self.objective.centered()
-        if objective is self.objective:
-            return self
-        return GridObjective(objective, self.in_fold, self.alphas)
+        is_same = objective is self.objective
+        return self if is_same else self.replace(center=objective.center)
 
     def with_loss(self, loss):
         """Return the grid of another loss."""
-        objective = replace(self.objective, loss=loss)
-        return GridObjective(objective, self.in_fold, self.alphas)
+        return self.replace(loss=loss)
 
     def best_constants(self):
         """Find the best constant scores, as parameters of shape (n_objectives, n)."""
@@ -64,10 +90,10 @@ class GridObjective:
         ------
         folds : ndarray of int
             Folds that train on the part, at least one, each as often as it does.
-        objective : LinearObjective
-            Objective of the part.
+        objectives : list of LinearObjective
+            Objectives of the part, one per reward.
         share : float
-            Sum of the weights of its prompts in the objective of all prompts.
+            Sum of the weights of its prompts in the first objective of all prompts.
         """
         patterns, number = np.unique(self.in_fold, axis=1, return_inverse=True)
         for i, pattern in enumerate(patterns.T):
@@ -75,7 +101,7 @@ class GridObjective:
                 mask = number.reshape(-1) == i
                 share = self.objective.prompt_weight[mask].sum()
                 folds = np.repeat(np.arange(len(pattern)), pattern)
-                yield folds, restrict(self.objective, mask), share
+                yield folds, [restrict(each, mask) for each in self.objectives], share
 
     def value_and_gradient(self, thetas, which):
         """Evaluate some of the objectives in two reads of X.
@@ -103,7 +129,8 @@ class GridObjective:
         scores = self.scores(coefs)
         slopes = np.zeros_like(scores)
         for i, number in enumerate(which // len(self.alphas)):
-            rows, fold = self.fold_rows[number], self.fold_objectives[number]
+            rows = self.fold_rows[number // len(self.objectives)]
+            fold = self.fold_objectives[number]
             fold_scores = scores[i, rows].astype(np.float64) + intercepts[i]
             every, offsets = slice(None), fold.layout.offsets
             loss, slope = fold._weighted_loss(fold_scores, every, every, offsets)
@@ -147,10 +174,43 @@ class GridObjective:
         scores, curvatures = self.scores(coefs), []
         for number in range(self.n_objectives):
             fold = number // len(self.alphas)
-            here = scores[number, self.fold_rows[fold]].astype(np.float64)
+            rows = self.fold_rows[fold // len(self.objectives)]
+            here = scores[number, rows].astype(np.float64)
             objective = self.fold_objectives[fold]
             curvatures.append(objective.score_curvature(here + intercepts[number]))
         return curvatures
+
+
+class WholeGrid(GridObjective):
+    """Grid of one fold, of all prompts once, and one penalty: an objective per reward.
+
+    Parameters
+    ----------
+    objectives : list of LinearObjective
+        Objectives with the same penalty, see `GridObjective`.
+    """
+
+    is_whole = True
+
+    def __init__(self, objectives):
+        everything = np.ones((1, objectives[0].layout.n_prompts), dtype=int)
+        super().__init__(objectives, everything, [objectives[0].alpha])
+
+    def _prepare(self):
+        self.fold_rows: Any = [slice(None)]
+        self.fold_objectives = self.objectives
+
+    def with_objectives(self, objectives):
+        """Return the grid of other objectives."""
+        return WholeGrid(objectives)
+
+    def parts(self):
+        """Return the only part, see `GridObjective`."""
+        return [([0], self.objectives, 1.0)]
+
+    def value_and_gradient(self, thetas, which):
+        """Evaluate some of the objectives in one read of X; see `GridObjective`."""
+        return evaluate_together([self.objectives[i] for i in which], thetas)
 
 
 def restrict(objective, copies):

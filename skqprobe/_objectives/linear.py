@@ -27,25 +27,26 @@ def linear_scores(X, coef, intercept):
     ----------
     X : ndarray or DeviceArray of shape (n_rows, d)
         Embeddings in any order.
-    coef : ndarray of shape (d,)
-        Coefficients of the probe.
-    intercept : float
-        Intercept of the probe.
+    coef : ndarray of shape (d,) or (d, n)
+        Coefficients of the probe, or of several.
+    intercept : float or ndarray of shape (n,)
+        Intercept of each probe.
 
     Returns
     -------
-    scores : ndarray of shape (n_rows,)
+    scores : ndarray of shape (n_rows,) or (n_rows, n)
         Scores in the dtype of X, or float32 for float16.
     """
     read = BlockReader(X)
     dtype = read.dtype
     coef = coef.astype(dtype, copy=False)  # BLAS is slow with mixed types
+    intercept = np.asarray(intercept, dtype=dtype)
     if read.is_plain:
-        return X @ coef + dtype.type(intercept)
-    scores = np.empty(len(X), dtype=dtype)
+        return X @ coef + intercept
+    scores = np.empty((len(X), *coef.shape[1:]), dtype=dtype)
     for rows in row_blocks(X):
         scores[rows] = read.unchecked(rows) @ coef
-    return scores + dtype.type(intercept)
+    return scores + intercept
 
 
 class LinearObjective(Objective):
@@ -173,21 +174,8 @@ class LinearObjective(Objective):
         gradient : ndarray of shape (n_parameters,)
             Gradient with respect to `theta`.
         """
-        coef, intercept = self.split(theta)
-        penalized = self.alpha * self.scale**2 * coef
-        value = penalized @ coef / 2
-        gradient = np.zeros(self.n_parameters)
-        gradient[: self.n_features] = penalized
-        coef = coef.astype(self.dtype)
-        for prompts, rows, offsets in self._blocks:
-            X = self._read(rows)
-            scores = (X @ coef).astype(np.float64) + intercept
-            loss, slope = self._weighted_loss(scores, prompts, rows, offsets)
-            value += loss
-            gradient[: self.n_features] += X.T @ slope.astype(self.dtype)
-            if self.has_intercept:
-                gradient[-1] += slope.sum()
-        return value, gradient
+        values, gradients = evaluate_together([self], theta[None])
+        return values[0], gradients[0]
 
     def scores(self, theta):
         """Compute the scores in prompt order, of shape (n_rows,)."""
@@ -320,34 +308,47 @@ class LinearObjective(Objective):
             product, n_rows = product + X.T @ image, n_rows + len(X)
         return product / n_rows
 
-    def least_squares_rows(self):
+    def least_squares_rows(self, others=()):
         """Yield the least-squares problem of a loss with the method `least_squares`.
 
         It is that of columns divided by `scale`. Up to a constant, the objective is
         ``sum_i v_i (x_i @ coef + intercept - t_i)**2 + alpha / 2 * |coef|**2`` over the
         rows of all blocks.
 
+        Parameters
+        ----------
+        others : sequence of LinearObjective, default=()
+            Objectives of other rewards with the same weights.
+
         Yields
         ------
         X : ndarray or DeviceArray of shape (n, d)
             Rows in prompt order, centered inside prompts if the loss is
             shift-invariant.
-        t : ndarray of shape (n,)
+        t : ndarray of shape (1 + len(others), n)
             Targets, centered in the same way.
         v : ndarray of shape (n,)
             Weights.
         """
         n_rows = max(PRODUCT_ROWS, self._n_rows_at_once)
         for prompts, rows, offsets in self._prompt_blocks(n_rows):
-            X = self._read(rows)
-            v, t = self._least_squares_terms(prompts, rows, offsets)
+            X, weight = self._read(rows), self._weight(rows)
+            terms = [
+                objective._least_squares_terms(prompts, rows, offsets)
+                for objective in (self, *others)
+            ]
+            v, t = terms[0][0], [targets for _, targets in terms]
             if self.loss.shift_invariant:
-                weight = self._weight(rows)
                 X = center_per_prompt(X, offsets, weight)
-                t = center_per_prompt(t, offsets, weight)
+                t = [center_per_prompt(targets, offsets, weight) for targets in t]
             if self.columns is not None:
                 X = X * np.asarray(1 / self.scale, X.dtype)
-            yield X, t, v
+            yield X, np.array(t), v
+
+    def least_squares_weights(self):
+        """Compute the weights v of all rows of the least-squares problem."""
+        every = slice(None), slice(None), self.layout.offsets
+        return self._least_squares_terms(*every)[0]
 
     def rounding_noise(self):
         """Bound the variance that rounding leaves in a constant column, per column."""
@@ -371,3 +372,42 @@ class LinearObjective(Objective):
             t_mean += v @ t
             total += v.sum()
         return x_mean / total, t_mean / total
+
+
+def evaluate_together(objectives, thetas):
+    """Evaluate objectives on one X, of different rewards, in one read of it.
+
+    Parameters
+    ----------
+    objectives : sequence of LinearObjective
+        Objectives that differ only in rewards and weights of the prompts.
+    thetas : ndarray of shape (n, n_parameters)
+        Parameters of each objective.
+
+    Returns
+    -------
+    values : ndarray of shape (n,)
+        Mean losses plus penalties.
+    gradients : ndarray of shape (n, n_parameters)
+        Gradients with respect to `thetas`.
+    """
+    first = objectives[0]
+    coefs, intercepts = first.split(thetas)
+    penalized = first.alpha * first.scale**2 * coefs
+    values = np.einsum("ij,ij->i", penalized, coefs) / 2
+    gradients, d = np.zeros_like(thetas), first.n_features
+    gradients[:, :d] = penalized
+    coefs = coefs.astype(first.dtype)
+    for prompts, rows, offsets in first._blocks:
+        X = first._read(rows)
+        scores = (coefs @ X.T).astype(np.float64) + intercepts[:, None]
+        slopes = np.empty_like(scores)
+        for i, objective in enumerate(objectives):
+            loss, slopes[i] = objective._weighted_loss(
+                scores[i], prompts, rows, offsets
+            )
+            values[i] += loss
+        gradients[:, :d] += slopes.astype(first.dtype) @ X
+        if first.has_intercept:
+            gradients[:, -1] += slopes.sum(axis=1)
+    return values, gradients

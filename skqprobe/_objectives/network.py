@@ -1,15 +1,13 @@
 """Scores of a network, and the objective of its training."""
 
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from sklearn.utils import gen_batches
 
 from skqprobe._arrays.blocks import BLOCK_BYTES, BlockReader, compute_dtype
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._objectives.base import Objective, center_per_prompt
+from skqprobe._objectives.base import center_per_prompt
 
 
 def network_scores(X, coefs, intercepts):
@@ -20,13 +18,13 @@ def network_scores(X, coefs, intercepts):
     X : ndarray or DeviceArray of shape (n_rows, d)
         Embeddings in any order.
     coefs : list of ndarray of shape (fan_in, fan_out)
-        Weights of the layers; the last has a fan_out of 1.
+        Weights of the layers; the fan_out of the last is the number of scores.
     intercepts : list of ndarray of shape (fan_out,)
         Biases of the layers.
 
     Returns
     -------
-    scores : ndarray of shape (n_rows,)
+    scores : ndarray of shape (n_rows,) or (n_rows, n_scores)
         Scores in the dtype of X, or float32 for float16.
     """
     dtype = compute_dtype(X)
@@ -36,7 +34,9 @@ def network_scores(X, coefs, intercepts):
     ]
     widest = max(max(coef.shape) for coef in coefs)
     step = max(1, BLOCK_BYTES // (widest * dtype.itemsize))
-    scores = np.empty(len(X), dtype=dtype)
+    if coefs[-1].shape[1] == 1:
+        layers[-1] = layers[-1][0][:, 0], layers[-1][1][0]
+    scores = np.empty((len(X), *layers[-1][0].shape[1:]), dtype=dtype)
     read = BlockReader(X)
     for rows in gen_batches(len(X), step):
         hidden = read(rows)
@@ -45,22 +45,26 @@ def network_scores(X, coefs, intercepts):
             hidden += intercept
             np.maximum(hidden, 0, out=hidden)
         coef, intercept = layers[-1]
-        scores[rows] = hidden @ coef[:, 0] + intercept
+        scores[rows] = hidden @ coef + intercept
     return scores
 
 
-@dataclass(eq=False, kw_only=True)
-class NetworkObjective(Objective):
+class NetworkObjective:
     """Mean loss of a network over prompts, in batches of whole prompts.
 
+    The network has an output per reward of a candidate. Their losses are added, and
+    they share all layers but the last.
+
     The parameters theta are the weights of all layers, one layer after the other, and
-    then their biases. The bias of the last layer is missing if there is no intercept.
-    The solver adds the penalty, ``alpha / 2`` times the squares of the weights.
+    then their biases. The biases of the last layer are missing if there is no
+    intercept. The solver adds the penalty, ``alpha / 2`` times the squares of the
+    weights.
 
     Parameters
     ----------
-    X, layout, rewards, loss, **settings
-        See `Objective`.
+    objectives : list of Objective
+        Objectives of the outputs, which differ only in rewards and weights of the
+        prompts.
     hidden_layer_sizes : tuple of int
         Widths of the hidden layers.
     origin : ndarray of int, of shape (layout.n_prompts,), default=None
@@ -68,17 +72,19 @@ class NetworkObjective(Objective):
         sets of a prompt are held out together.
     """
 
-    hidden_layer_sizes: tuple[int, ...]
-    origin: Any = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.origin is None:
-            self.origin = np.arange(self.layout.n_prompts)
-        widths = [self.n_features, *self.hidden_layer_sizes, 1]
+    def __init__(self, objectives, hidden_layer_sizes, origin=None):
+        first = objectives[0]
+        self.objectives, self.X, self.layout = objectives, first.X, first.layout
+        self.loss, self.alpha, self.columns = first.loss, first.alpha, first.columns
+        self.dtype, self.n_features = first.dtype, first.n_features
+        self.has_intercept = first.has_intercept
+        self.prompt_weight = sum(objective.prompt_weight for objective in objectives)
+        self.origin = np.arange(self.layout.n_prompts) if origin is None else origin
+        widths = [self.n_features, *hidden_layer_sizes, len(objectives)]
         self.layer_shapes = list(pairwise(widths))
         n_weights = sum(fan_in * fan_out for fan_in, fan_out in self.layer_shapes)
-        self.n_parameters = n_weights + sum(widths[1:-1]) + self.has_intercept
+        n_biases = sum(widths[1:]) if self.has_intercept else sum(widths[1:-1])
+        self.n_parameters = n_weights + n_biases
 
     def split(self, theta):
         """Split theta into weights of shape (fan_in, fan_out) and biases, by layer."""
@@ -87,7 +93,7 @@ class NetworkObjective(Objective):
         parts = np.split(theta, np.cumsum(n_weights + fan_outs)[:-1])
         weights, biases = parts[: len(n_weights)], parts[len(n_weights) :]
         if not self.has_intercept:
-            biases[-1] = np.zeros(1)
+            biases[-1] = np.zeros(fan_outs[-1])
         shaped = zip(weights, self.layer_shapes, strict=True)
         return [weight.reshape(shape) for weight, shape in shaped], biases
 
@@ -171,21 +177,28 @@ class NetworkObjective(Objective):
         copies : ndarray of shape (n,)
             Weight of each row.
         loss : callable
-            Function that maps scores of shape (n,) to the weighted sum of the losses of
-            these prompts, and its derivative with respect to the scores.
+            Function that maps scores of shape (n, n_outputs) to the weighted sum of the
+            losses of these prompts, (n_outputs,), and its derivative with respect to
+            the scores.
         """
         sizes = self.layout.sizes[prompts]
         offsets = np.concatenate(([0], np.cumsum(sizes)))
         starts = self.layout.offsets[prompts] - offsets[:-1]
         rows = np.repeat(starts, sizes) + np.arange(offsets[-1])
         copies = repeat_per_prompt(self.prompt_weight[prompts], offsets)
-        if self.candidate_weight is not None:
-            copies = copies * self.candidate_weight[rows]
+        candidate_weight = self.objectives[0]._weight(rows)
+        if candidate_weight is not None:
+            copies = copies * candidate_weight
 
         def loss(scores):
-            return self._weighted_loss(scores, prompts, rows, offsets)
+            terms = [
+                objective._weighted_loss(z, prompts, rows, offsets)
+                for objective, z in zip(self.objectives, scores.T.copy(), strict=True)
+            ]
+            values, slopes = zip(*terms, strict=True)
+            return np.array(values), np.stack(slopes, axis=1)
 
-        X = np.array(self._read(rows))
+        X = np.array(self.objectives[0]._read(rows))
         if self.columns is not None:
             mean, scale = self.columns
             X -= mean.astype(X.dtype)
@@ -193,23 +206,30 @@ class NetworkObjective(Objective):
         return X, copies, loss
 
     def score_scale(self):
-        """Estimate the center and the spread of the optimal scores.
+        """Estimate the center and the spread of the optimal scores of each output.
 
         For a least-squares loss, these are mean and standard deviation of the targets.
         The scores of other losses are of order 1.
 
         Returns
         -------
-        center : float
-            Mean of the scores, 0 if there is no intercept.
-        spread : float
-            Standard deviation of the scores, above 0.
+        centers : ndarray of shape (n_outputs,)
+            Means of the scores, 0 if there is no intercept.
+        spreads : ndarray of shape (n_outputs,)
+            Standard deviations of the scores, above 0.
         """
-        if not hasattr(self.loss, "least_squares"):
-            return 0.0, 1.0
-        every, offsets = slice(None), self.layout.offsets
-        v, t = self._least_squares_terms(every, every, offsets)
-        if self.loss.shift_invariant:
-            t = center_per_prompt(t, offsets, self.candidate_weight)
-        center = np.average(t, weights=v) if self.has_intercept else 0.0
-        return center, np.sqrt(np.average((t - center) ** 2, weights=v)) or 1.0
+        scales = [_score_scale(objective) for objective in self.objectives]
+        return tuple(np.array(part) for part in zip(*scales, strict=True))
+
+
+def _score_scale(objective):
+    """Estimate center and spread of the optimal scores of one output."""
+    loss, offsets = objective.loss, objective.layout.offsets
+    if not hasattr(loss, "least_squares") or not objective.prompt_weight.any():
+        return 0.0, 1.0
+    every = slice(None)
+    v, t = objective._least_squares_terms(every, every, offsets)
+    if loss.shift_invariant:
+        t = center_per_prompt(t, offsets, objective.candidate_weight)
+    center = np.average(t, weights=v) if objective.has_intercept else 0.0
+    return center, np.sqrt(np.average((t - center) ** 2, weights=v)) or 1.0

@@ -96,7 +96,8 @@ def minimize_adam(objective, theta, *, tol, max_iter, random_state, on_iteration
        1412.6980.
     """
     if objective.dtype == np.float32 and not hasattr(objective.loss, "least_squares"):
-        check_magnitude(objective.rewards, "y", high=LARGEST_REWARD)
+        for each in objective.objectives:
+            check_magnitude(each.rewards, "y", high=LARGEST_REWARD)
     train, held_out = objective.hold_out(random_state)
     network = Network(objective, theta, train, random_state)
 
@@ -151,7 +152,7 @@ class Network:
         self.device = "cuda" if self.torch.cuda.is_available() else "cpu"
         self.objective = objective
         self.scaling = Scaling(objective, train)
-        self.train_weight = objective.prompt_weight[train].sum()
+        self.train_weight = _weight_of(train, objective)
         if theta.any():
             weights, biases = self.scaling.to_network(*objective.split(theta))
         else:
@@ -171,14 +172,14 @@ class Network:
         return self.torch.from_numpy(array).to(self.device)
 
     def _output(self, X):
-        """Compute the output of the network for rows: scores in units of `Scaling`."""
+        """Compute the outputs of the network: scores in units of `Scaling`, (n, m)."""
         X = self.torch.from_numpy(X).to(self.device)
         hidden = (X - self.mean) * self.gain
         layers = list(zip(self.weights, self.biases, strict=True))
         for weight, bias in layers[:-1]:
             hidden = self.torch.relu(hidden @ weight + bias)
         weight, bias = layers[-1]
-        return (hidden @ weight + bias)[:, 0]
+        return hidden @ weight + bias
 
     def step(self, prompts, n_batches):
         """Take a step of Adam for a batch of prompts, one of `n_batches`."""
@@ -195,18 +196,22 @@ class Network:
         return self.scaling.center + self.scaling.unit * _to_numpy(output)
 
     def mean_loss(self, prompts):
-        """Compute the mean loss of prompts, without the penalty."""
+        """Compute the mean loss of prompts, without the penalty.
+
+        Those of further outputs are converted to the unit of the first, and added.
+        """
         total = 0.0
         with self.torch.no_grad():
             for batch in self.objective.batches(prompts, BATCH_ROWS):
                 X, _, loss = self.objective.read(batch)
                 total += loss(self._scores(self._output(X)))[0]
-        return total / self.objective.prompt_weight[prompts].sum()
+        means = total / _weight_of(prompts, self.objective)
+        return float(means @ (self.scaling.unit[0] / self.scaling.unit) ** 2)
 
     def penalty(self):
         """Compute the penalty, in units of the loss."""
         squares = sum(float(weight.detach().square().sum()) for weight in self.weights)
-        return self.objective.alpha / 2 * squares * self.scaling.unit**2
+        return self.objective.alpha / 2 * squares * self.scaling.unit[0] ** 2
 
     def theta(self):
         """Compute the parameters of the objective, for unscaled features and scores."""
@@ -217,9 +222,9 @@ class Network:
 class Scaling:
     """Change of variables with which one learning rate suits all data.
 
-    The inputs of the network are columns of mean 0 and variance 1. Its output is the
-    difference of a score from `center`, in units of the spread of the scores, `unit`.
-    The loss is in units of the squared spread, as in least squares on standardized
+    The inputs of the network are columns of mean 0 and variance 1. Its outputs are the
+    differences of scores from `center`, in units of the spread of the scores, `unit`.
+    The losses are in units of the squared spread, as in least squares on standardized
     targets.
 
     Parameters
@@ -261,6 +266,12 @@ class Scaling:
         weights[-1] = weights[-1] * self.unit
         biases[-1] = biases[-1] * self.unit + self.center
         return weights, biases
+
+
+def _weight_of(prompts, objective):
+    """Sum the weights of prompts for each output; 1 in place of 0."""
+    sums = [each.prompt_weight[prompts].sum() for each in objective.objectives]
+    return np.array([total or 1 for total in sums])
 
 
 def _to_numpy(tensor):

@@ -103,19 +103,24 @@ def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
     return objective.to_raw(thetas[0]), max(n_iter, 1)
 
 
-def minimize_lbfgs_grid(grid, *, tol, max_iter):
+def minimize_lbfgs_grid(grid, thetas=None, *, tol, max_iter, on_iteration=None):
     """Minimize all objectives of a grid with L-BFGS, in common reads of X.
 
-    Up to rounding, each search takes the path of `minimize_lbfgs` on its fold.
+    Up to rounding, each search takes the path of `minimize_lbfgs` on its objective.
 
     Parameters
     ----------
     grid : GridObjective
         Objectives to minimize.
+    thetas : ndarray of shape (n_objectives, n_parameters), default=None
+        Starting points. None means zeros.
     tol : float
         Tolerance, see `minimize_lbfgs`.
     max_iter : int
         Maximum number of iterations of each search.
+    on_iteration : callable, default=None
+        Function called with all parameters and the sum of the values after iterations.
+        It returns True to stop.
 
     Returns
     -------
@@ -123,22 +128,34 @@ def minimize_lbfgs_grid(grid, *, tol, max_iter):
         Parameters at the minima.
     converged : ndarray of bool, of shape (n_objectives,)
         Whether each search has converged.
+    n_iter : int
+        Largest number of iterations of a search, at least 1.
     """
     grid = grid.centered()
+    if thetas is None:
+        thetas = np.zeros((grid.n_objectives, grid.objective.n_parameters))
     stages = [
         (grid.with_loss(loss), until)
         for loss, until in _stages(grid.objective.loss, tol)
     ]
+
+    def callback(thetas, values):
+        if len(stages) > 1:
+            values = grid.value_and_gradient(thetas, np.arange(len(thetas)))[0]
+        return on_iteration(grid.objective.to_raw(thetas), values.sum())
+
     first = stages[0][0]
     folds = zip(first.fold_objectives, model_fold_hessians(first), strict=True)
     thetas, state = _minimize(
         [(grid.value_and_gradient, grid.score_curvatures, tol) for grid, tol in stages],
         [(fold, alpha, model) for fold, model in folds for alpha in grid.alphas],
-        np.zeros((grid.n_objectives, grid.objective.n_parameters)),
+        grid.objective.from_raw(thetas),
         grid.best_constants(),
         max_iter=max_iter,
+        on_iteration=None if on_iteration is None else callback,
     )
-    return grid.objective.to_raw(thetas), state.converged
+    n_iter = max(int(state.n_iter.max()), 1)
+    return grid.objective.to_raw(thetas), state.converged, n_iter
 
 
 def _stages(loss, tol):

@@ -1,6 +1,6 @@
 """Change of variables after which an objective is well-conditioned."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky
@@ -173,22 +173,36 @@ def model_fold_hessians(grid):
     Returns
     -------
     models : list of HessianModel
-        Results of `model_hessian` for the folds, up to rounding. They are of samples if
-        the factors of all folds and penalties would take too much memory.
+        Results of `model_hessian` for the `fold_objectives`, up to rounding. They are
+        of samples if the factors of all folds and penalties would take too much memory.
     """
+    n_rewards = len(grid.objectives)
     if not _is_affordable(grid.objective, grid.n_objectives):
-        return [_sampled_model(objective) for objective in grid.fold_objectives]
+        models = [_sampled_model(fold) for fold in grid.fold_objectives[::n_rewards]]
+        return _per_reward(models, grid)
     d, shift_invariant = grid.objective.n_features, grid.objective.loss.shift_invariant
     pooled = [(0, np.zeros(d), np.zeros((d, d)))] * len(grid.in_fold)
-    for folds, part, _ in grid.parts():
+    for folds, (part, *_), _ in grid.parts():
         moments = part.layout.n_rows, *part.moments(full=True)
         for fold in folds:
             pooled[fold] = _pool(pooled[fold], moments, shift_invariant)
-    return [
+    models = [
         _full_model(objective, mean, moment)
         for objective, (_, mean, moment) in zip(
-            grid.fold_objectives, pooled, strict=True
+            grid.fold_objectives[::n_rewards], pooled, strict=True
         )
+    ]
+    return _per_reward(models, grid)
+
+
+def _per_reward(models, grid):
+    """Repeat the model of each fold for all rewards, with their own curvatures."""
+    if len(grid.objectives) == 1:
+        return models
+    repeated = [model for model in models for _ in grid.objectives]
+    return [
+        replace(model, curvature=objective.score_curvature())
+        for model, objective in zip(repeated, grid.fold_objectives, strict=True)
     ]
 
 

@@ -10,7 +10,6 @@ the solution is corrected by residuals that are computed from X. Where that does
 converge, as for columns that are nearly dependent, everything is computed in float64.
 """
 
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -34,24 +33,6 @@ MAX_SOLUTIONS = 5
 """Maximum number of solutions in float32: the first and its corrections."""
 
 
-def solve_ridge(objective):
-    """Minimize an objective that is a penalized least-squares problem.
-
-    Parameters
-    ----------
-    objective : LinearObjective
-        Objective of a loss that has a method `least_squares`.
-
-    Returns
-    -------
-    theta : ndarray of shape (n_parameters,)
-        The minimum. Without a penalty, the one of minimum norm if the rows cannot span
-        all features.
-    """
-    everything = np.ones((1, objective.layout.n_prompts), dtype=int)
-    return _solve(_Single(objective, everything, np.array([objective.alpha])))[0, 0]
-
-
 def solve_ridge_grid(grid):
     """Minimize all objectives of a grid whose loss is a least-squares problem.
 
@@ -63,27 +44,32 @@ def solve_ridge_grid(grid):
     Returns
     -------
     thetas : ndarray of shape (n_objectives, n_parameters)
-        The minima.
+        The minima. Without a penalty, those of minimum norm if the rows cannot span all
+        features.
     """
-    return _solve(grid).reshape(grid.n_objectives, -1)
+    if _have_equal_weights(grid.objectives):
+        thetas = _solve(grid)
+    else:
+        thetas = [_solve(grid.with_objectives([each])) for each in grid.objectives]
+        thetas = np.concatenate(thetas, axis=1)
+    return thetas.reshape(grid.n_objectives, -1)
 
 
-class _Single:
-    """One objective, with the methods of a grid of one fold and one penalty."""
+def _have_equal_weights(objectives):
+    """Check that rows have the same weights for all rewards, so the same matrix."""
+    if len(objectives) == 1:
+        return True
+    first, *others = (each.least_squares_weights() for each in objectives)
+    return all(np.array_equal(first, other) for other in others)
 
-    def __init__(self, objective, in_fold, alphas):
-        self.objective, self.in_fold, self.alphas = objective, in_fold, alphas
 
-    def parts(self):
-        return [([0], self.objective, 1.0)]
-
-    def value_and_gradient(self, thetas, _):
-        value, gradient = self.objective.value_and_gradient(thetas[0])
-        return np.array([value]), gradient[None]
+def _penalties(grid):
+    """Penalties of all objectives of a fold."""
+    return np.tile(grid.alphas, len(grid.objectives))
 
 
 def _solve(grid):
-    """Parameters of all folds and penalties, (n_folds, n_alphas, n_parameters)."""
+    """Parameters of all objectives, (n_folds, n_rewards * n_alphas, n_parameters)."""
     objective = grid.objective
     on_host = isinstance(objective.X, np.ndarray)
     if objective.dtype == np.float32 and on_host and grid.alphas.all():
@@ -91,7 +77,9 @@ def _solve(grid):
             thetas = _solve_in_float32(grid)
         if thetas is not None:
             return thetas
-    thetas = np.empty((len(grid.in_fold), len(grid.alphas), objective.n_parameters))
+    thetas = np.empty(
+        (len(grid.in_fold), len(_penalties(grid)), objective.n_parameters)
+    )
     # Centered inside prompts, the rows of a prompt span one dimension less.
     ranks = objective.layout.sizes - objective.loss.shift_invariant
     n_spanned = (grid.in_fold > 0) @ ranks - objective.has_intercept
@@ -114,14 +102,13 @@ def _to_raw(objective, thetas):
 
 def _centered(grid, center):
     """Subtract a vector from each row of X as it is read, for precision."""
-    objective = replace(grid.objective, center=center.astype(grid.objective.dtype))
-    return type(grid)(objective, grid.in_fold, grid.alphas)
+    return grid.replace(center=center.astype(grid.objective.dtype))
 
 
 def _with_intercept(objective, coefs, x_means, t_means):
     """Append the intercept ``t_mean - x_mean @ coef`` to coefficients, if there is one.
 
-    Shapes are (n_folds, n_alphas, d), (n_folds, d), and (n_folds, 1 or n_alphas).
+    Shapes are (n_folds, n, d), (n_folds, d), and (n_folds, n).
     """
     if not objective.has_intercept:
         return coefs
@@ -142,15 +129,17 @@ def _solve_in_float32(grid):
     objective, centered, required = grid.objective, grid, TOLERANCE**2
     n_rows = (grid.in_fold > 0) @ objective.layout.sizes
     has_few_rows = (n_rows < objective.n_features).any()
-    if has_few_rows and not isinstance(grid, _Single):
+    if has_few_rows and not grid.is_whole:
         return None
     if objective.has_intercept or objective.loss.shift_invariant:
         _, some_rows, _ = objective.sampled_blocks(1)[0]  # which have a similar mean
         centered = _centered(grid, objective._read(some_rows).mean(axis=0))
     else:  # scores also have a mean, but only what varies makes a choice
-        required *= objective.rewards.var() / (objective.rewards**2).mean()
-        if not required > (4 * np.finfo(np.float32).eps) ** 2:
+        rewards = np.array([each.rewards for each in grid.objectives])
+        required *= rewards.var(axis=1) / (rewards**2).mean(axis=1)
+        if not (required > (4 * np.finfo(np.float32).eps) ** 2).all():
             return None
+        required = required.repeat(len(grid.alphas))
     # Rows that are centered inside prompts need no other center.
     rows = grid if objective.loss.shift_invariant else centered
     if has_few_rows:
@@ -170,31 +159,32 @@ def _primal_solutions(rows, grid):
 
     Parameters
     ----------
-    rows : GridObjective or _Single
+    rows : GridObjective
         Objectives whose least-squares rows are summed.
-    grid : GridObjective or _Single
+    grid : GridObjective
         The same, with other columns if these are more precise for gradients.
 
     Yields
     ------
-    thetas : ndarray of shape (n_folds, n_alphas, n_parameters)
+    thetas : ndarray of shape (n_folds, n_rewards * n_alphas, n_parameters)
         Parameters.
-    squares : ndarray of shape (n_folds, n_alphas)
+    squares : ndarray of shape (n_folds, n_rewards * n_alphas)
         Squares of the last corrections, in the norm of the objective.
     """
-    objective, shape = grid.objective, (len(grid.in_fold), len(grid.alphas))
+    objective, penalties = grid.objective, _penalties(grid)
+    shape = len(grid.in_fold), len(penalties)
     sums = _sum_folds(rows, range(shape[0]), np.float32)
     equations = [fold.equations(objective.has_intercept) for fold in sums]
     grams, *others = zip(*equations, strict=True)
     moments, x_means, t_means, v_sums = map(np.array, others)
-    moments = moments[:, None].repeat(shape[1], axis=1)
-    t_means, v_sums = t_means[:, None], v_sums[:, None]
-    mean = grams[0] if shape == (1, 1) else sum(grams) / len(grams)
-    precondition = MeanPreconditioner(mean, grid.alphas)
-    systems = precondition, grams, grid.alphas, (TOLERANCE / 2) ** 2
+    moments = moments.repeat(len(grid.alphas), axis=1)
+    t_means, v_sums = t_means.repeat(len(grid.alphas), axis=1), v_sums[:, None]
+    mean = grams[0] if grid.is_whole else sum(grams) / len(grams)
+    precondition = MeanPreconditioner(mean, penalties)
+    systems = precondition, grams, penalties, (TOLERANCE / 2) ** 2
     thetas, which = 0.0, np.arange(shape[0] * shape[1])
     while True:
-        if shape == (1, 1):
+        if grid.is_whole:
             coefs, solved = precondition(moments, which), True
         else:
             coefs, solved = solve_together(moments, *systems)
@@ -213,25 +203,38 @@ def _primal_solutions(rows, grid):
 def _dual_solutions(grid):
     """Yield the same for a single fit, in the span of its rows; see `_solve_dual`."""
     objective, shift = grid.objective, grid.alphas[0] / 2
-    rows = ((X.copy(), t, v) for X, t, v in objective.least_squares_rows())
-    X, t, v = map(np.concatenate, zip(*rows, strict=True))
-    x_mean, t_mean, root = np.zeros((1, X.shape[1])), 0.0, np.sqrt(v)
+    X, t, v = _all_rows(grid, np.copy)
+    x_mean, t_mean, root = np.zeros((1, X.shape[1])), np.zeros(len(t)), np.sqrt(v)
     if objective.has_intercept:
-        x_mean[0], t_mean = v.astype(X.dtype) @ X / v.sum(), v @ t / v.sum()
+        x_mean[0], t_mean = v.astype(X.dtype) @ X / v.sum(), t @ v / v.sum()
     X -= x_mean.astype(X.dtype)
     X *= root.astype(X.dtype)[:, None]
-    target = root * (t - t_mean)
+    target = root * (t - t_mean[:, None])
     (syrk,) = get_blas_funcs(("syrk",), (X,))
     gram = syrk(1.0, X.T, trans=True, lower=True)
-    solve = partial(MeanPreconditioner(gram, grid.alphas), active=np.array([0]))
-    coef, rest = np.zeros(X.shape[1]), target
+    solve = partial(
+        MeanPreconditioner(gram, _penalties(grid)), active=np.arange(len(t))
+    )
+    coef, rest = np.zeros((len(t), X.shape[1])), target
     while True:
-        dual = solve(rest[None, None])[0, 0]
+        dual = solve(rest[None])[0]
         step = dual.astype(X.dtype) @ X
-        image, coef = X @ step, coef + step
-        theta = _with_intercept(objective, coef[None, None], x_mean, t_mean)
-        yield theta, image @ image + shift * (step @ step)
+        image, coef = step @ X.T, coef + step
+        theta = _with_intercept(objective, coef[None], x_mean, t_mean[None])
+        squares = dots(image[None], image[None]) + shift * dots(step[None], step[None])
+        yield theta, squares
         rest = rest - image - shift * dual
+
+
+def _all_rows(grid, convert):
+    """Join the least-squares rows of all blocks, each converted before the next read.
+
+    Shapes are (n, d), (n_rewards, n) and (n,).
+    """
+    objective, *others = grid.objectives
+    rows = ((convert(X), t, v) for X, t, v in objective.least_squares_rows(others))
+    blocks, targets, weights = zip(*rows, strict=True)
+    return concatenate(blocks), np.concatenate(targets, axis=1), np.concatenate(weights)
 
 
 # --- at least as many rows as features -----------------------------------------------
@@ -242,12 +245,15 @@ def _solve_primal(grid, numbers, noise):
     objective, alphas = grid.objective, grid.alphas
     sums = _sum_folds(grid, numbers, np.float64)
     equations = [fold.equations(objective.has_intercept, noise) for fold in sums]
-    grams, moments, x_means, t_means, _ = zip(*equations, strict=True)
+    grams, *others = zip(*equations, strict=True)
+    moments, x_means, t_means, _ = map(np.array, others)
     if len(grams) == len(alphas) == 1:
-        coefs = solve_system(grams[0], moments[0], alphas[0])[None, None]
+        coefs = solve_system(grams[0], moments[0].T, alphas[0]).T[None]
     else:
-        coefs = solve_systems(grams, np.array(moments), alphas)
-    return _with_intercept(objective, coefs, x_means, np.array(t_means)[:, None])
+        moments = moments.repeat(len(alphas), axis=1)
+        coefs = solve_systems(grams, moments, _penalties(grid))
+    t_means = t_means.repeat(len(alphas), axis=1)
+    return _with_intercept(objective, coefs, x_means, t_means)
 
 
 def _sum_folds(grid, numbers, dtype):
@@ -256,16 +262,17 @@ def _sum_folds(grid, numbers, dtype):
     Prompts that are in the same folds are summed once, so that X is read once for all
     folds and penalties.
     """
-    sums = {number: NormalSums(grid.objective.n_features, dtype) for number in numbers}
+    size = len(grid.objectives), grid.objective.n_features, dtype
+    sums = {number: NormalSums(*size) for number in numbers}
     for folds, part, share in grid.parts():
         if share == 0:
             continue
         folds = [fold for fold in folds if fold in sums]
         if len(folds) == 1:  # without a second matrix
-            sums[folds[0]].add_objective(part, share)
+            sums[folds[0]].add_objectives(part, share)
         elif folds:
-            total = NormalSums(grid.objective.n_features, dtype)
-            total.add_objective(part, share)
+            total = NormalSums(*size)
+            total.add_objectives(part, share)
             for fold in folds:
                 sums[fold].add(total)
     return list(sums.values())
@@ -274,25 +281,26 @@ def _sum_folds(grid, numbers, dtype):
 class NormalSums:
     """Sums over prompts that make up the normal equations of least squares."""
 
-    def __init__(self, d, dtype):
+    def __init__(self, n_rewards, d, dtype):
         # Sums of v x x', (v x t, v x) and (v t, v), and the weight of the prompts.
         self.gram = np.zeros((d, d), dtype, order="F")
-        self.sides, self.ends, self.weight = np.zeros((2, d)), np.zeros(2), 0.0
+        self.sides, self.ends = np.zeros((n_rewards + 1, d)), np.zeros(n_rewards + 1)
+        self.weight = 0.0
 
-    def add_objective(self, objective, share):
-        """Add the prompts of an objective, whose weights sum to `share`.
+    def add_objectives(self, objectives, share):
+        """Add the prompts of objectives, whose weights sum to `share`.
 
         Parameters
         ----------
-        objective : LinearObjective
-            Objective of a loss that has a method `least_squares`.
+        objectives : list of LinearObjective
+            Objectives, one per reward, of a loss that has a method `least_squares`.
         share : float
             Sum of the weights of the prompts.
         """
-        dtype = self.gram.dtype
-        for X, t, v in objective.least_squares_rows():
+        dtype, (objective, *others) = self.gram.dtype, objectives
+        for X, t, v in objective.least_squares_rows(others):
             root = np.sqrt(share * v)
-            sides = np.stack([t * root, root])
+            sides = np.vstack([t * root, root])
             X = X * root.astype(dtype)[:, None]
             self.gram, products = add_products(self.gram, X, sides)
             self.sides += products
@@ -320,30 +328,30 @@ class NormalSums:
         -------
         gram : ndarray of shape (d, d)
             Matrix in Fortran order, of which only the lower triangle is valid.
-        moment : ndarray of shape (d,)
-            Right-hand side.
+        moments : ndarray of shape (n_rewards, d)
+            Right-hand sides.
         x_mean : ndarray of shape (d,)
-        t_mean : float
+        t_means : ndarray of shape (n_rewards,)
             Means that an intercept absorbs.
         v_sum : float
             Sum of the weights of the rows.
         """
         gram = np.asarray(self.gram, order="F")  # which may be on a device
-        (moment, x_sum), (t_sum, v_sum) = self.sides, self.ends
-        x_mean, t_mean = x_sum / (v_sum or 1), t_sum / (v_sum or 1)
+        x_sum, v_sum, moments = self.sides[-1], self.ends[-1], self.sides[:-1]
+        x_mean, t_means = x_sum / (v_sum or 1), self.ends[:-1] / (v_sum or 1)
         if has_intercept:
             (syr,) = get_blas_funcs(("syr",), (gram,))
             gram = syr(-v_sum, x_mean, a=gram, lower=True, overwrite_a=True)
-            moment = moment - t_mean * x_sum
+            moments = moments - np.outer(t_means, x_sum)
             # A column that does not vary leaves only rounding.
             constant = gram.diagonal() <= 1e-12 * v_sum * x_mean**2
-            gram[constant], gram[:, constant], moment[constant] = 0, 0, 0
+            gram[constant], gram[:, constant], moments[:, constant] = 0, 0, 0
         if noise is not None:
             constant = gram.diagonal() <= noise * v_sum
-            gram[constant], gram[:, constant], moment[constant] = 0, 0, 0
+            gram[constant], gram[:, constant], moments[:, constant] = 0, 0, 0
         weight = self.weight or 1
         gram /= weight
-        return gram, moment / weight, x_mean, t_mean, v_sum / weight or 1.0
+        return gram, moments / weight, x_mean, t_means, v_sum / weight or 1.0
 
 
 def add_products(gram, X, sides):
@@ -371,14 +379,11 @@ def _solve_dual(grid, numbers):
     (V^(1/2) K V^(1/2) + alpha/2) u = V^(1/2) t; then coef = X' V^(1/2) u.
     """
     objective, alphas = grid.objective, grid.alphas
-    # A copy of each block, as the next may be read into the same memory.
-    rows = ((X.astype(np.float64), t, v) for X, t, v in objective.least_squares_rows())
-    blocks, *targets = zip(*rows, strict=True)
-    X, t, v = concatenate(blocks), *map(np.concatenate, targets)
+    X, t, v = _all_rows(grid, lambda X: X.astype(np.float64))
     gram = np.asarray(X @ X.T)
-    duals = np.zeros((len(numbers), len(alphas), len(t)))
-    means = np.zeros((len(numbers), len(t)))  # X's mean is `means @ X`
-    t_means = np.zeros(len(numbers))
+    duals = np.zeros((len(numbers), len(t), len(alphas), len(v)))
+    means = np.zeros((len(numbers), len(v)))  # X's mean is `means @ X`
+    t_means = np.zeros((len(numbers), len(t)))
     for i, number in enumerate(numbers):
         copies = np.repeat(grid.in_fold[number], objective.layout.sizes)
         inside = copies > 0
@@ -386,19 +391,21 @@ def _solve_dual(grid, numbers):
             continue
         total = grid.in_fold[number] @ objective.prompt_weight
         weight = (copies * v)[inside] / (total or 1)
-        K, target, root = gram[np.ix_(inside, inside)], t[inside], np.sqrt(weight)
+        K, target, root = gram[np.ix_(inside, inside)], t[:, inside], np.sqrt(weight)
         share = weight / (weight.sum() or 1)
         if objective.has_intercept:
             K_mean = K @ share
             K = K - K_mean - K_mean[:, None] + share @ K_mean
-            t_means[i] = share @ target
-            target = target - t_means[i]
+            t_means[i] = target @ share
+            target = target - t_means[i][:, None]
             means[i, inside] = share
         K = root * K * root[:, None]
         for j, alpha in enumerate(alphas):
-            dual = root * solve_system(K.copy(order="F"), root * target, alpha)
+            dual = root * solve_system(K.copy(order="F"), (root * target).T, alpha).T
             if objective.has_intercept:
-                dual -= share * dual.sum()  # centers the rows in duals @ X
-            duals[i, j, inside] = dual
-    coefs = (duals.reshape(-1, len(t)) @ X).reshape(*duals.shape[:2], -1)
-    return _with_intercept(objective, coefs, np.asarray(means @ X), t_means[:, None])
+                # Centers the rows in duals @ X.
+                dual -= share * dual.sum(axis=1, keepdims=True)
+            duals[i, :, j, inside] = dual.T
+    coefs = (duals.reshape(-1, len(v)) @ X).reshape(len(numbers), -1, X.shape[1])
+    t_means = t_means.repeat(len(alphas), axis=1)
+    return _with_intercept(objective, coefs, np.asarray(means @ X), t_means)

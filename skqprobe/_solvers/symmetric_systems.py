@@ -12,7 +12,7 @@ fold gets factors of its own."""
 
 
 def solve_system(gram, moment, alpha):
-    """Solve (gram + alpha/2) coef = moment.
+    """Solve (gram + alpha/2) coef = moment, for one or several moments, (d, n).
 
     Only the lower triangle of `gram` is read, and it is overwritten.
     """
@@ -23,6 +23,7 @@ def solve_system(gram, moment, alpha):
     scale[scale == 0] = 1
     gram /= scale
     gram /= scale[:, None]
+    scale = scale.reshape(-1, *[1] * (moment.ndim - 1))
     if alpha > 0:
         try:
             factor = cho_factor(gram, lower=True, check_finite=False)
@@ -34,7 +35,7 @@ def solve_system(gram, moment, alpha):
 
 
 def solve_systems(grams, moments, alphas):
-    """Solve (gram + alpha/2) coef = moment for all folds and penalties.
+    """Solve (gram + alpha/2) coef = moment for all folds, each with several penalties.
 
     A factorization costs d**3 / 3 operations, a solution with it 2 d**2. Folds that
     share most of their prompts have similar matrices, and so have penalties of similar
@@ -49,14 +50,14 @@ def solve_systems(grams, moments, alphas):
     grams : list of ndarray of shape (d, d)
         Symmetric and positive semi-definite matrices in Fortran order, of which only
         the lower triangle is read.
-    moments : ndarray of shape (n_folds, d)
+    moments : ndarray of shape (n_folds, n, d)
         Right-hand sides.
-    alphas : ndarray of shape (n_alphas,)
-        Penalties in [0, inf).
+    alphas : ndarray of shape (n,)
+        Penalty of each right-hand side, in [0, inf).
 
     Returns
     -------
-    coefs : ndarray of shape (n_folds, n_alphas, d)
+    coefs : ndarray of shape (n_folds, n, d)
         Solutions.
 
     References
@@ -65,7 +66,7 @@ def solve_systems(grams, moments, alphas):
        systems", Journal of Research of the National Bureau of Standards 49, 1952.
     """
     alphas = np.asarray(alphas)
-    coefs = np.zeros((len(grams), len(alphas), grams[0].shape[0]))
+    coefs = np.zeros_like(moments)
     positive = np.flatnonzero(alphas)
     remains = np.ones((len(grams), len(alphas)), dtype=bool)
     if len(positive):
@@ -75,17 +76,19 @@ def solve_systems(grams, moments, alphas):
         # A small residual leaves an error there that the penalty alone limits.
         limit = 1.0 if len(grams) == 1 else chosen / 2 / precondition.largest
         required = PRECISION**2 * np.minimum(limit, 1)
-        systems = moments[:, None], precondition, grams, chosen
+        systems = moments[:, positive], precondition, grams, chosen
         found, solved = solve_together(*systems, required)
         coefs[:, positive], remains[:, positive] = found, ~solved
     for fold in np.flatnonzero(remains.any(axis=1)):
-        gram, moment, own = grams[fold], moments[fold], alphas[remains[fold]]
+        gram, rest = grams[fold], remains[fold]
         if len(grams) > 1:
-            coefs[fold, remains[fold]] = solve_systems([gram], moment[None], own)[0]
-        else:
-            coefs[fold, remains[fold]] = [
-                solve_system(gram.copy(order="K"), moment, alpha) for alpha in own
-            ]
+            own = moments[None, fold, rest]
+            coefs[fold, rest] = solve_systems([gram], own, alphas[rest])[0]
+            continue
+        for alpha in np.unique(alphas[rest]):
+            same = rest & (alphas == alpha)
+            sides = moments[fold, same].T
+            coefs[fold, same] = solve_system(gram.copy(order="K"), sides, alpha).T
     return coefs
 
 

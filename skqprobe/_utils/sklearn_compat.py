@@ -8,6 +8,7 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils._set_output import _wrap_data_with_container
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import _check_feature_names_in as feature_names_in
+from sklearn.utils.validation import _get_feature_names as column_names
 
 try:  # scikit-learn 1.9 and later
     from sklearn.callback import CallbackSupportMixin, with_callbacks

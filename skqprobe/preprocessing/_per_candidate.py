@@ -15,7 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.blocks import BlockReader, memory_map, row_blocks
 from skqprobe._arrays.device import check_container, to_host
-from skqprobe._candidates.validation import check_values, explain_texts, list_to_array
+from skqprobe._candidates.rewards import check_rewards
+from skqprobe._candidates.validation import explain_texts, list_to_array
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
 from skqprobe._utils.warn import warn_user
@@ -107,7 +108,7 @@ class PerCandidate(
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Rewards.
+            Rewards; or several per candidate, one per objective, along a last axis.
         **params : dict
             Metadata for `fit` of the transformer, such as `sample_weight`, with one
             value per prompt or per candidate.
@@ -137,7 +138,7 @@ class PerCandidate(
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
         y : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Rewards.
+            Rewards; or several per candidate, one per objective, along a last axis.
         **params : dict
             Metadata for `fit` of the transformer, such as `sample_weight`, with one
             value per prompt or per candidate.
@@ -166,7 +167,9 @@ class PerCandidate(
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **params).transformer.fit
         if shape is not None:
-            y = None if y is None else check_values(y, shape, "y").reshape(-1)
+            if y is not None:
+                y = check_rewards(y, shape)[0]
+                y = y.reshape(-1, *y.shape[2:])
             params = {
                 name: _repeat_per_row(check_container(value, name), shape)
                 for name, value in params.items()

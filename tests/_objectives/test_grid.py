@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import LEAST_SQUARES, SMOOTH, make_objective
+from cases import LEAST_SQUARES, SMOOTH, make_objective, solve_ridge
 from numpy.testing import assert_allclose
 
 from skqprobe._arrays import blocks
@@ -14,7 +14,6 @@ from skqprobe._solvers import (
     minimize_lbfgs,
     minimize_lbfgs_grid,
     preconditioner,
-    solve_ridge,
     solve_ridge_grid,
 )
 from skqprobe._solvers.preconditioner import model_fold_hessians, model_hessian
@@ -46,7 +45,7 @@ def grid_of(request, rows, rng):
             prompt_weight=np.where(informative, prompt_weight, 0),
             candidate_weight=layout.to_prompt_order(candidate_weight),
         )
-        return GridObjective(objective, in_fold, ALPHAS)
+        return GridObjective([objective], in_fold, ALPHAS)
 
     return make
 
@@ -109,7 +108,7 @@ def test_ridge_is_that_of_single_objectives(loss, block_bytes, grid_of, monkeypa
 @pytest.mark.parametrize("loss", SMOOTH)
 def test_lbfgs_is_that_of_single_objectives(loss, grid_of):
     grid, settings = grid_of(loss), {"tol": 1e-8, "max_iter": 1000}
-    thetas, converged = minimize_lbfgs_grid(grid, **settings)
+    thetas, converged, _ = minimize_lbfgs_grid(grid, **settings)
     assert converged.all()
     start = np.zeros(grid.objective.n_parameters)
     expected = [minimize_lbfgs(single(grid, i), start, **settings)[0] for i in range(6)]
@@ -119,7 +118,7 @@ def test_lbfgs_is_that_of_single_objectives(loss, grid_of):
 def test_a_fold_without_weight_stays_at_zero(grid_of):
     grid = grid_of("squared_error")
     in_fold = grid.in_fold & [[True], [False], [True]]
-    grid = GridObjective(grid.objective, in_fold, ALPHAS)
+    grid = GridObjective([grid.objective], in_fold, ALPHAS)
     for thetas in (
         solve_ridge_grid(grid),
         minimize_lbfgs_grid(grid, tol=1e-4, max_iter=100)[0],
@@ -134,7 +133,7 @@ def test_centered_columns_in_float32(grid_of):
 
     def single_precision(X):
         objective = replace(grid.objective, X=X.astype(np.float32))
-        return GridObjective(objective, grid.in_fold, ALPHAS)
+        return GridObjective([objective], grid.in_fold, ALPHAS)
 
     plain, shifted = (
         single_precision(grid.objective.X),

@@ -6,6 +6,7 @@ from cases import (
     as_rows,
     centered_in_prompts,
     make_objective,
+    solve_ridge,
 )
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -14,7 +15,6 @@ from skqprobe._arrays.blocks import compute_dtype
 from skqprobe._candidates.layout import check_layout
 from skqprobe._objectives import linear
 from skqprobe._objectives.linear import linear_scores
-from skqprobe._solvers import solve_ridge
 from skqprobe.losses import LOSSES
 
 every_loss = pytest.mark.parametrize("loss", LOSSES)
@@ -236,7 +236,7 @@ def test_least_squares_rows_are_the_objective(
     _, intercept = objective.split(theta)
     problem = list(objective.least_squares_rows())
     assert len(problem) > 1
-    squares = sum(v @ (X @ coef + intercept - t) ** 2 for X, t, v in problem)
+    squares = sum(v @ (X @ coef + intercept - t) ** 2 for X, (t,), v in problem)
     value, gradient = objective.value_and_gradient(theta)
     assert squares + 0.3 / 2 * coef @ coef == pytest.approx(value, rel=1e-12)
     if objective.has_intercept:

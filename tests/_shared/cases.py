@@ -10,8 +10,10 @@ import pytest
 
 from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe._candidates.layout import check_layout
+from skqprobe._objectives.grid import WholeGrid
 from skqprobe._objectives.linear import LinearObjective
 from skqprobe._objectives.network import NetworkObjective
+from skqprobe._solvers import solve_ridge_grid
 from skqprobe.losses import LOSSES
 
 PAIRWISE = [name for name in LOSSES if name.startswith("pairwise")]
@@ -46,21 +48,26 @@ def as_rows(X, y):
 def make_objective(X, y, loss, groups=None, *, layout=None, **settings):
     """Make an objective: of a network if there are hidden_layer_sizes, else linear."""
     layout = layout or check_layout(y.shape, groups)
-    Objective = (
-        NetworkObjective if "hidden_layer_sizes" in settings else LinearObjective
-    )
+    sizes = ("hidden_layer_sizes", "origin")
+    network = {name: settings.pop(name) for name in sizes if name in settings}
     defaults = {
         "alpha": 0.1,
         "fit_intercept": True,
         "prompt_weight": np.ones(layout.n_prompts),
     }
-    return Objective(
+    objective = LinearObjective(
         X.reshape(-1, X.shape[-1]),
         layout,
         layout.to_prompt_order(y),
         LOSSES[loss](),
         **defaults | settings,
     )
+    return NetworkObjective([objective], **network) if network else objective
+
+
+def solve_ridge(objective):
+    """Minimize one objective by its closed form."""
+    return solve_ridge_grid(WholeGrid([objective]))[0]
 
 
 def centered_in_prompts(values, groups, weight=None):

@@ -2,7 +2,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from cases import LEAST_SQUARES, centered_in_prompts, make_objective
+from cases import LEAST_SQUARES, centered_in_prompts, make_objective, solve_ridge
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Ridge
 
@@ -10,7 +10,7 @@ from skqprobe import QProbePolicy
 from skqprobe._arrays import blocks
 from skqprobe._objectives import linear
 from skqprobe._objectives.grid import GridObjective
-from skqprobe._solvers import ridge, solve_ridge, solve_ridge_grid, symmetric_systems
+from skqprobe._solvers import ridge, solve_ridge_grid, symmetric_systems
 from skqprobe.losses import ContrastivePolicyGradient
 
 ALPHAS = np.logspace(3, -6, 20)
@@ -256,7 +256,7 @@ def test_grid_in_float32(loss, weighted, accepted, rng):
     X, y = embeddings(rng, 40)
     in_fold = rng.integers(0, 3, (4, 60))
     weight = {"prompt_weight": rng.uniform(0, 2, 60)} if weighted else {}
-    grid = GridObjective(make_objective(X, y, loss, **weight), in_fold, ALPHAS)
+    grid = GridObjective([make_objective(X, y, loss, **weight)], in_fold, ALPHAS)
     thetas = solve_ridge_grid(grid)
     assert accepted == [True]
     for number in range(0, 80, 7):
@@ -272,7 +272,7 @@ def test_grid_in_float64_where_float32_does_not_converge(
 ):
     X, y = embeddings(rng, 40)
     in_fold = np.arange(60) % 3 != [[0], [1], [2]]
-    grid = GridObjective(make_objective(X, y, loss), in_fold, ALPHAS[::6])
+    grid = GridObjective([make_objective(X, y, loss)], in_fold, ALPHAS[::6])
     expected = solve_ridge_grid(grid)
     monkeypatch.setattr(symmetric_systems, "MAX_STEPS", 0)
     thetas = solve_ridge_grid(grid)

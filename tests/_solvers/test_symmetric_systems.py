@@ -3,9 +3,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skqprobe._solvers import symmetric_systems
-from skqprobe._solvers.symmetric_systems import solve_systems
 
 ALPHAS = np.logspace(3, -6, 20)
+
+
+def solve_systems(grams, moments, alphas):
+    """Solve the systems of all penalties, with the same right-hand side per fold."""
+    moments = np.repeat(moments[:, None], len(alphas), axis=1)
+    return symmetric_systems.solve_systems(grams, moments, alphas)
 
 
 def normal_equations(rng, n_rows, d):
