@@ -36,6 +36,7 @@ OTHER_KINDS = {
         r"metrics\.win_rate": "as in best_of_k_reward; only the order matters",
         r"preprocessing\.PerCandidate\..*": "optional",
         r"metrics\.objective_rewards": "several objectives",
+        r"metrics\.policy_report": "weights several objectives",
         r"metrics\.weights_at_cost": "several objectives, held out",
         r"plotting\.ParetoDisplay\.from_predictions": "two objectives",
         r"plotting\..*\.from_estimator": "of ParetoDisplay, too",

@@ -6,10 +6,14 @@ import numpy as np
 
 from skqprobe._arrays.device import to_host
 from skqprobe._arrays.magnitude import check_magnitude
-from skqprobe._candidates.choice import choice_probabilities, expected_rewards
+from skqprobe._candidates.choice import (
+    check_objective_weights,
+    choice_probabilities,
+    expected_rewards,
+)
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import repeat_per_prompt, segment_mean
-from skqprobe._candidates.validation import list_to_array
+from skqprobe._candidates.validation import check_numbers, list_to_array
 from skqprobe.metrics._bootstrap import Estimate, bootstrap_terms
 from skqprobe.metrics._per_prompt import (
     check_has_groups,
@@ -273,17 +277,6 @@ def weight_path(values, layout, base, objective, n_weights):
     return (1 - share) * base + share * one
 
 
-def check_objective_weights(weights, n_objectives):
-    """Validate weights of objectives, one or several rows."""
-    weights = np.asarray(to_host(weights, "weights"), dtype=np.float64)
-    if weights.shape[-1:] != (n_objectives,) or not np.isfinite(weights).all():
-        raise ValueError(
-            f"weights must have one finite number for each of {n_objectives} "
-            f"objectives; got {weights!r}."
-        )
-    return weights
-
-
 def check_rewards_and_values(y, values, groups):
     """Validate rewards and values in several objectives, of one shape."""
     rewards, layout = check_objectives(y, groups)
@@ -313,6 +306,6 @@ def check_objectives(y, groups, name="y"):
         raise ValueError(f"{name} must have shape {shapes}; got {y.shape}.")
     layout = check_layout(y.shape[:-1], groups)
     check_has_groups(layout, name)
-    columns = [check_scores(column, layout, name) for column in np.moveaxis(y, -1, 0)]
-    check_magnitude(np.array(columns), name)
-    return np.column_stack(columns), layout
+    y = check_numbers(y, name, "Leave the candidate out, as rows with groups.")
+    check_magnitude(y, name)
+    return layout.to_prompt_order(y), layout

@@ -7,6 +7,7 @@ from sklearn import get_config
 from sklearn.pipeline import Pipeline
 
 from skqprobe._arrays.device import to_host
+from skqprobe._candidates.choice import check_objective_weights
 
 
 def candidate_values(estimator, X, groups=None):
@@ -69,6 +70,35 @@ def candidate_objectives(estimator, X, groups=None):
             "values of all objectives to from_predictions."
         )
     return _call(estimator, "predict_objectives", X, groups)
+
+
+def weighted_rewards(estimator, X, y, groups):
+    """Weight rewards of several objectives as a fitted estimator weights its values.
+
+    Other rewards, of shape (n_prompts, k) or (n_rows,), are returned unchanged.
+    """
+    probe, shape = last_step(estimator), np.shape(y)
+    # With groups, an array of two axes holds rows, unless X holds sets.
+    may_be_rows = groups is not None and len(getattr(X, "shape", ())) != 3
+    is_rows = may_be_rows and len(shape) == 2 and shape[1] == _n_objectives(probe)
+    if len(shape) != 3 and not is_rows:
+        return y
+    if not hasattr(probe, "objective_weights"):
+        raise ValueError(
+            f"y has several objectives, but {type(probe).__name__} has no "
+            "objective_weights: pass y @ weights, or y[..., 0]."
+        )
+    y = np.asarray(to_host(y, "y"))
+    return y @ check_objective_weights(probe.objective_weights, shape[-1])
+
+
+def _n_objectives(probe):
+    """Count the objectives of a fitted probe; None for rewards without this axis."""
+    if not hasattr(probe, "predict_objectives"):
+        return None
+    if hasattr(probe, "coefs_"):
+        return probe.coefs_[-1].shape[1]
+    return len(probe.coef_) if len(probe.coef_.shape) == 2 else None
 
 
 def _call(estimator, name, X, groups):

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skqprobe._candidates.choice import check_objective_weights
 from skqprobe._candidates.segments import segment_mean
 from skqprobe.metrics._objectives import (
-    check_objective_weights,
     check_rewards_and_values,
     choice_rewards,
     weight_path,
@@ -92,13 +92,15 @@ class ParetoDisplay(Display):
     objective_names: tuple[str, str] = ("objective 0", "objective 1")
     name: str | None = None
 
-    _values = staticmethod(candidate_objectives)
-    _rows_ndim = 2
-
     @property
     def is_front(self):
         """Whether no other weights have rewards that dominate."""
         return pareto_front(self.rewards)
+
+    @classmethod
+    def _predict(cls, estimator, X, y, groups):
+        labels = groups if np.ndim(y) == 2 else None
+        return y, candidate_objectives(estimator, X, labels)
 
     @classmethod
     def _settings_of(cls, estimator):
@@ -173,8 +175,8 @@ class ParetoDisplay(Display):
         first = np.array([1.0, 0.0])
         path = weight_path(values, layout, first, 1, N_WEIGHTS)
         oracle = points(rewards, weight_path(rewards, layout, first, 1, 2 * N_WEIGHTS))
-        weights = path if weights is None else check_objective_weights(weights, 2)
-        weights = np.atleast_2d(weights)
+        weights = path if weights is None else np.atleast_2d(weights)
+        weights = np.array([check_objective_weights(pair, 2) for pair in weights])
         display = cls(
             weights=weights,
             rewards=points(values, weights),

@@ -173,7 +173,7 @@ def test_bad_budgets(vector):
         weights_at_cost(y, values, -9)
     with pytest.raises(ValueError, match="objective must be an index of 3 objectives"):
         weights_at_cost(y, values, 0, objective=3)
-    with pytest.raises(ValueError, match="weights must have one finite number for"):
+    with pytest.raises(ValueError, match="pass one number per objective"):
         weights_at_cost(y, values, 0, objective_weights=[1, 2])
     with pytest.raises(
         ValueError, match=r"values has shape .* must have the shape of y"

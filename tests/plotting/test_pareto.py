@@ -11,7 +11,8 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skqprobe.metrics import base_reward, objective_rewards
+from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe.metrics import base_reward, candidate_values, objective_rewards
 from skqprobe.plotting import ParetoDisplay
 from skqprobe.preprocessing import PerCandidate
 
@@ -51,6 +52,19 @@ def test_dots_are_rewards_of_weights(vector):
     assert shown.ax_.get_xlabel().startswith("right")
     (one,) = ParetoDisplay.from_estimator(policy, X, y, weights=[2, 0.5]).rewards
     assert_allclose(one, expected[1])
+
+
+@pytest.mark.parametrize("Probe", [QProbePolicy, QProbeRegressor])
+def test_vector_probes(Probe, vector):
+    X, y = vector
+    probe = Probe("squared_error").fit(X, y)
+    shown = ParetoDisplay.from_estimator(probe, X, y)
+    expected = ParetoDisplay.from_predictions(y, probe.predict_objectives(X))
+    assert_allclose(shown.rewards, expected.rewards)
+    # A pair of weights is a setting of the probe.
+    chosen = probe.set_params(objective_weights=shown.weights[7], temperature=0)
+    values = candidate_values(chosen, X)
+    assert_allclose(objective_rewards(y, values), shown.rewards[7])
 
 
 def test_default_weights_do_not_depend_on_units(vector):
