@@ -1,5 +1,6 @@
 """Validation of X, and of numbers and weights of candidates, in either layout."""
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 from numbers import Real
 
@@ -17,8 +18,10 @@ from skqprobe._arrays.device import (
     to_host,
 )
 from skqprobe._arrays.magnitude import SMALLEST, check_magnitude, largest_magnitude
+from skqprobe._arrays.named_rewards import NamedRewards, stack_rewards
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import segment_sum
+from skqprobe._utils.sklearn_compat import column_names
 from skqprobe._utils.warn import warn_user
 
 
@@ -224,6 +227,53 @@ def wrong_shape(name, found, shape):
         f"{name} has shape {found}, but X holds {counted.format(*shape)}; it must have "
         f"shape {shape}"
     )
+
+
+def check_rewards(y, shape):
+    """Validate rewards.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_prompts, k) or (n_rows,), or with a last axis of \
+            objectives
+        Rewards in user order. Each may also be a dict of named rewards.
+    shape : tuple of int
+        Leading shape of X.
+
+    Returns
+    -------
+    rewards : ndarray of float64, of this shape, or (*shape, n_objectives)
+    names : ndarray of str, of shape (n_objectives,), or None
+        Names of the objectives, if `y` has them.
+
+    Raises
+    ------
+    ValueError
+        If the rewards are not finite, or of another shape.
+    """
+    y = to_host(y, "y")
+    if not hasattr(y, "shape"):
+        y = list_to_array(y, "y", "(n_rows,) or (n_rows, n_objectives)")
+    if _holds_dicts(y):
+        y = stack_rewards(np.ravel(y).tolist()).reshape(*np.shape(y), -1)
+    if len(y.shape) <= len(shape):
+        return check_values(y, shape, "y"), None
+    named = isinstance(y, NamedRewards)
+    names = y.objective_names if named else column_names(y)
+    if tuple(y.shape[:-1]) != shape or y.shape[-1] == 0:
+        expected = ", ".join(map(str, shape))
+        raise ValueError(
+            f"{wrong_shape('y', tuple(y.shape), shape)}, or ({expected}, n_objectives) "
+            "with at least one objective."
+        )
+    y = check_numbers(np.asarray(y), "y", "Leave the candidate out, as rows.")
+    return y, None if names is None else np.asarray(names, dtype=object)
+
+
+def _holds_dicts(y):
+    """Check for an array of named rewards."""
+    is_object = getattr(getattr(y, "dtype", None), "kind", "") == "O"
+    return is_object and np.size(y) > 0 and isinstance(np.ravel(y)[0], Mapping)
 
 
 def check_numbers(values, name, hint):

@@ -13,10 +13,10 @@ from skqprobe._candidates.choice import (
     choice_probabilities,
 )
 from skqprobe._candidates.layout import check_layout
-from skqprobe._candidates.rewards import check_rewards
 from skqprobe._candidates.sampling import draw_candidates
 from skqprobe._candidates.validation import (
     check_candidates,
+    check_rewards,
     raise_unless_finite,
     warn_without_groups,
 )

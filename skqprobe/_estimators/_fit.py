@@ -24,11 +24,11 @@ from skqprobe._arrays.magnitude import (
 )
 from skqprobe._arrays.threads import threads_for
 from skqprobe._candidates.layout import Layout, check_layout
-from skqprobe._candidates.rewards import check_rewards
 from skqprobe._candidates.segments import segment_sum
 from skqprobe._candidates.validation import (
     check_candidates,
     check_limits,
+    check_rewards,
     check_weights,
     no_groups,
     raise_unless_finite,

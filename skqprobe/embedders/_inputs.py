@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from skqprobe._arrays.named_rewards import stack_rewards
 from skqprobe._utils.warn import warn_user
 
 
@@ -248,8 +249,9 @@ def flatten_records(records):
     ----------
     records : list of dict
         Records with the keys "prompt" (a text or chat messages), "completions" (a list
-        of texts) and, optionally, "rewards" (as many numbers, with None for each reward
-        that failed), as :func:`skqprobe.generators.collect` returns them.
+        of texts) and, optionally, "rewards" (as many numbers, or lists or dicts of
+        them, with None for each reward that failed), as
+        :func:`skqprobe.generators.collect` returns them.
 
     Returns
     -------
@@ -257,15 +259,17 @@ def flatten_records(records):
         Pairs of all records, without the completions whose reward failed.
     groups : ndarray of int, of shape (n_rows,)
         Position in `records` of the record of each row.
-    y : ndarray of float, of shape (n_rows,), or None
-        Rewards. None if no record has rewards.
+    y : ndarray of float, of shape (n_rows,) or (n_rows, n_objectives), or None
+        Rewards, with the names of the objectives if they are dicts. None if no record
+        has rewards.
 
     Raises
     ------
     ValueError
         If `records` is not a list of records; if a record has no "prompt", no
         "completions", no "rewards" although others have, or another number of rewards
-        than of completions; or if a reward is neither a number nor None.
+        than of completions; if a reward is neither a number, nor a list or dict of
+        numbers, nor None; or if rewards differ in their objectives.
 
     Warns
     -----
@@ -300,10 +304,8 @@ def flatten_records(records):
                 f"Record {i} has {size} completions, but {n_rewards} rewards. Give one "
                 "reward per completion."
             )
-    y = np.concatenate(
-        [_to_numbers(record["rewards"], i) for i, record in enumerate(records)]
-    )
-    failed = np.isnan(y)  # None becomes NaN
+    y = _to_numbers(records)
+    failed = np.isnan(y.reshape(len(y), -1)).any(axis=1)  # None becomes NaN
     if failed.any():
         warn_user(
             f"{failed.sum()} of {len(y)} rewards failed (None). Their completions were "
@@ -313,18 +315,13 @@ def flatten_records(records):
     return pairs, groups[~failed], y[~failed]
 
 
-def _to_numbers(rewards, i):
-    """Return the rewards of record i as an array; None becomes NaN."""
+def _to_numbers(records):
+    """Return the rewards of all records as an array; None becomes NaN."""
     try:
-        numbers = np.asarray(rewards, dtype=np.float64)
+        return stack_rewards([r for record in records for r in record["rewards"]])
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"The rewards of record {i} must be numbers, or None for a reward that "
-            f"failed: {error}."
+            "The rewards of the records must be numbers, or None for a reward that "
+            "failed; or all lists or dicts of numbers, of the same objectives: "
+            f"{error}."
         ) from None
-    if numbers.ndim != 1:
-        raise ValueError(
-            f"The rewards of record {i} must be one number per completion; they have "
-            f"the shape {numbers.shape}."
-        )
-    return numbers

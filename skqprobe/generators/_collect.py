@@ -40,8 +40,10 @@ def collect(
     generator : BaseGenerator
         Generator of the candidates.
     reward : callable
-        Function ``reward(item, completion)`` that returns a finite number. The item is
-        the entry of `prompts`, unchanged. The function may be asynchronous.
+        Function ``reward(item, completion)`` that returns a finite number, or several:
+        a dict of named rewards, such as ``{"right": 1.0, "short": -0.3}``, or a
+        sequence. All completions need the same objectives. The item is the entry of
+        `prompts`, unchanged. The function may be asynchronous.
     k : int
         Number of completions per prompt.
     path : str or Path, default=None
@@ -74,7 +76,8 @@ def collect(
         Records, one per prompt that was not left out: the record of `generator`
         ("prompt", "completions" and optional keys), and
 
-        - "rewards" : list of k floats. A reward that failed is None, not 0.0.
+        - "rewards" : list of k floats, or of k dicts or lists of floats if `reward`
+          returns these. A reward that failed is None, not 0.0.
         - "errors" : dict of int to str. The error of each completion whose reward
           failed. Present only if there are any.
         - "item" : dict. The item, if the entry of `prompts` is one.
@@ -104,9 +107,9 @@ def collect(
     -----
     RuntimeWarning
         If rewards failed: `reward` raised any exception other than KeyboardInterrupt,
-        or did not return a finite number; if prompts were left out; or if some of the
-        new completions were cut off at the maximum number of tokens or by a filter. One
-        warning of each kind per call, with the number.
+        or did not return finite numbers for the same objectives; if prompts were left
+        out; or if some of the new completions were cut off at the maximum number of
+        tokens or by a filter. One warning of each kind per call, with the number.
 
     See Also
     --------

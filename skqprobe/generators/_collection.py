@@ -41,7 +41,7 @@ class Collection:
         self.items, self.texts, self.generator = items, texts, generator
         self.reward, self.k, self.store = reward, k, store
         self.settings = json.loads(json.dumps(generator._settings(), default=_name))
-        self.failed = failed
+        self.failed, self._objectives = failed, {}
         self.has_drawn = False
 
     def resume(self, reward_version, rescore):
@@ -75,6 +75,9 @@ class Collection:
     def complete(self, workers, bar, skip):
         """Sample and score what is missing."""
         n_left: Counter = Counter()
+        for record in self.store.records.values():
+            for reward in record["rewards"]:
+                self._check_objectives(reward)
 
         def submit(i):
             rewards = list(self.store.records[i]["rewards"])
@@ -105,10 +108,21 @@ class Collection:
         record = self.store.records[i]
         value, error = call_reward(self.reward, self.items[i], record["completions"][j])
         place = {"position": i, "completion": j}
+        error = error or self._check_objectives(value)
         if error is None:
             self.store.append({**place, "reward": value})
         elif record["errors"].get(j) != error:
             self.store.append({**place, "error": error})
+
+    def _check_objectives(self, reward):
+        """Return an error if a reward has other objectives than the first one."""
+        if reward is None:
+            return None
+        found = sorted(reward) if isinstance(reward, Mapping) else np.shape(reward)
+        expected = self._objectives.setdefault("of the first", found)
+        if found == expected:
+            return None
+        return f"ValueError: the reward has the objectives {found}, others {expected}"
 
     def result(self, skip):
         """Return the records, and report what failed."""

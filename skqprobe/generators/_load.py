@@ -1,8 +1,11 @@
 """load_records: read what collect wrote."""
 
+from itertools import pairwise
+
 import numpy as np
 from sklearn.utils import Bunch
 
+from skqprobe._arrays.named_rewards import stack_rewards
 from skqprobe.generators._record_file import RecordFile, finish
 
 
@@ -29,12 +32,16 @@ def load_records(path):
           missing number is NaN.
         - "texts" : ndarray of object, of shape (n_rows, 2). Prompt and completion of
           each row. Embedders accept them as X, and a mask selects rows of them.
-        - "y" : ndarray of shape (n_rows,). Rewards of the completions, NaN for those
-          that failed or were not computed.
+        - "y" : ndarray of shape (n_rows,), or (n_rows, n_objectives) if `reward`
+          returned several numbers. Rewards of the completions, NaN for those that
+          failed or were not computed. It has the names of the rewards, which `fit`
+          stores as `objective_names_`, and so have rows of it.
         - "groups" : ndarray of int, of shape (n_rows,). Index of the prompt of each
           row in the `prompts` of `collect`.
         - "refused" : dict of int to str. Reasons of the prompts that the model refused,
           by their index in `prompts`.
+        - "objective_names" : list of str or None. Names of the rewards, if `reward`
+          returned a dict.
         - "reward_version" : str, int or None. Version of the rewards.
 
     Raises
@@ -75,8 +82,14 @@ def load_records(path):
         raise FileNotFoundError(f"There is no file {file.path}.")
     file.read()
     positions = sorted(file.records)
-    records = [_with_arrays(finish(file.records[i])) for i in positions]
-    sizes = [len(record["completions"]) for record in records]
+    found = [finish(file.records[i]) for i in positions]
+    sizes = [len(record["completions"]) for record in found]
+    try:
+        y = stack_rewards([reward for record in found for reward in record["rewards"]])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The rewards in {file.path} differ: {error}.") from None
+    rewards = [y[start:end] for start, end in pairwise(np.cumsum([0, *sizes]))]
+    records = [_with_arrays(*each) for each in zip(found, rewards, strict=True)]
     pairs = [(r["prompt"], text) for r in records for text in r["completions"]]
     texts = np.empty((len(pairs), 2), dtype=object)
     if pairs:  # a list without entries has no second dimension
@@ -84,18 +97,19 @@ def load_records(path):
     return Bunch(
         records=records,
         texts=texts,
-        y=np.concatenate([np.empty(0), *(record["rewards"] for record in records)]),
+        y=y,
         groups=np.repeat(np.array(positions, dtype=np.intp), sizes),
         refused={i: entry["refused"] for i, entry in sorted(file.refused.items())},
+        objective_names=getattr(y, "objective_names", None),
         reward_version=file.reward_version,
     )
 
 
-def _with_arrays(record):
+def _with_arrays(record, rewards):
     """Convert the lists of numbers in a record to arrays."""
     values = {key: record[key] for key in record.keys() - {"completions", "prompt"}}
     arrays = {key: _to_array(values[key]) for key in values if _is_numeric(values[key])}
-    return {**record, **arrays, "rewards": np.array(record["rewards"], dtype=float)}
+    return {**record, **arrays, "rewards": rewards}
 
 
 def _is_numeric(value):

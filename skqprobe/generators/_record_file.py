@@ -207,7 +207,7 @@ class RecordFile(Records):
             and all(isinstance(text, str) for text in entry["completions"])
             and isinstance(rewards, list)
             and len(rewards) == len(entry["completions"])
-            and all(reward is None or math.isfinite(reward) for reward in rewards)
+            and all(reward is None or _is_finite(reward) for reward in rewards)
         ):
             raise ValueError
         check_prompt(entry["prompt"], "prompt")
@@ -247,6 +247,13 @@ class RecordFile(Records):
             "restore it, remove this line and all lines after it (collect computes "
             "them again), or give another path."
         )
+
+
+def _is_finite(reward):
+    """Return whether a reward is a finite number, or a list or dict of them."""
+    values = list(reward.values()) if isinstance(reward, dict) else reward
+    values = values if isinstance(values, list) else [values]
+    return len(values) > 0 and all(map(math.isfinite, values))
 
 
 def _is_torn(text):

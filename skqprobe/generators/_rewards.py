@@ -4,12 +4,15 @@ import asyncio
 import inspect
 import os
 import threading
+from collections.abc import Mapping
 from contextvars import copy_context
 from functools import cache
 from queue import Empty, SimpleQueue
 
 import numpy as np
 from sklearn import config_context, get_config
+
+from skqprobe.embedders._inputs import is_list
 
 
 def call_reward(reward, item, completion):
@@ -18,7 +21,8 @@ def call_reward(reward, item, completion):
     Parameters
     ----------
     reward : callable
-        ``reward(item, completion)`` returns a number, or an awaitable of one.
+        ``reward(item, completion)`` returns a number, a sequence or a dict of them, or
+        an awaitable of one of these.
     item : object
         Item of the completion.
     completion : str
@@ -26,8 +30,8 @@ def call_reward(reward, item, completion):
 
     Returns
     -------
-    value : float or None
-        The reward. None if it failed.
+    value : float, list of float, dict of str to float, or None
+        The reward, or those of all objectives. None if it failed.
     error : str or None
         The error, if it failed.
 
@@ -40,15 +44,26 @@ def call_reward(reward, item, completion):
         value = reward(item, completion)
         if inspect.isawaitable(value):
             value = _await(value)
-        return check_reward(value), None
+        return check_rewards(value), None
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # also SystemExit, CancelledError, pytest.fail
         return None, _describe(error)
 
 
+def check_rewards(value):
+    """Convert the result of a reward function to a float, or to several."""
+    if isinstance(value, Mapping):
+        if not value or not all(isinstance(name, str) for name in value):
+            raise TypeError(f"names of rewards must be texts; got {list(value)}")
+        return {name: check_reward(each) for name, each in value.items()}
+    if is_list(value) and len(value) and not isinstance(value, bytearray):
+        return [check_reward(each) for each in value]
+    return check_reward(value)
+
+
 def check_reward(value):
-    """Convert the result of a reward function to a finite float."""
+    """Convert a reward to a finite float."""
     if np.ma.is_masked(value):
         raise ValueError("the reward is masked")
     shape = getattr(value, "shape", ())

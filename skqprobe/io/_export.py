@@ -9,15 +9,16 @@ from sklearn.utils.validation import check_is_fitted
 
 import skqprobe
 from skqprobe._arrays.device import to_host
-from skqprobe._candidates.choice import check_temperature
+from skqprobe._candidates.choice import check_objective_weights, check_temperature
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators.regressor import QProbeRegressor
 from skqprobe._utils.describe import describe
 from skqprobe._utils.optional import import_optional
 from skqprobe.preprocessing import PerCandidate
 
-FORMAT_VERSION = 1
-"""Version of the format. Increase it if older readers would misread a new file."""
+FORMAT_VERSION, FORMAT_VERSION_OF_OBJECTIVES = 1, 2
+"""Versions of the format, of a probe for one reward and for several objectives.
+Increase them if older readers would misread a new file."""
 
 
 def to_json(probe, *, embedder=None, metadata=None):
@@ -69,7 +70,7 @@ def to_json(probe, *, embedder=None, metadata=None):
     True
     """
     description, coef, intercept = _describe(probe, embedder, metadata)
-    values = {"intercept": intercept, "coef": coef.tolist()}
+    values = {"intercept": intercept.tolist(), "coef": coef.tolist()}
     return json.dumps({**description, **values}, allow_nan=False)
 
 
@@ -77,7 +78,8 @@ def to_safetensors(probe, *, embedder=None, metadata=None):
     """Export a linear probe as safetensors, to serve it without this package.
 
     The tensors are "coef", of shape (n_features,), and "intercept", of shape () and
-    dtype float64. The metadata of the file have one key, "probe": a JSON object with
+    dtype float64. With several objectives, both have a first axis for them. The
+    metadata of the file have one key, "probe": a JSON object with
     the other values that `to_json` writes.
 
     Parameters
@@ -127,7 +129,7 @@ def to_safetensors(probe, *, embedder=None, metadata=None):
     safetensors = import_optional(
         "safetensors.numpy", needed_by="to_safetensors", extra="io"
     )
-    tensors = {"coef": np.ascontiguousarray(coef), "intercept": np.array(intercept)}
+    tensors = {"coef": np.ascontiguousarray(coef), "intercept": intercept}
     return safetensors.save(
         tensors, metadata={"probe": json.dumps(description, allow_nan=False)}
     )
@@ -139,7 +141,8 @@ def _describe(model, embedder, metadata):
     embedder = first if embedder is None else embedder
     coef, intercept = _absorb_scaling(scalers, probe)
     check_temperature(probe.temperature)
-    if not np.isfinite([*coef, intercept, probe.temperature]).all():
+    numbers = coef.ravel(), intercept.ravel(), [probe.temperature]
+    if not np.isfinite(np.concatenate(numbers)).all():
         raise ValueError(
             "JSON supports only finite numbers, but the coefficients, intercept or "
             "temperature of the probe are not finite; temperature is "
@@ -155,13 +158,19 @@ def _describe(model, embedder, metadata):
         "loss": str(probe.loss),
         "inverse_link": "sigmoid" if is_probability else "identity",
         "temperature": float(probe.temperature),
-        "n_features": len(coef),
+        "n_features": coef.shape[-1],
         "feature_names": None if names is None else list(names),
         "dtype": coef.dtype.name,
         "embedder": None if embedder is None else _describe_embedder(embedder),
         "metadata": _check_metadata(metadata),
     }
-    return description, coef, float(intercept)
+    if coef.ndim == 2:
+        names = getattr(probe, "objective_names_", None)
+        weights = check_objective_weights(probe.objective_weights, len(coef))
+        description["format_version"] = FORMAT_VERSION_OF_OBJECTIVES
+        description["objective_names"] = None if names is None else list(names)
+        description["objective_weights"] = weights.tolist()
+    return description, coef, intercept
 
 
 def _split_pipeline(model):
@@ -214,14 +223,16 @@ def _describe_embedder(embedder):
 
 def _absorb_scaling(scalers, probe):
     """Compute the coefficients and intercept for features before scaling."""
-    coef, intercept = np.asarray(to_host(probe.coef_)), probe.intercept_
+    coef, intercept = np.asarray(to_host(probe.coef_)), np.asarray(probe.intercept_)
+    if coef.ndim == 1 and probe.objective_weights is not None:
+        coef, intercept = coef[None], intercept[None]
     for scaler in reversed(scalers):
         coef = coef.astype(np.float64)
         if scaler.with_std:
             coef = coef / scaler.scale_
         if scaler.with_mean:
             intercept = intercept - coef @ scaler.mean_
-    return coef, intercept
+    return coef, np.asarray(intercept)
 
 
 def _check_metadata(metadata):

@@ -15,8 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.blocks import BlockReader, memory_map, row_blocks
 from skqprobe._arrays.device import check_container, to_host
-from skqprobe._candidates.rewards import check_rewards
-from skqprobe._candidates.validation import explain_texts, list_to_array
+from skqprobe._candidates.validation import check_rewards, explain_texts, list_to_array
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
 from skqprobe._utils.warn import warn_user

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, make_probe_pipeline
 from skqprobe._arrays.blocks import BlockReader
-from skqprobe._candidates.rewards import NamedRewards
+from skqprobe._arrays.named_rewards import NamedRewards
 from skqprobe.losses import LOSSES, BaseLoss, SquaredError
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 

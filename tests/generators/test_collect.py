@@ -197,7 +197,7 @@ def test_sigkill_at_any_moment_loses_only_rewards_in_progress(tmp_path, concurre
         (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
         (None, "TypeError: .*NoneType"),
         ("1", "TypeError: .*str"),
-        ([1], "TypeError: .*list"),
+        ([1, [2]], "TypeError: .*list"),
         (bytearray(b"1"), "TypeError: .*bytearray"),
         (np.complex128(1 + 1j), "TypeError: .*complex128"),
         (float("nan"), "ValueError: .*nan"),

@@ -9,7 +9,7 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from skqprobe import QProbePolicy
-from skqprobe.embedders import VectorizerEmbedder
+from skqprobe.embedders import VectorizerEmbedder, flatten_records
 from skqprobe.generators import (
     BaseGenerator,
     collect,
@@ -93,6 +93,69 @@ def test_the_records_are_sets(path):
     assert X.shape == (2, K, 3) and y.dtype == np.float64
     QProbePolicy("squared_error").fit(X, y)
     assert VectorizerEmbedder(lengths).transform(complete).shape == (2, K, 2)
+
+
+@pytest.mark.parametrize("names", [["right", "short"], None])
+def test_several_rewards(names, tmp_path):
+    def rewards(item, completion):
+        if completion == "bb":
+            raise ValueError("no reward")
+        numbers = [float(len(item)), -float(len(completion))]
+        return numbers if names is None else dict(zip(names, numbers, strict=True))
+
+    path = tmp_path / "records.jsonl"
+    with pytest.warns(RuntimeWarning, match="1 of 9 rewards failed"):
+        records = collect(["a", "b", "ccc"], Toy(), rewards, K, path=path)
+    assert records[0]["rewards"][1] == rewards("a", "aa")
+    assert records[1]["rewards"][1] is None
+    data = load_records(path)
+    assert data.objective_names == names
+    expected = [[1, -1], [1, -2], [1, -3], [1, -1], [np.nan] * 2, [1, -3]]
+    np.testing.assert_array_equal(data.y, [*expected, [3, -3], [3, -6], [3, -9]])
+    for record, start in zip(data.records, (0, 3, 6), strict=True):
+        np.testing.assert_array_equal(record["rewards"], data.y[start : start + K])
+    known = np.isfinite(data.y).all(axis=1)
+    X = VectorizerEmbedder(lengths).transform(data.texts[known])
+    with pytest.warns(UserWarning, match="1 of 9 rewards failed"):
+        flat = flatten_records(records)[2]
+    for y in (data.y[known], flat):
+        policy = QProbePolicy("squared_error").fit(X, y, data.groups[known])
+        assert policy.coef_.shape == (2, 2)
+        found = getattr(policy, "objective_names_", None)
+        assert found is None if names is None else found.tolist() == names
+    complete = [records[0], records[2]]
+    sets = [record["rewards"] for record in complete]
+    X = stack_embeddings(complete, "hidden_states")
+    assert QProbePolicy("squared_error").fit(X, sets).coef_.shape == (2, 2)
+
+
+def test_rewards_of_different_objectives(tmp_path):
+    returned = [{"right": 1.0, "short": 0.5}, {"short": 0.0, "right": 0.0}]
+    returned += [{"right": 1.0}, [1.0, 0.5], 1.0]
+    path = tmp_path / "records.jsonl"
+    calls = iter(returned)
+    with pytest.warns(RuntimeWarning, match="3 of 5 rewards failed.*objectives"):
+        records = collect(
+            ["a"], Toy(), lambda *_: next(calls), 5, path=path, reward_concurrency=1
+        )
+    assert records[0]["rewards"] == [*returned[:2], None, None, None]
+    # So do rewards of the next call, which continues.
+    with pytest.warns(RuntimeWarning, match=r"3 of 5.* \['right', 'short'\]"):
+        collect(["a"], Toy(), lambda *_: 1.0, 5, path=path)
+    assert load_records(path).y.shape == (5, 2)
+    records = collect(["a"], Toy(), lambda *_: 1.0, 5, path=path, rescore=True)
+    assert records[0]["rewards"] == [1.0] * 5
+    path = tmp_path / "mine.jsonl"
+    plain = {"prompt": "a", "completions": ["b", "c"]}
+    for rewards in ([1.0, [1.0, 2.0]], [{"a": 1.0}, {"b": 1.0}], [[1.0], [1.0, 2.0]]):
+        path.write_text(json.dumps({**plain, "rewards": rewards}))
+        with pytest.raises(ValueError, match=r"rewards in .*mine\.jsonl differ"):
+            load_records(path)
+        with pytest.raises(ValueError, match=r"must be.* the same objectives"):
+            flatten_records([{**plain, "rewards": rewards}])
+    path.write_text(json.dumps({**plain, "rewards": [{"a": 1.0}, {"a": None}]}))
+    with pytest.raises(ValueError, match="Line 1 of"):
+        load_records(path)
 
 
 def test_an_incomplete_file(path):

@@ -36,10 +36,21 @@ def test_numbers_of_any_type_become_floats(value, expected):
     [
         (np.ma.masked, "ValueError: the reward is masked"),
         (np.ma.array(1.0, mask=True), "ValueError: the reward is masked"),
+        (np.ones((1, 1)), "TypeError: the reward must be one number; got the shape (1"),
         (
-            np.array([1.0]),
-            "TypeError: the reward must be one number; got the shape (1,)",
+            np.ma.array([1.0, 2.0], mask=[0, 1]),
+            "ValueError: the reward is masked",
         ),
+        ([1.0, np.inf], "ValueError: the reward must be finite; got inf"),
+        ([1.0, None], "TypeError: the reward must be a number; got NoneType"),
+        ([], "TypeError: "),
+        (
+            {"right": 1.0, "short": "0"},
+            "TypeError: the reward must be a number; got str",
+        ),
+        ({1: 1.0}, "TypeError: names of rewards must be texts; got [1]"),
+        ({}, "TypeError: names of rewards must be texts; got []"),
+        ({1.0, 2.0}, "TypeError: "),
         (np.array("1"), "TypeError: the reward must be a number; got ndarray"),
         (np.array("1", dtype=object), "TypeError: the reward must be a number"),
         (
@@ -51,7 +62,6 @@ def test_numbers_of_any_type_become_floats(value, expected):
         (Decimal("sNaN"), "ValueError: "),
         (10**400, "OverflowError: "),
         (Fraction(10**400), "OverflowError: "),
-        ({"reward": 1}, "TypeError: "),
         (object(), "TypeError: "),
     ],
     ids=lambda value: type(value).__name__,
@@ -59,6 +69,23 @@ def test_numbers_of_any_type_become_floats(value, expected):
 def test_other_values_are_failed_rewards(value, message):
     found, error = call_reward(lambda *_: value, None, "")
     assert found is None and error.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"right": True, "short": np.float32(0.5)}, {"right": 1.0, "short": 0.5}),
+        ((1, Fraction(1, 2)), [1.0, 0.5]),
+        (np.array([1, 0]), [1.0, 0.0]),
+        (np.array([1.0]), [1.0]),
+    ],
+    ids=repr,
+)
+def test_several_rewards(value, expected):
+    found, error = call_reward(lambda *_: value, None, "")
+    assert (found, error) == (expected, None)
+    numbers = found.values() if isinstance(found, dict) else found
+    assert all(type(number) is float for number in numbers)
 
 
 def test_tensors():
@@ -70,7 +97,9 @@ def test_tensors():
     )
     found = [call_reward(lambda *_, v=v: v, None, "") for v in values]
     assert found == [(0.5, None), (0.5, None), (1.0, None)]
-    _, error = call_reward(lambda *_: torch.tensor([1.0]), None, "")
+    found = call_reward(lambda *_: torch.tensor([1.0, 0.5]), None, "")
+    assert found == ([1.0, 0.5], None)
+    _, error = call_reward(lambda *_: torch.ones(1, 1), None, "")
     assert error == "TypeError: the reward must be one number; got the shape (1,)"
     _, error = call_reward(lambda *_: torch.tensor(1j), None, "")
     assert error == "TypeError: the reward must be a number; got Tensor"

@@ -291,3 +291,43 @@ def test_without_safetensors(policy, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(ImportError, match=r'pip install "skqprobe\[io\]"'):
         to_safetensors(policy)
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+@pytest.mark.parametrize("weights", [None, [0.5, -2.0]])
+def test_several_objectives(weights, in_pipeline):
+    """The probe of each, and the weights of the choice."""
+    _, X = make_probes()
+    rng = np.random.default_rng(1)
+    y = (X[..., :2] + rng.normal(size=(20, 3, 2)) > 1).astype(float)
+    for probe in (
+        QProbePolicy("squared_error"),
+        QProbePolicyCV(alphas=[0.1], cv=2),
+        QProbeRegressor("log_loss"),
+    ):
+        probe.set_params(objective_weights=weights)
+        scaler = PerCandidate(StandardScaler())
+        model = make_pipeline(scaler, probe) if in_pipeline else probe
+        model.fit(X, y)
+        read = json.loads(to_json(model))
+        assert read["format_version"] == 2
+        assert read["objective_names"] is None
+        Q = X @ np.array(read["coef"]).T + read["intercept"]
+        Q = 1 / (1 + np.exp(-Q)) if read["inverse_link"] == "sigmoid" else Q
+        values = getattr(model, "decision_function", model.predict)(X)
+        assert_allclose(Q @ read["objective_weights"], values, rtol=1e-9, atol=1e-12)
+        safetensors = pytest.importorskip("safetensors.numpy")
+        tensors = safetensors.load(to_safetensors(model))
+        assert_array_equal(tensors["coef"], read["coef"])
+        assert_array_equal(tensors["intercept"], read["intercept"])
+
+
+def test_names_and_one_weight():
+    _, X = make_probes()
+    y = [[{"right": 1.0, "short": 0.0}, {"right": 0.0, "short": 1.0}]] * 20
+    policy = QProbePolicy("squared_error").fit(X[:, :2], y)
+    assert json.loads(to_json(policy))["objective_names"] == ["right", "short"]
+    policy = QProbePolicy(objective_weights=[2.0]).fit(X, X[..., 0])
+    read = json.loads(to_json(policy))
+    assert read["objective_weights"] == [2.0]
+    assert_allclose(2 * (X @ np.array(read["coef"][0])), policy.decision_function(X))

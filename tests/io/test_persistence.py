@@ -78,6 +78,9 @@ def estimators():
             alpha=np.float64(0.1), n_candidates=np.int64(2), random_state=0
         ).fit(X, y),
         "hidden layers": with_hidden_layers(),
+        "objectives": QProbePolicy("log_loss", objective_weights=[1.0, -0.5]).fit(
+            X, [[{"right": r, "short": 1 - r} for r in prompt] for prompt in y]
+        ),
         "cross-validation": QProbePolicyCV(
             [SoftmaxCrossEntropy(0.5), "squared_error"], alphas=[1.0, 0.1], cv=2
         ).fit(X, y),

@@ -1,17 +1,8 @@
-"""Rewards of candidates: one number, or one per objective."""
+"""Rewards of several objectives as arrays, with the names of the objectives."""
 
 from collections.abc import Mapping
 
 import numpy as np
-
-from skqprobe._arrays.device import to_host
-from skqprobe._candidates.validation import (
-    check_numbers,
-    check_values,
-    list_to_array,
-    wrong_shape,
-)
-from skqprobe._utils.sklearn_compat import column_names
 
 
 class NamedRewards(np.ndarray):
@@ -80,50 +71,3 @@ def _numbers(reward, names):
     if not (isinstance(reward, Mapping) and reward.keys() == set(names)):
         raise ValueError(f"one has the objectives {names}, but another is {reward!r}")
     return [reward[name] for name in names]
-
-
-def check_rewards(y, shape):
-    """Validate rewards.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_prompts, k) or (n_rows,), or with a last axis of \
-            objectives
-        Rewards in user order. Each may also be a dict of named rewards.
-    shape : tuple of int
-        Leading shape of X.
-
-    Returns
-    -------
-    rewards : ndarray of float64, of this shape, or (*shape, n_objectives)
-    names : ndarray of str, of shape (n_objectives,), or None
-        Names of the objectives, if `y` has them.
-
-    Raises
-    ------
-    ValueError
-        If the rewards are not finite, or of another shape.
-    """
-    y = to_host(y, "y")
-    if not hasattr(y, "shape"):
-        y = list_to_array(y, "y", "(n_rows,) or (n_rows, n_objectives)")
-    if _holds_dicts(y):
-        y = stack_rewards(np.ravel(y).tolist()).reshape(*np.shape(y), -1)
-    if len(y.shape) <= len(shape):
-        return check_values(y, shape, "y"), None
-    named = isinstance(y, NamedRewards)
-    names = y.objective_names if named else column_names(y)
-    if tuple(y.shape[:-1]) != shape or y.shape[-1] == 0:
-        expected = ", ".join(map(str, shape))
-        raise ValueError(
-            f"{wrong_shape('y', tuple(y.shape), shape)}, or ({expected}, n_objectives) "
-            "with at least one objective."
-        )
-    y = check_numbers(np.asarray(y), "y", "Leave the candidate out, as rows.")
-    return y, None if names is None else np.asarray(names, dtype=object)
-
-
-def _holds_dicts(y):
-    """Check for an array of named rewards."""
-    is_object = getattr(getattr(y, "dtype", None), "kind", "") == "O"
-    return is_object and np.size(y) > 0 and isinstance(np.ravel(y)[0], Mapping)
