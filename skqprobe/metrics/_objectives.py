@@ -1,8 +1,10 @@
 """Rewards of choices by several objectives, and the weights that meet a budget."""
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
+from sklearn.utils import check_scalar
 
 from skqprobe._arrays.device import to_host
 from skqprobe._arrays.magnitude import check_magnitude
@@ -164,25 +166,30 @@ def weights_at_cost(
     Examples
     --------
     >>> import numpy as np
+    >>> from skqprobe import QProbePolicy
+    >>> from skqprobe.datasets import load_two_words
     >>> from skqprobe.metrics import weights_at_cost
-    >>> rng = np.random.default_rng(0)
-    >>> n_chars = rng.integers(100, 1000, size=(200, 8))
-    >>> quality = n_chars / 1000 + rng.normal(size=n_chars.shape)
-    >>> y = np.stack([quality, -n_chars], axis=2)
-    >>> mixture = weights_at_cost(y, y, max_cost=400, random_state=0)
-    >>> print(f"{mixture.cost.value:.0f}", mixture.reward)
-    400 1.642 [1.527, 1.754]
+    >>> data = load_two_words()
+    >>> X, y = data.data, np.stack([data.target, -data.n_tokens], axis=2)
+    >>> policy = QProbePolicy("squared_error", alpha=0.01).fit(X[:120], y[:120])
+    >>> values = policy.predict_objectives(X[120:])
+    >>> mixture = weights_at_cost(y[120:], values, max_cost=8, random_state=0)
+    >>> print(mixture.reward, mixture.cost)  # of the base model: 0.358 and 9.74
+    0.723 [0.640, 0.796] 8.000 [7.773, 8.239]
+    >>> mixture.weights.shape, mixture.probabilities.round(2)
+    ((2, 2), array([0.82, 0.18]))
     """
     rewards, values, layout = check_rewards_and_values(y, values, groups)
-    base = np.ones(values.shape[1])
+    n_objectives = values.shape[1]
+    if n_objectives < 2:
+        raise ValueError("y has 1 objective; a trade-off needs two or more.")
+    check_scalar(max_cost, "max_cost", Real)
+    last = n_objectives - 1
+    check_scalar(objective, "objective", Integral, min_val=-last - 1, max_val=last)
+    base = np.ones(n_objectives)
     if objective_weights is not None:
-        base = check_objective_weights(objective_weights, values.shape[1]).copy()
-    try:
-        base[objective] = 0
-    except IndexError:
-        raise ValueError(
-            f"objective must be an index of {len(base)} objectives; got {objective!r}."
-        ) from None
+        base = check_objective_weights(objective_weights, n_objectives).copy()
+    base[objective] = 0
     weights = weight_path(values, layout, base, objective, N_WEIGHTS)
     chosen = choice_rewards(values, weights, rewards, layout, temperature)
     terms = np.stack([chosen @ base, -chosen[..., objective]], axis=2)
@@ -204,10 +211,16 @@ def weights_at_cost(
 
 
 def _middle_of_equals(terms):
-    """Find the weights in the middle of those that choose alike, far from a change."""
+    """Find the weights in the middle of those that choose alike, far from a change.
+
+    Of those that choose by one objective alone, these are the weights.
+    """
     changes = np.flatnonzero((np.diff(terms, axis=0) != 0).any(axis=(1, 2))) + 1
     alike = np.split(np.arange(len(terms)), changes)
-    return np.array([numbers[len(numbers) // 2] for numbers in alike])
+    middle = np.array([numbers[len(numbers) // 2] for numbers in alike])
+    middle[-1] = len(terms) - 1
+    middle[0] = 0
+    return middle
 
 
 def _best_mixture(points, max_cost):

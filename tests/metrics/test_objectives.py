@@ -139,6 +139,8 @@ def test_gap_of_the_front_is_mixed():
     assert mixture.reward.value == pytest.approx(0.25)
     (single,) = weights_at_cost(y, y, max_cost=20, n_resamples=100).weights
     assert objective_rewards(y, y @ single).tolist() == [0, -20]
+    (single,) = weights_at_cost(y, y, max_cost=100, n_resamples=100).weights
+    assert single.tolist() == [1, 0]
 
 
 def test_weights_do_not_depend_on_units(vector):
@@ -171,8 +173,14 @@ def test_bad_budgets(vector):
     y, values = vector
     with pytest.raises(ValueError, match=r"max_cost=-9 is below the lowest mean cost"):
         weights_at_cost(y, values, -9)
-    with pytest.raises(ValueError, match="objective must be an index of 3 objectives"):
+    with pytest.raises(ValueError, match="objective == 3, must be <= 2"):
         weights_at_cost(y, values, 0, objective=3)
+    with pytest.raises(TypeError, match="objective must be an instance of int"):
+        weights_at_cost(y, values, 0, objective="length")
+    with pytest.raises(TypeError, match="max_cost must be an instance of float"):
+        weights_at_cost(y, values, "600")
+    with pytest.raises(ValueError, match="y has 1 objective; a trade-off needs two"):
+        weights_at_cost(y[..., :1], values[..., :1], 0)
     with pytest.raises(ValueError, match="pass one number per objective"):
         weights_at_cost(y, values, 0, objective_weights=[1, 2])
     with pytest.raises(
