@@ -147,6 +147,69 @@ def test_order_of_candidates_and_prompts_does_not_matter(sets, Probe, loss):
     assert_same_results(probe, permuted, (X, y, None), (*new, None), order.ravel())
 
 
+# Several objectives: the same layouts, orders and weights
+
+
+def several(y):
+    """Rewards of two objectives in [0, 1]: `y`, and others of about its values."""
+    other = np.clip(y + np.random.default_rng(5).normal(size=y.shape) / 2, 0, 1)
+    return np.stack([y, other], axis=-1)
+
+
+@every_probe_and_loss
+def test_sets_and_rows_of_objectives_agree(sets, Probe, loss):
+    X, y = sets[0], several(sets[1])
+    rows, _, groups = as_rows(*sets)
+    settings = {"temperature": 0.5, "objective_weights": [1.0, -0.5]}
+    probe = make(Probe, loss, **settings).fit(X, y)
+    by_rows = make(Probe, loss, **settings).fit(rows, y.reshape(-1, 2), groups)
+    assert_allclose(by_rows.coef_, probe.coef_, rtol=1e-10)
+    assert_allclose(by_rows.intercept_, probe.intercept_, rtol=1e-10)
+    assert_array_equal(by_rows.n_skipped_prompts_, probe.n_skipped_prompts_)
+    flat = rows, y.reshape(-1, 2), groups
+    assert_same_results(probe, by_rows, (X, y, None), flat, np.arange(360))
+    single = by_rows.predict_objectives(rows)
+    assert_allclose(single, probe.predict_objectives(X).reshape(-1, 2))
+
+
+@every_probe_and_loss
+def test_order_of_rows_of_objectives_does_not_matter(ragged, Probe, loss):
+    X, y, groups = ragged
+    y = several(y)
+    probe = make(Probe, loss, temperature=0.5).fit(X, y, groups)
+    p = np.random.default_rng(1).permutation(len(y))
+    permuted = make(Probe, loss, temperature=0.5).fit(X[p], y[p], groups[p])
+    tol = 1e-2 if loss == "pairwise_hinge" else 1e-5
+    assert_allclose(permuted.coef_, probe.coef_, rtol=tol, atol=tol)
+    data, other_data = (X, y, groups), (X[p], y[p], groups[p])
+    assert_same_results(probe, permuted, data, other_data, p)
+
+
+@every_probe_and_loss
+def test_weights_of_candidates_with_objectives_are_copies(candidates, Probe, loss):
+    X, y, groups = candidates
+    weight = np.random.default_rng(1).integers(0, 4, size=y.shape)
+    rows, _, labels = as_rows(X, y) if groups is None else candidates
+    y = several(y)
+    copied = copies_of(weight, rows, y.reshape(-1, 2), labels)
+    weighted = make(Probe, loss).fit(X, y, groups, sample_weight=weight)
+    other = make(Probe, loss).fit(*copied)
+    tol = 1e-2 if loss == "pairwise_hinge" else 1e-5
+    assert_allclose(weighted.coef_, other.coef_, rtol=tol, atol=tol)
+    weighted = with_coefficients(weighted, other)
+    score = weighted.score(X, y, groups, sample_weight=weight)
+    assert score == pytest.approx(other.score(*copied), rel=1e-9)
+
+
+@every_probe_and_loss
+def test_second_fit_to_objectives_has_equal_attributes(ragged, Probe, loss):
+    X, y, groups = ragged
+    probe = make(Probe, loss, n_candidates=3, random_state=0)
+    before = state_of(probe.fit(X, several(y), groups))
+    probe.fit(X, y, groups)
+    assert_same_state(state_of(probe.fit(X, several(y), groups)), before)
+
+
 # Weights: an integer weight is a number of copies
 
 

@@ -40,6 +40,11 @@ OTHER_KINDS = {
         r"metrics\.weights_at_cost": "several objectives, held out",
         r"plotting\.ParetoDisplay\.from_predictions": "two objectives",
         r"plotting\..*\.from_estimator": "of ParetoDisplay, too",
+        r"QProbe\w+\.(fit|score)": "one reward per candidate, or several",
+    },
+    "offset": {
+        r"QProbePolicy(CV)?\.score": "no part of the rewards",
+        r"QProbeRegressor\.score": "not used: R^2 is that of the rewards",
     },
     "groups": {
         r"QProbePolicyCV\.fit": "for sets, too: passed to the splitter",

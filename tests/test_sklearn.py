@@ -51,6 +51,8 @@ def test_tags(Probe):
     assert tags.target_tags.required
     assert not tags.input_tags.sparse
     assert tags.estimator_type == ("regressor" if Probe is QProbeRegressor else None)
+    # A regressor of several targets would predict as many numbers per row.
+    assert tags.target_tags.multi_output == (Probe is QProbePolicy)
 
 
 @every_probe
@@ -60,6 +62,8 @@ def test_metadata_is_requested_by_default(Probe):
         for method in ("fit", "score"):
             requests = getattr(routing, method).requests
             assert requests["groups"] is requests["sample_weight"] is True
+        assert routing.score.requests["offset"] is True
+        assert routing.predict.requests["offset"] is True
 
 
 @pytest.mark.slow
@@ -157,6 +161,21 @@ def test_callbacks_of_a_policy_cv(callback, loss, sets, capsys):
     printed = capsys.readouterr().out
     assert "QProbePolicyCV - fit" in printed and "refit" in printed
     assert clone(policy).fit(*sets).coef_ == pytest.approx(policy.coef_, abs=0)
+
+
+@every_solver
+@every_probe
+def test_callbacks_of_several_objectives(callback, Probe, settings, sets, capsys):
+    pytest.importorskip("rich")
+    X, y = sets[0], np.stack([sets[1], 1 - sets[1], sets[0][..., 0] > 0], axis=-1)
+    probe = make(Probe, {"tol": 1e-9} | settings)
+    monitor = callback.ScoringMonitor(scoring={"score": check_scoring(probe)})
+    probe.set_callbacks(monitor, callback.ProgressBar()).fit(X, y)
+    log = monitor.get_logs().data
+    steps = [entry["score"] for entry in log if entry["task_name"] == "iteration"]
+    assert len(steps) >= probe.n_iter_
+    assert steps[-1] == pytest.approx(probe.score(X, y))
+    assert f"{Probe.__name__} - fit" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("settings", [{}, NETWORK], ids=["linear", "network"])

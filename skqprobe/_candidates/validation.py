@@ -24,6 +24,11 @@ from skqprobe._candidates.segments import segment_sum
 from skqprobe._utils.sklearn_compat import column_names
 from skqprobe._utils.warn import warn_user
 
+SEVERAL = (
+    " If the last axis has several objectives, pass one of them, {name}[..., 0], or a "
+    "weighted sum, {name} @ weights."
+)
+
 
 def no_groups(name="X"):
     """Make the message about rows without groups, in an argument of this name."""
@@ -327,8 +332,10 @@ def check_scored(values, groups, name):
     if not hasattr(values, "shape"):
         values = list_to_array(values, name, "(n_rows,)")
     if len(values.shape) not in (1, 2):
+        several = len(values.shape) == 3
         raise ValueError(
             f"{name} must have shape (n_prompts, k) or (n_rows,); got {values.shape}."
+            f"{SEVERAL.format(name=name) if several else ''}"
         )
     layout = check_layout(tuple(values.shape), groups)
     return layout.to_prompt_order(check_values(values, layout.shape, name)), layout

@@ -116,7 +116,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         loss, solver = self._check_settings()
         data = check_training_data(self, X, y, groups)
         check_loss(loss, data)
-        check_objective_weights(self.objective_weights, len(data.objectives))
+        check_objective_weights(self.objective_weights, len(data.rewards_by_name))
         objectives = make_objectives(
             data,
             loss,
@@ -215,7 +215,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         if hasattr(self, "coefs_"):
             n_objectives = self.coefs_[-1].shape[1]
         else:
-            n_objectives = 1 if len(self.coef_.shape) == 1 else len(self.coef_)
+            n_objectives = (1, *self.coef_.shape)[-2]
         return check_objective_weights(self.objective_weights, n_objectives)
 
     def _scores(self, X, method, weights=None):

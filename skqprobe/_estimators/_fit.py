@@ -81,11 +81,11 @@ class TrainingData:
         return self.rewards.ndim > len(self.layout.shape)
 
     @cached_property
-    def objectives(self):
+    def rewards_by_name(self):
         """Rewards of each objective, in the layout's shape, by the name in messages."""
         if not self.is_vector:
             return {"y": self.rewards}
-        columns = np.moveaxis(self.rewards, -1, 0)
+        columns = np.ascontiguousarray(np.moveaxis(self.rewards, -1, 0))
         return {f"y[..., {j}]": column for j, column in enumerate(columns)}
 
     @cached_property
@@ -139,7 +139,7 @@ def check_training_data(estimator, X, y, groups):
             "y.ravel().",
             DataConversionWarning,
         )
-    for name, values in data.objectives.items():
+    for name, values in data.rewards_by_name.items():
         if X.dtype == np.float64:
             check_magnitude(values, name, SMALLEST)
         else:
@@ -150,7 +150,7 @@ def check_training_data(estimator, X, y, groups):
 
 def check_loss(loss, data):
     """Raise unless a loss is defined for the rewards of all objectives."""
-    for name, rewards in data.objectives.items():
+    for name, rewards in data.rewards_by_name.items():
         try:
             loss.check_rewards(rewards)
         except ValueError as error:
@@ -231,7 +231,7 @@ def make_objectives(
     }
     make = LinearObjective if not len(hidden_layer_sizes) else Objective
     objectives = []
-    for name, values in data.objectives.items():
+    for name, values in data.rewards_by_name.items():
         rewards = layout.to_prompt_order(values)
         informative = loss.informative_prompts(rewards, layout.offsets)
         weight = np.where(informative, prompt_weight, 0)

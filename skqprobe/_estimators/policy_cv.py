@@ -269,7 +269,9 @@ class QProbePolicyCV(QProbePolicy):
         if self.scoring is None:
             warn_without_groups(data.layout)
         losses = self._losses(data)
-        weights = check_objective_weights(self.objective_weights, len(data.objectives))
+        weights = check_objective_weights(
+            self.objective_weights, len(data.rewards_by_name)
+        )
         train, held_out = make_folds(data, groups, sample_weight, self.cv, X)
         settings = {"alpha": self.alphas, "loss": losses}
         settings["temperature"] = self.temperatures

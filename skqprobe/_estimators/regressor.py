@@ -188,7 +188,8 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         Returns
         -------
         reward : ndarray of shape (n_prompts, k) or (n_rows,)
-            Expected rewards; for "log_loss", probabilities.
+            Expected rewards; for "log_loss", probabilities. One per candidate, also of
+            several objectives.
         """
         values, shape = self._snapshot()._values(X, "predict", offset)
         return to_namespace_of(X, values.reshape(shape))

@@ -371,7 +371,7 @@ class LinearObjective(Objective):
             x_mean += v.astype(self.dtype) @ self._read(rows)
             t_mean += v @ t
             total += v.sum()
-        return x_mean / total, t_mean / total
+        return x_mean / (total or 1), t_mean / (total or 1)
 
 
 def evaluate_together(objectives, thetas):

@@ -117,6 +117,28 @@ def test_regressor(place, data, loss):
     assert model.score(X_there, y_there, groups) == pytest.approx(score)
 
 
+@pytest.mark.parametrize("Probe", [QProbePolicy, QProbeRegressor, QProbePolicyCV])
+def test_several_objectives_and_an_offset(place, data, Probe, rng):
+    X, y, groups = data
+    X, y = X.astype("float32"), np.stack([y, 1 - y, rng.random(y.shape)], axis=-1)
+    offset, weights = rng.normal(size=y.shape[:-1]), np.array([1.0, 0.5, -1.0])
+    expected, probe = Probe(), Probe()
+    expected.fit(X, y, groups).set_params(objective_weights=weights)
+    there = place.put(X), place.put(y)
+    probe.fit(*there, groups).set_params(objective_weights=place.put(weights))
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    assert_allclose(place.get(probe.coef_), expected.coef_, **close)
+    single = place.get(probe.predict_objectives(there[0]))
+    assert_allclose(single, expected.predict_objectives(X), **close)
+    method = "predict" if Probe is QProbeRegressor else "decision_function"
+    found = getattr(probe, method)(there[0], offset=place.put(offset))
+    wanted = getattr(expected, method)(X, offset=offset)
+    assert_allclose(place.get(found), wanted, **close)
+    score = expected.score(X, y, groups, offset=offset)
+    found = probe.score(*there, groups, offset=place.put(offset))
+    assert found == pytest.approx(score, rel=1e-3)
+
+
 def test_weights_groups_and_n_candidates(place, rows, rng):
     X, y, groups = rows
     groups = np.unique(groups, return_inverse=True)[1]

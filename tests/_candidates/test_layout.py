@@ -44,6 +44,17 @@ def test_prompt_order_and_user_order_are_inverse(labels):
 
 
 @quick
+@given(ragged)
+def test_order_of_values_with_a_last_axis(labels):
+    layout = layout_of(labels)
+    values = np.arange(2 * len(labels)).reshape(-1, 2)
+    ordered = layout.to_prompt_order(values)
+    for j in range(2):
+        assert_array_equal(ordered[:, j], layout.to_prompt_order(values[:, j]))
+    assert_array_equal(layout.to_user_order(ordered), values)
+
+
+@quick
 @given(ragged, st.integers(0, 10**6))
 def test_to_user_index_gives_positions_of_the_prompt(labels, seed):
     layout, rng = layout_of(labels), np.random.default_rng(seed)
@@ -125,6 +136,12 @@ def test_sets_are_in_prompt_order():
     assert layout.to_user_index(np.array([3, 4, 10])).tolist() == [3, 0, 2]
     many = np.array([[3, 0], [4, 5], [10, 11]])
     assert layout.to_user_index(many).tolist() == [[3, 0], [0, 1], [2, 3]]
+
+
+def test_sets_with_a_last_axis():
+    layout, values = check_layout((2, 3)), np.arange(12).reshape(2, 3, 2)
+    assert_array_equal(layout.to_prompt_order(values), values.reshape(6, 2))
+    assert_array_equal(layout.to_user_order(values.reshape(6, 2)), values)
 
 
 def test_each_row_without_groups_is_a_prompt():

@@ -23,9 +23,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, make_probe_pipeline
+from skqprobe._arrays import blocks
 from skqprobe._arrays.blocks import BlockReader
-from skqprobe._arrays.named_rewards import NamedRewards
+from skqprobe._arrays.named_rewards import stack_rewards
 from skqprobe.losses import LOSSES, BaseLoss, SquaredError
+from skqprobe.metrics import best_of_k_scorer
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 WEIGHTS = np.array([0.5, -1.0, 2.0])
@@ -235,6 +237,30 @@ def test_progress_of_a_fit(vector_sets, loss, capsys):
     assert values[-1] < values[0]
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_values_of_a_memory_map(vector_sets, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    X, y = vector_sets
+    np.save(tmp_path / "X.npy", X.astype(dtype))
+    X = np.load(tmp_path / "X.npy", mmap_mode="r")
+    policy = QProbePolicy("log_loss").fit(X, y)
+    double = QProbePolicy("log_loss", tol=1e-6).fit(X.astype(np.float64), y)
+    assert_allclose(policy.coef_, double.coef_, rtol=1e-2, atol=1e-3)
+    values = policy.predict_objectives(X)
+    assert values.dtype == (np.float64 if dtype == np.float64 else np.float32)
+    expected = X.astype(np.float64) @ policy.coef_.T + policy.intercept_
+    assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_metrics_refuse_rewards_of_several_objectives(vector_sets):
+    X, y = vector_sets
+    policy = QProbePolicy().fit(X, y)
+    words = r"y must have shape .* several objectives, pass .*y @ weights"
+    with pytest.raises(ValueError, match=words):
+        best_of_k_scorer(2)(policy, X, y)
+    assert best_of_k_scorer(2)(policy, X, y @ WEIGHTS) > 0
+
+
 # Weights
 
 
@@ -359,31 +385,16 @@ def test_rewards_as_dicts(vector_sets):
     )
 
 
-def test_rows_of_named_rewards_keep_the_names(vector_sets):
+def test_names_of_named_rewards(vector_sets):
     X, y = vector_sets
-    named = y.reshape(-1, 3).view(NamedRewards)
-    named.objective_names = ["right", "short", "kind"]
-    for kept in (
-        named[3:9],
-        named[[1, 2]],
-        named[np.arange(360) > 4],
-        named[[1, 2], ...],
-        named.reshape(60, 6, 3),
-        named.reshape(60, 6, 3)[::-1],
-        named.reshape((60, 6, -1))[4],
-        named[0],
-    ):
-        assert kept.objective_names == named.objective_names
-    for lost in (
-        named[:, ::-1],
-        named[:, [2, 1, 0]],
-        named[0][::-1],
-        named.T,
-        named + 1,
-    ):
-        assert lost.objective_names is None
-    policy = QProbePolicy().fit(X, named.reshape(60, 6, 3))
-    assert policy.objective_names_.tolist() == named.objective_names
+    names = ["right", "short", "kind"]
+    rows = [dict(zip(names, row, strict=True)) for row in y.reshape(-1, 3)]
+    named = stack_rewards(rows).reshape(60, 6, 3)
+    policy = QProbePolicy().fit(X[:40], named[:40])
+    assert policy.objective_names_.tolist() == names
+    search = GridSearchCV(QProbePolicy(), {"alpha": [0.1, 1.0]}, cv=2).fit(X, named)
+    assert search.best_estimator_.objective_names_.tolist() == names
+    assert not hasattr(QProbePolicy().fit(X, named[..., ::-1]), "objective_names_")
 
 
 # Cross-validation

@@ -9,7 +9,7 @@ from skqprobe._arrays import blocks
 from skqprobe._candidates.layout import check_layout
 from skqprobe._estimators._fit import weighted_layout
 from skqprobe._objectives import linear
-from skqprobe._objectives.grid import GridObjective, restrict
+from skqprobe._objectives.grid import GridObjective, WholeGrid, restrict
 from skqprobe._solvers import (
     minimize_lbfgs,
     minimize_lbfgs_grid,
@@ -146,3 +146,112 @@ def test_centered_columns_in_float32(grid_of):
         for each in (plain, shifted)
     ]
     assert_allclose(thetas[1], thetas[0], rtol=1e-2, atol=1e-3)
+
+
+# Several rewards
+
+
+@pytest.fixture
+def several(grid_of, rng):
+    """Return a function that makes a grid of two folds, two rewards, two penalties."""
+
+    def make(loss):
+        first = grid_of(loss).objective
+        rewards = np.clip(first.rewards + rng.normal(size=len(first.rewards)), 0, 1)
+        informative = first.loss.informative_prompts(rewards, first.layout.offsets)
+        weight = np.where(informative, first.prompt_weight, 0)
+        other = replace(first, rewards=rewards, prompt_weight=weight)
+        in_fold = rng.random((2, first.layout.n_prompts)) < 0.7
+        return GridObjective([first, other], in_fold, ALPHAS)
+
+    return make
+
+
+def singles(grid):
+    """Make all objectives of a grid, each alone, in their order."""
+    restricted = [
+        restrict(o, copies) for copies in grid.in_fold for o in grid.objectives
+    ]
+    return [replace(each, alpha=alpha) for each in restricted for alpha in grid.alphas]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_evaluations_of_several_rewards(loss, several, rng):
+    grid = several(loss)
+    assert grid.n_objectives == 8
+    thetas = rng.normal(size=(8, grid.objective.n_parameters))
+    which = np.array([6, 1, 3])
+    values, gradients = grid.value_and_gradient(thetas[which], which)
+    curvatures = grid.score_curvatures(thetas)
+    for i, number in enumerate(which):
+        objective = singles(grid)[number]
+        value, gradient = objective.value_and_gradient(thetas[number])
+        assert values[i] == pytest.approx(value)
+        assert_allclose(gradients[i], gradient, atol=1e-12)
+        scores = objective.scores(thetas[number])
+        curvature = objective.score_curvature(scores)
+        assert curvatures[number] == pytest.approx(curvature)
+    constants = [each.best_constant() for each in singles(grid)]
+    assert_allclose(grid.best_constants(), constants)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_whole_grid_is_that_of_one_fold(loss, several, rng):
+    objectives = several(loss).objectives
+    whole = WholeGrid(objectives)
+    everything = np.ones((1, objectives[0].layout.n_prompts), dtype=int)
+    grid = GridObjective(objectives, everything, [objectives[0].alpha])
+    thetas, which = rng.normal(size=(2, grid.objective.n_parameters)), np.array([1, 0])
+    for found, expected in zip(
+        whole.value_and_gradient(thetas, which),
+        grid.value_and_gradient(thetas, which),
+        strict=True,
+    ):
+        assert_allclose(found, expected, atol=1e-12)
+    assert_allclose(whole.score_curvatures(thetas), grid.score_curvatures(thetas))
+    found, expected = model_fold_hessians(whole), model_fold_hessians(grid)
+    for one, other in zip(found, expected, strict=True):
+        assert_allclose(one.moment, other.moment, atol=1e-12)
+        assert one.curvature == pytest.approx(other.curvature)
+
+
+@pytest.mark.parametrize("full", [True, False])
+@two_kinds_of_loss
+def test_hessian_models_of_several_rewards(loss, full, several, monkeypatch):
+    if not full:
+        monkeypatch.setattr(preconditioner, "FULL_FEATURES", 0)
+    grid = several(loss)
+    expected = map(model_hessian, singles(grid)[::2])
+    for found, model in zip(model_fold_hessians(grid), expected, strict=True):
+        for name in ("mean", "moment", "curvature"):
+            assert_allclose(getattr(found, name), getattr(model, name), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("alphas", [ALPHAS, np.array([0.3, 0.0])], ids=["", "and 0"])
+@pytest.mark.parametrize("loss", LEAST_SQUARES)
+def test_ridge_of_several_rewards(loss, alphas, dtype, several):
+    grid = several(loss)
+    grid = GridObjective(grid.objectives, grid.in_fold, alphas)
+    expected = [solve_ridge(each) for each in singles(grid)]
+    grid = grid.replace(X=grid.objective.X.astype(dtype))
+    close = 1e-8 if dtype == np.float64 else 1e-3
+    assert_allclose(solve_ridge_grid(grid), expected, rtol=close, atol=close)
+
+
+@pytest.mark.parametrize("loss", SMOOTH)
+def test_lbfgs_of_several_rewards(loss, several, rng):
+    grid, settings = several(loss), {"tol": 1e-8, "max_iter": 1000}
+    start = np.zeros(grid.objective.n_parameters)
+    found, converged, n_iter = minimize_lbfgs_grid(grid, **settings)
+    alone = [minimize_lbfgs(each, start, **settings) for each in singles(grid)]
+    expected = [theta for theta, _ in alone]
+    assert converged.all()
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert n_iter <= max(each for _, each in alone) + 3
+    if loss == "policy_gradient":  # not convex
+        return
+    near = found + 1e-3 * rng.normal(size=found.shape)
+    again, _, n_again = minimize_lbfgs_grid(grid, near, **settings)
+    assert_allclose(again, expected, rtol=1e-4, atol=1e-5)
+    assert n_again <= n_iter

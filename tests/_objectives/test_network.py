@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cases import make_objective
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skqprobe._objectives.network import network_scores
+from skqprobe._objectives.network import NetworkObjective, network_scores
 
 
 @pytest.fixture
@@ -60,3 +62,32 @@ def test_sets_of_one_prompt_are_held_out_together(sets):
     train, held_out = split(make_objective(*sets, "log_loss", **settings))
     assert len(held_out) == 6
     assert np.intersect1d(origin[train], origin[held_out]).size == 0
+
+
+def test_outputs_of_several_rewards(sets, rng):
+    X, y = sets
+    first, other = (
+        make_objective(X, y, "log_loss"),
+        make_objective(X, 1 - y, "log_loss"),
+    )
+    weight = np.arange(60.0)
+    other = replace(other, prompt_weight=weight)
+    objective = NetworkObjective([first, other], (8,))
+    assert objective.layer_shapes == [(4, 8), (8, 2)]
+    theta = rng.normal(size=objective.n_parameters)
+    assert len(theta) == 4 * 8 + 8 * 2 + 8 + 2
+    weights, biases = objective.split(theta)
+    assert_array_equal(objective.join(weights, biases), theta)
+    scores = network_scores(objective.X, weights, biases)
+    assert scores.shape == (360, 2)
+    prompts = np.array([5, 0, 7])
+    rows = (prompts[:, None] * 6 + np.arange(6)).ravel()
+    _, copies, loss = objective.read(prompts)
+    assert_allclose(copies, np.repeat(1 / 60 + weight[prompts] / weight.sum(), 6))
+    values, slopes = loss(scores[rows])
+    for j, each in enumerate((first, other)):
+        expected, slope = each._weighted_loss(
+            scores[rows, j], prompts, rows, np.array([0, 6, 12, 18])
+        )
+        assert values[j] == pytest.approx(expected)
+        assert_allclose(slopes[:, j], slope)

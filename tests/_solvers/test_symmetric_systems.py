@@ -69,6 +69,16 @@ def test_systems_equal_single_solutions(alphas, equations):
         assert_allclose(coefs[:, :2], coefs[:, 2:])
 
 
+def test_own_right_hand_side_of_each_penalty(equations, rng, factored):
+    grams, _ = equations
+    d, alphas = len(grams[0]), np.array([1.0, 0.1, 1.0, 0.0, 0.0])
+    moments = rng.normal(size=(3, 5, d))
+    coefs = symmetric_systems.solve_systems(grams, moments, alphas)
+    for i in range(5):
+        assert_solves(coefs[:, [i]], grams, moments[:, i], alphas[[i]])
+    assert factored["solve_system"] == 3  # without a penalty: one per fold
+
+
 def test_only_lower_triangles_are_read_and_nothing_is_changed(equations):
     grams, moments = equations
     lower = [np.asfortranarray(np.tril(gram)) for gram in grams]

@@ -38,6 +38,7 @@ def script(name, *needs):
     return fixture
 
 
+auxiliary = script("auxiliary")
 coverage = script("coverage")
 data = script("_data")
 ideas = script("_ideas")
