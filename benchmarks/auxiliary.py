@@ -7,16 +7,17 @@
 The outputs of a network for several objectives share its hidden layers. The table has
 the reward of the choice by the first output, for a network that is trained on the
 reward alone, and the gains of two others: with auxiliary targets as further objectives,
-and with the same targets shuffled over all candidates, as a control. The targets are
-in [0, 1]: outcomes of the tests (humaneval), the system that wrote the candidate
-(gsm), and the rank of the length (all). Intervals are 95% bootstrap intervals over prompts.
+and with the same targets shuffled over all candidates, as a control. The targets are in
+[0, 1]: outcomes of the tests (humaneval), the system that wrote the candidate (gsm),
+and the rank of the length (all).
 
-**Protocol.** Five folds of prompts, with prompts of one group together, `REPEATS` times.
-Each network is trained on all training prompts of a fold, and on 20 of them. Columns
-are scaled, with sibling features, as in the recommended pipeline. The network has a
-hidden layer of `WIDTH`, and ``alpha=ALPHA``; neither is tuned. The choice is the best of
-all candidates of a held-out prompt. The reward of a prompt is its mean over repeats.
-Large data sets are cut to `MAX_PROMPTS`.
+**Protocol.** Five folds of prompts, with prompts of one group together, `REPEATS`
+times. Each network is trained on all training prompts of a fold, and on 20 of them.
+Columns are scaled, with sibling features, as in the recommended pipeline. The network
+has a hidden layer of `WIDTH`, and ``alpha=ALPHA``; neither is tuned. The choice is the
+best of all candidates of a held-out prompt. The reward of a prompt is its mean over
+repeats. Intervals are 95% bootstrap intervals over prompts. Data sets are cut to
+`MAX_PROMPTS` prompts.
 """
 
 import gzip

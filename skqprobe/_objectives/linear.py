@@ -391,14 +391,23 @@ def evaluate_together(objectives, thetas):
     gradients : ndarray of shape (n, n_parameters)
         Gradients with respect to `thetas`.
     """
-    first = objectives[0]
+    first, d = objectives[0], objectives[0].n_features
     coefs, intercepts = first.split(thetas)
     penalized = first.alpha * first.scale**2 * coefs
-    values = np.einsum("ij,ij->i", penalized, coefs) / 2
-    gradients, d = np.zeros_like(thetas), first.n_features
-    gradients[:, :d] = penalized
-    coefs = coefs.astype(first.dtype)
-    for prompts, rows, offsets in first._blocks:
+    values, gradients = _evaluate_blocks(
+        objectives, coefs.astype(first.dtype), intercepts, first._blocks
+    )
+    values += np.einsum("ij,ij->i", penalized, coefs) / 2
+    gradients[:, :d] += penalized
+    return values, gradients
+
+
+def _evaluate_blocks(objectives, coefs, intercepts, blocks):
+    """Sum losses and their gradients over blocks."""
+    first, d = objectives[0], objectives[0].n_features
+    values = np.zeros(len(objectives))
+    gradients = np.zeros((len(objectives), first.n_parameters))
+    for prompts, rows, offsets in blocks:
         X = first._read(rows)
         scores = (coefs @ X.T).astype(np.float64) + intercepts[:, None]
         slopes = np.empty_like(scores)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from skqprobe import QProbePolicy
 from skqprobe.metrics import best_of_k_reward
 
 
@@ -47,14 +48,22 @@ def test_variants(auxiliary, rng):
     assert (shuffled[..., 1] != targets["a"]).any()
 
 
-@pytest.mark.filterwarnings("ignore:The network did not converge")
+def test_only_the_first_output_counts(auxiliary):
+    policy = auxiliary.make_policy("log_loss", 3, seed=4)
+    assert_array_equal(policy.objective_weights, [1, 0, 0])
+    assert policy.hidden_layer_sizes == (auxiliary.WIDTH,)
+    assert policy.random_state == 4
+
+
 def test_figures(auxiliary, make_data, monkeypatch, tmp_path, capsys):
-    pytest.importorskip("torch", reason="torch is not installed")
-    monkeypatch.setattr(auxiliary, "LOSSES", ("log_loss",))
-    monkeypatch.setattr(auxiliary, "N_RESAMPLES", 99)
+    def linear_probe(loss, n_objectives, seed):
+        return QProbePolicy("squared_error", objective_weights=[1, 0.5][:n_objectives])
+
+    changes = {"N_RESAMPLES": 99, "LOSSES": ("log_loss",), "make_policy": linear_probe}
     data = make_data(n_prompts=25, m=4)
     data = replace(data, lengths=np.arange(100.0).reshape(25, 4))
-    monkeypatch.setattr(auxiliary, "iterate_data", lambda args: [data])
+    for name, value in (changes | {"iterate_data": lambda args: [data]}).items():
+        monkeypatch.setattr(auxiliary, name, value)
     auxiliary.main(["--json", str(tmp_path / "out.json"), "--quick"])
     (result,) = json.loads((tmp_path / "out.json").read_text())
     assert result["targets"] == ["length"]
@@ -65,10 +74,11 @@ def test_figures(auxiliary, make_data, monkeypatch, tmp_path, capsys):
         test, found = auxiliary.measure_fold(data, targets, 0, fold)
         for key, values in found.items():
             rewards.setdefault(key, np.zeros(25))[test] = values
-    alone, given, _ = (rewards["all", "log_loss", v] for v in auxiliary.VARIANTS)
+    alone, given, control = (rewards["all", "log_loss", v] for v in auxiliary.VARIANTS)
     row = result["rows"][1]
     assert row["reward"]["value"] == pytest.approx(alone.mean())
     assert row["gain"]["value"] == pytest.approx((given - alone).mean())
+    assert row["control"]["value"] == pytest.approx((control - alone).mean())
     assert alone.mean() > data.y.mean() + 0.1
     assert alone.mean() <= best_of_k_reward(data.y, data.y, 4)
     printed = capsys.readouterr().out
