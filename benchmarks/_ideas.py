@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 from _data import keys_of
-from _methods import penalty_unit
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import ColumnTransformer
@@ -30,12 +29,6 @@ ALL_FEATURES = ("mean", "nearest", "share", "density", "duplicates", "rank")
 def centered(values):
     """Subtract the mean of each prompt from sets (n_prompts, k, d) or rewards."""
     return values - values.mean(axis=1, keepdims=True)
-
-
-def with_alpha(probe, alpha, y):
-    """Copy a probe, with alpha in the unit of its loss."""
-    unit = penalty_unit(getattr(probe, "loss", None), y.shape[1])
-    return clone(probe).set_params(alpha=alpha * unit)
 
 
 # %% Features: transformers of scaled candidate sets.
@@ -162,9 +155,9 @@ class LowerBound(QProbePolicy):
         n_prompts, k, d = X.shape
         rows = centered(X.astype(np.float64)).reshape(-1, d)
         error = centered(y - super().decision_function(X))
-        # The objective is k / (2 n) |error|**2 + alpha / 2 |coef|**2.
+        # The objective is |error|**2 / (2 n k) + alpha / 2 |coef|**2.
         precision = rows.T @ rows
-        precision[np.diag_indices(d)] += self.alpha * n_prompts / k
+        precision[np.diag_indices(d)] += self.alpha * n_prompts * k
         self.factor_ = cholesky(precision, lower=True)
         self.noise_ = np.sqrt((error**2).sum() / (n_prompts * (k - 1)))
         return self
@@ -184,7 +177,7 @@ class Bagging(BaseEstimator):
 
     def fit(self, X, y):
         draws = np.random.default_rng(0).integers(len(X), size=(10, len(X)))
-        probe = with_alpha(PAIRWISE, self.alpha, y)
+        probe = clone(PAIRWISE).set_params(alpha=self.alpha)
         self.probes_ = [clone(probe).fit(X[draw], y[draw]) for draw in draws]
         return self
 
@@ -200,7 +193,8 @@ class TwoProbes(BaseEstimator):
 
     def fit(self, X, y):
         probes = PAIRWISE, OnSpread(COPG)
-        self.probes_ = [with_alpha(probe, self.alpha, y).fit(X, y) for probe in probes]
+        probes = [clone(probe).set_params(alpha=self.alpha) for probe in probes]
+        self.probes_ = [probe.fit(X, y) for probe in probes]
         spreads = [centered(probe.decision_function(X)).std() for probe in self.probes_]
         self.scales_ = [1 / spread if spread else 1 for spread in spreads]
         return self

@@ -176,11 +176,6 @@ def reason_to_leave_out(name, y):
     return None
 
 
-def penalty_unit(loss, m):
-    """Return the factor of alpha for a loss, which may be a sum over pairs of m."""
-    return m**2 / 2 if loss == "contrastive_policy_gradient" else 1
-
-
 def make_method(name, train, plan):
     """Make a method by its name."""
     if name in PEERS:
@@ -199,8 +194,7 @@ def make_method(name, train, plan):
             "pairwise_logistic", hidden_layer_sizes=(256,), random_state=0
         )
         return Method(name, probe, {"alpha": NETWORK_ALPHAS}, siblings)
-    grid = {"alpha": penalty_unit(loss, train.y.shape[1]) * np.array(plan.alphas)}
-    return Method(name, QProbePolicy(loss), grid, siblings)
+    return Method(name, QProbePolicy(loss), {"alpha": plan.alphas}, siblings)
 
 
 def make_peer(name, n_rows, plan):

@@ -16,9 +16,8 @@ and sources.
 `REPEATS` times. The reward of a prompt is its mean over repeats. Everything is learned
 inside the training folds. The strength of the penalty, and nothing else, is chosen
 there for each idea by cross-validation in three folds, by the reward of the best of k;
-of equal ones the strongest. The choice is from `ALPHAS`, times m**2 / 2 for
-contrastive_policy_gradient, which is a sum over the pairs of m candidates. Two ideas
-that are expensive to fit are not tuned, as their descriptions say.
+of equal ones the strongest. The choice is from `ALPHAS`. Two ideas that are expensive
+to fit are not tuned, as their descriptions say.
 
 **Choice.** A held-out prompt's choice is among all of its candidates, if there are at
 most 48. Otherwise `N_SETS` random sets of 48 are drawn, the same for all ideas. Each
@@ -40,7 +39,7 @@ from importlib.util import find_spec
 import numpy as np
 from _command import iterate_data, make_parser
 from _data import ALL_NAMES
-from _ideas import GROUPS, IDEAS, REFERENCE, with_alpha
+from _ideas import GROUPS, IDEAS, REFERENCE
 from _intervals import mean_interval, recovery_interval
 from _methods import reason_to_leave_out
 from _output import format_interval, write_json
@@ -80,7 +79,7 @@ def fit(idea, train, k, reference_alpha=None):
     features = make_pipeline(PerCandidate(StandardScaler()), features)
     alphas = idea.alphas or (reference_alpha,)
     alpha = tune(features, idea.probe, alphas, train, k) if alphas[1:] else alphas[0]
-    model = make_pipeline(features, with_alpha(idea.probe, alpha, train.y))
+    model = make_pipeline(features, clone(idea.probe).set_params(alpha=alpha))
     return model.fit(train.X, train.y), alpha
 
 
@@ -90,7 +89,7 @@ def tune(features, probe, alphas, train, k):
     for inside, outside in folds.split(train.X, groups=train.groups):
         made, y = clone(features).fit(train.X[inside]), train.y[inside]
         X, X_outside = made.transform(train.X[inside]), made.transform(train.X[outside])
-        probes = [with_alpha(probe, alpha, y).fit(X, y) for alpha in alphas]
+        probes = [clone(probe).set_params(alpha=alpha).fit(X, y) for alpha in alphas]
         values = [fitted.decision_function(X_outside) for fitted in probes]
         rewards.append([best_of_k_reward(train.y[outside], Q, k) for Q in values])
     return alphas[np.argmax(np.mean(rewards, axis=0))]

@@ -145,6 +145,20 @@ def check_predicted_reward(script):
         assert rewards[:60].mean() > rewards.mean() + 0.03
 
 
+def check_objectives(script):
+    areas, mixture = script["areas"], script["mixture"]
+    assert areas["length known"] > areas["length learned"] + 0.2
+    assert areas["length known"] > areas["length known, logit"]
+    assert areas["length learned, pairwise"] > areas["length learned"]
+    for shown in (script["learned"], script["known"]):
+        right = shown.rewards[shown.is_front][:, 0].max()
+        assert right >= shown.singles[0, 0]  # at a price
+        assert shown.rewards[0] == pytest.approx(shown.singles[0])
+        assert not shown.is_front[0]
+    assert mixture.cost.value == pytest.approx(8)
+    assert mixture.cost.low < -script["brevity"] < mixture.cost.high
+
+
 GALLERY = sorted(set(EXAMPLES.glob("plot_*.py")) - {EXAMPLES / "plot_quickstart.py"})
 
 

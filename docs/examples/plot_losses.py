@@ -14,8 +14,7 @@ a distribution over the candidates (``softmax_cross_entropy``,
 # One policy per loss
 # -------------------
 # The strength of the penalty matters more than the loss. It is tuned separately for
-# each loss, by cross-validation on the training prompts. The contrastive loss is a sum
-# over the pairs of a prompt, not a mean, so its penalties are larger in proportion.
+# each loss, by cross-validation on the training prompts.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,12 +36,10 @@ X, y = load_two_words(return_X_y=True)
 X_train, y_train, X_test, y_test = X[:120], y[:120], X[120:], y[120:]
 k = y.shape[1]
 
-alphas = np.array([1.0, 0.1, 0.01])
 values = {}
 for loss in LOSSES:
-    scale = k**2 / 2 if loss == "contrastive_policy_gradient" else 1
     policy = make_pipeline(
-        PerCandidate(StandardScaler()), QProbePolicyCV([loss], alphas=alphas * scale)
+        PerCandidate(StandardScaler()), QProbePolicyCV([loss], alphas=[1.0, 0.1, 0.01])
     )
     values[loss] = policy.fit(X_train, y_train).decision_function(X_test)
 

@@ -9,7 +9,7 @@ from skqprobe._candidates.segments import (
     segment_sum,
 )
 from skqprobe.losses._base import BaseLoss
-from skqprobe.losses._functions import check_positive_setting
+from skqprobe.losses._functions import candidate_share, check_positive_setting
 
 
 class PolicyGradient(BaseLoss):
@@ -74,27 +74,38 @@ class SoftmaxCrossEntropy(BaseLoss):
 
 
 class ContrastivePolicyGradient(BaseLoss):
-    """Squared error of differences, summed over pairs.
+    """Squared error of differences, as a mean over pairs.
 
-    The loss CoPG [1]_ is the sum over pairs of
-    ``1/2 ((r_i - r_j) - b (z_i - z_j))**2``. It equals
-    ``k/2 sum_i ((r_i - mean r) - b (z_i - mean z))**2``. On a fixed candidate set, this
-    is the ridge regression of the prompt-centered rewards on the prompt-centered
-    embeddings. Convex in the scores.
+    The loss CoPG [1]_ is the mean of ``((r_i - r_j) - b (z_i - z_j))**2 / 4`` over all
+    k**2 pairs (i, j). It equals ``mean_i ((r_i - mean r) - b (z_i - mean z))**2 / 2``.
+    On a fixed candidate set, this is the ridge regression of the prompt-centered
+    rewards on the prompt-centered embeddings. Convex in the scores.
 
-    As a sum over pairs, the loss grows with k**2. In ragged data, prompts with many
-    candidates therefore have a larger influence.
+    For two candidates with rewards 1 and 0, it is b**2 / 8 times the loss IPO [2]_,
+    whose beta (tau in [2]_) is b / 2 times the temperature of the choice.
 
     Parameters
     ----------
     b : float, default=1.0
-        Difference in reward that corresponds to a difference of 1 in score, in
-        (0, inf).
+        Difference in reward that corresponds to a difference of 1 in score, in (0,
+        inf). It is the paper's beta if the temperature of the choice is 1. There is no
+        need to tune it: the coefficients for b and alpha are those for 1 and ``alpha /
+        b**2``, divided by b.
+
+    Notes
+    -----
+    The paper proves that the minimum is the policy of maximum expected reward minus
+    beta times its KL divergence from the base model, for candidates of any model. The
+    proof assumes realizability: the values of some probe equal the rewards, up to a
+    constant per prompt and the factor b. Otherwise, the minimum also depends on how
+    often each candidate was drawn.
 
     References
     ----------
     .. [1] Flet-Berliac et al., "Contrastive Policy Gradient: Aligning LLMs on
        sequence-level scores in a supervised-friendly fashion", 2024, arXiv 2406.19185.
+    .. [2] Azar et al., "A General Theoretical Paradigm to Understand Learning from
+       Human Preferences", 2023, arXiv 2310.12036.
     """
 
     shift_invariant = True
@@ -115,6 +126,4 @@ class ContrastivePolicyGradient(BaseLoss):
         The loss is shift-invariant: z and t are centered within each prompt first.
         """
         check_positive_setting(self, "b")
-        weight = np.ones(len(rewards)) if weight is None else weight
-        copies = repeat_per_prompt(segment_sum(weight, offsets), offsets)
-        return self.b**2 * copies * weight / 2, rewards / self.b
+        return self.b**2 / 2 * candidate_share(offsets, weight), rewards / self.b

@@ -7,6 +7,12 @@ from skqprobe.metrics._distance import (
     effective_candidates,
     kl_upper_estimate,
 )
+from skqprobe.metrics._objectives import (
+    WeightMixture,
+    objective_rewards,
+    weights_at_cost,
+)
+from skqprobe.metrics._pareto import hypervolume, pareto_front
 from skqprobe.metrics._report import policy_report
 from skqprobe.metrics._rewards import (
     base_reward,
@@ -29,6 +35,7 @@ from skqprobe.metrics._values import candidate_values
 __all__ = [
     "CandidateScorer",
     "Estimate",
+    "WeightMixture",
     "base_reward",
     "best_of_k_kl_bound",
     "best_of_k_reward",
@@ -37,14 +44,18 @@ __all__ = [
     "effective_candidates",
     "expected_reward",
     "expected_reward_scorer",
+    "hypervolume",
     "kl_upper_estimate",
+    "objective_rewards",
     "oracle_reward",
+    "pareto_front",
     "policy_report",
     "prompt_bootstrap",
     "recovery",
     "recovery_scorer",
     "soft_best_of_k_reward",
     "softmax_reward",
+    "weights_at_cost",
     "win_rate",
 ]
 

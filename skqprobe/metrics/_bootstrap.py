@@ -75,6 +75,7 @@ def prompt_bootstrap(
         numerator and denominator per prompt, both 0 for a prompt that is left out.
     *arrays : array-like of shape (n_prompts, k) or (n_rows,)
         Arrays that the metric takes: `y` and `scores`, or `y` and `proba`, or `proba`.
+        For `objective_rewards`, `y` has one more axis.
     versus : array-like of shape (n_prompts, k) or (n_rows,), default=None
         Scores (or probabilities) of another policy. The estimate is then the metric
         with the last of `arrays`, minus the metric with `versus` in its place, on the
@@ -94,7 +95,7 @@ def prompt_bootstrap(
     -------
     estimate : Estimate
         Attributes `value`, `low`, `high` and `standard_error` are floats, or arrays of
-        shape (n_k,) for a list of k.
+        shape (n_k,) for a list of k, or (n_objectives,).
 
     Raises
     ------
@@ -127,9 +128,15 @@ def prompt_bootstrap(
     >>> print(gain)
     0.265 [0.205, 0.327]
     """
+    while isinstance(metric, partial):
+        arrays, options = (*metric.args, *arrays), {**metric.keywords, **options}
+        metric = metric.func
     if not arrays:
         raise ValueError("Give the arrays that the metric takes, such as y and scores.")
-    layout = check_scored(arrays[0], groups, "the first array")[1]
+    if getattr(metric, "takes_objectives", False):
+        layout = check_scored(arrays[-1], groups, "the last array")[1]
+    else:
+        layout = check_scored(arrays[0], groups, "the first array")[1]
     terms = [_metric_terms(metric, arrays, groups, layout, options)]
     if versus is not None:
         arrays = (*arrays[:-1], versus)
@@ -151,9 +158,6 @@ def prompt_bootstrap(
 
 def _metric_terms(metric, arrays, groups, layout, options):
     """Call a metric for its terms per prompt."""
-    while isinstance(metric, partial):
-        arrays, options = (*metric.args, *arrays), {**metric.keywords, **options}
-        metric = metric.func
     if hasattr(metric, "terms"):
         terms = PromptTerms(*metric.terms(*arrays, groups=groups, **options))
     else:

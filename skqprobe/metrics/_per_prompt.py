@@ -114,6 +114,12 @@ def first_column(terms, scalar):
 
 def check_rewards(y, groups):
     """Validate rewards; return them in prompt order, and their layout."""
+    if len(getattr(y, "shape", ())) == 3:
+        raise ValueError(
+            f"y has shape {tuple(y.shape)}, which holds several objectives, and this "
+            "metric takes one: pass y @ weights, or y[..., 0]. objective_rewards takes "
+            "all of them."
+        )
     rewards, layout = check_scored(y, groups, "y")
     check_has_groups(layout, "y")
     check_magnitude(rewards, "y")

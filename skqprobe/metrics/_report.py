@@ -21,7 +21,11 @@ from skqprobe.metrics._per_prompt import (
     mean_terms,
 )
 from skqprobe.metrics._soft_best_of_k import soft_best_of_k
-from skqprobe.metrics._values import candidate_values, policy_temperature
+from skqprobe.metrics._values import (
+    candidate_values,
+    policy_temperature,
+    weighted_rewards,
+)
 
 
 def policy_report(
@@ -48,7 +52,8 @@ def policy_report(
     X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
         Input of the policy, from prompts that were not used to train or choose it.
     y : array-like of shape (n_prompts, k) or (n_rows,)
-        Rewards.
+        Rewards; or several per candidate, along a last axis, which the
+        `objective_weights` of the policy weight.
     groups : array-like of shape (n_rows,), default=None
         Prompt labels of the rows: hashable values in any order. Not needed for sets.
     ks : int or sequence of int, default=None
@@ -106,7 +111,7 @@ def policy_report(
     [0.4, 0.8, 1.0]
     """
     pandas = import_optional("pandas", needed_by="policy_report", extra="frame")
-    rewards, layout = check_rewards(y, groups)
+    rewards, layout = check_rewards(weighted_rewards(policy, X, y, groups), groups)
     labels = groups if len(layout.shape) == 1 else None
     values = candidate_values(policy, X, labels)
     values = check_scores(values, layout, "the output of policy")

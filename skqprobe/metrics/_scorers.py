@@ -9,7 +9,11 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from skqprobe._candidates.validation import no_groups
 from skqprobe._utils.warn import warn_user
 from skqprobe.metrics._rewards import best_of_k_reward, recovery, softmax_reward
-from skqprobe.metrics._values import candidate_values, policy_temperature
+from skqprobe.metrics._values import (
+    candidate_values,
+    policy_temperature,
+    weighted_rewards,
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class CandidateScorer:
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Input of the estimator.
         y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
+            Rewards; or several per candidate, along a last axis, which the
+            `objective_weights` of the estimator weight.
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
@@ -51,6 +56,7 @@ class CandidateScorer:
         score : float
             NaN, with a warning, for rows without groups.
         """
+        y = weighted_rewards(estimator, X, y, groups)
         if np.ndim(y) == 1 and groups is None:
             warn_user(no_groups())
             return float("nan")

@@ -7,6 +7,7 @@ from sklearn import get_config
 from sklearn.pipeline import Pipeline
 
 from skqprobe._arrays.device import to_host
+from skqprobe._candidates.choice import check_objective_weights
 
 
 def candidate_values(estimator, X, groups=None):
@@ -51,6 +52,55 @@ def candidate_values(estimator, X, groups=None):
     return _call(estimator, "predict", X, groups)
 
 
+def candidate_objectives(estimator, X, groups=None):
+    """Compute the values of the candidates in each objective; see `candidate_values`.
+
+    Returns
+    -------
+    values : ndarray of shape (n_prompts, k, n_objectives) or (n_rows, n_objectives)
+    """
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if isinstance(estimator, Pipeline) and len(estimator) > 1:
+        X = _call(estimator[:-1], "transform", X, groups)
+        estimator = estimator[-1]
+    if not hasattr(estimator, "predict_objectives"):
+        raise ValueError(
+            f"{type(estimator).__name__} has no method predict_objectives: pass a "
+            "probe, a search over it, or a pipeline that ends in it; or pass the "
+            "values of all objectives to from_predictions."
+        )
+    return _call(estimator, "predict_objectives", X, groups)
+
+
+def weighted_rewards(estimator, X, y, groups):
+    """Weight rewards of several objectives as a fitted estimator weights its values.
+
+    Other rewards, of shape (n_prompts, k) or (n_rows,), are returned unchanged.
+    """
+    probe, shape = last_step(estimator), np.shape(y)
+    # With groups, an array of two axes holds rows, unless X holds sets.
+    may_be_rows = groups is not None and len(getattr(X, "shape", ())) != 3
+    is_rows = may_be_rows and len(shape) == 2 and shape[1] == _n_objectives(probe)
+    if len(shape) != 3 and not is_rows:
+        return y
+    if not hasattr(probe, "objective_weights"):
+        raise ValueError(
+            f"y has several objectives, but {type(probe).__name__} has no "
+            "objective_weights: pass y @ weights, or y[..., 0]."
+        )
+    y = np.asarray(to_host(y, "y"))
+    return y @ check_objective_weights(probe.objective_weights, shape[-1])
+
+
+def _n_objectives(probe):
+    """Count the objectives of a fitted probe; None for rewards without this axis."""
+    if not hasattr(probe, "predict_objectives"):
+        return None
+    if hasattr(probe, "coefs_"):
+        return probe.coefs_[-1].shape[1]
+    return len(probe.coef_) if len(probe.coef_.shape) == 2 else None
+
+
 def _call(estimator, name, X, groups):
     """Call a method, with the groups if it takes them."""
     method = getattr(estimator, name)
@@ -80,21 +130,13 @@ def _requests_groups(part, method):
     return bool(part.get_metadata_routing().consumes(method, {"groups"}))
 
 
-def policy_temperature(policy):
-    """Find the temperature of a policy, or of the last step of a search or pipeline.
-
-    Parameters
-    ----------
-    policy : estimator
-        Fitted estimator.
-
-    Returns
-    -------
-    temperature : float
-        0 for an estimator without a temperature.
-    """
+def last_step(policy):
+    """Find the last step of a search or pipeline; other estimators are their own."""
     if hasattr(policy, "best_estimator_"):
-        return policy_temperature(policy.best_estimator_)
-    if isinstance(policy, Pipeline):
-        return policy_temperature(policy.steps[-1][1])
-    return getattr(policy, "temperature", 0.0)
+        return last_step(policy.best_estimator_)
+    return last_step(policy.steps[-1][1]) if isinstance(policy, Pipeline) else policy
+
+
+def policy_temperature(policy):
+    """Find the temperature of a policy, of its last step; 0 if it has none."""
+    return getattr(last_step(policy), "temperature", 0.0)

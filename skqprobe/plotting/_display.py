@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._utils.optional import import_optional
-from skqprobe.metrics import candidate_values
+from skqprobe.metrics._values import candidate_values, weighted_rewards
 
 REFERENCE = {"color": "0.4", "linewidth": 1.2}
 """Style of reference lines: the base model and the oracle."""
@@ -24,7 +24,9 @@ class Display:
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Input of the estimator, from prompts that it was not trained on.
         y : array-like of shape (n_prompts, k) or (n_rows,)
-            Rewards.
+            Rewards; or several per candidate, along a last axis. `ParetoDisplay` shows
+            two of them; for others, the `objective_weights` of the estimator weight
+            them.
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
@@ -39,8 +41,7 @@ class Display:
             Display that was drawn.
         """
         check_is_fitted(estimator)
-        labels = groups if np.ndim(y) == 1 else None
-        scores = candidate_values(estimator, X, labels)
+        y, scores = cls._predict(estimator, X, y, groups)
         kwargs = cls._settings_of(estimator) | kwargs
         name = name or type(estimator).__name__
         return cls.from_predictions(y, scores, groups, name=name, **kwargs)
@@ -49,6 +50,12 @@ class Display:
     def from_predictions(cls, y, scores, groups=None, **kwargs):
         """Draw the display of given scores."""
         raise NotImplementedError
+
+    @classmethod
+    def _predict(cls, estimator, X, y, groups):
+        """Rewards that the display shows, and values of the candidates."""
+        y = weighted_rewards(estimator, X, y, groups)
+        return y, candidate_values(estimator, X, groups if np.ndim(y) == 1 else None)
 
     @classmethod
     def _settings_of(cls, estimator):

@@ -54,10 +54,10 @@ def test_contrastive_policy_gradient_is_ridge_on_centered_rows(b, weighted, rows
     policy = QProbePolicy(ContrastivePolicyGradient(b), alpha=0.1, solver="closed_form")
     policy.fit(X, y, groups, sample_weight=weight if weighted else None)
     copies = {label: weight[groups == label].sum() for label in set(groups)}
-    expected = Ridge(0.1 / b**2, fit_intercept=False).fit(
+    expected = Ridge(0.1 / b**2 * len(copies), fit_intercept=False).fit(
         centered_in_prompts(X, groups, weight),
         centered_in_prompts(y, groups, weight) / b,
-        sample_weight=weight * [copies[label] for label in groups] / len(copies),
+        sample_weight=weight / [copies[label] for label in groups],
     )
     assert_allclose(policy.coef_, expected.coef_, rtol=1e-8)
     assert policy.intercept_ == 0

@@ -49,7 +49,7 @@ def test_units_of_the_penalty(methods, plan, make_data):
     X, coef = data.X.astype(float), {}
     # Without a prompt's mean in the features, all of these are one problem.
     X -= X.mean(axis=1, keepdims=True)
-    names = ["squared_error", "contrastive_policy_gradient", *methods.PEERS[:2]]
+    names = ["squared_error", *methods.PEERS[:2]]
     for method in methods.make_methods(data, plan, names)[0]:
         ((setting, values),) = method.grid.items()
         estimator = method.estimator.set_params(**{setting: values[-1]})

@@ -216,7 +216,7 @@ def test_coverage_without_a_warning(n_informative):
 
 
 def test_ratio_that_no_prompt_informs():
-    message = r"^functools\.partial\(.* recovery .*, k=2\) is undefined"
+    message = "^recovery is undefined"
     with pytest.warns(UndefinedMetricWarning, match=message):
         y = np.ones((3, 2))
         estimate = prompt_bootstrap(partial(recovery, k=2), y, y)

@@ -204,3 +204,14 @@ class Constant:
 def test_bad_input(y, options, message):
     with pytest.raises(ValueError, match=message):
         policy_report(Constant(), None, y, **options)
+
+
+def test_several_objectives_are_weighted(rng):
+    pytest.importorskip("pandas")
+    X = rng.normal(size=(40, 6, 3))
+    y = X[..., :2] + rng.normal(size=(40, 6, 2))
+    policy = QProbePolicy("squared_error", objective_weights=[1, 3]).fit(X, y)
+    settings = {"ks": [2, 6], "n_resamples": 99, "random_state": 0}
+    found = policy_report(policy, X, y, **settings)
+    expected = policy_report(policy, X, y @ [1, 3], **settings)
+    assert found.equals(expected)

@@ -170,3 +170,50 @@ def test_prompts_with_too_few_candidates(flat, make, metric):
     Q = policy.decision_function(X)
     score = make(6, too_few="skip")(policy, X, y, groups)
     assert score == pytest.approx(metric(y[full], Q[full], 6, groups[full]))
+
+
+# Several objectives, which the estimator weights
+
+
+@pytest.fixture
+def objectives(rng):
+    """Candidate sets with two rewards, the second of another unit."""
+    X = rng.normal(size=(40, 6, 3))
+    y = X[..., :2] + rng.normal(size=(40, 6, 2))
+    return X, y * [1, 20]
+
+
+@pytest.mark.parametrize("weights", [None, [1, 0.2], [0, -1]])
+@pytest.mark.parametrize(
+    "scorer", [best_of_k_scorer(4), recovery_scorer(6), expected_reward_scorer()]
+)
+def test_several_objectives_are_weighted(scorer, weights, objectives):
+    X, y = objectives
+    policy = QProbePolicy("squared_error", objective_weights=weights).fit(X, y)
+    weighted = y @ ([0.5, 0.5] if weights is None else weights)
+    expected = scorer(policy, X, weighted)
+    assert scorer(policy, X, y) == pytest.approx(expected)
+    pipe = make_pipeline(PerCandidate(StandardScaler()), policy).fit(X, y)
+    assert scorer(pipe, X, y) == pytest.approx(scorer(pipe, X, weighted))
+    groups = np.repeat(np.arange(40), 6)
+    rows = X.reshape(240, 3), y.reshape(240, 2), groups
+    assert scorer(policy, *rows) == pytest.approx(expected)
+
+
+def test_search_by_a_scorer_over_weights(objectives):
+    X, y = objectives
+    search = GridSearchCV(
+        QProbePolicy("squared_error"),
+        {"objective_weights": [[1, 0], [0, 1]]},
+        scoring=best_of_k_scorer(6),
+        cv=3,
+    ).fit(X, y)
+    assert search.best_params_ == {"objective_weights": [0, 1]}  # of the larger unit
+    assert best_of_k_scorer(6)(search, X, y) == pytest.approx(search.score(X, y))
+
+
+def test_several_objectives_without_weights(objectives):
+    X, y = objectives
+    ridge = Ridge().fit(X.reshape(240, 3), y.reshape(240, 2)[:, 0])
+    with pytest.raises(ValueError, match=r"Ridge has no objective_weights: pass y @"):
+        best_of_k_scorer(4)(ridge, X, y)

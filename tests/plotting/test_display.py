@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 from cases import as_rows
 from numpy.testing import assert_allclose
@@ -97,3 +98,14 @@ def test_message_without_matplotlib(display, options, sets, monkeypatch):
     message = rf'^{display.__name__} needs .*: pip install "skqprobe\[plot\]"'
     with pytest.raises(ImportError, match=message):
         display.from_predictions(sets[1], sets[1], **options)
+
+
+@every_display
+def test_several_objectives_are_weighted(display, options, sets):
+    X, y = sets
+    both = np.stack([y, X[..., 1]], axis=2)
+    policy = QProbePolicy("squared_error", objective_weights=[1, 0.3]).fit(X, both)
+    shown = display.from_estimator(policy, X, both, **options)
+    expected = display.from_estimator(policy, X, both @ [1, 0.3], **options)
+    line, other = (d.figure_.axes[0].dataLim.bounds for d in (shown, expected))
+    assert_allclose(line, other)
