@@ -26,6 +26,7 @@ from skqprobe._estimators._fit import (
 from skqprobe._estimators._folds import make_folds
 from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._objectives.grid import GridObjective
+from skqprobe._objectives.linear import evaluate_together
 from skqprobe._solvers import minimize_lbfgs_grid, solve_ridge_grid
 from skqprobe._utils.callbacks import Iterations, begin_fit
 from skqprobe._utils.sklearn_compat import (
@@ -279,7 +280,7 @@ class QProbePolicyCV(QProbePolicy):
 
         metadata = {"groups": groups, "sample_weight": sample_weight}
         task = begin_fit(self, X, y, len(losses) + 1, **metadata)
-        problems, of_losses = [], []
+        problems, of_losses, ends = [], [], []
         for loss in losses:
             search = task.subtask("search")
             problems.append(
@@ -293,7 +294,9 @@ class QProbePolicyCV(QProbePolicy):
                 )
             )
             folds = data, train, held_out, weights
-            of_losses.append(self._cross_validate(loss, problems[-1], *folds))
+            of_loss, end = self._cross_validate(loss, problems[-1], *folds)
+            of_losses.append(of_loss)
+            ends.append(end)
             search.end()
         # Settings vary in the order of ParameterGrid: alpha, loss, temperature.
         scores = np.stack(of_losses, axis=1)
@@ -314,10 +317,11 @@ class QProbePolicyCV(QProbePolicy):
             **{f"{name}_": value for name, value in grid[best].items()},
         }
         if self.refit:
-            objectives = problems[np.unravel_index(best, scores.shape[:3])[1]]
-            for objective in objectives:
+            i, j, _ = np.unravel_index(best, scores.shape[:3])
+            for objective in problems[j]:
                 objective.alpha = float(grid[best]["alpha"])
-            attributes |= self._refit(data, objectives, attributes, task)
+            end = None if ends[j] is None else ends[j][i]
+            attributes |= self._refit(data, problems[j], attributes, task, end)
         attributes |= data.features
         task.end(attributes if self.refit else None)
         return set_fitted(self, attributes)
@@ -351,13 +355,24 @@ class QProbePolicyCV(QProbePolicy):
         return list(self.losses)
 
     def _cross_validate(self, loss, objectives, data, train, held_out, weights):
-        """Scores of a loss, of shape (n_alphas, n_temperatures, n_folds)."""
+        """Scores of a loss, of shape (n_alphas, n_temperatures, n_folds).
+
+        And its parameters for all prompts per penalty, if it has a closed form, whose
+        sums of X'X are those of the folds.
+        """
+        n_folds, end = len(train), None
+        has_closed_form = hasattr(get_loss(loss), "least_squares")
+        if has_closed_form and self.refit:
+            train = np.vstack([train, np.ones_like(train[:1])])
         grid = GridObjective(objectives, train, self.alphas)
         with raise_on_overflow(), threads_for(data.X):
             # Of all folds and penalties, those of the objectives together.
             thetas = self._minimize_grid(grid)
             thetas = thetas.reshape(len(train), len(weights), len(self.alphas), -1)
-            thetas = thetas.swapaxes(1, 2).reshape(-1, *thetas.shape[1::2])
+            thetas = thetas.swapaxes(1, 2)
+            if len(train) > n_folds:
+                thetas, end = thetas[:n_folds], thetas[n_folds]
+            thetas = thetas.reshape(-1, *thetas.shape[2:])
             coefs = downcast(grid.split(thetas)[0], grid.objective.dtype)
             values = grid.scores(np.einsum("j,njd->nd", weights, coefs))
         scores = np.empty((len(self.alphas), len(self.temperatures), len(held_out)))
@@ -381,7 +396,7 @@ class QProbePolicyCV(QProbePolicy):
                     )
                     score = held_out[fold].score(self.scoring, policy)
                 scores[i, j, fold] = score
-        return scores
+        return scores, end
 
     def _minimize_grid(self, grid):
         """Parameters of all fits of a grid, of shape (n_objectives, n_parameters)."""
@@ -394,24 +409,31 @@ class QProbePolicyCV(QProbePolicy):
         )
         return thetas
 
-    def _refit(self, data, objectives, attributes, task):
-        """Fit the best setting to all prompts, and add the fitted attributes."""
+    def _refit(self, data, objectives, attributes, task, end):
+        """Fit the best setting to all prompts, and add the fitted attributes.
+
+        `end` are the parameters, if the search has found them.
+        """
 
         def state(thetas, n_iter):
             return attributes | fitted_attributes(data, objectives, thetas, n_iter)
 
-        first = objectives[0]
-        has_closed_form = hasattr(first.loss, "least_squares")
         refit = task.subtask("refit", max_iterations(objectives, self))
         iterations = Iterations(refit, state)
-        thetas, n_iter = minimize(
-            objectives,
-            "closed_form" if has_closed_form else "lbfgs",
-            np.zeros((len(objectives), first.n_parameters)),
-            tol=self.tol,
-            max_iter=self.max_iter,
-            on_iteration=iterations.callback,
-        )
+        if end is not None:
+            thetas, n_iter = end, 1
+            if iterations.callback is not None:
+                value, _ = evaluate_together(objectives, thetas)
+                iterations.callback(thetas, value.sum())
+        else:
+            thetas, n_iter = minimize(
+                objectives,
+                "lbfgs",
+                np.zeros((len(objectives), objectives[0].n_parameters)),
+                tol=self.tol,
+                max_iter=self.max_iter,
+                on_iteration=iterations.callback,
+            )
         attributes = state(thetas, n_iter)
         iterations.end(attributes)
         return attributes

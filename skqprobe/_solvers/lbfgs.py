@@ -148,7 +148,6 @@ def _minimize_grid(grid, thetas, tol, max_iter, on_iteration):
             state,
             number > 0,
             tol=until,
-            # A later stage starts near its minimum, where small steps gain little.
             ftol=until if len(stages) == 1 else 0.1 * until,
             max_iter=max_iter,
             on_iteration=on_iteration and callback,
@@ -206,7 +205,8 @@ def _minimize_stage(grid, state, is_near, *, tol, ftol, max_iter, on_iteration):
             # Most fits start there, which saves them a read of X.
             problems.at_constants if is_constant and number == 0 else None,
             tol=tol,
-            ftol=max(ftol, 64 * np.finfo(np.float64).eps),
+            # A later search starts near its minimum, where small steps gain little.
+            ftol=max(ftol if number == 0 else 0.1 * tol, 64 * np.finfo(float).eps),
             max_iter=max_iter - state.n_iter[active],
             precision=np.finfo(grid.objective.dtype).eps,
             on_iteration=on_iteration and problems.callback(on_iteration, state),

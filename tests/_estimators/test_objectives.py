@@ -253,13 +253,11 @@ def test_values_of_a_memory_map(vector_sets, dtype, tmp_path, monkeypatch):
     assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_metrics_refuse_rewards_of_several_objectives(vector_sets):
+def test_scorers_weight_rewards_of_several_objectives(vector_sets):
     X, y = vector_sets
-    policy = QProbePolicy().fit(X, y)
-    words = r"y must have shape .* several objectives, pass .*y @ weights"
-    with pytest.raises(ValueError, match=words):
-        best_of_k_scorer(2)(policy, X, y)
-    assert best_of_k_scorer(2)(policy, X, y @ WEIGHTS) > 0
+    policy = QProbePolicy(objective_weights=WEIGHTS).fit(X, y)
+    expected = best_of_k_scorer(2)(policy, X, y @ WEIGHTS)
+    assert best_of_k_scorer(2)(policy, X, y) == pytest.approx(expected)
 
 
 # Weights

@@ -112,7 +112,8 @@ def test_folds_with_fewer_rows_than_features(loss, dtype, atol, d, rng):
         found = [policy.cv_results_[f"split{fold}_test_score"][i] for fold in range(4)]
         assert_allclose(found, scores, atol=atol)
     best = QProbePolicy(loss, alpha=policy.alpha_).fit(X, y)
-    assert_allclose(policy.coef_, best.coef_, rtol=1e-9)
+    rtol = 1e-9 if dtype == "f8" else 1e-5
+    assert_allclose(policy.coef_, best.coef_, rtol=rtol, atol=rtol)
 
 
 def test_few_rows_need_no_square_matrix_of_features(rng):

@@ -185,21 +185,19 @@ def test_a_search_goes_on_where_the_curvature_has_fallen(monkeypatch):
     assert (np.array(iterations) > once).any()
 
 
-@pytest.mark.parametrize("loss", ["policy_gradient", "pairwise_logistic"])
-def test_a_long_search_goes_on_with_the_curvature_of_its_prompts(loss, monkeypatch):
+def test_a_long_search_goes_on_with_the_curvature_of_its_prompts(monkeypatch):
     """Where most prompts are saturated, few prompts curve the loss."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 10, 240)) + rng.normal(size=(60, 1, 240))
     scores = X @ rng.normal(size=240)
     y = (rng.random((60, 10)) < 1 / (1 + np.exp(-2 * scores / scores.std()))) * 1.0
     X *= rng.lognormal(size=240)
-    objective = objective_of(X, y, loss, alpha=1e-4)
-    theta, n_iter = solve(objective)
+    objective = objective_of(X, y, "policy_gradient", alpha=1e-4)
+    theta, n_iter = solve(objective, tol=1e-6, max_iter=2000)
     monkeypatch.setattr(lbfgs, "MAX_FALL", np.inf)
-    _, n_without = solve(objective)
-    expected, _ = solve(objective, tol=1e-7, max_iter=2000)
-    assert relative_gap(objective, theta, expected) < 1e-3
-    assert n_iter < 0.9 * n_without
+    expected, n_without = solve(objective, tol=1e-6, max_iter=2000)
+    assert abs(relative_gap(objective, theta, expected)) < 1e-3
+    assert n_iter < 0.6 * n_without
 
 
 # Iterations
