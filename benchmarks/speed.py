@@ -37,9 +37,9 @@ policy_gradient, unless another one is named:
   the number of prompts.
 - closed-form: a fit of `QProbePolicy`, 20 penalties and 5 folds by `QProbePolicyCV`
   without its final fit, and the product X.T @ X alone, against Ridge.
+- search: `QProbePolicyCV` against GridSearchCV, at 1/64 of `--scale`.
 - objectives: one fit of `QProbePolicy` to five rewards per candidate against five fits,
   at 1/64 of `--scale`. The rewards are those of the data, each with its own noise.
-- search: `QProbePolicyCV` against GridSearchCV, at 1/64 of `--scale`.
 - memory: growth of the peak of the resident memory during `fit`, in a new process, over
   the size of X. BLAS already has its buffers.
 - memmap: the same for a memory-mapped file of 6 GB of float16, which is written to a
@@ -85,8 +85,8 @@ SECTIONS = {
     "fit": measure_fit,
     "shapes": measure_shapes,
     "closed-form": measure_closed_form,
-    "objectives": measure_objectives,
     "search": measure_search,
+    "objectives": measure_objectives,
     "memory": measure_memory,
     "memmap": measure_memmap,
     "choose": measure_choose,
