@@ -1,4 +1,4 @@
-"""Sections `closed-form` and `search` of `speed.py`: time of many fits at once."""
+"""Sections `closed-form`, `objectives` and `search` of `speed.py`: joint fits."""
 
 from functools import partial
 
@@ -9,6 +9,8 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 
 from skqprobe import QProbePolicy, QProbePolicyCV
+
+N_OBJECTIVES = 5
 
 
 def measure_closed_form(plan, shape=PAPER):
@@ -26,6 +28,25 @@ def measure_closed_form(plan, shape=PAPER):
         table.append(compare(f"path of {loss}", ours, peer, ridge, 2.0, plan))
     products = partial(np.matmul, rows.T, rows)
     table.append(compare("X.T @ X alone", products, peer, ridge, None, plan))
+    return table
+
+
+def measure_objectives(plan, shape=PAPER):
+    """Make the rows of the section `objectives`."""
+    X, y = make_data(plan.smaller(shape, 1 / 64), 0)
+    noise = np.random.default_rng(0).random((*y.shape, N_OBJECTIVES)) < 0.2
+    y = np.where(noise, 1 - y[..., None], y[..., None])
+    table = []
+    for loss in ("squared_error", "pairwise_logistic", "policy_gradient", "log_loss"):
+        policy = QProbePolicy(loss)
+        together = partial(fit_quietly, policy, X, y)
+
+        def alone(policy=policy):
+            return [fit_quietly(policy, X, column) for column in np.moveaxis(y, -1, 0)]
+
+        what, peer = f"{N_OBJECTIVES} rewards by {loss}", f"{N_OBJECTIVES} fits"
+        peer = f"{peer}, {times(X.shape)}"
+        table.append(compare(what, together, peer, alone, None, plan))
     return table
 
 

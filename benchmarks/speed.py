@@ -40,6 +40,8 @@ policy_gradient, unless another one is named:
 - closed-form: a fit of `QProbePolicy`, 20 penalties and 5 folds by `QProbePolicyCV`
   without its final fit, and the product X.T @ X alone, against Ridge.
 - search: `QProbePolicyCV` against GridSearchCV, at 1/64 of `--scale`.
+- objectives: one fit of `QProbePolicy` to five rewards per candidate against five fits,
+  at 1/64 of `--scale`. The rewards are those of the data, each with its own noise.
 - memory: growth of the peak of the resident memory during `fit`, in a new process, over
   the size of X. BLAS already has its buffers.
 - memmap: the same for a memory-mapped file of 6 GB of float16, which is written to a
@@ -76,7 +78,7 @@ from _speed_fit import measure_fit
 from _speed_growth import draw, measure_growth
 from _speed_memory import measure_memmap, measure_memory
 from _speed_predict import measure_choose, measure_import
-from _speed_search import measure_closed_form, measure_search
+from _speed_search import measure_closed_form, measure_objectives, measure_search
 from _speed_shapes import measure_shapes
 from _synthetic import PAPER
 from _timing import Plan, take_turns
@@ -88,6 +90,7 @@ SECTIONS = {
     "closed-form": measure_closed_form,
     "busy": measure_busy,
     "search": measure_search,
+    "objectives": measure_objectives,
     "memory": measure_memory,
     "memmap": measure_memmap,
     "choose": measure_choose,

@@ -272,8 +272,7 @@ def check_rewards(y, shape):
         y = stack_rewards(np.ravel(y).tolist()).reshape(*np.shape(y), -1)
     if len(y.shape) <= len(shape):
         return check_values(y, shape, "y"), None
-    named = isinstance(y, NamedRewards)
-    names = y.objective_names if named else column_names(y)
+    names = _names_of_objectives(y)
     if tuple(y.shape[:-1]) != shape or y.shape[-1] == 0:
         expected = ", ".join(map(str, shape))
         raise ValueError(
@@ -282,6 +281,20 @@ def check_rewards(y, shape):
         )
     y = check_numbers(np.asarray(y), "y", "Leave the candidate out, as rows.")
     return y, None if names is None else np.asarray(names, dtype=object)
+
+
+def _names_of_objectives(y):
+    """Find the names of named rewards, or of the columns of a data frame."""
+    if isinstance(y, NamedRewards):
+        return y.objective_names
+    try:
+        return column_names(y)
+    except TypeError:
+        types = sorted({type(name).__name__ for name in y.columns})
+        raise TypeError(
+            "The column names of y must all be strings, as names of the objectives, or "
+            f"none of them; their types are {types}."
+        ) from None
 
 
 def _holds_dicts(y):

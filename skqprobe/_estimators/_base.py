@@ -209,31 +209,27 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
                 f"fit had {n_features}. Use the same features, or warm_start=False."
             )
 
-    def _weights(self):
-        """Weights of the objectives in the value of a candidate, (n_objectives,)."""
-        check_is_fitted(self)
-        if hasattr(self, "coefs_"):
-            n_objectives = self.coefs_[-1].shape[1]
-        else:
-            n_objectives = (1, *self.coef_.shape)[-2]
-        return check_objective_weights(self.objective_weights, n_objectives)
+    def _weigh(self, values):
+        """Sum the objectives, the last axis of values, by their weights."""
+        n_objectives = values.shape[-1]
+        if n_objectives == 1 and self.objective_weights is None:
+            return values[..., 0]
+        return values @ check_objective_weights(self.objective_weights, n_objectives)
 
-    def _scores(self, X, method, weights=None):
+    def _scores(self, X, method, weigh=None):
         """Scores of the candidates in user order, and the leading shape of X.
 
-        Without weights, those of all objectives, of shape (n_rows, n_objectives).
+        They have a last axis of objectives, unless `_weigh` is given.
         """
         check_is_fitted(self)
         is_linear = hasattr(self, "coef_")
         if is_linear:
             check_same_namespace(X, self, attribute="coef_", method=method)
             coef, intercept = np.atleast_2d(to_host(self.coef_)).T, self.intercept_
-            intercept = np.atleast_1d(intercept)
         else:
             coef, intercept = self.coefs_[-1], self.intercepts_[-1]
-        if weights is not None:
-            weights = weights if is_linear else weights[:, None]
-            coef, intercept = coef @ weights, intercept @ weights
+        if weigh is not None:
+            coef, intercept = weigh(coef), weigh(np.atleast_1d(intercept))
         X, shape = check_candidates(self, X, reset=False)
         with np.errstate(over="ignore", invalid="ignore"):
             if is_linear:
@@ -247,7 +243,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         if not (shows_all and np.isfinite(scores).all()):
             raise_unless_finite(X, shape)
             check_scores(scores, X)
-        return scores if weights is not None else scores.reshape(len(X), -1), shape
+        return scores if weigh is not None else scores.reshape(len(X), -1), shape
 
     def _expected_rewards(self, X, method):
         """Compute `predict_objectives`, (n_rows, n_objectives), and the shape of X."""
@@ -255,7 +251,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
 
     def _weighted(self, X, method):
         """Values of the candidates in user order, without the offset, and the shape."""
-        return self._scores(X, method, self._weights())
+        return self._scores(X, method, self._weigh)
 
     def _values(self, X, method, offset=None):
         """Values of the candidates in user order, and the leading shape of X."""
@@ -277,13 +273,14 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         check_magnitude(rewards, "y")
         if rewards.ndim == len(shape):
             return rewards
-        weights = self._weights()
-        if rewards.shape[-1] != len(weights):
+        last = self.coefs_[-1].T if hasattr(self, "coefs_") else self.coef_
+        n_objectives = (1, *last.shape)[-2]
+        if rewards.shape[-1] != n_objectives:
             raise ValueError(
                 f"y has {rewards.shape[-1]} objectives, but {type(self).__name__} was "
-                f"fitted to {len(weights)}."
+                f"fitted to {n_objectives}."
             )
-        return rewards @ weights
+        return self._weigh(rewards)
 
     def predict_objectives(self, X):
         """Compute the value of each objective, before they are weighted.

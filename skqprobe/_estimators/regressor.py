@@ -201,7 +201,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
     def _weighted(self, X, method):
         # The link is not linear: the mean of probabilities is not that of their logits.
         rewards, shape = self._expected_rewards(X, method)
-        return (rewards @ self._weights()).astype(rewards.dtype, copy=False), shape
+        return self._weigh(rewards).astype(rewards.dtype, copy=False), shape
 
     def score(self, X, y, groups=None, *, sample_weight=None, offset=None):
         """Compute R^2 over all candidates.

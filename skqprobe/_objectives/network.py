@@ -18,7 +18,8 @@ def network_scores(X, coefs, intercepts):
     X : ndarray or DeviceArray of shape (n_rows, d)
         Embeddings in any order.
     coefs : list of ndarray of shape (fan_in, fan_out)
-        Weights of the layers; the fan_out of the last is the number of scores.
+        Weights of the layers; the fan_out of the last is the number of scores. It may
+        be of shape (fan_in,) for one score.
     intercepts : list of ndarray of shape (fan_out,)
         Biases of the layers.
 
@@ -34,7 +35,7 @@ def network_scores(X, coefs, intercepts):
     ]
     widest = max(max(coef.shape) for coef in coefs)
     step = max(1, BLOCK_BYTES // (widest * dtype.itemsize))
-    if coefs[-1].shape[1] == 1:
+    if coefs[-1].shape[1:] == (1,):
         layers[-1] = layers[-1][0][:, 0], layers[-1][1][0]
     scores = np.empty((len(X), *layers[-1][0].shape[1:]), dtype=dtype)
     read = BlockReader(X)

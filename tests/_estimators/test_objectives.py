@@ -315,7 +315,7 @@ def test_score_of_a_regressor(vector_sets):
 
 
 BAD_WEIGHTS = {
-    "too few": ([1, 2], r"objective_weights has shape \(2,\), but y of fit has 3 obj"),
+    "too few": ([1, 2], r"objective_weights has shape \(2,\); it must .*\(3,\)"),
     "scalar": (0.5, r"objective_weights has shape \(\)"),
     "NaN": ([1, np.nan, 0], "objective_weights contains NaN"),
     "text": (["a", "b", "c"], "objective_weights must hold real numbers"),
@@ -361,6 +361,9 @@ def test_names_of_a_data_frame(vector_rows):
     policy = QProbePolicy().fit(X[:60].reshape(10, 6, 4), sets)
     assert policy.coef_.shape == (4,)
     assert not hasattr(policy, "objective_names_")
+    mixed = frame.set_axis(["right", 1, 2], axis=1)
+    words = r"column names of y must all be strings.*'int', 'str'"
+    assert_refused(QProbePolicy().fit, words, X, mixed, groups, error=TypeError)
     numbered = QProbePolicy().fit(X, pd.DataFrame(y), groups)
     assert not hasattr(numbered, "objective_names_")
 

@@ -117,6 +117,12 @@ def test_closed_form(load, plan):
     assert all(row.ratio > 0 for row in rows)
 
 
+def test_objectives(load, plan):
+    rows = load("_speed_search").measure_objectives(plan, SHAPE)
+    assert len(rows) == 4
+    assert all(row.ratio > 0 and row.peer.startswith("5 fits") for row in rows)
+
+
 def test_search(load, plan):
     time_row, choice, difference = load("_speed_search").measure_search(plan, SHAPE)
     assert time_row.target == 1 / 20 and time_row.peer == "GridSearchCV"
