@@ -10,11 +10,14 @@ from skqprobe._candidates.choice import (
     choice_reward,
 )
 from skqprobe._candidates.layout import check_layout
-from skqprobe._candidates.validation import check_values, warn_without_groups
+from skqprobe._candidates.validation import (
+    check_values,
+    warn_if_thinned,
+    warn_without_groups,
+)
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators._fit import weighted_layout
 from skqprobe._utils.sklearn_compat import StrOptions
-from skqprobe._utils.warn import warn_user
 from skqprobe.losses import LOSSES, BaseLoss
 from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
 
@@ -267,7 +270,7 @@ class QProbePolicy(BaseQProbe):
         self = self._snapshot()
         scores, shape = self._scores(X, "score")
         layout = check_layout(shape, groups)
-        self._warn_if_thinned(layout)
+        warn_if_thinned(self, layout)
         rewards = check_values(y, shape, "y")
         check_magnitude(rewards, "y")
         layout, prompt_weight, candidate_weight = weighted_layout(layout, sample_weight)
@@ -282,17 +285,6 @@ class QProbePolicy(BaseQProbe):
             layout.to_prompt_order(candidate_weight),
         )
         return weighted_mean(mean_terms(values), prompt_weight)
-
-    def _warn_if_thinned(self, layout):
-        """Warn if a tool sampled rows for `fit`, instead of prompts."""
-        before, now = getattr(self, "_mean_group_size_", np.inf), layout.sizes.mean()
-        if len(layout.shape) == 1 and 2 * before < now:
-            warn_user(
-                f"The policy was trained on {before:.1f} candidates per prompt, and is "
-                f"scored on {now:.1f}. learning_curve and other tools that sample rows "
-                "leave few candidates of each prompt. Pass sets, of which they sample "
-                "prompts."
-            )
 
     @property
     def classes_(self):

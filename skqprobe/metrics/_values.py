@@ -93,8 +93,13 @@ def policy_temperature(policy):
     temperature : float
         0 for an estimator without a temperature.
     """
-    if hasattr(policy, "best_estimator_"):
-        return policy_temperature(policy.best_estimator_)
-    if isinstance(policy, Pipeline):
-        return policy_temperature(policy.steps[-1][1])
-    return getattr(policy, "temperature", 0.0)
+    return getattr(last_step(policy), "temperature", 0.0)
+
+
+def last_step(estimator):
+    """Return the last step of a fitted search or pipeline, which may be nested."""
+    if hasattr(estimator, "best_estimator_"):
+        return last_step(estimator.best_estimator_)
+    if isinstance(estimator, Pipeline):
+        return last_step(estimator.steps[-1][1])
+    return estimator
