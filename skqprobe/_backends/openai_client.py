@@ -136,7 +136,8 @@ class APIClient:
             failure = ValueError(
                 "no HTTP client can be made for base_url and the proxies of the "
                 f"environment: {self.redact(str(error))} (The address of a SOCKS proxy "
-                "begins with socks5://.)"
+                "begins with socks5://, and needs another package: pip install "
+                "socksio.)"
             )
         raise failure
 

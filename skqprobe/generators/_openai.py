@@ -205,6 +205,8 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             - "tool_calls" : list of length k, if there are any: the calls of tools as
               the server sent them, or None. The completion has them in a form that does
               not depend on their ids.
+            - "refusals" : list of length k, if there are any: the text that the model
+              returned as a refusal, and not as the completion, or None.
 
         Raises
         ------
@@ -377,8 +379,9 @@ class _Draws:
             "completions": [c["text"] for c in completions],
             "finish_reasons": [c["finish_reason"] for c in completions],
         }
-        if any(c["tool_calls"] for c in completions):
-            record["tool_calls"] = [c["tool_calls"] for c in completions]
+        for key, name in {"tool_calls": "tool_calls", "refusal": "refusals"}.items():
+            if any(c[key] for c in completions):
+                record[name] = [c[key] for c in completions]
         if self.generator.log_likelihoods:
             log_probs = [_known_log_probs(c) for c in completions]
             if log_probs.count(None) == len(log_probs) and any(record["completions"]):

@@ -223,6 +223,24 @@ def test_completions_without_text_are_counted(server, message, _, request):
         assert unknown == [False, True, False]
 
 
+def test_refusals_are_kept(server):
+    parts = [{"type": "text", "text": "3"}, {"type": "refusal", "refusal": "No."}]
+    messages = [{"content": parts}, {"content": None, "refusal": "\ud800"}]
+    server.script = [
+        server.change(
+            lambda choices: [
+                choice.update(message=message)
+                for choice, message in zip(choices, messages, strict=False)
+            ]
+        )
+    ]
+    with pytest.warns(RuntimeWarning, match=r"1 completions .* refusal \(1\)"):
+        record = generator(server).sample(CHAT, 3)
+    assert record["completions"] == ["3", "", "Hi/None/2"]
+    assert record["refusals"] == ["No.", "\ufffd", None]
+    assert "refusals" not in generator(server).sample(CHAT, 1)
+
+
 def test_parts_of_a_content_are_joined(server):
     parts = [{"type": "text", "text": "39"}, {"type": "image"}, "1", {"text": "\ud800"}]
     server.script = [server.put("message", {"content": parts})]
