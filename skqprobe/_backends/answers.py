@@ -151,8 +151,9 @@ def read_completions(answer, as_chat):
     completions : list of dict
         At least one completion. The keys are "text"; "instead", the name of the field
         that the model filled if it returned no text; "tool_calls", a list or None;
-        "refusal", a text or None; "finish_reason"; "log_probs", a list of floats or None; and "n_tokens", the
-        number of tokens that the server reports for all of them, or None.
+        "refusal", a text or None; "finish_reason"; "log_probs", a list of floats or
+        None; and "n_tokens", the number of tokens that the server reports for all of
+        them, or None.
 
     Raises
     ------
@@ -248,7 +249,7 @@ def _read_text(content, name):
 
 
 def _read_refusal(fields):
-    """Return the text of a refusal, in a field of its own or in parts of the content."""
+    """Return the text of a refusal, in its own field or in parts of the content."""
     content = fields.get("content")
     parts = content if isinstance(content, list) else []
     said = [part.get("refusal") for part in [fields, *parts] if isinstance(part, dict)]

@@ -381,6 +381,7 @@ def warn_if_thinned(policy, layout):
     if len(layout.shape) == 1 and 2 * before < now:
         warn_user(
             f"The policy was trained on {before:.1f} candidates per prompt, and is "
-            f"scored on {now:.1f}. learning_curve and other tools that sample rows leave "
-            "few candidates of each prompt. Pass sets, of which they sample prompts."
+            f"scored on {now:.1f}. learning_curve and other tools that sample rows "
+            "leave few candidates of each prompt. Pass sets, of which they sample "
+            "prompts."
         )

@@ -1,7 +1,5 @@
 """QProbePolicy: a probe that is trained to choose."""
 
-import numpy as np
-
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._arrays.magnitude import check_magnitude
 from skqprobe._candidates.choice import (
