@@ -239,7 +239,9 @@ def _check_numbers(values, name, hint):
 
 
 def _raise_unless_real(values, name):
-    """Raise for texts, which numpy would convert, and complex numbers in objects."""
+    """Raise for texts and times, which numpy would convert, and complex numbers."""
+    if values.dtype.kind in "mM":
+        raise ValueError(f"{name} must hold real numbers; got {values.dtype}.")
     for entry in values.ravel().tolist() if values.dtype.kind in "OSU" else ():
         if isinstance(entry, (str, bytes, complex, np.complexfloating)):
             raise ValueError(f"{name} must hold real numbers; got {entry!r}.")
