@@ -252,9 +252,9 @@ def _read_refusal(fields):
     """Return the text of a refusal, in its own field or in parts of the content."""
     content = fields.get("content")
     parts = content if isinstance(content, list) else []
-    said = [part.get("refusal") for part in [fields, *parts] if isinstance(part, dict)]
-    said = [text for text in said if isinstance(text, str) and text]
-    return _join_surrogates("\n".join(said)) or None
+    said = (part.get("refusal") for part in [fields, *parts] if isinstance(part, dict))
+    texts = [text for text in said if isinstance(text, str) and text]
+    return _join_surrogates("\n".join(texts)) or None
 
 
 def _join_surrogates(text):

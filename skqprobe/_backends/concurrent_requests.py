@@ -2,6 +2,7 @@
 
 import copy
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any
 
 from skqprobe._backends.http_client import APIError
 from skqprobe._backends.openai_client import APIClient
@@ -47,7 +48,7 @@ def ask_each(settings, ask, items, describe, check=None):
     if not items:
         return
     done: list[int] = []
-    failed: dict[int, Exception] = {}  # since the last success
+    failed: dict[int, Any] = {}  # errors since the last success
     works = False
     with APIClient(settings) as client:
 

@@ -328,11 +328,9 @@ class _Draws:
 
     def check(self, client, prompt):
         """Raise an error unless the server accepts a prompt that no filter stops."""
-        simple = "Hi"
-        if not isinstance(prompt, str):
-            simple = [{"role": "user", "content": simple}]
+        chat = [{"role": "user", "content": "Hi"}]
         try:
-            self._sample(client, simple)
+            self._sample(client, "Hi" if isinstance(prompt, str) else chat)
         except (APIError, PromptRefused) as error:
             raise APIError(f"even the prompt 'Hi' fails: {error}") from None
 

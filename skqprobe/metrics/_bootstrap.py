@@ -105,8 +105,9 @@ def prompt_bootstrap(
     -----
     UndefinedMetricWarning
         If the metric is undefined on all prompts; if fewer than 10 of more prompts
-        inform it, in which case the interval is unreliable, and NaN if it is one; or if
-        all prompts have the same value, so that the interval has no width.
+        inform it, in which case the interval is unreliable, and NaN if it is one; or,
+        without `versus`, if all prompts have the same value, so that the interval has
+        no width.
 
     Notes
     -----
@@ -230,8 +231,8 @@ def bootstrap_terms(
         tails = _bca_tails(defined, found, without_one, confidence_level)
         low[column], high[column] = unit[column] * np.quantile(defined, tails)
         error[column] = unit[column] * defined.std(ddof=1)
-    if versus is not None and not agree.all():
-        agree[:] = False  # at k=1, all policies agree
+    if versus is not None:
+        agree[:] = False  # so do those of a policy and itself, and of all at k=1
     _warn_if_unreliable(n_prompts, n_informative, agree, names)
     if scalar:
         value, low, high, error = (x.item() for x in (value, low, high, error))

@@ -86,8 +86,7 @@ def test_differences_are_paired(scored):
     gain = prompt_bootstrap(best_of_k_reward, y, good, versus=poor, **options)
     parts = [prompt_bootstrap(best_of_k_reward, y, s, **options) for s in (good, poor)]
     assert gain.value == pytest.approx(parts[0].value - parts[1].value)
-    with pytest.warns(UndefinedMetricWarning, match=EQUAL.format(80, "4%")):
-        same = prompt_bootstrap(best_of_k_reward, y, good, versus=good, k=6)
+    same = prompt_bootstrap(best_of_k_reward, y, good, versus=good, k=6)
     assert [getattr(same, name) for name in FIELDS] == [0, 0, 0, 0]
     # Similar policies differ by less than the variation over prompts.
     similar = good + 0.03 * poor
@@ -159,7 +158,7 @@ def test_warning_if_all_prompts_agree(rng):
     y[0, 0] = 1.0  # one that differs is enough
     found = prompt_bootstrap(base_reward, y, **few)
     assert found.low < found.high
-    # At k=2 the prompts differ, at k=3 they agree. A gain is always 0 at k=1.
+    # At k=2 the prompts differ, at k=3 they agree. Differences may be 0 by design.
     y, scores = rng.permuted(np.tile(np.arange(3.0), (30, 1)), axis=1), np.ones((30, 3))
     scores[:15] = y[:15]
     with pytest.warns(UndefinedMetricWarning, match=EQUAL.format(30, "10%")):
