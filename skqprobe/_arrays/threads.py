@@ -5,7 +5,7 @@ another process has one of the cores, a product of a millisecond takes many time
 long with two threads as with one.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from threading import Lock
 
@@ -29,12 +29,12 @@ def threads_for(X):
     The limit holds for the whole process, so that only one computation at a time sets
     and restores it.
     """
-    is_small = len(X) * X.shape[1] * X.itemsize <= SMALL_BYTES
-    if not (is_small and _limited.acquire(blocking=False)):
-        yield
-        return
-    try:
-        with _controller().limit(limits=1, user_api="blas"):
+    is_small, limited = len(X) * X.shape[1] * X.itemsize <= SMALL_BYTES, False
+    try:  # from here on: an interrupt must not leave it locked
+        limited = is_small and _limited.acquire(blocking=False)
+        blas = {"limits": 1, "user_api": "blas"}
+        with _controller().limit(**blas) if limited else nullcontext():
             yield
     finally:
-        _limited.release()
+        if limited:
+            _limited.release()

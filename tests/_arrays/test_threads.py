@@ -1,3 +1,4 @@
+import sys
 import threading
 
 import numpy as np
@@ -68,3 +69,26 @@ def test_a_small_fit_uses_one_thread(two_threads, sets):
 
     QProbePolicy(Loss()).fit(*sets)
     assert max(seen[3:]) == 1 and n_threads() == 2
+
+
+def test_an_interrupt_on_entering_leaves_no_limit(monkeypatch):
+    def trace(frame, event, arg):
+        if frame.f_code is not threads_for.__wrapped__.__code__:
+            return None
+        if event == "line":
+            lines.append(frame.f_lineno)
+            if len(lines) == at:
+                raise KeyboardInterrupt
+        return trace
+
+    for at in range(1, 5):  # up to the limit
+        lines: list = []
+        monkeypatch.setattr(threads, "_limited", threading.Lock())
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with pytest.raises(KeyboardInterrupt), threads_for(np.zeros((10, 3))):
+                pass
+        finally:
+            sys.settrace(before)
+        assert not threads._limited.locked()
