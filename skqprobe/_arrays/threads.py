@@ -5,7 +5,7 @@ another process has one of the cores, a product of a millisecond takes many time
 long with two threads as with one.
 """
 
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from threading import Lock
 
@@ -29,12 +29,9 @@ def threads_for(X):
     The limit holds for the whole process, so that only one computation at a time sets
     and restores it.
     """
-    is_small, limited = len(X) * X.shape[1] * X.itemsize <= SMALL_BYTES, False
-    try:  # from here on: an interrupt must not leave it locked
-        limited = is_small and _limited.acquire(blocking=False)
-        blas = {"limits": 1, "user_api": "blas"}
-        with _controller().limit(**blas) if limited else nullcontext():
-            yield
-    finally:
-        if limited:
-            _limited.release()
+    is_small = len(X) * X.shape[1] * X.itemsize <= SMALL_BYTES
+    with ExitStack() as stack:
+        # In one line: an interrupt in between would leave it locked.
+        if (is_small and _limited.acquire(False)) and stack.callback(_limited.release):
+            stack.enter_context(_controller().limit(limits=1, user_api="blas"))
+        yield

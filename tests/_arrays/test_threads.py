@@ -71,18 +71,18 @@ def test_a_small_fit_uses_one_thread(two_threads, sets):
     assert max(seen[3:]) == 1 and n_threads() == 2
 
 
-def test_an_interrupt_on_entering_leaves_no_limit(monkeypatch):
+def test_an_interrupt_at_any_line_leaves_no_limit(monkeypatch):
     def trace(frame, event, arg):
         if frame.f_code is not threads_for.__wrapped__.__code__:
             return None
         if event == "line":
-            lines.append(frame.f_lineno)
-            if len(lines) == at:
+            lines_left[0] -= 1
+            if lines_left[0] == 0:
                 raise KeyboardInterrupt
         return trace
 
-    for at in range(1, 5):  # up to the limit
-        lines: list = []
+    for last in range(1, 6):
+        lines_left = [last]
         monkeypatch.setattr(threads, "_limited", threading.Lock())
         before = sys.gettrace()
         sys.settrace(trace)
