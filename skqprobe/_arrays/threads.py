@@ -31,7 +31,7 @@ def threads_for(X):
     """
     is_small = len(X) * X.shape[1] * X.itemsize <= SMALL_BYTES
     with ExitStack() as stack:
-        # In one line: an interrupt in between would leave it locked.
-        if (is_small and _limited.acquire(False)) and stack.callback(_limited.release):
+        # In one expression: an interrupt in between would leave it locked.
+        if is_small and _limited.acquire(False) and [stack.callback(_limited.release)]:
             stack.enter_context(_controller().limit(limits=1, user_api="blas"))
         yield
