@@ -4,6 +4,8 @@ Each function returns a dict that is ready for JSON: `value`, the ends `low` and
 of the interval, and the `standard_error`.
 """
 
+import warnings
+
 import numpy as np
 
 from skqprobe.metrics import prompt_bootstrap
@@ -42,7 +44,9 @@ def group_interval(count, total, n_resamples, versus=None):
 
 
 def _interval(metric, *arrays, **options):
-    found = prompt_bootstrap(metric, *arrays, random_state=0, **options)
+    with warnings.catch_warnings():  # some values are differences, which may all be 0
+        warnings.filterwarnings("ignore", "The interval of .* has no width")
+        found = prompt_bootstrap(metric, *arrays, random_state=0, **options)
     names = ("value", "low", "high", "standard_error")
     return {name: np.asarray(getattr(found, name)).tolist() for name in names}
 

@@ -15,7 +15,7 @@ that of `N_TRUE` prompts. The table has
 
 - the mean number of prompts that inform the metric;
 - coverage: the share of the intervals that contain the true value;
-- warned: the share of the calls that warn of few informative prompts;
+- warned: the share of the calls that warn of few informative prompts or of no width;
 - not warned: the coverage of the others;
 - percentile, studentized: the coverage of two other bootstrap intervals from resamples
   of the same size. The latter divides by the standard error of the linearized ratio. An

@@ -820,8 +820,9 @@ def test_only_real_numbers_are_rewards(bad):
     QProbePolicy().fit(X, y)
 
 
-def test_texts_of_numbers_are_not_rewards():
-    for y in ([["1", "0"], ["0", "1"]], np.array([[b"1", b"0"], [b"0", b"1"]])):
+def test_texts_and_times_are_not_rewards():
+    texts = [["1", "0"], ["0", "1"]], np.array([[b"1", b"0"], [b"0", b"1"]])
+    for y in (*texts, np.eye(2).astype("m8[s]"), np.eye(2).astype("M8[s]")):
         with pytest.raises(ValueError, match=r"^y must hold real numbers; got "):
             QProbePolicy().fit(np.ones((2, 2, 3)), y)
         with pytest.raises(ValueError, match="must hold real numbers; got "):

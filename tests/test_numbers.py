@@ -24,7 +24,7 @@ from cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 
 from skqprobe import (
     QProbePolicy,
@@ -620,7 +620,8 @@ def test_constant_rewards_in_metrics(scored):
     ):
         assert reward == pytest.approx(0.1, rel=1e-12)
     assert win_rate(y, z, 3) == pytest.approx(0.5)
-    interval = prompt_bootstrap(base_reward, y, n_resamples=99, random_state=0)
+    with pytest.warns(UndefinedMetricWarning, match="has no width"):
+        interval = prompt_bootstrap(base_reward, y, n_resamples=99, random_state=0)
     assert interval.low == pytest.approx(0.1) and interval.high == pytest.approx(0.1)
 
 

@@ -15,6 +15,8 @@ can draw more samples, use a larger model, or return no answer.
 # the level of its values is arbitrary: its training does not compare candidates of
 # different prompts.
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.calibration import calibration_curve
@@ -76,6 +78,8 @@ earned = {
     "predicted reward": answered_first(predicted),
     "pairwise policy": answered_first(policy.decision_function(X_test)),
 }
+# Of few prompts, all may have the same reward.
+warnings.filterwarnings("ignore", "The interval of .* has no width")
 print("share of prompts answered, reward of the answers")
 for name, rewards in earned.items():
     print(name)

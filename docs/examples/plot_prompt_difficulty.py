@@ -13,6 +13,8 @@ good. Only the second is useful for choosing.
 # ``squared_error`` fits the rewards themselves, on easy and hard prompts alike.
 # ``pairwise_logistic`` depends only on differences inside a prompt.
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import spearmanr
@@ -76,6 +78,8 @@ for loss, scores in values.items():
 n_right = y_test.sum(axis=1).astype(int)
 bins = {"0": (0, 0), "1-3": (1, 3), "4-6": (4, 6), "7-9": (7, 9), "10-16": (10, 16)}
 
+# Of few prompts, all may have the same reward.
+warnings.filterwarnings("ignore", "The interval of .* has no width")
 fig, ax = plt.subplots(figsize=(8, 4), layout="constrained")
 for shift, (loss, scores) in zip([-0.08, 0.08], values.items(), strict=True):
     print(f"\n{loss}: reward 1 (of 16), prompts, base reward, reward of the best of 16")

@@ -7,7 +7,7 @@ sums over large X use threads of their own, which wait only once per sum.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from threading import Lock
 
@@ -44,14 +44,11 @@ def is_small(X):
 @contextmanager
 def one_thread(limited=True):
     """Limit BLAS to one thread, unless it is limited already."""
-    if not (limited and _limited.acquire(blocking=False)):
+    with ExitStack() as stack:
+        # In one expression: an interrupt in between would leave it locked.
+        if limited and _limited.acquire(False) and [stack.callback(_limited.release)]:
+            stack.enter_context(_controller().limit(limits=1, user_api="blas"))
         yield
-        return
-    try:
-        with _controller().limit(limits=1, user_api="blas"):
-            yield
-    finally:
-        _limited.release()
 
 
 def n_blas_threads():

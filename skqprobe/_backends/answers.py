@@ -79,8 +79,11 @@ def read_embeddings(answer, n_texts, dimensions):
     rows: list = [None] * n_texts
     for i, entry in enumerate(data):
         _check(entry, dict, f"data[{i}]")
-    # Some servers leave out an index of 0.
-    indices = [entry.get("index", i) for i, entry in enumerate(data)]
+    indices = [entry.get("index") for entry in data]
+    if indices.count(None) == 1:  # some servers leave out an index of 0
+        given = {index for index in indices if type(index) is int}
+        indices[indices.index(None)] = min(set(range(n_texts)) - given)
+    indices = [i if index is None else index for i, index in enumerate(indices)]
     if any(type(index) is not int for index in indices) or (
         sorted(indices) != list(range(n_texts))
     ):
@@ -148,8 +151,9 @@ def read_completions(answer, as_chat):
     completions : list of dict
         At least one completion. The keys are "text"; "instead", the name of the field
         that the model filled if it returned no text; "tool_calls", a list or None;
-        "finish_reason"; "log_probs", a list of floats or None; and "n_tokens", the
-        number of tokens that the server reports for all of them, or None.
+        "refusal", a text or None; "finish_reason"; "log_probs", a list of floats or
+        None; and "n_tokens", the number of tokens that the server reports for all of
+        them, or None.
 
     Raises
     ------
@@ -164,7 +168,7 @@ def read_completions(answer, as_chat):
         _check(choice, dict, f"choices[{i}]")
         reason = _get(choice, "finish_reason", str, f"choices[{i}].")
         if choice.get("error") or reason == "error":
-            errors.append(choice.get("error"))
+            errors.append(choice.get("error") or "no message")
         else:
             completions.append(_read_completion(choice, f"choices[{i}].", as_chat))
     if errors and not completions:
@@ -205,14 +209,14 @@ def _read_completion(choice, path, as_chat):
         fields = _get(choice, "message", dict, path) or {}
         key, place = "content", f"{path}message."
     text, instead = _read_text(fields.get(key), place + key), None
+    refusal = _read_refusal(fields)
     tool_calls = _get(fields, "tool_calls", list, place) or None
     if tool_calls is not None:
         text = "\n".join(filter(None, [text, _canonical(tool_calls)]))
     if not text:
         filled = (name for name in fields if fields[name] and name not in _PLAIN)
         instead = next(filled, "no field" if fields.get(key) is None else None)
-        parts = fields[key] if instead == key else []
-        if any(isinstance(part, dict) and part.get("refusal") for part in parts):
+        if instead == key and refusal:
             instead = "refusal"
         if instead is not None and not re.fullmatch(r"[\w ]{1,40}", instead):
             instead = "another field"
@@ -220,6 +224,7 @@ def _read_completion(choice, path, as_chat):
         "text": text,
         "instead": instead,
         "tool_calls": tool_calls,
+        "refusal": refusal,
         "finish_reason": choice.get("finish_reason"),
         "log_probs": _read_log_probs(choice, path),
     }
@@ -240,8 +245,24 @@ def _read_text(content, name):
         for i, part in enumerate(parts):
             _check(part, str, f"the text of {name}[{i}]")
         content = "".join(parts)
-    # Escapes in JSON may be halves of surrogate pairs, which no file can hold.
-    return (content or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _join_surrogates(content or "")
+
+
+def _read_refusal(fields):
+    """Return the text of a refusal, in its own field or in parts of the content."""
+    content = fields.get("content")
+    parts = content if isinstance(content, list) else []
+    said = (part.get("refusal") for part in [fields, *parts] if isinstance(part, dict))
+    texts = [text for text in said if isinstance(text, str) and text]
+    return _join_surrogates("\n".join(texts)) or None
+
+
+def _join_surrogates(text):
+    """Join the halves of surrogate pairs, and replace single ones.
+
+    Escapes in JSON may be such halves, which no file can hold.
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _canonical(tool_calls):

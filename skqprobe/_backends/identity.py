@@ -20,7 +20,7 @@ def identify(value):
     - A class: module, qualified name, and those of its attributes that are functions,
       constants or tuples. Of the same for its bases, except those of `LIBRARIES`.
     - Any other object, such as a partial or bound method: class and state, as for a
-      copy. If a part has no state that can be copied, such as a lock, its class alone.
+      copy. If a part cannot be copied, such as a lock, its class and its attributes.
 
     Global variables and the functions that a function calls are not included.
 
@@ -58,7 +58,7 @@ class _Digests:
             except (RecursionError, MemoryError):
                 raise
             except Exception:  # it cannot be copied; or an error of its own code
-                parts = self.of(type(value))
+                parts = self.of(type(value)), self.of(getattr(value, "__dict__", {}))
             text = f"{type(value).__qualname__} {parts}"
             self._known[id(value)][1] = blake2b(
                 text.encode(), digest_size=16

@@ -1,10 +1,9 @@
-"""Client of OpenAI-compatible servers: requests, errors, threads."""
+"""Client of OpenAI-compatible servers: requests and errors."""
 
 import copy
 import json
 import os
 import re
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from numbers import Integral, Real
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
@@ -36,9 +35,6 @@ INERT = frozenset(
     | {"default_headers"}
 )
 """Parameters that do not change the answers; `default_headers` may be secret."""
-
-MAX_REFUSED = 20
-"""Number of items that fail in a row, after which no other item is tried."""
 
 
 class ServerModel(BaseEstimator):
@@ -136,7 +132,8 @@ class APIClient:
             failure = ValueError(
                 "no HTTP client can be made for base_url and the proxies of the "
                 f"environment: {self.redact(str(error))} (The address of a SOCKS proxy "
-                "begins with socks5://.)"
+                "begins with socks5://, and needs another package: pip install "
+                "socksio.)"
             )
         raise failure
 
@@ -404,129 +401,3 @@ def _read_key(name, base_url):
         )
     # The client requires a key; servers that need none ignore it.
     return key or "none-needed"
-
-
-def ask_each(settings, ask, items, describe):
-    """Apply a function to a client and each item, several items at a time.
-
-    Parameters
-    ----------
-    settings : OpenAIEmbedder or OpenAIGenerator
-        Settings of the client, and `concurrency`.
-    ask : callable
-        ``ask(client, item)`` returns the result of an item, or the error of this item
-        alone.
-    items : list
-        The items. If empty, no client is made and no key is needed.
-    describe : callable
-        ``describe(done)`` returns the end of the message of an error; `done` is the
-        list of the numbers of the finished items.
-
-    Yields
-    ------
-    number : int
-        Index in `items`. The items are yielded as they finish.
-    result : object
-        Result of the item. An error is yielded after the next item that succeeds, or
-        at the end.
-
-    Raises
-    ------
-    APIError or ValueError
-        The first error that `ask` raises; or the first that it returns, if
-        `MAX_REFUSED` items in a row fail, or all items, unless they are refused. The
-        message begins with the class of `settings`.
-    """
-    if not items:
-        return
-    done: list[int] = []
-    failed: dict[int, Exception] = {}  # since the last success
-    with APIClient(settings) as client:
-
-        def try_to_ask(item):
-            try:
-                return ask(client, item)
-            except PromptRefused as error:
-                return error
-
-        try:
-            for number, result in run_concurrently(
-                try_to_ask, items, settings.concurrency
-            ):
-                if isinstance(result, Exception):
-                    failed[number] = result
-                    if len(failed) == MAX_REFUSED:
-                        raise _first_of(failed, f"{MAX_REFUSED} in a row are refused")
-                else:
-                    done.append(number)
-                    yield number, result
-                    yield from failed.items()
-                    failed.clear()
-            if not done and any(isinstance(e, APIError) for e in failed.values()):
-                failure = _first_of(failed, "all fail")
-                failure.failures = failed
-                raise failure
-            yield from failed.items()
-        except (APIError, ValueError) as error:
-            message = f"{type(settings).__name__}: {error} {describe(done)}"
-            error.args = (client.redact(message),)
-            raise
-
-
-def _first_of(failed, what):
-    """Return an error that ends the call: the first APIError, or else a new one."""
-    first = next((e for e in failed.values() if isinstance(e, APIError)), None)
-    return copy.copy(first) or APIError(f"{what}: {next(iter(failed.values()))}")
-
-
-def run_concurrently(function, items, concurrency):
-    """Apply a function to items, several at a time.
-
-    After the first error, no other item is started; running ones are finished.
-
-    Parameters
-    ----------
-    function : callable
-        Function of one item.
-    items : list
-        The items.
-    concurrency : int
-        Number of threads.
-
-    Yields
-    ------
-    number : int
-        Index in `items`. The items are yielded as they finish.
-    result : object
-        Result of `function` for the item.
-
-    Raises
-    ------
-    Exception
-        The first error of `function`, after all running items are finished.
-    """
-    waiting = enumerate(items)
-    running: dict = {}
-    failure = None
-    pool = ThreadPoolExecutor(concurrency)
-    try:
-        while True:
-            while failure is None and len(running) < concurrency:
-                number, item = next(waiting, (None, None))
-                if number is None:
-                    break
-                running[pool.submit(function, item)] = number
-            if not running:
-                break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                number = running.pop(future)
-                if future.exception() is None:
-                    yield number, future.result()
-                else:
-                    failure = failure or future.exception()
-    finally:
-        # Items are still running only if the caller stopped, or was interrupted from
-        # the keyboard. Then do not wait for their answers.
-        pool.shutdown(wait=not running)
-    if failure is not None:
-        raise failure

@@ -321,7 +321,9 @@ def check_numbers(values, name, hint):
 
 
 def _raise_unless_real(values, name):
-    """Raise for texts, which numpy would convert, and complex numbers in objects."""
+    """Raise for texts and times, which numpy would convert, and complex numbers."""
+    if values.dtype.kind in "mM":
+        raise ValueError(f"{name} must hold real numbers; got {values.dtype}.")
     for entry in values.ravel().tolist() if values.dtype.kind in "OSU" else ():
         if isinstance(entry, (str, bytes, complex, np.complexfloating)):
             raise ValueError(f"{name} must hold real numbers; got {entry!r}.")
@@ -457,3 +459,15 @@ def warn_without_groups(layout):
     """Warn if all prompts have one candidate because rows have no groups."""
     if not layout.grouped and layout.n_rows > 1:
         warn_user(no_groups())
+
+
+def warn_if_thinned(policy, layout):
+    """Warn if a tool sampled rows for the fit of a policy, instead of prompts."""
+    before, now = getattr(policy, "_mean_group_size_", np.inf), layout.sizes.mean()
+    if len(layout.shape) == 1 and 2 * before < now:
+        warn_user(
+            f"The policy was trained on {before:.1f} candidates per prompt, and is "
+            f"scored on {now:.1f}. learning_curve and other tools that sample rows "
+            "leave few candidates of each prompt. Pass sets, of which they sample "
+            "prompts."
+        )

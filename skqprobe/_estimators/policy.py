@@ -1,7 +1,5 @@
 """QProbePolicy: a probe that is trained to choose."""
 
-import numpy as np
-
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._candidates.choice import (
     best_candidates,
@@ -9,11 +7,10 @@ from skqprobe._candidates.choice import (
     choice_reward,
 )
 from skqprobe._candidates.layout import check_layout
-from skqprobe._candidates.validation import warn_without_groups
+from skqprobe._candidates.validation import warn_if_thinned, warn_without_groups
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators._fit import weighted_layout
 from skqprobe._utils.sklearn_compat import StrOptions
-from skqprobe._utils.warn import warn_user
 from skqprobe.losses import LOSSES, BaseLoss
 from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
 
@@ -290,7 +287,7 @@ class QProbePolicy(BaseQProbe):
         self = self._snapshot()
         values, shape = self._values(X, "score", offset)
         layout = check_layout(shape, groups)
-        self._warn_if_thinned(layout)
+        warn_if_thinned(self, layout)
         rewards = self._weighted_rewards(y, shape)
         layout, prompt_weight, candidate_weight = weighted_layout(layout, sample_weight)
         warn_without_groups(layout)
@@ -304,17 +301,6 @@ class QProbePolicy(BaseQProbe):
             layout.to_prompt_order(candidate_weight),
         )
         return weighted_mean(mean_terms(chosen), prompt_weight)
-
-    def _warn_if_thinned(self, layout):
-        """Warn if a tool sampled rows for `fit`, instead of prompts."""
-        before, now = getattr(self, "_mean_group_size_", np.inf), layout.sizes.mean()
-        if len(layout.shape) == 1 and 2 * before < now:
-            warn_user(
-                f"The policy was trained on {before:.1f} candidates per prompt, and is "
-                f"scored on {now:.1f}. learning_curve and other tools that sample rows "
-                "leave few candidates of each prompt. Pass sets, of which they sample "
-                "prompts."
-            )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

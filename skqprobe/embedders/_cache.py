@@ -198,6 +198,12 @@ class EmbeddingCache:
                 f"{self.path} is an sqlite database, but not a cache of embeddings. It "
                 "was not changed. Give another path."
             )
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        if version:
+            raise OSError(
+                f"The cache {self.path} is of another version of skqprobe. It was not "
+                "changed. Give another path, or update skqprobe."
+            )
         return owner != APPLICATION_ID
 
     @contextmanager

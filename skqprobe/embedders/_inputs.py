@@ -49,7 +49,7 @@ def check_texts(X):
     X : list of str, array-like of shape (n, 2), data frame or list of dict
         Plain texts; (prompt, completion) pairs, or a data frame with the columns
         "prompt" and "completion"; a data frame of preferences, with the columns
-        "prompt", "chosen" and "rejected", read as records of two completions; or
+        "chosen", "rejected" and, optionally, "prompt", read as sets of two; or
         records with the keys "prompt" and "completions", all with the same number of
         completions. A prompt is a text; a list of chat messages, ``{"role": ...,
         "content": ...}``, whose content is a text or a list of text parts; or an item,
@@ -74,7 +74,10 @@ def check_texts(X):
             f"X must be a list of texts, of (prompt, completion) pairs or of records; "
             f"got one {type(X).__name__}. Put it into a list."
         )
-    if hasattr(X, "columns"):
+    are_preferences = hasattr(X, "columns") and _are_preferences(list(X.columns))
+    if are_preferences:
+        rows = X["chosen"].to_list()
+    elif hasattr(X, "columns"):
         rows = _frame_rows(X)
     else:
         rows = X.tolist() if hasattr(X, "tolist") else list(X)
@@ -86,6 +89,8 @@ def check_texts(X):
             ]
     if not rows:
         raise ValueError("X is empty; at least one text is needed.")
+    if are_preferences:
+        return _from_preferences(X)
     if isinstance(rows[0], Mapping):
         return _from_records(rows)
     if isinstance(rows[0], str):
@@ -98,7 +103,7 @@ def check_texts(X):
 
 
 def _frame_rows(X):
-    """Return the rows of a data frame: pairs, records, or texts of its only column."""
+    """Return the rows of a data frame: pairs, or texts of its only column."""
     columns = list(X.columns)
     if {"completion", "chosen", "rejected"} <= set(columns):
         raise ValueError(
@@ -108,15 +113,34 @@ def _frame_rows(X):
         )
     if columns.count("prompt") == columns.count("completion") == 1:
         return list(zip(X["prompt"].to_list(), X["completion"].to_list(), strict=True))
-    preference = ("prompt", "chosen", "rejected")
-    if all(columns.count(name) == 1 for name in preference):
-        rows = zip(*(X[name].to_list() for name in preference), strict=True)
-        return [{"prompt": prompt, "completions": both} for prompt, *both in rows]
     if len(columns) == 1:
         return list(X[columns[0]])
     raise ValueError(
-        "A data frame needs the columns 'prompt' and 'completion', or 'prompt', "
-        f"'chosen' and 'rejected', or one column of texts; X has {columns}."
+        "A data frame needs the columns 'prompt' and 'completion', or 'chosen' and "
+        f"'rejected', or one column of texts; X has {columns}."
+    )
+
+
+def _are_preferences(columns):
+    counts = [columns.count(name) for name in ("chosen", "rejected", "prompt")]
+    return counts in ([1, 1, 0], [1, 1, 1]) and "completion" not in columns
+
+
+def _from_preferences(X):
+    """Convert a data frame of preferences to sets of two; the prompt is optional."""
+    completions = [*zip(X["chosen"].to_list(), X["rejected"].to_list(), strict=True)]
+    prompts = [None] * len(completions)
+    if "prompt" in X.columns:
+        prompts = [
+            _open_item(prompt, f"the prompt of X[{i}]")
+            for i, prompt in enumerate(X["prompt"].to_list())
+        ]
+    for i, both in enumerate(completions):
+        for name, text in zip(("chosen", "rejected"), both, strict=True):
+            _check_text(text, f"the {name} completion of X[{i}]")
+    texts = [text for both in completions for text in both]
+    return TextInput(
+        [prompt for prompt in prompts for _ in range(2)], texts, (len(prompts), 2)
     )
 
 

@@ -5,12 +5,12 @@ from functools import partial
 from numbers import Integral
 
 from skqprobe._backends.answers import read_embeddings
+from skqprobe._backends.concurrent_requests import ask_each
 from skqprobe._backends.http_client import APIError
 from skqprobe._backends.openai_client import (
     CONSTRAINTS,
     INERT,
     ServerModel,
-    ask_each,
     is_about_item,
 )
 from skqprobe._utils.sklearn_compat import Interval

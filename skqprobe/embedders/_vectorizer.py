@@ -61,7 +61,8 @@ class VectorizerEmbedder(BaseEmbedder):
     The key of the cache contains what can be read of a function: its module, name,
     code, defaults and captured variables; the arguments of a partial; the class and
     state of a callable object. A part that cannot be copied, such as a lock or a
-    connection, is represented by its class: give different ones different revisions.
+    connection, is represented by its class and attributes: give different ones
+    different revisions.
     Bytecode differs between versions of Python, which embed the texts again. A state
     that changes, such as a counter of calls, changes the key: use a global variable. A
     large state, such as a model, is read in every call: load it in a function that the

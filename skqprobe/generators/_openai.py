@@ -11,12 +11,12 @@ from numbers import Integral, Real
 import numpy as np
 
 from skqprobe._backends.answers import read_completions
+from skqprobe._backends.concurrent_requests import ask_each
 from skqprobe._backends.http_client import APIError
 from skqprobe._backends.openai_client import (
     CONSTRAINTS,
     INERT,
     ServerModel,
-    ask_each,
     failure_of_item,
 )
 from skqprobe._backends.refusal import PromptRefused
@@ -205,6 +205,8 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             - "tool_calls" : list of length k, if there are any: the calls of tools as
               the server sent them, or None. The completion has them in a form that does
               not depend on their ids.
+            - "refusals" : list of length k, if there are any: the text that the model
+              returned as a refusal, and not as the completion, or None.
 
         Raises
         ------
@@ -239,8 +241,9 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         Raises
         ------
         RuntimeError
-            If the server cannot be reached, refuses the key, or fails for 20 prompts in
-            a row or for all. `generate` then loses the finished records. `collect`
+            If the server cannot be reached, refuses the key, or fails for all prompts;
+            or if it fails for 20 prompts in a row, or refuses the last ones, and the
+            prompt "Hi", too. `generate` then loses the finished records. `collect`
             keeps them on disk.
         ValueError
             As for RuntimeError, if the answers have no completions.
@@ -266,7 +269,9 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         draws = _Draws(self, k)
         instead: Counter[str] = Counter()
         n_unknown = 0
-        for number, result in ask_each(self, draws.sample, prompts, describe):
+        for number, result in ask_each(
+            self, draws.sample, prompts, describe, draws.check
+        ):
             if not isinstance(result, Exception):
                 result, fields = result
                 instead.update(fields)
@@ -320,6 +325,14 @@ class _Draws:
             return self._sample(client, prompt)
         except APIError as error:
             return failure_of_item(error)
+
+    def check(self, client, prompt):
+        """Raise an error unless the server accepts a prompt that no filter stops."""
+        chat = [{"role": "user", "content": "Hi"}]
+        try:
+            self._sample(client, "Hi" if isinstance(prompt, str) else chat)
+        except (APIError, PromptRefused) as error:
+            raise APIError(f"even the prompt 'Hi' fails: {error}") from None
 
     def _sample(self, client, prompt):
         as_chat = self.generator.chat or not isinstance(prompt, str)
@@ -377,8 +390,9 @@ class _Draws:
             "completions": [c["text"] for c in completions],
             "finish_reasons": [c["finish_reason"] for c in completions],
         }
-        if any(c["tool_calls"] for c in completions):
-            record["tool_calls"] = [c["tool_calls"] for c in completions]
+        for key, name in {"tool_calls": "tool_calls", "refusal": "refusals"}.items():
+            if any(c[key] for c in completions):
+                record[name] = [c[key] for c in completions]
         if self.generator.log_likelihoods:
             log_probs = [_known_log_probs(c) for c in completions]
             if log_probs.count(None) == len(log_probs) and any(record["completions"]):

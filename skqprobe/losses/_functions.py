@@ -28,11 +28,16 @@ def softplus(z):
     return value, slope
 
 
-def check_positive_setting(loss, name):
-    """Raise a ValueError unless a setting of a loss is a finite number above 0."""
+def positive_setting(loss, name):
+    """Return a setting of a loss as a float; raise unless it is finite and above 0."""
     value = getattr(loss, name)
-    if not (isinstance(value, Real) and 0 < float(value) < np.inf):
+    try:
+        number = float(value) if isinstance(value, Real) else np.nan
+    except OverflowError:
+        number = np.inf
+    if not 0 < number < np.inf:
         raise ValueError(
             f"{name} of {type(loss).__name__} must be a finite number above 0; got "
             f"{value!r}."
         )
+    return number

@@ -9,7 +9,7 @@ from skqprobe._candidates.segments import (
     segment_sum,
 )
 from skqprobe.losses._base import BaseLoss
-from skqprobe.losses._functions import candidate_share, check_positive_setting
+from skqprobe.losses._functions import candidate_share, positive_setting
 
 
 class PolicyGradient(BaseLoss):
@@ -61,10 +61,8 @@ class SoftmaxCrossEntropy(BaseLoss):
 
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
         """Compute value and gradient; see :class:`BaseLoss`."""
-        check_positive_setting(self, "target_temperature")
-        log_target = segment_log_softmax(
-            rewards / self.target_temperature, offsets, weight
-        )
+        temperature = positive_setting(self, "target_temperature")
+        log_target = segment_log_softmax(rewards / temperature, offsets, weight)
         target = np.exp(log_target)
         log_q = segment_log_softmax(scores, offsets, weight)
         q = np.exp(log_q)
@@ -125,5 +123,5 @@ class ContrastivePolicyGradient(BaseLoss):
 
         The loss is shift-invariant: z and t are centered within each prompt first.
         """
-        check_positive_setting(self, "b")
-        return self.b**2 / 2 * candidate_share(offsets, weight), rewards / self.b
+        b = positive_setting(self, "b")
+        return b**2 / 2 * candidate_share(offsets, weight), rewards / b

@@ -9,7 +9,7 @@ from sklearn.utils import gen_batches
 from skqprobe._candidates.segments import stable_order
 from skqprobe._utils.warn import warn_user
 from skqprobe.losses._base import BaseLoss
-from skqprobe.losses._functions import check_positive_setting, softplus
+from skqprobe.losses._functions import positive_setting, softplus
 
 PAIRS_AT_ONCE = 2**15
 """Number of pairs that a pairwise loss computes at a time, few enough for the cache."""
@@ -145,16 +145,16 @@ class PairwiseHinge(_PairwiseLoss):
 
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
         """Compute value and gradient; see :class:`BaseLoss`."""
-        check_positive_setting(self, "margin")
+        positive_setting(self, "margin")
         return super().value_and_gradient(scores, rewards, offsets, weight)
 
     def _pair_loss(self, margin):
-        short = np.maximum(self.margin - margin, 0)
+        short = np.maximum(positive_setting(self, "margin") - margin, 0)
         return short, -(short > 0).astype(margin.dtype)
 
     def _powers(self):
         """List (margin, factor, power) of positive parts of which the loss is a sum."""
-        return [(self.margin, 1.0, 1)]
+        return [(positive_setting(self, "margin"), 1.0, 1)]
 
     def _mean_over_pairs(self, z, r, w):
         if z.shape[1] <= LARGE_PROMPT:
@@ -190,8 +190,8 @@ class PairwiseHinge(_PairwiseLoss):
         loss : BaseLoss
             Smooth loss, less than this one by at most ``width * margin / 2``.
         """
-        check_positive_setting(self, "margin")
-        return _SmoothedHinge(self.margin, width * self.margin)
+        margin = positive_setting(self, "margin")
+        return _SmoothedHinge(margin, width * margin)
 
 
 class _SmoothedHinge(PairwiseHinge):

@@ -105,8 +105,10 @@ def prompt_bootstrap(
     Warns
     -----
     UndefinedMetricWarning
-        If the metric is undefined on all prompts, or if fewer than 10 of more prompts
-        inform it. The interval is then unreliable, and NaN if one prompt informs it.
+        If the metric is undefined on all prompts; if fewer than 10 of more prompts
+        inform it, in which case the interval is unreliable, and NaN if it is one; or,
+        without `versus`, if all prompts have the same value, so that the interval has
+        no width.
 
     Notes
     -----
@@ -193,8 +195,8 @@ def bootstrap_terms(
         Terms of the metric.
     versus : PromptTerms, default=None
         Terms of a metric to subtract.
-    names : list of str, default=("the reward",)
-        Name of the metric, or of each column, in warnings.
+    names : list of (str or None), default=("the reward",)
+        Name of the metric, or of each column, in warnings. None for no warning.
     n_resamples, confidence_level, random_state
         See `prompt_bootstrap`.
 
@@ -219,17 +221,23 @@ def bootstrap_terms(
     unit = np.ldexp(1.0, np.frexp(np.nan_to_num(value))[1])
     rng = check_random_state(random_state)
     resampled = _resample(parts, n_resamples, rng) / unit
-    n_informative = _warn_if_few(parts, names)
+    informs = np.logical_or.reduce([denominator != 0 for denominator in parts[1::2]])
+    n_informative = np.count_nonzero(informs, axis=0)
     low, high, error = np.full((3, len(value)), np.nan)
     is_defined = ~np.isnan(resampled)
+    agree = np.zeros(len(value), dtype=bool)
     for column in np.flatnonzero((n_informative > 1) & (is_defined.sum(axis=0) > 1)):
         defined = resampled[is_defined[:, column], column]
+        agree[column] = np.ptp(defined) < 1e-12  # in units of the value
         sums = [part[:, column].sum() - part[:, column] for part in parts]
         without_one = _difference_of_ratios(sums) / unit[column]
         found = value[column] / unit[column]
         tails = _bca_tails(defined, found, without_one, confidence_level)
         low[column], high[column] = unit[column] * np.quantile(defined, tails)
         error[column] = unit[column] * defined.std(ddof=1)
+    if versus is not None:
+        agree[:] = False  # so do those of a policy and itself, and of all at k=1
+    _warn_if_unreliable(n_prompts, n_informative, agree, names)
     if scalar:
         value, low, high, error = (x.item() for x in (value, low, high, error))
     return Estimate(value, low, high, error, confidence_level)
@@ -271,17 +279,27 @@ def _bca_tails(resampled, value, without_one, confidence_level):
     return corrected if np.isfinite(corrected).all() else tails
 
 
-def _warn_if_few(parts, names):
-    """Count the prompts that inform each column, and warn of the fewest."""
-    informs = np.logical_or.reduce([denominator != 0 for denominator in parts[1::2]])
-    n_prompts, n_informative = len(informs), np.count_nonzero(informs, axis=0)
-    few = (n_informative > 0) & (n_informative < min(FEW_PROMPTS, n_prompts))
+def _warn_if_unreliable(n_prompts, n_informative, agree, names):
+    """Warn of the column that the fewest prompts inform, or whose prompts agree."""
+    names = np.resize(np.array(names, dtype=object), len(agree))
+    named = np.array([name is not None for name in names])
+    few = named & (n_informative > 0) & (n_informative < min(FEW_PROMPTS, n_prompts))
     if few.any():
         column = np.where(few, n_informative, n_prompts).argmin()
-        name = names[column % len(names)]
-        warn_user(
-            f"The interval of {name} is unreliable: only {n_informative[column]} of "
-            f"{n_prompts} prompts inform it. Use more prompts.",
-            UndefinedMetricWarning,
+        problem = (
+            f"is unreliable: only {n_informative[column]} of {n_prompts} prompts "
+            "inform it"
         )
-    return n_informative
+    elif (agree & named).any():
+        column = (agree & named).argmax()
+        n = n_informative[column]
+        problem = (
+            f"has no width: all {n} prompts have the same value, but up to "
+            f"{min(1, 3 / n):.0%} of all prompts may have another one"
+        )
+    else:
+        return
+    warn_user(
+        f"The interval of {names[column]} {problem}. Use more prompts.",
+        UndefinedMetricWarning,
+    )

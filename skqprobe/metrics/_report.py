@@ -96,8 +96,8 @@ def policy_report(
     Warns
     -----
     UndefinedMetricWarning
-        If fewer than 10 of more prompts inform a figure, so that its interval is
-        unreliable.
+        If the interval of a reward of the base or the policy, or of the recovery, is
+        unreliable: fewer than 10 of more prompts inform it, or all have the same value.
 
     Examples
     --------
@@ -146,11 +146,17 @@ def policy_report(
         "kl": mean_terms(kl),
         "effective candidates": mean_terms(effective),
     }
-    # One bootstrap, so that all figures have the same resamples.
+    # One bootstrap, so that all figures have the same resamples. Those in `no_warning`
+    # are often equal for all prompts: if the best candidate is chosen, or at k=1.
+    no_warning = {"oracle", "kl", "effective candidates"}
     terms = PromptTerms(*map(np.hstack, zip(*figures.values(), strict=True)))
     estimate = bootstrap_terms(
         terms,
-        names=[f"{figure!r} at k={k}" for figure in figures for k in lines],
+        names=[
+            None if figure in no_warning else f"{figure!r} at k={k}"
+            for figure in figures
+            for k in lines
+        ],
         n_resamples=n_resamples,
         confidence_level=confidence_level,
         random_state=random_state,

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.utils.metadata_routing import MetadataRequest
 
-from skqprobe._candidates.validation import no_groups
+from skqprobe._candidates.layout import check_layout
+from skqprobe._candidates.validation import no_groups, warn_if_thinned
 from skqprobe._utils.warn import warn_user
 from skqprobe.metrics._rewards import best_of_k_reward, recovery, softmax_reward
 from skqprobe.metrics._values import (
     candidate_values,
+    last_step,
     policy_temperature,
     weighted_rewards,
 )
@@ -60,6 +62,8 @@ class CandidateScorer:
         if np.ndim(y) == 1 and groups is None:
             warn_user(no_groups())
             return float("nan")
+        if np.ndim(y) == 1:
+            warn_if_thinned(last_step(estimator), check_layout(np.shape(y), groups))
         values = candidate_values(estimator, X, groups if np.ndim(y) == 1 else None)
         options = self.options
         if "temperature" in options and options["temperature"] is None:

@@ -130,11 +130,13 @@ def _requests_groups(part, method):
     return bool(part.get_metadata_routing().consumes(method, {"groups"}))
 
 
-def last_step(policy):
-    """Find the last step of a search or pipeline; other estimators are their own."""
-    if hasattr(policy, "best_estimator_"):
-        return last_step(policy.best_estimator_)
-    return last_step(policy.steps[-1][1]) if isinstance(policy, Pipeline) else policy
+def last_step(estimator):
+    """Return the last step of a fitted search or pipeline, which may be nested."""
+    if hasattr(estimator, "best_estimator_"):
+        return last_step(estimator.best_estimator_)
+    if isinstance(estimator, Pipeline):
+        return last_step(estimator.steps[-1][1])
+    return estimator
 
 
 def policy_temperature(policy):

@@ -323,7 +323,10 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
                 f"{self.features!r}."
             )
         for name, limit in [("nearest", 1), ("quantiles", 1), ("bandwidths", np.inf)]:
-            values = np.asarray(getattr(self, name), dtype=float)
+            try:
+                values = np.asarray(getattr(self, name), dtype=float)
+            except OverflowError:
+                values = np.array(np.nan)
             if not ((values > 0) & (values <= limit)).all():
                 raise ValueError(
                     f"{name} must be numbers above 0"

@@ -106,7 +106,7 @@ def learn_scale(sampled, quantiles):
     if len(distances) == 0:
         distances = np.zeros(1)
     scale = float(np.median(distances)) or 1.0
-    return scale, np.quantile(distances / scale, np.asarray(quantiles))
+    return scale, np.quantile(distances / scale, np.asarray(quantiles, dtype=float))
 
 
 def sibling_features(distances, names, *, nearest, thresholds, bandwidths):

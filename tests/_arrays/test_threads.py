@@ -1,3 +1,4 @@
+import sys
 import threading
 
 import numpy as np
@@ -7,7 +8,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from skqprobe import QProbePolicy, QProbePolicyCV
 from skqprobe._arrays import blocks, threads
-from skqprobe._arrays.threads import map_parts, threads_for
+from skqprobe._arrays.threads import map_parts, one_thread, threads_for
 from skqprobe.losses import PairwiseLogistic
 
 
@@ -110,3 +111,26 @@ def test_a_large_fit_in_several_threads(loss, two_threads, sets, monkeypatch):
     assert_allclose(QProbePolicy(loss).fit(X, y).coef_, expected.coef_, rtol=1e-5)
     assert len(idents) > 1
     assert_allclose(search.fit(X, y).cv_results_["mean_test_score"], scores)
+
+
+def test_an_interrupt_at_any_line_leaves_no_limit(monkeypatch):
+    def trace(frame, event, arg):
+        if frame.f_code is not one_thread.__wrapped__.__code__:
+            return None
+        if event == "line":
+            lines_left[0] -= 1
+            if lines_left[0] == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    for last in range(1, 6):
+        lines_left = [last]
+        monkeypatch.setattr(threads, "_limited", threading.Lock())
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with pytest.raises(KeyboardInterrupt), one_thread():
+                pass
+        finally:
+            sys.settrace(before)
+        assert not threads._limited.locked()

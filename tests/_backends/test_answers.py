@@ -128,7 +128,7 @@ def test_errors_of_all_choices():
     with pytest.raises(APIError, match="reports an error: too long") as raised:
         read_completions({"choices": [failed, failed]}, as_chat=True)
     assert raised.value.status == 400
-    with pytest.raises(APIError, match="reports an error: None"):
+    with pytest.raises(APIError, match="reports an error: no message"):
         read_completions({"choices": [{"finish_reason": "error"}]}, as_chat=True)
     texts = read_completions({"choices": [failed, CHOICE]}, as_chat=False)
     assert [completion["text"] for completion in texts] == ["a"]

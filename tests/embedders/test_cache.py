@@ -366,11 +366,14 @@ def test_another_dimension_under_the_same_name(cache):
         embedder.transform(["a", "b"])
 
 
-@pytest.mark.parametrize(
+every_use = pytest.mark.parametrize(
     "use",
     [len, EmbeddingCache.clear, lambda c: c.read([b"k"]), lambda c: c.write([], [])],
     ids=["len", "clear", "read", "write"],
 )
+
+
+@every_use
 def test_a_database_of_another_program_is_not_changed(tmp_path, use):
     path = tmp_path / "other.db"
     with closing(sqlite3.connect(path)) as connection, connection:
@@ -383,6 +386,19 @@ def test_a_database_of_another_program_is_not_changed(tmp_path, use):
         use(EmbeddingCache(path))
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["other.db"]
+
+
+@every_use
+def test_a_cache_of_another_version_is_not_changed(cache, use):
+    cache.write([b"key"], [b"value"])
+    with closing(sqlite3.connect(cache.path)) as connection, connection:
+        connection.execute("PRAGMA user_version=1")
+        connection.execute("PRAGMA journal_mode=DELETE")
+    before = cache.path.read_bytes()
+    with pytest.raises(OSError, match=r"of another version .* was not changed\."):
+        use(cache)
+    assert cache.path.read_bytes() == before
+    assert [file.name for file in cache.path.parent.iterdir()] == [cache.path.name]
 
 
 @pytest.mark.parametrize("path", ["", ":memory:"])

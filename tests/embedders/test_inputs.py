@@ -78,6 +78,14 @@ def test_frames(library):
     preferences = {"rejected": ["b", "d"], "prompt": ["p", "q"], "chosen": ["a", "c"]}
     prompts, completions = ["p", "p", "q", "q"], ["a", "b", "c", "d"]
     check(DataFrame(preferences), prompts, completions, (2, 2))
+    del preferences["prompt"]
+    check(DataFrame(preferences), [None] * 4, completions, (2, 2))
+    with pytest.raises(
+        ValueError, match=r"the rejected completion of X\[1\] must be a"
+    ):
+        check_texts(DataFrame(preferences | {"rejected": ["b", None]}))
+    with pytest.raises(ValueError, match=r"the prompt of X\[0\] must be a text"):
+        check_texts(DataFrame(preferences | {"prompt": [None, "q"]}))
 
 
 @pytest.mark.parametrize("container", [list, tuple, np.array])

@@ -64,11 +64,16 @@ REFUSED = {
         r"indices of 5 embeddings are \[1, 1,",
     ),
     "gap": (Faults.put("index", 7), NOT_MATCHED),
-    "no index, and the others in another order": (
-        Faults.change(lambda data: [data.reverse(), data[4].pop("index")]),
+    "two without an index, and the others in another order": (
+        Faults.change(
+            lambda data: [data.reverse(), data[4].pop("index"), data[2].pop("index")]
+        ),
         NOT_MATCHED,
     ),
-    "index null": (Faults.put("index", None), NOT_MATCHED),
+    "no index, and another one twice": (
+        Faults.change(lambda data: [data[1].pop("index"), data[2].update(index=3)]),
+        NOT_MATCHED,
+    ),
     "index a list": (Faults.put("index", [0]), NOT_MATCHED),
     "index true": (Faults.put("index", True, 1), NOT_MATCHED),
     "no numbers": (
@@ -217,6 +222,19 @@ def test_an_index_that_is_left_out(server):
         server.script = [
             server.change(
                 lambda data, numbers=numbers: [data[i].pop("index") for i in numbers]
+            )
+        ]
+        values = embedder(server).transform(TEXTS)
+        np.testing.assert_array_equal(values, [server.vector(text) for text in TEXTS])
+    # Of one that is left out, the others tell the index, in any order.
+    for i, put in ((4, {}), (1, {"index": None})):
+        server.script = [
+            server.change(
+                lambda data, i=i, put=put: [
+                    data.reverse(),
+                    data[i].pop("index"),
+                    data[i].update(put),
+                ]
             )
         ]
         values = embedder(server).transform(TEXTS)

@@ -246,6 +246,11 @@ class Locked(Scaled):
         self.lock = Lock()
 
 
+class NotCopied(Locked):
+    def __reduce_ex__(self, protocol):
+        raise TypeError("cannot be copied")
+
+
 def local_class(scale):
     class Local:
         factor = scale
@@ -292,6 +297,7 @@ MAKERS = {
     "object": Scaled,
     "bound method": lambda scale: Scaled(scale).embed,
     "object with a lock": Locked,
+    "object without a copy": NotCopied,
     "class attribute": local_class,
     "slots": Slots,
     "recursive": Recursive,

@@ -10,7 +10,7 @@ from sklearn.base import clone
 
 from skqprobe._backends.http_client import APIError
 from skqprobe._backends.refusal import PromptRefused
-from skqprobe.generators import OpenAIGenerator, collect
+from skqprobe.generators import OpenAIGenerator, collect, load_records
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
 
@@ -114,7 +114,7 @@ def test_n_is_reduced_only_if_it_is_refused(server, said):
     hint = "top_p=None" if "top_p" in said else "content filter"
     with pytest.raises(RuntimeError, match=hint):
         generator(server).generate(["a"], 16)
-    assert len(server.requests) == 1
+    assert [body["prompt"] for _, body in server.requests] == ["a", "Hi"]
 
 
 def test_temperature_and_top_p_can_be_left_out(server):
@@ -223,6 +223,24 @@ def test_completions_without_text_are_counted(server, message, _, request):
         assert unknown == [False, True, False]
 
 
+def test_refusals_are_kept(server):
+    parts = [{"type": "text", "text": "3"}, {"type": "refusal", "refusal": "No."}]
+    messages = [{"content": parts}, {"content": None, "refusal": "\ud800"}]
+    server.script = [
+        server.change(
+            lambda choices: [
+                choice.update(message=message)
+                for choice, message in zip(choices, messages, strict=False)
+            ]
+        )
+    ]
+    with pytest.warns(RuntimeWarning, match=r"1 completions .* refusal \(1\)"):
+        record = generator(server).sample(CHAT, 3)
+    assert record["completions"] == ["3", "", "Hi/None/2"]
+    assert record["refusals"] == ["No.", "\ufffd", None]
+    assert "refusals" not in generator(server).sample(CHAT, 1)
+
+
 def test_parts_of_a_content_are_joined(server):
     parts = [{"type": "text", "text": "39"}, {"type": "image"}, "1", {"text": "\ud800"}]
     server.script = [server.put("message", {"content": parts})]
@@ -322,7 +340,9 @@ def test_permanent_faults_of_completions(server, slept):
 )
 def test_refusals_of_a_prompt(server, code, said, param):
     content = json.dumps({"error": {"message": said, "param": param}})
-    server.fault = lambda path, body: server.send(content, status=code)
+    server.fault = lambda path, body: (
+        server.send(content, status=code) if body["prompt"] == "a" else None
+    )
     results = list(generator(server).sample_each(["a"], 2))
     assert [type(result) for _, result in results] == [PromptRefused]
     assert said in results[0][1].reason
@@ -390,13 +410,17 @@ def test_collect_leaves_out_a_prompt_that_always_fails(server, slept, tmp_path, 
     assert [record["prompt"] for record in resume()] == list("abcd")
 
 
-@pytest.mark.parametrize("said", ["Your credit balance is too low", "scripted"])
-def test_collect_files_no_refusal_of_the_account(server, tmp_path, said):
-    prompts, path = [f"{i}" for i in range(50)], tmp_path / "records.jsonl"
+@pytest.mark.parametrize(
+    ("said", "n_prompts"),
+    [("Your credit balance is too low", 50), ("scripted", 50), ("scripted", 12)],
+)
+def test_collect_files_no_refusal_of_the_account(server, tmp_path, said, n_prompts):
+    prompts, path = [f"{i}" for i in range(n_prompts)], tmp_path / "records.jsonl"
+    answered = prompts[:10]
     server.fault = lambda path, body: (
-        server.status(400, message=said) if int(body["prompt"]) > 9 else None
+        None if body["prompt"] in answered else server.status(400, message=said)
     )
-    with pytest.raises(RuntimeError, match=f"{said}.* 10 of 50") as raised:
+    with pytest.raises(RuntimeError, match=f"'Hi' .* {said}.* 10 of") as raised:
         collect(
             prompts,
             generator(server, concurrency=1),
@@ -407,11 +431,34 @@ def test_collect_files_no_refusal_of_the_account(server, tmp_path, said):
         )
     assert not isinstance(raised.value, PromptRefused)
     assert "refused" not in path.read_text()
+    assert len(load_records(path).records) == 10
     if said != "scripted":  # never, also if others succeed
         server.script = [None, server.status(400, message=said)]
         server.fault = lambda path, body: None
         results = dict(generator(server, concurrency=1).sample_each(list("abc"), 1))
         assert type(results[1]) is APIError
+
+
+@pytest.mark.filterwarnings("ignore:.* were cut off")
+def test_many_prompts_that_are_refused_for_good(server, tmp_path):
+    """More than 20 in a row, as of a set of prompts that a filter stops."""
+    prompts, path = [f"{i}" for i in range(50)], tmp_path / "records.jsonl"
+    server.fault = lambda path, body: (
+        server.status(400) if body["prompt"] in prompts[3:48] else None
+    )
+
+    def resume():
+        drawn = generator(server, concurrency=1)
+        options = {"path": path, "on_error": "skip"}
+        return collect(prompts, drawn, lambda item, text: 0, 1, **options)
+
+    for n_asked in (52, 0):  # two checks, of 20 each
+        server.requests.clear()
+        with pytest.warns(RuntimeWarning, match="45 of 50 prompts failed"):
+            records = resume()
+        assert [record["prompt"] for record in records] == [*"012", "48", "49"]
+        assert len(server.requests) == n_asked
+    assert sorted(load_records(path).refused) == list(range(3, 48))
 
 
 @pytest.mark.parametrize("code", [401, 404, 429])

@@ -1,6 +1,7 @@
 """Tests that every loss passes."""
 
 import math
+from fractions import Fraction
 from itertools import permutations, product
 
 import numpy as np
@@ -311,7 +312,9 @@ def test_settings_change_the_fit(name, settings, sets):
     assert loss.get_params() == settings
 
 
-@pytest.mark.parametrize("value", [0, -1.0, np.nan, np.inf])
+@pytest.mark.parametrize(
+    "value", [0, -1.0, np.nan, np.inf, pytest.param(10**400, id="huge")]
+)
 @pytest.mark.parametrize("name, settings", SETTINGS)
 @pytest.mark.parametrize("solver", ["auto", "lbfgs"])
 def test_settings_must_be_positive(name, settings, value, solver, sets):
@@ -322,3 +325,13 @@ def test_settings_must_be_positive(name, settings, value, solver, sets):
     with pytest.raises(ValueError, match=message):
         policy.fit(*sets)
     assert not hasattr(policy, "coef_")
+
+
+@pytest.mark.parametrize("name, settings", SETTINGS)
+def test_settings_may_be_fractions(name, settings, sets):
+    (setting,) = settings
+    coefs = [
+        QProbePolicy(LOSSES[name](**{setting: value})).fit(*sets).coef_
+        for value in (0.5, Fraction(1, 2))
+    ]
+    np.testing.assert_array_equal(*coefs)

@@ -215,3 +215,22 @@ def test_several_objectives_are_weighted(rng):
     found = policy_report(policy, X, y, **settings)
     expected = policy_report(policy, X, y @ [1, 3], **settings)
     assert found.equals(expected)
+
+
+class First:
+    """A ranker whose values are the first feature."""
+
+    def predict(self, X):
+        return X[..., 0]
+
+
+def test_warning_if_all_prompts_agree(rng):
+    """The oracle and the distance often agree, and do not warn."""
+    X, y = rng.normal(size=(30, 4, 1)), np.tile([1.0, 0.0, 0.0, 0.0], (30, 1))
+    y[:15, 1] = 1.0
+    few = {"ks": 4, "n_resamples": 99, "random_state": 0}
+    table = policy_report(First(), X, y, **few)
+    assert table.loc[(4, "oracle"), ["low", "high"]].tolist() == [1, 1]
+    message = "of 'greedy' at k=4 has no width: all 30 prompts have the same value"
+    with pytest.warns(UndefinedMetricWarning, match=message):
+        policy_report(First(), -y[..., None], y, **few)

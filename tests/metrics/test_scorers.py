@@ -12,6 +12,7 @@ from sklearn.model_selection import (
     GroupKFold,
     PredefinedSplit,
     cross_validate,
+    learning_curve,
 )
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -217,3 +218,20 @@ def test_several_objectives_without_weights(objectives):
     ridge = Ridge().fit(X.reshape(240, 3), y.reshape(240, 2)[:, 0])
     with pytest.raises(ValueError, match=r"Ridge has no objective_weights: pass y @"):
         best_of_k_scorer(4)(ridge, X, y)
+
+
+@pytest.mark.parametrize("scale", [False, True], ids=["policy", "pipeline"])
+def test_scorer_warns_of_rows_that_were_thinned_for_fit(flat, scale):
+    """As the policy's `score` does, see tests/_estimators/test_policy.py."""
+    X, y, groups = flat
+    policy = QProbePolicy("log_loss")
+    model = make_pipeline(StandardScaler(), policy) if scale else policy
+    options = {"train_sizes": [40], "shuffle": True, "random_state": 0}
+    options |= {"cv": GroupKFold(3), "scoring": expected_reward_scorer()}
+    message = r"on 1\.\d candidates per prompt, and is scored on 6\.0"
+    with (
+        config_context(enable_metadata_routing=True),
+        pytest.warns(UserWarning, match=message),
+    ):
+        learning_curve(model, X, y, params={"groups": groups}, **options)
+    expected_reward_scorer()(policy.fit(X, y, groups), X, y, groups)

@@ -97,7 +97,7 @@ def test_message_without_matplotlib(display, options, sets, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     message = rf'^{display.__name__} needs .*: pip install "skqprobe\[plot\]"'
     with pytest.raises(ImportError, match=message):
-        display.from_predictions(sets[1], sets[1], **options)
+        display.from_predictions(sets[1], sets[0][..., 0], **options)
 
 
 @every_display

@@ -1,4 +1,5 @@
 import tracemalloc
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -214,6 +215,15 @@ def test_rows_without_groups_warn_and_have_zeros(rng, method):
     assert_array_equal(out[:, 3:], 0)
 
 
+def test_settings_may_be_fractions(sets):
+    names = ("nearest", "quantiles", "bandwidths")
+    found = [
+        SiblingFeatures(**dict.fromkeys(names, (half,))).fit_transform(sets[0])
+        for half in (0.5, Fraction(1, 2))
+    ]
+    assert_array_equal(*found)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -222,6 +232,7 @@ def test_rows_without_groups_warn_and_have_zeros(rng, method):
         ("nearest", (0, 0.1), "must be numbers above 0 and at most 1"),
         ("quantiles", (1.5,), "must be numbers above 0 and at most 1"),
         ("bandwidths", (-1,), "must be numbers above 0; got"),
+        ("bandwidths", (10**400,), "must be numbers above 0; got"),
         ("view_sizes", (2, 2), "must be .* add up .* 3"),
         ("view_sizes", (0, 3), "must be"),
     ],
