@@ -27,7 +27,7 @@ from skqprobe._arrays import blocks
 from skqprobe._arrays.blocks import BlockReader
 from skqprobe._arrays.named_rewards import stack_rewards
 from skqprobe.losses import LOSSES, BaseLoss, SquaredError
-from skqprobe.metrics import best_of_k_scorer
+from skqprobe.metrics import best_of_k_reward
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 WEIGHTS = np.array([0.5, -1.0, 2.0])
@@ -255,11 +255,11 @@ def test_values_of_a_memory_map(vector_sets, dtype, tmp_path, monkeypatch):
 
 def test_metrics_refuse_rewards_of_several_objectives(vector_sets):
     X, y = vector_sets
-    policy = QProbePolicy().fit(X, y)
+    values = QProbePolicy().fit(X, y).decision_function(X)
     words = r"y must have shape .* several objectives, pass .*y @ weights"
     with pytest.raises(ValueError, match=words):
-        best_of_k_scorer(2)(policy, X, y)
-    assert best_of_k_scorer(2)(policy, X, y @ WEIGHTS) > 0
+        best_of_k_reward(y, values, 2)
+    assert best_of_k_reward(y @ WEIGHTS, values, 2) > (y @ WEIGHTS).mean()
 
 
 # Weights
@@ -317,7 +317,10 @@ def test_score_of_a_regressor(vector_sets):
 
 
 BAD_WEIGHTS = {
-    "too few": ([1, 2], r"objective_weights has shape \(2,\); it must .*\(3,\)"),
+    "too few": (
+        [1, 2],
+        r"objective_weights has shape \(2,\); pass one number .*\(3,\)",
+    ),
     "scalar": (0.5, r"objective_weights has shape \(\)"),
     "NaN": ([1, np.nan, 0], "objective_weights contains NaN"),
     "text": (["a", "b", "c"], "objective_weights must hold real numbers"),
