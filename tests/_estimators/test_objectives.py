@@ -255,7 +255,8 @@ def test_values_of_a_memory_map(vector_sets, dtype, tmp_path, monkeypatch):
 
 def test_metrics_refuse_rewards_of_several_objectives(vector_sets):
     X, y = vector_sets
-    values = QProbePolicy().fit(X, y).decision_function(X)
+    policy = QProbePolicy("squared_error", objective_weights=WEIGHTS).fit(X, y)
+    values = policy.decision_function(X)
     words = r"y must have shape .* several objectives, pass .*y @ weights"
     with pytest.raises(ValueError, match=words):
         best_of_k_reward(y, values, 2)
