@@ -27,7 +27,7 @@ from skqprobe._arrays import blocks
 from skqprobe._arrays.blocks import BlockReader
 from skqprobe._arrays.named_rewards import stack_rewards
 from skqprobe.losses import LOSSES, BaseLoss, SquaredError
-from skqprobe.metrics import best_of_k_reward
+from skqprobe.metrics import best_of_k_scorer
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 WEIGHTS = np.array([0.5, -1.0, 2.0])
@@ -255,12 +255,11 @@ def test_values_of_a_memory_map(vector_sets, dtype, tmp_path, monkeypatch):
 
 def test_metrics_refuse_rewards_of_several_objectives(vector_sets):
     X, y = vector_sets
-    policy = QProbePolicy("squared_error", objective_weights=WEIGHTS).fit(X, y)
-    values = policy.decision_function(X)
+    policy = QProbePolicy().fit(X, y)
     words = r"y must have shape .* several objectives, pass .*y @ weights"
     with pytest.raises(ValueError, match=words):
-        best_of_k_reward(y, values, 2)
-    assert best_of_k_reward(y @ WEIGHTS, values, 2) > (y @ WEIGHTS).mean()
+        best_of_k_scorer(2)(policy, X, y)
+    assert best_of_k_scorer(2)(policy, X, y @ WEIGHTS) > 0
 
 
 # Weights
