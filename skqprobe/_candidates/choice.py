@@ -133,8 +133,8 @@ def check_objective_weights(weights, n_objectives):
     weights = np.asarray(to_host(weights, "objective_weights"))
     if weights.shape != (n_objectives,):
         raise ValueError(
-            f"objective_weights has shape {weights.shape}; it must have shape "
-            f"({n_objectives},), one number per objective of fit's y, or be None."
+            f"objective_weights has shape {weights.shape}; pass one number per "
+            f"objective of fit's y, ({n_objectives},), or None for equal weights."
         )
     hint = "A weight of 0 leaves an objective out."
     weights = check_numbers(weights, "objective_weights", hint)

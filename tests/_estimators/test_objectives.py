@@ -315,7 +315,10 @@ def test_score_of_a_regressor(vector_sets):
 
 
 BAD_WEIGHTS = {
-    "too few": ([1, 2], r"objective_weights has shape \(2,\); it must .*\(3,\)"),
+    "too few": (
+        [1, 2],
+        r"objective_weights has shape \(2,\); pass one number .*\(3,\)",
+    ),
     "scalar": (0.5, r"objective_weights has shape \(\)"),
     "NaN": ([1, np.nan, 0], "objective_weights contains NaN"),
     "text": (["a", "b", "c"], "objective_weights must hold real numbers"),
