@@ -177,7 +177,7 @@ class GridObjective:
         Returns
         -------
         curvatures : list of ndarray
-            Curvatures per prompt, see `LinearObjective.score_curvature`.
+            Curvatures per row, see `LinearObjective.score_curvature`.
         """
         coefs, intercepts = self.split(thetas)
         scores, curvatures = self.scores(coefs), []

@@ -8,7 +8,7 @@ import numpy as np
 
 from skqprobe._arrays.blocks import PRODUCT_ROWS, BlockReader, row_blocks, rows_at_once
 from skqprobe._arrays.threads import is_small, map_parts, n_blas_threads
-from skqprobe._candidates.segments import repeat_per_prompt, segment_sum
+from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._objectives.base import Objective, center_per_prompt
 
 LARGEST_OFFSET = 200
@@ -199,8 +199,8 @@ class LinearObjective(Objective):
     def score_curvature(self, scores=None):
         """Measure the curvature of the mean loss in a direction of unit spread.
 
-        It is the sum over rows of the absolute change of the slope in a normal step of
-        standard deviation 0.1 in all scores, divided by 0.1, plus the absolute slope.
+        It is the absolute change of the slope in a normal step of standard deviation
+        0.1 in all scores, divided by 0.1, plus the absolute slope.
 
         Parameters
         ----------
@@ -209,13 +209,13 @@ class LinearObjective(Objective):
 
         Returns
         -------
-        curvature : ndarray of shape (n_prompts,)
-            Typical curvature of the loss of each prompt, in units of the loss.
+        curvature : ndarray of shape (n_rows,)
+            Typical curvature in the score of each row, in prompt order.
         """
         rng = np.random.RandomState(0)
         near = np.zeros(self.layout.n_rows) if scores is None else scores
         far = near + 0.1 * rng.standard_normal(len(near))
-        curvature = np.empty(self.layout.n_prompts)
+        curvature = np.empty(self.layout.n_rows)
         for prompts, rows, offsets in self._blocks:
             data = self.rewards[rows], offsets, self._weight(rows)
             _, here = self.loss.value_and_gradient(near[rows], *data)
@@ -223,8 +223,9 @@ class LinearObjective(Objective):
             # If a loss is not convex or has kinks, the slope itself indicates the scale
             # on which the loss bends.
             bend = np.abs(there - here) / 0.1 + np.abs(here)
-            curvature[prompts] = segment_sum(bend, offsets)
-        return self.prompt_weight * curvature
+            weight = repeat_per_prompt(self.prompt_weight[prompts], offsets)
+            curvature[rows] = weight * bend
+        return curvature
 
     def moments(self, full, blocks=None, weight=None, dtype=None):
         """Compute the mean of the columns, and their second moments around it.
@@ -238,8 +239,8 @@ class LinearObjective(Objective):
             Whether to compute all second moments. Otherwise, only the variances.
         blocks : list, default=None
             Blocks from `sampled_blocks` to use. None means all.
-        weight : ndarray of shape (n_prompts,), default=None
-            Weight of each row of a prompt. None means equal weights.
+        weight : ndarray of shape (n_rows,), default=None
+            Positive weights of the rows, in prompt order. None means equal weights.
         dtype : dtype, default=None
             Type to compute squares in. None means that of the computation, or float64
             if squares are out of its range.
@@ -255,19 +256,20 @@ class LinearObjective(Objective):
         mean = self._column_mean(blocks, weight)
         total, moment = 0.0, np.zeros((d, d) if full else d)
         with np.errstate(over="ignore", invalid="ignore"):
-            for prompts, rows, offsets in blocks:
+            for _, rows, offsets in blocks:
                 X = self._read(rows)
                 if dtype is not None:
                     X = X.astype(dtype)
+                share = None if weight is None else weight[rows]
                 if self.loss.shift_invariant:
-                    X = center_per_prompt(X, offsets)
+                    X = center_per_prompt(X, offsets, share)
                 else:
                     X = X - mean.astype(X.dtype)
-                share = _row_weight(weight, prompts, offsets)
-                if weight is not None:
+                if share is not None:
                     X = X * np.sqrt(share).astype(X.dtype)[:, None]
                 squares = X.T @ X if full else (X * X).sum(axis=0, dtype=np.float64)
-                moment, total = moment + squares, total + share.sum()
+                moment = moment + squares
+                total += len(X) if share is None else share.sum()
         moment = np.asarray(moment) / total
         variance = moment.diagonal() if full else moment
         lost = (variance < 1e-30) & (mean != 0) & (abs(mean) < 1e-10)
@@ -278,13 +280,13 @@ class LinearObjective(Objective):
     def sampled_blocks(self, n_rows, weight=None):
         """List blocks of at least `n_rows` in total, or all blocks.
 
-        They are drawn at a fixed seed, or those of the largest weights of the prompts.
+        They are drawn at a fixed seed, or those with the largest weights of the rows.
         """
         sizes = np.array([rows.stop - rows.start for _, rows, _ in self._blocks])
         if weight is None:
             order = np.random.RandomState(0).permutation(len(sizes))
         else:
-            sums = [weight[prompts].sum() for prompts, _, _ in self._blocks]
+            sums = [weight[rows].sum() for _, rows, _ in self._blocks]
             order = np.argsort(sums)[::-1]
         n_blocks = np.searchsorted(np.cumsum(sizes[order]), n_rows) + 1
         return [self._blocks[i] for i in order[:n_blocks]]
@@ -292,11 +294,12 @@ class LinearObjective(Objective):
     def _column_mean(self, blocks, weight=None):
         """Compute the mean of the columns over the rows of blocks, (d,)."""
         sums, total = np.zeros(self.n_features), 0.0
-        for prompts, rows, offsets in blocks:
-            X, share = self._read(rows), _row_weight(weight, prompts, offsets)
-            if weight is not None:
+        for _, rows, _ in blocks:
+            X, share = self._read(rows), None if weight is None else weight[rows]
+            if share is not None:
                 X = X * share.astype(X.dtype)[:, None]
-            sums, total = sums + X.sum(axis=0, dtype=np.float64), total + share.sum()
+            sums = sums + X.sum(axis=0, dtype=np.float64)
+            total += len(X) if share is None else share.sum()
         return sums / total
 
     @cached_property
@@ -315,8 +318,8 @@ class LinearObjective(Objective):
             Matrix of few columns.
         blocks : list
             Blocks to use.
-        weight : ndarray of shape (n_prompts,), default=None
-            Weight of each row of a prompt.
+        weight : ndarray of shape (n_rows,), default=None
+            Positive weights of the rows, in prompt order.
 
         Returns
         -------
@@ -324,17 +327,18 @@ class LinearObjective(Objective):
             Second moments times `basis`.
         """
         product, total, at_mean = np.zeros_like(basis), 0.0, mean @ basis
-        for prompts, rows, offsets in blocks:
-            X, share = self._read(rows), _row_weight(weight, prompts, offsets)
+        for _, rows, offsets in blocks:
+            X, share = self._read(rows), None if weight is None else weight[rows]
             # Centering one factor of the product is enough.
             image = X @ basis
             if self.loss.shift_invariant:
-                image = center_per_prompt(image, offsets)
+                image = center_per_prompt(image, offsets, share)
             else:
                 image -= at_mean.astype(image.dtype)
-            if weight is not None:
-                image *= share.astype(image.dtype)[:, None]
-            product, total = product + X.T @ image, total + share.sum()
+            if share is not None:
+                image = image * share.astype(image.dtype)[:, None]
+            product = product + X.T @ image
+            total += len(X) if share is None else share.sum()
         return product / total
 
     def least_squares_rows(self, others=()):
@@ -401,13 +405,6 @@ class LinearObjective(Objective):
             t_mean += v @ t
             total += v.sum()
         return x_mean / (total or 1), t_mean / (total or 1)
-
-
-def _row_weight(weight, prompts, offsets):
-    """Repeat the weights of prompts for their rows."""
-    if weight is None:
-        return np.ones(offsets[-1])
-    return repeat_per_prompt(weight[prompts], offsets)
 
 
 def evaluate_together(objectives, thetas):

@@ -13,9 +13,8 @@ remain at its end."""
 MAX_TRIALS = 30
 """Maximum number of step lengths in a line search."""
 
-RECENT, MIN_RECENT = 4, 2
-"""A search ends when the last 1 / RECENT of its iterations, and at least MIN_RECENT,
-gained little."""
+RECENT = 4
+"""A search ends when the last 1 / RECENT of its iterations gained little."""
 
 REVIEW = 15
 """Number of iterations after which the caller decides whether a search goes on."""
@@ -31,6 +30,7 @@ def minimize_batched_lbfgs(
     *,
     tol,
     ftol,
+    min_recent,
     max_iter,
     precision,
     on_iteration=None,
@@ -61,6 +61,8 @@ def minimize_batched_lbfgs(
         ... or when the last quarter of the iterations gained at most `ftol` times the
         magnitude of the value, or when no step along minus the gradient decreases the
         value.
+    min_recent : int
+        Minimum number of iterations for the last quarter, at least 1.
     max_iter : int or ndarray of shape (n_functions,)
         Maximum number of iterations of each function.
     precision : float
@@ -94,7 +96,9 @@ def minimize_batched_lbfgs(
     while len(active):
         accepted, failed = state.try_step(active)
         ended = np.zeros(len(start), dtype=bool)
-        is_slow = state.recent_gain(accepted) <= ftol * abs(state.value[accepted])
+        is_slow = state.recent_gain(accepted, min_recent) <= ftol * abs(
+            state.value[accepted]
+        )
         ended[accepted] = state.is_flat(accepted, tol) | is_slow
         if len(failed):
             ended[failed] = ~state.restart(failed)
@@ -143,12 +147,12 @@ class _State:
         length, gain = np.linalg.norm(self.gradient[which], axis=1), -self.value[which]
         return length <= tol * np.sqrt(np.where(gain > 0, 2 * gain, 1).clip(max=1))
 
-    def recent_gain(self, which):
+    def recent_gain(self, which, min_recent):
         """Decrease of the values in the last iterations, infinite at the beginning."""
         n_iter = self.n_iter[which]
-        before = n_iter - np.maximum(-(-n_iter // RECENT), MIN_RECENT)
+        before = n_iter - np.maximum(-(-n_iter // RECENT), min_recent)
         gain = self.values[which, np.maximum(before, 0)] - self.value[which]
-        return np.where(before < MIN_RECENT, np.inf, gain)
+        return np.where(before < min_recent, np.inf, gain)
 
     def new_direction(self, which):
         """Compute a search direction: minus the inverse Hessian times the gradient.

@@ -188,8 +188,11 @@ def _minimize_stage(grid, state, is_near, *, tol, ftol, max_iter, on_iteration):
     elif not is_near:
         state.thetas = _check_start(grid, state.thetas, constants, at_constants[0])
     smooth, curvatures = grid.objective.loss.smooth, None
+    # A later search is better conditioned, so that less is left where it gains little.
+    later, min_recent = 3 * ftol, 2
     if is_near:
         curvatures = grid.score_curvatures(state.thetas, active)
+        later, min_recent = ftol, 5
     for number in range(MAX_ROUNDS):
         preconditioners = _preconditioners(grid, active, curvatures)
         problems = _PreconditionedProblems(grid, preconditioners, at_constants, active)
@@ -205,8 +208,9 @@ def _minimize_stage(grid, state, is_near, *, tol, ftol, max_iter, on_iteration):
             # Most fits start there, which saves them a read of X.
             problems.at_constants if is_constant and number == 0 else None,
             tol=tol,
-            # A later search starts near its minimum, where small steps gain little.
-            ftol=max(ftol if number == 0 else 0.1 * tol, 64 * np.finfo(float).eps),
+            ftol=max(ftol if number == 0 else later, 64 * np.finfo(float).eps),
+            # The first steps of a search that starts near its minimum gain little.
+            min_recent=min_recent if number == 0 else 4,
             max_iter=max_iter - state.n_iter[active],
             precision=np.finfo(grid.objective.dtype).eps,
             on_iteration=on_iteration and problems.callback(on_iteration, state),
@@ -228,7 +232,7 @@ def _minimize_stage(grid, state, is_near, *, tol, ftol, max_iter, on_iteration):
 
 
 def _preconditioners(grid, which, curvatures):
-    """Make the preconditioners of objectives, with the curvatures of their prompts.
+    """Make the preconditioners of objectives, with the curvatures of their rows.
 
     None means the curvatures at scores of 0, which share the moments of X.
     """

@@ -153,16 +153,18 @@ def model_hessian(objective, curvature=None):
     ----------
     objective : LinearObjective
         Objective.
-    curvature : ndarray of shape (n_prompts,), default=None
-        Curvature of the loss of each prompt, which weights the second moments. None
-        means that at scores of 0, and equal weights.
+    curvature : ndarray of shape (n_rows,), default=None
+        Curvature of the loss in the score of each row, which weights the second
+        moments. None means that at scores of 0, and equal weights.
 
     Returns
     -------
     model : HessianModel
         Model with full second moments, or with those of a sample if they cost too much.
     """
-    weight = curvature if curvature is not None and curvature.any() else None
+    weight = None
+    if curvature is not None and curvature.any():
+        weight = np.maximum(curvature, 1e-12 * curvature.max())
     if not _is_affordable(objective):
         return _sampled_model(objective, weight)
     return _full_model(objective, *objective.moments(True, weight=weight), weight)
@@ -225,7 +227,7 @@ def _full_model(objective, mean, moment, curvature=None):
 
 
 def _total(objective, curvature):
-    """Sum the curvatures of prompts; None means those at scores of 0."""
+    """Sum the curvatures of rows; None means those at scores of 0."""
     return (objective.score_curvature() if curvature is None else curvature).sum()
 
 

@@ -124,7 +124,7 @@ def test_blocks_change_nothing(loss, block_bytes, data, rng, monkeypatch):
     expected_value, expected_gradient = whole.value_and_gradient(theta)
     assert value == pytest.approx(expected_value, rel=1e-13)
     assert_allclose(gradient, expected_gradient, atol=1e-13)
-    weight = rng.uniform(1, 2, whole.layout.n_prompts)
+    weight = rng.uniform(1, 2, whole.layout.n_rows)
     for arguments in ((False,), (True,), (False, None, weight), (True, None, weight)):
         found, expected = blocked.moments(*arguments), whole.moments(*arguments)
         for one, other in zip(found, expected, strict=True):
@@ -183,18 +183,18 @@ def test_moments(loss, dtype, data):
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "policy_gradient"])
-def test_weights_in_moments_are_copies_of_prompts(loss, sets, rng):
-    X, y = sets
-    copies = rng.integers(0, 3, len(X))
-    whole = objective_of((X, y, None), loss)
+def test_weights_in_moments_are_copies(loss, sets, rng):
+    X, y, groups = as_rows(*sets)
+    copies = rng.integers(1, 4, len(X))
+    whole = objective_of((*sets, None), loss)
     copied = objective_of(
-        (X.repeat(copies, axis=0), y.repeat(copies, axis=0), None), loss
+        [each.repeat(copies, axis=0) for each in (X, y, groups)], loss
     )
     for full in (False, True):
         found, expected = whole.moments(full, weight=copies), copied.moments(full)
         for one, other in zip(found, expected, strict=True):
             assert_allclose(one, other, atol=1e-12)
-    basis = rng.normal(size=(X.shape[2], 2))
+    basis = rng.normal(size=(X.shape[1], 2))
     mean, moment = copied.moments(full=True)
     product = whole.moment_product(mean, basis, whole._blocks, copies)
     assert_allclose(product, moment @ basis, atol=1e-12)
@@ -203,9 +203,9 @@ def test_weights_in_moments_are_copies_of_prompts(loss, sets, rng):
 def test_sampled_blocks_are_those_of_the_largest_weights(sets, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
     objective = objective_of((*sets, None), "log_loss")
-    k, weight = sets[1].shape[1], np.arange(len(sets[1]))
+    k, weight = sets[1].shape[1], np.arange(sets[1].size)
     chosen = objective.sampled_blocks(2 * k, weight)
-    last = len(weight) - 1
+    last = len(sets[1]) - 1
     assert [prompts.start for prompts, _, _ in chosen[:2]] == [last, last - 1]
 
 
@@ -218,7 +218,7 @@ def test_score_curvature_of_squared_errors(sets):
     objective = objective_of((X, np.zeros_like(y), None), "squared_error")
     expected = 2 * np.sqrt(2 / np.pi)
     curvature = objective.score_curvature()
-    assert curvature.shape == (len(X),)
+    assert curvature.shape == (y.size,)
     assert curvature.sum() == pytest.approx(expected, rel=0.1)
 
 

@@ -24,7 +24,8 @@ class Functions:
 
 
 def minimize(functions, start, known=None, **options):
-    options = {"tol": 1e-8, "ftol": 0.0, "max_iter": 500, "precision": 1e-16} | options
+    defaults = {"tol": 1e-8, "ftol": 0.0, "min_recent": 2, "max_iter": 500}
+    options = defaults | {"precision": 1e-16} | options
     return minimize_batched_lbfgs(functions, np.asarray(start, float), known, **options)
 
 
@@ -87,6 +88,7 @@ def test_ends_where_the_last_quarter_of_the_iterations_gained_little(ftol):
         np.full((1, 2), [1.0, 0.3]),
         tol=1e-300,
         ftol=ftol,
+        min_recent=2,
         at_start=None,
         max_iter=500,
         precision=1e-16,
