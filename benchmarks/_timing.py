@@ -12,7 +12,7 @@ import numpy as np
 from scipy.linalg import LinAlgWarning
 from sklearn.exceptions import ConvergenceWarning
 
-from skqprobe._objectives.linear import LinearObjective
+from skqprobe._objectives import grid
 
 STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """Files of Linux from which memory is read. Elsewhere memory is not measured."""
@@ -151,15 +151,15 @@ def fit_quietly(estimator, *data):
 
 def fit_counting(estimator, *data):
     """Fit, and return the seconds of each evaluation of the objective."""
-    evaluate, seconds = LinearObjective.value_and_gradient, []
+    evaluate, seconds = grid.evaluate_together, []
 
-    def timed(objective, theta):
+    def timed(objectives, thetas):
         start = time.perf_counter()
-        value = evaluate(objective, theta)
+        values = evaluate(objectives, thetas)
         seconds.append(time.perf_counter() - start)
-        return value
+        return values
 
-    with mock.patch.object(LinearObjective, "value_and_gradient", timed):
+    with mock.patch.object(grid, "evaluate_together", timed):
         fit_quietly(estimator, *data)
     return seconds
 

@@ -40,7 +40,6 @@ from skqprobe._objectives.network import NetworkObjective
 from skqprobe._solvers import (
     minimize_adam,
     minimize_lbfgs,
-    minimize_lbfgs_grid,
     solve_ridge_grid,
 )
 from skqprobe._utils.warn import warn_user
@@ -309,21 +308,27 @@ def minimize(
                 values, _ = grid.value_and_gradient(thetas, range(len(thetas)))
                 on_iteration(thetas, values.sum())
             return thetas, 1
-        if solver == "lbfgs" and len(objectives) > 1:
-            thetas, converged, n_iter = minimize_lbfgs_grid(
-                WholeGrid(objectives), thetas, on_iteration=on_iteration, **options
-            )
-            warn_unless_converged(converged, first.loss, max_iter)
-            return thetas, n_iter
+        if solver == "lbfgs":
+            grid = WholeGrid(objectives)
+            state = minimize_lbfgs(grid, thetas, on_iteration=on_iteration, **options)
+            n_iter = max(int(state.n_iter.max()), 1)
+            if len(objectives) > 1:
+                warn_unless_converged(state.converged, first.loss, max_iter)
+            elif not state.converged[0]:
+                warn_user(
+                    f"L-BFGS did not converge after {n_iter} iterations (max_iter="
+                    f"{max_iter}): the gradient is {state.length[0]:.1e} times as long "
+                    f"as at zero, tol={tol:g}. Increase max_iter, or alpha, or tol.",
+                    ConvergenceWarning,
+                )
+            return state.thetas, n_iter
 
         def callback(theta, value):
             return on_iteration(theta[None], value)
 
         options["on_iteration"] = None if on_iteration is None else callback
-        if solver == "adam":
-            options["random_state"] = check_random_state(random_state)
-        minimize_one = minimize_adam if solver == "adam" else minimize_lbfgs
-        theta, n_iter = minimize_one(first, thetas[0], **options)
+        options["random_state"] = check_random_state(random_state)
+        theta, n_iter = minimize_adam(first, thetas[0], **options)
         return theta[None], n_iter
 
 

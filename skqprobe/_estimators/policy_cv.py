@@ -27,7 +27,7 @@ from skqprobe._estimators._folds import make_folds
 from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._objectives.grid import GridObjective
 from skqprobe._objectives.linear import evaluate_together
-from skqprobe._solvers import minimize_lbfgs_grid, solve_ridge_grid
+from skqprobe._solvers import minimize_lbfgs, solve_ridge_grid
 from skqprobe._utils.callbacks import Iterations, begin_fit
 from skqprobe._utils.sklearn_compat import (
     FloatInterval,
@@ -137,7 +137,7 @@ class QProbePolicyCV(QProbePolicy):
     >>> X, y = load_two_words(return_X_y=True)
     >>> policy = QProbePolicyCV(["log_loss", "policy_gradient"]).fit(X[:160], y[:160])
     >>> policy.loss_, policy.alpha_
-    ('log_loss', 0.01)
+    ('log_loss', 0.1)
     >>> print(f"{y[160:].mean():.2f} -> {policy.score(X[160:], y[160:]):.2f}")
     0.36 -> 0.82
     """
@@ -403,11 +403,14 @@ class QProbePolicyCV(QProbePolicy):
         if hasattr(grid.objective.loss, "least_squares"):
             return solve_ridge_grid(grid)
         options = solver_options(self.tol, self.max_iter)
-        thetas, converged, _ = minimize_lbfgs_grid(grid, **options)
+        state = minimize_lbfgs(grid, **options)
         warn_unless_converged(
-            converged, grid.objective.loss, self.max_iter, "remove the smallest alphas"
+            state.converged,
+            grid.objective.loss,
+            self.max_iter,
+            "remove the smallest alphas",
         )
-        return thetas
+        return state.thetas
 
     def _refit(self, data, objectives, attributes, task, end):
         """Fit the best setting to all prompts, and add the fitted attributes.

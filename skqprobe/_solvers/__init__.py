@@ -1,13 +1,12 @@
 """Solvers for the objectives of probes, which are the only data that they use."""
 
 from skqprobe._solvers.adam import import_torch, minimize_adam
-from skqprobe._solvers.lbfgs import minimize_lbfgs, minimize_lbfgs_grid
+from skqprobe._solvers.lbfgs import minimize_lbfgs
 from skqprobe._solvers.ridge import solve_ridge_grid
 
 __all__ = [
     "import_torch",
     "minimize_adam",
     "minimize_lbfgs",
-    "minimize_lbfgs_grid",
     "solve_ridge_grid",
 ]

@@ -3,16 +3,13 @@
 from types import SimpleNamespace
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
-from skqprobe._objectives.grid import WholeGrid
 from skqprobe._solvers.batched_lbfgs import minimize_batched_lbfgs
 from skqprobe._solvers.preconditioner import (
     Preconditioner,
     model_fold_hessians,
     model_hessian,
 )
-from skqprobe._utils.warn import warn_user
 
 GAP = 3e-4
 """Part of the total gain that may be left at a minimum. A search that rounding ends
@@ -26,65 +23,13 @@ MAX_ROUNDS = 3
 one before."""
 
 
-def minimize_lbfgs(objective, theta, *, tol, max_iter, on_iteration=None):
-    """Minimize an objective with L-BFGS.
-
-    The search runs in parameters of about equal curvature, see `Preconditioner`, scaled
-    so that the gradient at the best constant scores has length 1. The meaning of `tol`
-    therefore depends neither on the scale of the columns or the rewards, nor on the
-    starting point.
-
-    Parameters
-    ----------
-    objective : LinearObjective
-        Objective to minimize.
-    theta : ndarray of shape (n_parameters,)
-        Starting point.
-    tol : float
-        Tolerance, above 0. The search has converged when the gradient is `tol` times as
-        long as at the best constant scores, or the last quarter of the iterations
-        gained at most `tol` of the total gain, see `minimize_batched_lbfgs`.
-    max_iter : int
-        Maximum number of iterations, at least 1.
-    on_iteration : callable, default=None
-        Function called with (theta, value) after each iteration. It returns True to
-        stop.
-
-    Returns
-    -------
-    theta : ndarray of shape (n_parameters,)
-        Parameters at the minimum.
-    n_iter : int
-        Number of iterations, at least 1.
-
-    Warns
-    -----
-    ConvergenceWarning
-        If the search has not converged after `max_iter` iterations, or rounding ended
-        it while more than GAP is left to gain.
-    """
-    state = _minimize_grid(
-        WholeGrid([objective]),
-        theta[None],
-        tol,
-        max_iter,
-        on_iteration and (lambda thetas, value: on_iteration(thetas[0], value)),
-    )
-    n_iter = int(state.n_iter[0])
-    if not state.converged[0]:
-        warn_user(
-            f"L-BFGS did not converge after {n_iter} iterations (max_iter={max_iter}): "
-            f"the gradient is {state.length[0]:.1e} times as long as at zero, "
-            f"tol={tol:g}. Increase max_iter, or alpha, or tol.",
-            ConvergenceWarning,
-        )
-    return state.thetas[0], max(n_iter, 1)
-
-
-def minimize_lbfgs_grid(grid, thetas=None, *, tol, max_iter, on_iteration=None):
+def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
     """Minimize all objectives of a grid with L-BFGS, in common reads of X.
 
-    Up to rounding, each search takes the path of `minimize_lbfgs` on its objective.
+    Each search runs in parameters of about equal curvature, see `Preconditioner`,
+    scaled so that the gradient at the best constant scores has length 1. The meaning of
+    `tol` therefore depends neither on the scale of the columns or the rewards, nor on
+    the starting point. Up to rounding, a search takes the same path in any grid.
 
     Parameters
     ----------
@@ -93,35 +38,22 @@ def minimize_lbfgs_grid(grid, thetas=None, *, tol, max_iter, on_iteration=None):
     thetas : ndarray of shape (n_objectives, n_parameters), default=None
         Starting points. None means zeros.
     tol : float
-        Tolerance, see `minimize_lbfgs`.
+        Tolerance, above 0. A search has converged when the gradient is `tol` times as
+        long as at the best constant scores, or the last quarter of the iterations
+        gained at most `tol` of the total gain, see `minimize_batched_lbfgs`.
     max_iter : int
-        Maximum number of iterations of each search.
+        Maximum number of iterations of each search, at least 1.
     on_iteration : callable, default=None
         Function called with all parameters and the sum of the values after iterations.
         It returns True to stop.
 
     Returns
     -------
-    thetas : ndarray of shape (n_objectives, n_parameters)
-        Parameters at the minima.
-    converged : ndarray of bool, of shape (n_objectives,)
-        Whether each search has converged.
-    n_iter : int
-        Largest number of iterations of a search, at least 1.
-    """
-    state = _minimize_grid(grid, thetas, tol, max_iter, on_iteration)
-    return state.thetas, state.converged, max(int(state.n_iter.max()), 1)
-
-
-def _minimize_grid(grid, thetas, tol, max_iter, on_iteration):
-    """Minimize all objectives of a grid, see `minimize_lbfgs_grid`.
-
-    Returns
-    -------
     state : object
-        Attributes per objective: `thetas`, the parameters of columns as they are;
-        `n_iter`; `converged`; and `length`, that of the gradient as a part of that at
-        the best constant scores.
+        Attributes per objective: `thetas`, the parameters at the minimum; `n_iter`;
+        `converged`, False after `max_iter` iterations, or if rounding ended the search
+        while more than GAP is left to gain; and `length`, that of the gradient as a
+        part of that at the best constant scores.
     """
     grid = grid.centered()
     n = grid.n_objectives
@@ -148,7 +80,7 @@ def _minimize_grid(grid, thetas, tol, max_iter, on_iteration):
             state,
             number > 0,
             tol=until,
-            ftol=until if len(stages) == 1 else 0.1 * until,
+            ftol=until if len(stages) == 1 else 0.03 * until,
             max_iter=max_iter,
             on_iteration=on_iteration and callback,
         )
@@ -171,13 +103,13 @@ def _minimize_stage(grid, state, is_near, *, tol, ftol, max_iter, on_iteration):
     grid : GridObjective
         Objectives.
     state : object
-        See `_minimize_grid`.
+        See `minimize_lbfgs`.
     is_near : bool
         Whether the state is near the minimum. Otherwise, bad starts are replaced.
     tol, ftol
         See `minimize_batched_lbfgs`.
     max_iter, on_iteration
-        See `minimize_lbfgs_grid`.
+        See `minimize_lbfgs`.
     """
     active = np.arange(grid.n_objectives)
     constants = grid.best_constants()

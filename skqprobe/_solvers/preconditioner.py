@@ -167,7 +167,8 @@ def model_hessian(objective, curvature=None):
         weight = np.maximum(curvature, 1e-12 * curvature.max())
     if not _is_affordable(objective):
         return _sampled_model(objective, weight)
-    return _full_model(objective, *objective.moments(True, weight=weight), weight)
+    mean, moment = objective.moments(True, weight=weight)
+    return _full_model(objective, mean, moment, weight)
 
 
 def model_fold_hessians(grid):

@@ -12,7 +12,6 @@ from skqprobe._objectives import linear
 from skqprobe._objectives.grid import GridObjective, WholeGrid, restrict
 from skqprobe._solvers import (
     minimize_lbfgs,
-    minimize_lbfgs_grid,
     preconditioner,
     solve_ridge_grid,
 )
@@ -48,6 +47,11 @@ def grid_of(request, rows, rng):
         return GridObjective([objective], in_fold, ALPHAS)
 
     return make
+
+
+def whole(objective):
+    """Grid of one objective."""
+    return WholeGrid([objective])
 
 
 def single(grid, number):
@@ -110,11 +114,11 @@ def test_ridge_is_that_of_single_objectives(loss, block_bytes, grid_of, monkeypa
 @pytest.mark.parametrize("loss", SMOOTH)
 def test_lbfgs_is_that_of_single_objectives(loss, grid_of):
     grid, settings = grid_of(loss), {"tol": 1e-8, "max_iter": 1000}
-    thetas, converged, _ = minimize_lbfgs_grid(grid, **settings)
-    assert converged.all()
-    start = np.zeros(grid.objective.n_parameters)
-    expected = [minimize_lbfgs(single(grid, i), start, **settings)[0] for i in range(6)]
-    assert_allclose(thetas, expected, rtol=1e-5, atol=1e-6)
+    state = minimize_lbfgs(grid, **settings)
+    assert state.converged.all()
+    alone = [minimize_lbfgs(whole(single(grid, i)), **settings) for i in range(6)]
+    expected = [each.thetas[0] for each in alone]
+    assert_allclose(state.thetas, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fold_without_weight_stays_at_zero(grid_of):
@@ -123,7 +127,7 @@ def test_a_fold_without_weight_stays_at_zero(grid_of):
     grid = GridObjective([grid.objective], in_fold, ALPHAS)
     for thetas in (
         solve_ridge_grid(grid),
-        minimize_lbfgs_grid(grid, tol=1e-4, max_iter=100)[0],
+        minimize_lbfgs(grid, tol=1e-4, max_iter=100).thetas,
     ):
         assert not thetas[2:4].any()
         assert thetas[0].any() and thetas[4].any()
@@ -144,8 +148,7 @@ def test_centered_columns_in_float32(grid_of):
     assert plain.centered() is plain
     assert shifted.centered() is not shifted
     thetas = [
-        minimize_lbfgs_grid(each, tol=1e-6, max_iter=500)[0]
-        for each in (plain, shifted)
+        minimize_lbfgs(each, tol=1e-6, max_iter=500).thetas for each in (plain, shifted)
     ]
     assert_allclose(thetas[1], thetas[0], rtol=1e-2, atol=1e-3)
 
@@ -246,16 +249,15 @@ def test_ridge_of_several_rewards(loss, alphas, dtype, several):
 @pytest.mark.parametrize("loss", SMOOTH)
 def test_lbfgs_of_several_rewards(loss, several, rng):
     grid, settings = several(loss), {"tol": 1e-8, "max_iter": 1000}
-    start = np.zeros(grid.objective.n_parameters)
-    found, converged, n_iter = minimize_lbfgs_grid(grid, **settings)
-    alone = [minimize_lbfgs(each, start, **settings) for each in singles(grid)]
-    expected = [theta for theta, _ in alone]
-    assert converged.all()
-    assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert n_iter <= max(each for _, each in alone) + 3
+    found = minimize_lbfgs(grid, **settings)
+    alone = [minimize_lbfgs(whole(each), **settings) for each in singles(grid)]
+    expected = [each.thetas[0] for each in alone]
+    assert found.converged.all()
+    assert_allclose(found.thetas, expected, rtol=1e-5, atol=1e-6)
+    assert found.n_iter.max() <= max(each.n_iter[0] for each in alone) + 3
     if loss == "policy_gradient":  # not convex
         return
-    near = found + 1e-3 * rng.normal(size=found.shape)
-    again, _, n_again = minimize_lbfgs_grid(grid, near, **settings)
-    assert_allclose(again, expected, rtol=1e-4, atol=1e-5)
-    assert n_again <= n_iter
+    near = found.thetas + 1e-3 * rng.normal(size=found.thetas.shape)
+    again = minimize_lbfgs(grid, near, **settings)
+    assert_allclose(again.thetas, expected, rtol=1e-4, atol=1e-5)
+    assert again.n_iter.max() <= found.n_iter.max()

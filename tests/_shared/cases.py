@@ -10,6 +10,7 @@ import pytest
 
 from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe._candidates.layout import check_layout
+from skqprobe._estimators._fit import minimize
 from skqprobe._objectives.grid import WholeGrid
 from skqprobe._objectives.linear import LinearObjective
 from skqprobe._objectives.network import NetworkObjective
@@ -68,6 +69,17 @@ def make_objective(X, y, loss, groups=None, *, layout=None, **settings):
 def solve_ridge(objective):
     """Minimize one objective by its closed form."""
     return solve_ridge_grid(WholeGrid([objective]))[0]
+
+
+def minimize_lbfgs(objective, theta, *, on_iteration=None, **options):
+    """Minimize one objective by L-BFGS, as a fit does."""
+
+    def callback(thetas, value):
+        return on_iteration(thetas[0], value)
+
+    options["on_iteration"] = None if on_iteration is None else callback
+    thetas, n_iter = minimize([objective], "lbfgs", theta[None], **options)
+    return thetas[0], n_iter
 
 
 def centered_in_prompts(values, groups, weight=None):

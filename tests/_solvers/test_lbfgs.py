@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from cases import CONVEX, SMOOTH, WITH_INTERCEPT, make_objective
+from cases import CONVEX, SMOOTH, WITH_INTERCEPT, make_objective, minimize_lbfgs
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 from skqprobe import QProbePolicy
-from skqprobe._solvers import lbfgs, minimize_lbfgs
+from skqprobe._solvers import lbfgs
 from skqprobe.losses import LOSSES
 
 every_loss = pytest.mark.parametrize("loss", LOSSES)

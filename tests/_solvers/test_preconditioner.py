@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from cases import make_objective
+from cases import make_objective, minimize_lbfgs
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skqprobe._solvers import minimize_lbfgs, preconditioner
+from skqprobe._solvers import preconditioner
 from skqprobe._solvers.preconditioner import Preconditioner, model_hessian
 from skqprobe.losses import LOSSES
 

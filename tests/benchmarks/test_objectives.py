@@ -36,6 +36,7 @@ def test_budget_is_spent_on_other_prompts(objectives, rng):
     assert earned > 1
 
 
+@pytest.mark.filterwarnings("ignore:The interval:UserWarning")  # has no width
 def test_command(objectives, make_npz, monkeypatch, tmp_path, capsys):
     rng = np.random.default_rng(0)
     lengths = {"n_chars": rng.integers(50, 700, size=(60, 6))}

@@ -108,7 +108,7 @@ def test_shapes(load, plan):
     # A probe that is no minimum misses part of the gain.
     case = shapes.make_case((30, 6, 20))
     bad, _ = shapes.fit_with_warning(QProbePolicy("log_loss", alpha=10), case)
-    assert 0.1 < shapes.excess(case, "log_loss", bad) < 1
+    assert 0.1 < shapes.excess(case, "log_loss", bad, {}) < 1
 
 
 def test_closed_form(load, plan):

@@ -130,6 +130,7 @@ def test_budget_is_met_at_the_highest_reward(vector, ragged, temperature):
         assert mixture.reward.value >= free - 1e-12
 
 
+@pytest.mark.filterwarnings("ignore:The interval:UserWarning")  # has no width
 def test_gap_of_the_front_is_mixed():
     # All prompts change from the long to the short answer at the same weight.
     y = np.tile([[1.0, -100], [0.2, -60], [0.0, -20]], (50, 1, 1))
