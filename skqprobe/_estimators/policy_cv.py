@@ -139,7 +139,7 @@ class QProbePolicyCV(QProbePolicy):
     >>> policy.loss_, policy.alpha_
     ('log_loss', 0.1)
     >>> print(f"{y[160:].mean():.2f} -> {policy.score(X[160:], y[160:]):.2f}")
-    0.36 -> 0.82
+    0.36 -> 0.89
     """
 
     _parameter_constraints: dict = {
