@@ -1,5 +1,6 @@
 """L-BFGS in well-conditioned parameters, for one objective or for a grid of them."""
 
+from itertools import repeat
 from types import SimpleNamespace
 
 import numpy as np
@@ -173,7 +174,7 @@ def _preconditioners(grid, which, curvatures):
     if curvatures is None:
         models = iter(np.repeat(model_fold_hessians(grid), len(grid.alphas)))
     else:
-        models = map(model_hessian, objectives, curvatures)
+        models = map(model_hessian, objectives, curvatures, repeat(len(which)))
     return [
         Preconditioner(objective, alpha, model)
         for objective, alpha, model in zip(objectives, alphas, models, strict=True)

@@ -146,7 +146,7 @@ class Preconditioner:
         return np.append(gradient, slope * self.intercept_scale)
 
 
-def model_hessian(objective, curvature=None):
+def model_hessian(objective, curvature=None, n_factors=1):
     """Measure the Hessian model of an objective.
 
     Parameters
@@ -156,6 +156,8 @@ def model_hessian(objective, curvature=None):
     curvature : ndarray of shape (n_rows,), default=None
         Curvature of the loss in the score of each row, which weights the second
         moments. None means that at scores of 0, and equal weights.
+    n_factors : int, default=1
+        Number of models that are needed at the same time.
 
     Returns
     -------
@@ -165,7 +167,7 @@ def model_hessian(objective, curvature=None):
     weight = None
     if curvature is not None and curvature.any():
         weight = np.maximum(curvature, 1e-12 * curvature.max())
-    if not _is_affordable(objective):
+    if not _is_affordable(objective, n_factors):
         return _sampled_model(objective, weight)
     mean, moment = objective.moments(True, weight=weight)
     return _full_model(objective, mean, moment, weight)

@@ -99,3 +99,12 @@ def test_columns_of_unequal_scale_and_few_rows(loss, rng):
         max_iter=1000,
     )
     assert n_iter < 100
+
+
+@pytest.mark.parametrize("n_factors", [1, 3])
+def test_factors_of_many_objectives_take_little_memory(n_factors, sets, monkeypatch):
+    objective = make_objective(*sets, "log_loss", alpha=0.1)
+    d = objective.n_features
+    monkeypatch.setattr(preconditioner, "FULL_ENTRIES", 2 * d**2)
+    model = model_hessian(objective, objective.score_curvature(), n_factors)
+    assert model.moment.ndim == (2 if n_factors == 1 else 1)
