@@ -12,11 +12,11 @@ from skqprobe._solvers.preconditioner import (
     model_hessian,
 )
 
-GAP = 3e-4
-"""Part of the total gain that may be left at a minimum. A search that rounding ends
-earlier has not converged."""
+GAP, GAP_WITH_KINKS = 3e-4, 1e-3
+"""Part of the total gain that may be left at a minimum, by an estimate that is too high
+near kinks. A search that rounding ends earlier has not converged."""
 
-MAX_FALL = 10
+MAX_FALL = 30
 """Factor by which the curvature may fall in a search before another one is worth it."""
 
 MAX_ROUNDS = 3
@@ -79,7 +79,8 @@ def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
         _minimize_stage(
             grid.with_loss(loss),
             state,
-            number > 0,
+            is_near=number > 0,
+            is_last=number == len(stages) - 1,
             tol=until,
             ftol=until if len(stages) == 1 else 0.03 * until,
             max_iter=max_iter,
@@ -91,7 +92,9 @@ def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
     return state
 
 
-def _minimize_stage(grid, state, is_near, *, tol, ftol, max_iter, on_iteration):
+def _minimize_stage(
+    grid, state, *, is_near, is_last, tol, ftol, max_iter, on_iteration
+):
     """Minimize the objectives of a grid from the parameters in a state, and update it.
 
     Where softmax and sigmoid saturate, the curvature of a loss is far smaller than at
@@ -107,6 +110,8 @@ def _minimize_stage(grid, state, is_near, *, tol, ftol, max_iter, on_iteration):
         See `minimize_lbfgs`.
     is_near : bool
         Whether the state is near the minimum. Otherwise, bad starts are replaced.
+    is_last : bool
+        Whether the minimum counts. Otherwise, one search is enough.
     tol, ftol
         See `minimize_batched_lbfgs`.
     max_iter, on_iteration
@@ -120,13 +125,14 @@ def _minimize_stage(grid, state, is_near, *, tol, ftol, max_iter, on_iteration):
         state.thetas = constants
     elif not is_near:
         state.thetas = _check_start(grid, state.thetas, constants, at_constants[0])
-    smooth, curvatures = grid.objective.loss.smooth, None
+    goes_on = is_last and grid.objective.loss.smooth
+    curvatures = None
     # A later search is better conditioned, so that less is left where it gains little.
-    later, min_recent = 3 * ftol, 2
+    later, min_recent, gap = 3 * ftol, 2, GAP
     if is_near:
         curvatures = grid.score_curvatures(state.thetas, active)
-        later, min_recent = ftol, 5
-    for number in range(MAX_ROUNDS):
+        later, min_recent, gap = 0.3 * ftol, 5, GAP_WITH_KINKS
+    for number in range(MAX_ROUNDS if is_last else 1):
         preconditioners = _preconditioners(grid, active, curvatures)
         problems = _PreconditionedProblems(grid, preconditioners, at_constants, active)
 
@@ -147,19 +153,19 @@ def _minimize_stage(grid, state, is_near, *, tol, ftol, max_iter, on_iteration):
             max_iter=max_iter - state.n_iter[active],
             precision=np.finfo(grid.objective.dtype).eps,
             on_iteration=on_iteration and problems.callback(on_iteration, state),
-            must_stop=has_fallen if smooth and number < MAX_ROUNDS - 1 else None,
+            must_stop=has_fallen if goes_on and number < MAX_ROUNDS - 1 else None,
         )
         problems.update(state, found)
-        if found.stopped or not smooth:
+        if found.stopped or not goes_on:
             return
         curvatures = grid.score_curvatures(state.thetas[active], active)
         fall = problems.fall(curvatures, np.arange(len(active)))
-        is_minimum = _is_minimum(found, fall, tol)
+        is_minimum = _is_minimum(found, fall, max(gap, tol))
         state.converged[active] &= is_minimum
-        goes_on = ~(found.converged & is_minimum & (fall < MAX_FALL))
-        goes_on &= state.n_iter[active] < max_iter
-        active = active[goes_on]
-        curvatures = [curvatures[i] for i in np.flatnonzero(goes_on)]
+        is_done = found.converged & is_minimum & (fall < MAX_FALL)
+        is_done |= state.n_iter[active] >= max_iter
+        active = active[~is_done]
+        curvatures = [curvatures[i] for i in np.flatnonzero(~is_done)]
         if len(active) == 0:
             return
 
@@ -196,14 +202,14 @@ def _stages(loss, tol):
     return [(loss.smoothed(w), t) for w, t in zip(widths, tols, strict=True)]
 
 
-def _is_minimum(state, fall, tol):
+def _is_minimum(state, fall, gap):
     """Check that little is left to gain, from the gradient and the curvature.
 
     In parameters of unit curvature, half of the squared gradient is left to gain, or
     more if the curvature has fallen by a factor `fall`.
     """
     left = np.linalg.norm(state.gradient, axis=1) ** 2 / 2 * np.maximum(fall, 1)
-    return (left <= max(GAP, tol) * abs(state.value)) | (state.value == 0)
+    return (left <= gap * abs(state.value)) | (state.value == 0)
 
 
 def _check_start(grid, thetas, constants, values_at_constants):
