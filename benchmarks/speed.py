@@ -66,7 +66,7 @@ only that a fast fit is not a bad one.
 """
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
 
@@ -130,6 +130,7 @@ def print_row(row):
 def parse_arguments(argv):
     parser = make_parser(__doc__, "scale", "quick", "out", "json")
     parser.add_argument("sections", nargs="*", help="sections to run")
+    parser.add_argument("--budget", type=float, help="seconds for each comparison")
     args = parser.parse_args(argv)
     if args.scale is None:
         args.scale = Fraction(1, 8 if args.quick else 1)
@@ -142,6 +143,8 @@ def parse_arguments(argv):
 def main(argv=None):
     args = parse_arguments(argv)
     plan = Plan(float(args.scale), *((3, 3.0) if args.quick else ()))
+    if args.budget is not None:
+        plan = replace(plan, budget=args.budget)
     out = {"versions": versions(), "machine": measure_machine(plan)}
     for figures in out.values():
         print_pairs(figures)
