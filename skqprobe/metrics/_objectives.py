@@ -184,11 +184,14 @@ def weights_at_cost(
     if n_objectives < 2:
         raise ValueError("y has 1 objective; a trade-off needs two or more.")
     check_scalar(max_cost, "max_cost", Real)
+    if np.isnan(max_cost):
+        raise ValueError("max_cost is NaN; pass the highest mean cost.")
     last = n_objectives - 1
     check_scalar(objective, "objective", Integral, min_val=-last - 1, max_val=last)
     base = np.ones(n_objectives)
     if objective_weights is not None:
         base = check_objective_weights(objective_weights, n_objectives).copy()
+    objective = int(objective)  # a bool would be a mask
     base[objective] = 0
     weights = weight_path(values, layout, base, objective, N_WEIGHTS)
     chosen = choice_rewards(values, weights, rewards, layout, temperature)
@@ -243,10 +246,10 @@ def _best_mixture(points, max_cost):
     cheap, dear = np.flatnonzero(cost <= max_cost), np.flatnonzero(cost > max_cost)
     if not cheap.size:
         raise ValueError(
-            f"max_cost={max_cost!r} is below the lowest mean cost of a choice, "
+            f"max_cost={max_cost:.6g} is below the lowest mean cost of a choice, "
             f"{cost.min():.6g}. Allow a higher cost, or add cheaper candidates."
         )
-    best = cheap[reward[cheap].argmax()]
+    best = cheap[np.lexsort((cost[cheap], -reward[cheap]))[0]]
     if not dear.size:
         return [best], np.ones(1)
     share = (max_cost - cost[cheap, None]) / (cost[dear] - cost[cheap, None])
