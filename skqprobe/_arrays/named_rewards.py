@@ -83,6 +83,8 @@ def stack_rewards(rewards):
     names = list(first) if isinstance(first, Mapping) else None
     failed = np.full(np.shape(first if names is None else names), np.nan)
     rows = [failed if r is None else _numbers(r, names) for r in rewards]
+    if len(shapes := set(map(np.shape, rows))) > 1:
+        raise ValueError(f"they have the shapes {sorted(shapes)}")
     stacked = np.array(rows, dtype=np.float64)
     if names is None:
         return stacked
