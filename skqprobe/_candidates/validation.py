@@ -278,7 +278,7 @@ def check_rewards(y, shape):
             f"{wrong_shape('y', tuple(y.shape), shape)}, or ({expected}, n_objectives) "
             "with at least one objective."
         )
-    y = check_numbers(np.asarray(y), "y", "Leave the candidate out, as rows.")
+    y = check_numbers(y, "y", "Leave the candidate out, as rows.")
     return y, None if names is None else np.asarray(names, dtype=object)
 
 

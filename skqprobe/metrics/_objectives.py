@@ -317,10 +317,11 @@ def check_objectives(y, groups, name="y"):
     """
     shapes = "(n_prompts, k, n_objectives), or (n_rows, n_objectives) with groups"
     y = to_host(y, name)
-    y = np.asarray(y if hasattr(y, "shape") else list_to_array(y, name, shapes))
-    if y.ndim not in (2, 3) or (y.ndim == 2 and groups is None) or y.shape[-1] == 0:
-        raise ValueError(f"{name} must have shape {shapes}; got {y.shape}.")
-    layout = check_layout(y.shape[:-1], groups)
+    y = y if hasattr(y, "shape") else list_to_array(y, name, shapes)
+    shape, ndim = tuple(y.shape), len(y.shape)
+    if ndim not in (2, 3) or (ndim == 2 and groups is None) or shape[-1] == 0:
+        raise ValueError(f"{name} must have shape {shapes}; got {shape}.")
+    layout = check_layout(shape[:-1], groups)
     check_has_groups(layout, name)
     y = check_numbers(y, name, "Leave the candidate out, as rows with groups.")
     check_magnitude(y, name)

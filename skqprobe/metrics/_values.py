@@ -9,6 +9,7 @@ from sklearn.pipeline import Pipeline
 from skqprobe._arrays.device import to_host
 from skqprobe._candidates.choice import check_objective_weights
 from skqprobe._candidates.validation import (
+    check_numbers,
     names_of_objectives,
     order_as_fitted,
     unpack_rewards,
@@ -94,7 +95,9 @@ def weighted_rewards(estimator, X, y, groups):
             f"y has several objectives, but {type(probe).__name__} has no "
             "objective_weights: pass y @ weights, or y[..., 0]."
         )
-    y = order_as_fitted(np.asarray(y), names_of_objectives(y), probe)
+    names = names_of_objectives(y)
+    y = check_numbers(y, "y", "Leave the candidate out, as rows.")
+    y = order_as_fitted(y, names, probe)
     return y @ check_objective_weights(probe.objective_weights, shape[-1])
 
 

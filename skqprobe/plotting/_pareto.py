@@ -7,6 +7,7 @@ import numpy as np
 from skqprobe._candidates.choice import check_objective_weights
 from skqprobe._candidates.segments import segment_mean
 from skqprobe._candidates.validation import (
+    check_numbers,
     names_of_objectives,
     order_as_fitted,
     unpack_rewards,
@@ -108,7 +109,8 @@ class ParetoDisplay(Display):
         labels = groups if len(y.shape) == 2 else None
         values = candidate_objectives(estimator, X, labels)
         names = names_of_objectives(y)
-        return order_as_fitted(np.asarray(y), names, last_step(estimator)), values
+        y = check_numbers(y, "y", "Leave the candidate out, as rows with groups.")
+        return order_as_fitted(y, names, last_step(estimator)), values
 
     @classmethod
     def _settings_of(cls, estimator):

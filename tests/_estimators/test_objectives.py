@@ -27,7 +27,11 @@ from skqprobe._arrays import blocks
 from skqprobe._arrays.blocks import BlockReader
 from skqprobe._arrays.named_rewards import stack_rewards
 from skqprobe.losses import LOSSES, BaseLoss, SquaredError
-from skqprobe.metrics import best_of_k_scorer, expected_reward_scorer
+from skqprobe.metrics import (
+    best_of_k_scorer,
+    expected_reward_scorer,
+    objective_rewards,
+)
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 WEIGHTS = np.array([0.5, -1.0, 2.0])
@@ -402,6 +406,22 @@ def test_names_of_named_rewards(vector_sets):
     search = GridSearchCV(QProbePolicy(), {"alpha": [0.1, 1.0]}, cv=2).fit(X, named)
     assert search.best_estimator_.objective_names_.tolist() == names
     assert not hasattr(QProbePolicy().fit(X, named[..., ::-1]), "objective_names_")
+
+
+def test_missing_rewards_of_a_data_frame(vector_rows):
+    pd = pytest.importorskip("pandas")
+    X, y, groups = vector_rows
+    frame = pd.DataFrame(y, columns=["right", "short", "kind"]).astype("Float64")
+    policy = QProbePolicy().fit(X, frame, groups)
+    assert_array_equal(policy.coef_, QProbePolicy().fit(X, y, groups).coef_)
+    frame.iloc[3, 1] = pd.NA
+    words = r"y contains NaN.*y\[3, 1\]"
+    assert_refused(QProbePolicy().fit, words, X, frame, groups)
+    assert_refused(policy.score, words, X, frame, groups)
+    with pytest.raises(ValueError, match=words):
+        expected_reward_scorer(0)(policy, X, frame, groups=groups)
+    with pytest.raises(ValueError, match=words):
+        objective_rewards(frame, y[:, 0], groups=groups)
 
 
 def test_names_order_the_rewards_of_score(vector_rows):
