@@ -46,7 +46,7 @@ class NamedRewards(np.ndarray):
         return self.copy()
 
     def __reduce__(self):
-        make, arguments, state = super().__reduce__()
+        make, arguments, state = tuple(super().__reduce__())
         return make, arguments, (state, self.objective_names)
 
     def __setstate__(self, state):
