@@ -8,7 +8,8 @@ import numpy as np
 class NamedRewards(np.ndarray):
     """Array whose last axis has the objectives, with their names.
 
-    Rows of it, and other shapes with the same last axis, have the names, too.
+    Rows, copies, other dtypes and other shapes with the same last axis have the names,
+    too.
 
     Attributes
     ----------
@@ -25,6 +26,32 @@ class NamedRewards(np.ndarray):
         if not isinstance(rows, tuple) and np.ndim(rows) < self.ndim > 1:
             part.objective_names = self.objective_names
         return part
+
+    def _with_names(self, array):
+        array.objective_names = self.objective_names
+        return array
+
+    def copy(self, order="C"):
+        """Copy the array; see :meth:`numpy.ndarray.copy`."""
+        return self._with_names(super().copy(order))
+
+    def astype(self, dtype, *args, **options):
+        """Convert to another dtype; see :meth:`numpy.ndarray.astype`."""
+        return self._with_names(super().astype(dtype, *args, **options))
+
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    def __reduce__(self):
+        make, arguments, state = tuple(super().__reduce__())
+        return make, arguments, (state, self.objective_names)
+
+    def __setstate__(self, state):
+        state, self.objective_names = state
+        super().__setstate__(state)
 
     def reshape(self, *shape, **options):
         """Change the shape; see :meth:`numpy.ndarray.reshape`."""
@@ -56,6 +83,8 @@ def stack_rewards(rewards):
     names = list(first) if isinstance(first, Mapping) else None
     failed = np.full(np.shape(first if names is None else names), np.nan)
     rows = [failed if r is None else _numbers(r, names) for r in rewards]
+    if len(shapes := set(map(np.shape, rows))) > 1:
+        raise ValueError(f"they have the shapes {sorted(shapes)}")
     stacked = np.array(rows, dtype=np.float64)
     if names is None:
         return stacked

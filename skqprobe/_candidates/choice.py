@@ -109,7 +109,7 @@ def check_temperature(temperature):
         )
 
 
-def check_objective_weights(weights, n_objectives):
+def check_objective_weights(weights, n_objectives, name="objective_weights"):
     """Validate the weights of the objectives in the value of a candidate.
 
     Parameters
@@ -118,6 +118,8 @@ def check_objective_weights(weights, n_objectives):
         Weights of any sign; None means equal weights with the sum 1.
     n_objectives : int
         Number of objectives of the probe.
+    name : str, default="objective_weights"
+        Name of the weights in errors.
 
     Returns
     -------
@@ -130,15 +132,15 @@ def check_objective_weights(weights, n_objectives):
     """
     if weights is None:
         return np.full(n_objectives, 1 / n_objectives)
-    weights = np.asarray(to_host(weights, "objective_weights"))
+    weights = np.asarray(to_host(weights, name))
     if weights.shape != (n_objectives,):
         raise ValueError(
-            f"objective_weights has shape {weights.shape}; pass one number per "
+            f"{name} has shape {weights.shape}; pass one number per "
             f"objective of fit's y, ({n_objectives},), or None for equal weights."
         )
     hint = "A weight of 0 leaves an objective out."
-    weights = check_numbers(weights, "objective_weights", hint)
-    check_magnitude(weights, "objective_weights")
+    weights = check_numbers(weights, name, hint)
+    check_magnitude(weights, name)
     return weights
 
 

@@ -220,8 +220,11 @@ def check_values(values, shape, name):
         If the numbers are not finite, or of another shape.
     """
     values = to_host(values, name)
-    if len(shape) == 1:
+    if len(shape) == 1 and np.shape(values)[1:] == (1,):
         values = column_or_1d(values, warn=True)
+    if np.ndim(values) != len(shape):
+        _raise_unless_real(np.asarray(values), name)
+        raise ValueError(f"{wrong_shape(name, np.shape(values), shape)}.")
     values = check_numbers(
         values,
         name,
@@ -265,25 +268,58 @@ def check_rewards(y, shape):
     ValueError
         If the rewards are not finite, or of another shape.
     """
-    y = to_host(y, "y")
-    if not hasattr(y, "shape"):
-        y = list_to_array(y, "y", "(n_rows,) or (n_rows, n_objectives)")
-    if _holds_dicts(y):
-        y = stack_rewards(np.ravel(y).tolist()).reshape(*np.shape(y), -1)
+    y = unpack_rewards(y)
     if len(y.shape) <= len(shape):
         return check_values(y, shape, "y"), None
-    names = _names_of_objectives(y)
+    names = names_of_objectives(y)
     if tuple(y.shape[:-1]) != shape or y.shape[-1] == 0:
         expected = ", ".join(map(str, shape))
         raise ValueError(
             f"{wrong_shape('y', tuple(y.shape), shape)}, or ({expected}, n_objectives) "
             "with at least one objective."
         )
-    y = check_numbers(np.asarray(y), "y", "Leave the candidate out, as rows.")
+    y = check_numbers(y, "y", "Leave the candidate out, as rows.")
     return y, None if names is None else np.asarray(names, dtype=object)
 
 
-def _names_of_objectives(y):
+def unpack_rewards(y):
+    """Convert rewards to an array or a data frame, with an axis for those of dicts."""
+    y = to_host(y, "y")
+    if not hasattr(y, "shape"):
+        y = list_to_array(y, "y", "(n_rows,) or (n_rows, n_objectives)")
+    if not _holds_dicts(y):
+        return y
+    try:
+        return stack_rewards(np.ravel(y).tolist()).reshape(*np.shape(y), -1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "y holds dicts, of which each must have a number for every objective: "
+            f"{error}."
+        ) from None
+
+
+def order_as_fitted(rewards, names, probe):
+    """Bring the last axis of named rewards into the order of `objective_names_`.
+
+    Without names of the rewards, or of the rewards of fit, they are in this order.
+
+    Raises
+    ------
+    ValueError
+        If the names are not those of fit.
+    """
+    fitted = getattr(probe, "objective_names_", None)
+    if names is None or fitted is None or list(names) == list(fitted):
+        return rewards
+    if sorted(names) != sorted(fitted):
+        raise ValueError(
+            f"y has the objectives {list(names)}, but {type(probe).__name__} was "
+            f"fitted to {list(fitted)}."
+        )
+    return rewards[..., [list(names).index(name) for name in fitted]]
+
+
+def names_of_objectives(y):
     """Find the names of named rewards, or of the columns of a data frame."""
     if isinstance(y, NamedRewards):
         return y.objective_names
@@ -299,8 +335,10 @@ def _names_of_objectives(y):
 
 def _holds_dicts(y):
     """Check for an array of named rewards."""
-    is_object = getattr(getattr(y, "dtype", None), "kind", "") == "O"
-    return is_object and np.size(y) > 0 and isinstance(np.ravel(y)[0], Mapping)
+    if getattr(getattr(y, "dtype", None), "kind", "") != "O":
+        return False
+    first = next((reward for reward in np.ravel(y) if reward is not None), None)
+    return isinstance(first, Mapping)
 
 
 def check_numbers(values, name, hint):

@@ -17,6 +17,7 @@ from skqprobe._candidates.sampling import draw_candidates
 from skqprobe._candidates.validation import (
     check_candidates,
     check_rewards,
+    order_as_fitted,
     raise_unless_finite,
     warn_without_groups,
 )
@@ -269,7 +270,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
 
     def _weighted_rewards(self, y, shape):
         """Validate rewards, and weight those of several objectives."""
-        rewards, _ = check_rewards(y, shape)
+        rewards, names = check_rewards(y, shape)
         check_magnitude(rewards, "y")
         if rewards.ndim == len(shape):
             return rewards
@@ -280,7 +281,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
                 f"y has {rewards.shape[-1]} objectives, but {type(self).__name__} was "
                 f"fitted to {n_objectives}."
             )
-        return self._weigh(rewards)
+        return self._weigh(order_as_fitted(rewards, names, self))
 
     def predict_objectives(self, X):
         """Compute the value of each objective, before they are weighted.

@@ -118,11 +118,15 @@ class Collection:
         """Return an error if a reward has other objectives than the first one."""
         if reward is None:
             return None
-        found = sorted(reward) if isinstance(reward, Mapping) else np.shape(reward)
+        found = "one number"
+        if isinstance(reward, Mapping):
+            found = f"the objectives {sorted(reward)}"
+        elif isinstance(reward, list):
+            found = f"{len(reward)} numbers in a list"
         expected = self._objectives.setdefault("of the first", found)
         if found == expected:
             return None
-        return f"ValueError: the reward has the objectives {found}, others {expected}"
+        return f"ValueError: the reward has {found}, but others have {expected}"
 
     def result(self, skip):
         """Return the records, and report what failed."""

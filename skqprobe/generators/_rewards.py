@@ -54,12 +54,19 @@ def call_reward(reward, item, completion):
 def check_rewards(value):
     """Convert the result of a reward function to a float, or to several."""
     if isinstance(value, Mapping):
-        if not value or not all(isinstance(name, str) for name in value):
+        if not all(isinstance(name, str) for name in value):
             raise TypeError(f"names of rewards must be texts; got {list(value)}")
+        _raise_if_empty(value)
         return {name: check_reward(each) for name, each in value.items()}
-    if is_list(value) and len(value) and not isinstance(value, bytearray):
+    if is_list(value) and not isinstance(value, bytearray):
+        _raise_if_empty(value)
         return [check_reward(each) for each in value]
     return check_reward(value)
+
+
+def _raise_if_empty(rewards):
+    if not len(rewards):
+        raise ValueError("the reward is empty; return one number per objective")
 
 
 def check_reward(value):
@@ -72,10 +79,12 @@ def check_reward(value):
     name = type(value).__name__
     kind = getattr(getattr(value, "dtype", None), "kind", "f")
     value = value.item() if hasattr(value, "item") else value  # of arrays and tensors
-    no_number = isinstance(value, (str, bytes, bytearray, complex))
-    if value is None or no_number or kind in "mM":  # NumPy converts time to numbers
-        raise TypeError(f"the reward must be a number; got {name}")
-    number = float(value)
+    try:
+        if isinstance(value, (str, bytes, bytearray)) or kind in "mM":
+            raise TypeError  # float and NumPy convert texts and times to numbers
+        number = float(value)
+    except TypeError:
+        raise TypeError(f"the reward must be a number; got {name}") from None
     if not np.isfinite(number):
         raise ValueError(f"the reward must be finite; got {number}")
     return number

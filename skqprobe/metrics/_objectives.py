@@ -184,11 +184,14 @@ def weights_at_cost(
     if n_objectives < 2:
         raise ValueError("y has 1 objective; a trade-off needs two or more.")
     check_scalar(max_cost, "max_cost", Real)
+    if np.isnan(max_cost):
+        raise ValueError("max_cost is NaN; pass the highest mean cost.")
     last = n_objectives - 1
     check_scalar(objective, "objective", Integral, min_val=-last - 1, max_val=last)
     base = np.ones(n_objectives)
     if objective_weights is not None:
         base = check_objective_weights(objective_weights, n_objectives).copy()
+    objective = int(objective)  # a bool would be a mask
     base[objective] = 0
     weights = weight_path(values, layout, base, objective, N_WEIGHTS)
     chosen = choice_rewards(values, weights, rewards, layout, temperature)
@@ -243,10 +246,10 @@ def _best_mixture(points, max_cost):
     cheap, dear = np.flatnonzero(cost <= max_cost), np.flatnonzero(cost > max_cost)
     if not cheap.size:
         raise ValueError(
-            f"max_cost={max_cost!r} is below the lowest mean cost of a choice, "
+            f"max_cost={max_cost:.6g} is below the lowest mean cost of a choice, "
             f"{cost.min():.6g}. Allow a higher cost, or add cheaper candidates."
         )
-    best = cheap[reward[cheap].argmax()]
+    best = cheap[np.lexsort((cost[cheap], -reward[cheap]))[0]]
     if not dear.size:
         return [best], np.ones(1)
     share = (max_cost - cost[cheap, None]) / (cost[dear] - cost[cheap, None])
@@ -314,10 +317,11 @@ def check_objectives(y, groups, name="y"):
     """
     shapes = "(n_prompts, k, n_objectives), or (n_rows, n_objectives) with groups"
     y = to_host(y, name)
-    y = np.asarray(y if hasattr(y, "shape") else list_to_array(y, name, shapes))
-    if y.ndim not in (2, 3) or (y.ndim == 2 and groups is None) or y.shape[-1] == 0:
-        raise ValueError(f"{name} must have shape {shapes}; got {y.shape}.")
-    layout = check_layout(y.shape[:-1], groups)
+    y = y if hasattr(y, "shape") else list_to_array(y, name, shapes)
+    shape, ndim = tuple(y.shape), len(y.shape)
+    if ndim not in (2, 3) or (ndim == 2 and groups is None) or shape[-1] == 0:
+        raise ValueError(f"{name} must have shape {shapes}; got {shape}.")
+    layout = check_layout(shape[:-1], groups)
     check_has_groups(layout, name)
     y = check_numbers(y, name, "Leave the candidate out, as rows with groups.")
     check_magnitude(y, name)

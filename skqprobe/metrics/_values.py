@@ -8,6 +8,12 @@ from sklearn.pipeline import Pipeline
 
 from skqprobe._arrays.device import to_host
 from skqprobe._candidates.choice import check_objective_weights
+from skqprobe._candidates.validation import (
+    check_numbers,
+    names_of_objectives,
+    order_as_fitted,
+    unpack_rewards,
+)
 
 
 def candidate_values(estimator, X, groups=None):
@@ -77,7 +83,8 @@ def weighted_rewards(estimator, X, y, groups):
 
     Other rewards, of shape (n_prompts, k) or (n_rows,), are returned unchanged.
     """
-    probe, shape = last_step(estimator), np.shape(y)
+    y = unpack_rewards(y)
+    probe, shape = last_step(estimator), tuple(y.shape)
     # With groups, an array of two axes holds rows, unless X holds sets.
     may_be_rows = groups is not None and len(getattr(X, "shape", ())) != 3
     is_rows = may_be_rows and len(shape) == 2 and shape[1] == _n_objectives(probe)
@@ -88,7 +95,9 @@ def weighted_rewards(estimator, X, y, groups):
             f"y has several objectives, but {type(probe).__name__} has no "
             "objective_weights: pass y @ weights, or y[..., 0]."
         )
-    y = np.asarray(to_host(y, "y"))
+    names = names_of_objectives(y)
+    y = check_numbers(y, "y", "Leave the candidate out, as rows.")
+    y = order_as_fitted(y, names, probe)
     return y @ check_objective_weights(probe.objective_weights, shape[-1])
 
 

@@ -6,6 +6,12 @@ import numpy as np
 
 from skqprobe._candidates.choice import check_objective_weights
 from skqprobe._candidates.segments import segment_mean
+from skqprobe._candidates.validation import (
+    check_numbers,
+    names_of_objectives,
+    order_as_fitted,
+    unpack_rewards,
+)
 from skqprobe.metrics._objectives import (
     check_rewards_and_values,
     choice_rewards,
@@ -99,8 +105,12 @@ class ParetoDisplay(Display):
 
     @classmethod
     def _predict(cls, estimator, X, y, groups):
-        labels = groups if np.ndim(y) == 2 else None
-        return y, candidate_objectives(estimator, X, labels)
+        y = unpack_rewards(y)
+        labels = groups if len(y.shape) == 2 else None
+        values = candidate_objectives(estimator, X, labels)
+        names = names_of_objectives(y)
+        y = check_numbers(y, "y", "Leave the candidate out, as rows with groups.")
+        return order_as_fitted(y, names, last_step(estimator)), values
 
     @classmethod
     def _settings_of(cls, estimator):
@@ -162,8 +172,14 @@ class ParetoDisplay(Display):
         rewards, values, layout = check_rewards_and_values(y, values, groups)
         if rewards.shape[1] != 2:
             raise ValueError(
-                f"y has {rewards.shape[1]} objectives; select two of them in y and in "
-                "values, such as y[..., :2]."
+                f"y must have two objectives, but it has {rewards.shape[1]}; of more, "
+                "select two in y and in values, such as y[..., :2]."
+            )
+        names = () if objective_names is None else tuple(objective_names)
+        if isinstance(objective_names, str) or len(names) != 2:
+            raise ValueError(
+                "objective_names must hold two names, of the objectives of y; got "
+                f"{objective_names!r}."
             )
 
         def points(values, weights):
@@ -176,14 +192,16 @@ class ParetoDisplay(Display):
         path = weight_path(values, layout, first, 1, N_WEIGHTS)
         oracle = points(rewards, weight_path(rewards, layout, first, 1, 2 * N_WEIGHTS))
         weights = path if weights is None else np.atleast_2d(weights)
-        weights = np.array([check_objective_weights(pair, 2) for pair in weights])
+        weights = np.array(
+            [check_objective_weights(pair, 2, "weights") for pair in weights]
+        )
         display = cls(
             weights=weights,
             rewards=points(values, weights),
             singles=points(values, np.eye(2)),
             base=segment_mean(rewards, layout.offsets).mean(axis=0),
             oracle=oracle[pareto_front(oracle)],
-            objective_names=tuple(objective_names),
+            objective_names=names,
             name=name,
         )
         return display.plot(ax, plot_references=plot_references, **kwargs)

@@ -1,3 +1,7 @@
+import copy
+import pickle
+
+import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -29,6 +33,26 @@ def test_rows_keep_the_names(named):
         assert kept.objective_names == NAMES
 
 
+def test_copies_keep_the_names(named, tmp_path):
+    joblib.dump(named, tmp_path / "named")
+    for kept in (
+        named.copy(),
+        copy.copy(named),
+        copy.deepcopy([named])[0],
+        pickle.loads(pickle.dumps(named)),
+        pickle.loads(pickle.dumps(named[:, ::-1].T[:, :4].T, protocol=2)),
+        joblib.load(tmp_path / "named"),
+    ):
+        assert isinstance(kept, NamedRewards)
+        if len(kept) == 12:
+            assert_array_equal(kept, named)
+            assert kept.objective_names == NAMES
+        else:
+            assert kept.objective_names is None
+    assert named.astype(np.float32).objective_names == NAMES
+    assert named.astype(np.float32, copy=False).dtype == np.float32
+
+
 def test_other_results_have_no_names(named):
     for lost in (
         named[:, ::-1],
@@ -37,7 +61,6 @@ def test_other_results_have_no_names(named):
         named[0][::-1],
         named.T,
         named + 1,
-        named.copy(),
         named.reshape(9, 4),
         named.reshape(3, 4, 3)[:, :, ::-1],
         named[:3, :3].T,

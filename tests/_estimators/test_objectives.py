@@ -27,7 +27,11 @@ from skqprobe._arrays import blocks
 from skqprobe._arrays.blocks import BlockReader
 from skqprobe._arrays.named_rewards import stack_rewards
 from skqprobe.losses import LOSSES, BaseLoss, SquaredError
-from skqprobe.metrics import best_of_k_scorer
+from skqprobe.metrics import (
+    best_of_k_scorer,
+    expected_reward_scorer,
+    objective_rewards,
+)
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 WEIGHTS = np.array([0.5, -1.0, 2.0])
@@ -385,9 +389,11 @@ def test_rewards_as_dicts(vector_sets):
     by_rows = QProbePolicy().fit(X.reshape(-1, 4), rows, np.repeat(np.arange(60), 6))
     assert_array_equal(by_rows.coef_, policy.coef_)
     dicts[2][3] = {"right": 1.0}
-    assert_refused(
-        QProbePolicy().fit, r"objectives \['right', 'short', 'kind'\]", X, dicts
-    )
+    words = r"y holds dicts.*objectives \['right', 'short', 'kind'\]"
+    assert_refused(QProbePolicy().fit, words, X, dicts)
+    rows[0] = None
+    words = r"y contains NaN.*y\[0, 0\]"
+    assert_refused(QProbePolicy().fit, words, X.reshape(-1, 4), rows)
 
 
 def test_names_of_named_rewards(vector_sets):
@@ -400,6 +406,44 @@ def test_names_of_named_rewards(vector_sets):
     search = GridSearchCV(QProbePolicy(), {"alpha": [0.1, 1.0]}, cv=2).fit(X, named)
     assert search.best_estimator_.objective_names_.tolist() == names
     assert not hasattr(QProbePolicy().fit(X, named[..., ::-1]), "objective_names_")
+
+
+def test_missing_rewards_of_a_data_frame(vector_rows):
+    pd = pytest.importorskip("pandas")
+    X, y, groups = vector_rows
+    frame = pd.DataFrame(y, columns=["right", "short", "kind"]).astype("Float64")
+    policy = QProbePolicy().fit(X, frame, groups)
+    assert_array_equal(policy.coef_, QProbePolicy().fit(X, y, groups).coef_)
+    frame.iloc[3, 1] = pd.NA
+    words = r"y contains NaN.*y\[3, 1\]"
+    assert_refused(QProbePolicy().fit, words, X, frame, groups)
+    assert_refused(policy.score, words, X, frame, groups)
+    with pytest.raises(ValueError, match=words):
+        expected_reward_scorer(0)(policy, X, frame, groups=groups)
+    with pytest.raises(ValueError, match=words):
+        objective_rewards(frame, y[:, 0], groups=groups)
+
+
+def test_names_order_the_rewards_of_score(vector_rows):
+    pd = pytest.importorskip("pandas")
+    X, y, groups = vector_rows
+    names = ["right", "short", "kind"]
+    frame = pd.DataFrame(y, columns=names)
+    dicts = frame[names[::-1]].to_dict("records")
+    for Probe in (QProbePolicy, QProbeRegressor, QProbePolicyCV):
+        probe = Probe(objective_weights=[1, -0.5, 0]).fit(X, frame, groups)
+        expected = probe.score(X, y, groups)
+        for other in (frame[names[::-1]], dicts, stack_rewards(dicts)):
+            assert probe.score(X, other, groups) == expected
+            scorer = expected_reward_scorer(0)
+            assert scorer(probe, X, other, groups=groups) == pytest.approx(
+                scorer(probe, X, y, groups=groups)
+            )
+        renamed = frame.rename(columns={"kind": "price"})
+        words = r"y has the objectives \['right', 'short', 'price'\], but QProbe.* was"
+        assert_refused(probe.score, words, X, renamed, groups)
+        unnamed = probe.fit(X, y, groups)
+        assert unnamed.score(X, renamed, groups) == expected
 
 
 # Cross-validation
@@ -582,6 +626,7 @@ def test_offset_of_sets_and_rows_agree(sets, Probe, rng):
 
 BAD_OFFSETS = {
     "shape": (np.zeros(60), r"offset has shape \(60,\), but X holds 60 sets of 6"),
+    "number": (3.0, r"offset has shape \(\), but X holds 60 sets of 6"),
     "NaN": (np.full((60, 6), np.nan), "offset contains NaN"),
     "text": (np.full((60, 6), "a"), "offset must hold real numbers"),
     "large": (np.full((60, 6), 1e200), "offset has numbers of up to 1e"),
@@ -597,6 +642,8 @@ def test_bad_offset(sets, Probe, offset, words):
         if hasattr(probe, name):
             assert_refused(getattr(probe, name), words, X, offset=offset)
     assert_refused(probe.score, words, X, y, offset=offset)
+    words = r"offset has shape \(360, 2\), but X holds 360 rows"
+    assert_refused(probe.sample, words, X.reshape(360, -1), offset=np.ones((360, 2)))
 
 
 def test_offset_in_a_pipeline(rows, rng):

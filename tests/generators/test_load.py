@@ -139,6 +139,11 @@ def test_rewards_of_different_objectives(tmp_path):
             ["a"], Toy(), lambda *_: next(calls), 5, path=path, reward_concurrency=1
         )
     assert records[0]["rewards"] == [*returned[:2], None, None, None]
+    others = "but others have the objectives ['right', 'short']"
+    assert list(records[0]["errors"].values()) == [
+        f"ValueError: the reward has {found}, {others}"
+        for found in ("the objectives ['right']", "2 numbers in a list", "one number")
+    ]
     # So do rewards of the next call, which continues.
     with pytest.warns(RuntimeWarning, match=r"3 of 5.* \['right', 'short'\]"):
         collect(["a"], Toy(), lambda *_: 1.0, 5, path=path)
@@ -149,7 +154,8 @@ def test_rewards_of_different_objectives(tmp_path):
     plain = {"prompt": "a", "completions": ["b", "c"]}
     for rewards in ([1.0, [1.0, 2.0]], [{"a": 1.0}, {"b": 1.0}], [[1.0], [1.0, 2.0]]):
         path.write_text(json.dumps({**plain, "rewards": rewards}))
-        with pytest.raises(ValueError, match=r"rewards in .*mine\.jsonl differ"):
+        words = r"rewards in .*mine\.jsonl differ: (one has the|they have the shapes)"
+        with pytest.raises(ValueError, match=words):
             load_records(path)
         with pytest.raises(ValueError, match=r"must be.* the same objectives"):
             flatten_records([{**plain, "rewards": rewards}])

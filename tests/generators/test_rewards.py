@@ -43,14 +43,15 @@ def test_numbers_of_any_type_become_floats(value, expected):
         ),
         ([1.0, np.inf], "ValueError: the reward must be finite; got inf"),
         ([1.0, None], "TypeError: the reward must be a number; got NoneType"),
-        ([], "TypeError: "),
+        ([], "ValueError: the reward is empty; return one number per objective"),
+        ([[1.0], 2.0], "TypeError: the reward must be a number; got list"),
         (
             {"right": 1.0, "short": "0"},
             "TypeError: the reward must be a number; got str",
         ),
         ({1: 1.0}, "TypeError: names of rewards must be texts; got [1]"),
-        ({}, "TypeError: names of rewards must be texts; got []"),
-        ({1.0, 2.0}, "TypeError: "),
+        ({}, "ValueError: the reward is empty; return one number per objective"),
+        ({1.0, 2.0}, "TypeError: the reward must be a number; got set"),
         (np.array("1"), "TypeError: the reward must be a number; got ndarray"),
         (np.array("1", dtype=object), "TypeError: the reward must be a number"),
         (

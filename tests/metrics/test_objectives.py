@@ -144,6 +144,15 @@ def test_gap_of_the_front_is_mixed():
     assert single.tolist() == [1, 0]
 
 
+def test_of_equal_rewards_the_cheapest():
+    # As the weight of the cost grows, prompts change to an answer that is as good.
+    y = np.array([[[1 + i, -5 - i], [1 + i, -i], [0.0, 0]] for i in range(9)])
+    values = y.copy()
+    values[:, 0, 0] += 0.1
+    mixture = weights_at_cost(y, values, max_cost=20, n_resamples=100)
+    assert (mixture.reward.value, mixture.cost.value) == (5, 4)
+
+
 def test_weights_do_not_depend_on_units(vector):
     y, values = (array[..., :2] for array in vector)
     unit = np.array([1, 1e6])
@@ -167,13 +176,18 @@ def test_position_of_the_cost(vector):
         n_resamples=100,
     )
     assert_array_equal(other.weights[:, ::-1], one.weights)
+    options = {"random_state": 0, "n_resamples": 100}
+    assert weights_at_cost(y, values, -0.3, objective=True, **options).cost == one.cost
     assert other.cost == one.cost
 
 
 def test_bad_budgets(vector):
     y, values = vector
-    with pytest.raises(ValueError, match=r"max_cost=-9 is below the lowest mean cost"):
-        weights_at_cost(y, values, -9)
+    for max_cost in (-9, np.float64(-9)):
+        with pytest.raises(ValueError, match=r"max_cost=-9 is below the lowest mean"):
+            weights_at_cost(y, values, max_cost)
+    with pytest.raises(ValueError, match="max_cost is NaN"):
+        weights_at_cost(y, values, np.nan)
     with pytest.raises(ValueError, match="objective == 3, must be <= 2"):
         weights_at_cost(y, values, 0, objective=3)
     with pytest.raises(TypeError, match="objective must be an instance of int"):

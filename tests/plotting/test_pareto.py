@@ -67,6 +67,19 @@ def test_vector_probes(Probe, vector):
     assert_allclose(objective_rewards(y, values), shown.rewards[7])
 
 
+def test_names_order_the_rewards(vector):
+    pd = pytest.importorskip("pandas")
+    X, y = vector
+    groups = np.repeat(np.arange(30), 6)
+    rows, frame = X.reshape(-1, 2), pd.DataFrame(y.reshape(-1, 2), columns=["a", "b"])
+    probe = QProbePolicy("squared_error").fit(rows, frame, groups)
+    shown = ParetoDisplay.from_estimator(probe, X, y)
+    other = ParetoDisplay.from_estimator(probe, rows, frame[["b", "a"]], groups)
+    assert_allclose(other.rewards, shown.rewards)
+    with pytest.raises(ValueError, match=r"y has the objectives \['a', 'c'\]"):
+        ParetoDisplay.from_estimator(probe, rows, frame.set_axis(["a", "c"], axis=1))
+
+
 def test_default_weights_do_not_depend_on_units(vector):
     X, y = vector
     shown = ParetoDisplay.from_predictions(y, X)
@@ -135,7 +148,12 @@ def test_bad_input(vector, sets, monkeypatch):
         ParetoDisplay.from_estimator(Given(), X, y)
     with pytest.raises(ValueError, match="Ridge has no method predict_objectives"):
         ParetoDisplay.from_estimator(Ridge().fit(X[:, 0], y[:, 0]), X, y)
-    with pytest.raises(ValueError, match="y has 1 objectives; select two"):
+    with pytest.raises(ValueError, match=r"weights contains NaN.*weights\[1\]"):
+        ParetoDisplay.from_predictions(y, X, weights=[[1, np.nan]])
+    for names in (["right"], "ab", None):
+        with pytest.raises(ValueError, match="objective_names must hold two names"):
+            ParetoDisplay.from_predictions(y, X, objective_names=names)
+    with pytest.raises(ValueError, match="y must have two objectives, but it has 1"):
         ParetoDisplay.from_predictions(y[..., :1], X[..., :1])
     with pytest.raises(ValueError, match="values has shape"):
         ParetoDisplay.from_predictions(y, X[:, :5])
