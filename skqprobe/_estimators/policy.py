@@ -77,7 +77,7 @@ class QProbePolicy(BaseQProbe):
     tol : float, default=1e-4
         Tolerance, above 0. L-BFGS has converged when the norm of the gradient, in
         scaled features, is at most `tol` times its norm at zero coefficients, or when
-        the last quarter of the iterations gained at most `tol` of the total gain.
+        the last quarter of the iterations gained at most 0.3 `tol` of the total gain.
         A loss with kinks is minimized as the limit of smooth losses. With hidden
         layers, training stops after 20 consecutive epochs that do not lower the best
         held-out loss by more than `tol` times its total decrease.

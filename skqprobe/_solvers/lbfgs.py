@@ -41,7 +41,7 @@ def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
     tol : float
         Tolerance, above 0. A search has converged when the gradient is `tol` times as
         long as at the best constant scores, or the last quarter of the iterations
-        gained at most `tol` of the total gain, see `minimize_batched_lbfgs`.
+        gained little of the total gain, in proportion to `tol`.
     max_iter : int
         Maximum number of iterations of each search, at least 1.
     on_iteration : callable, default=None
@@ -82,7 +82,7 @@ def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
             is_near=number > 0,
             is_last=number == len(stages) - 1,
             tol=until,
-            ftol=until if len(stages) == 1 else 0.03 * until,
+            ftol=(0.3 if len(stages) == 1 else 0.03) * until,
             max_iter=max_iter,
             on_iteration=on_iteration and callback,
         )
@@ -128,9 +128,11 @@ def _minimize_stage(
     goes_on = is_last and grid.objective.loss.smooth
     curvatures = None
     # A later search is better conditioned, so that less is left where it gains little.
-    later, min_recent, gap = 3 * ftol, 2, GAP
+    later, min_recent, gap = 10 * ftol, 2, GAP
     if is_near:
+        # Only their scale counts: other rows curve the loss after few steps.
         curvatures = grid.score_curvatures(state.thetas, active)
+        curvatures = [np.full_like(each, each.mean()) for each in curvatures]
         later, min_recent, gap = 0.3 * ftol, 5, GAP_WITH_KINKS
     for number in range(MAX_ROUNDS if is_last else 1):
         preconditioners = _preconditioners(grid, active, curvatures)
