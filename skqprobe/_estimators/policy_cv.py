@@ -137,9 +137,9 @@ class QProbePolicyCV(QProbePolicy):
     >>> X, y = load_two_words(return_X_y=True)
     >>> policy = QProbePolicyCV(["log_loss", "policy_gradient"]).fit(X[:160], y[:160])
     >>> policy.loss_, policy.alpha_
-    ('log_loss', 0.1)
+    ('log_loss', 0.01)
     >>> print(f"{y[160:].mean():.2f} -> {policy.score(X[160:], y[160:]):.2f}")
-    0.36 -> 0.89
+    0.36 -> 0.82
     """
 
     _parameter_constraints: dict = {

@@ -87,18 +87,17 @@ def test_principal_directions_replace_full_moments(loss, rng, monkeypatch):
     assert n_iter < 0.7 * n_iter_without
 
 
-@pytest.mark.parametrize("loss", ["log_loss", "softmax_cross_entropy"])
-def test_columns_of_unequal_scale_and_few_rows(loss, rng):
-    """Scaled to unit variance, columns would lead far away: 1,000 iterations."""
+def test_columns_of_unequal_scale_and_few_rows(rng):
+    """Scaled to unit variance, columns would lead far away: 2,000 iterations."""
     X = rng.normal(size=(12, 10, 1000)) * rng.lognormal(size=1000)
     y = (X.mean(axis=-1) + rng.normal(size=(12, 10)) > 0).astype(float)
     _, n_iter = minimize_lbfgs(
-        make_objective(X, y, loss, alpha=1e-4),
-        np.zeros(1000 + (loss == "log_loss")),
-        tol=1e-6,
-        max_iter=1000,
+        make_objective(X, y, "softmax_cross_entropy", alpha=1e-4),
+        np.zeros(1000),
+        tol=1e-5,
+        max_iter=3000,
     )
-    assert n_iter < 100
+    assert n_iter < 60
 
 
 @pytest.mark.parametrize("n_factors", [1, 3])
