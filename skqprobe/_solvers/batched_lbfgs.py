@@ -16,7 +16,7 @@ MAX_TRIALS = 30
 RECENT = 4
 """A search ends when the last 1 / RECENT of its iterations gained little."""
 
-REVIEW = 15
+REVIEW = 12
 """Number of iterations after which the caller decides whether a search goes on."""
 
 N_RESTARTS = 2

@@ -128,7 +128,7 @@ def _minimize_stage(
     goes_on = is_last and grid.objective.loss.smooth
     curvatures = None
     # A later search is better conditioned, so that less is left where it gains little.
-    later, min_recent, gap = 10 * ftol, 2, GAP
+    later, min_recent, gap = 5 * ftol, 2, GAP
     if is_near:
         # Only their scale counts: other rows curve the loss after few steps.
         curvatures = grid.score_curvatures(state.thetas, active)
