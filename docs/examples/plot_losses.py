@@ -1,12 +1,14 @@
 """
-Comparison of the seven losses
-==============================
+Comparison of the nine losses
+=============================
 
 A probe can learn from rewards in several ways. It can predict the rewards
 (``squared_error``, ``log_loss``), maximize the expected reward of its choice
 (``policy_gradient``), order pairs (``pairwise_logistic``, ``pairwise_hinge``), or match
 a distribution over the candidates (``softmax_cross_entropy``,
-``contrastive_policy_gradient``). This example trains one policy per loss on the same
+``contrastive_policy_gradient``), or imitate the best ones
+(``quantile_filtered_imitation``). For ``conditional_logit``, which learns from choices,
+a reward of 1 is taken as a choice. This example trains one policy per loss on the same
 120 prompts and evaluates all of them on 120 other prompts.
 """
 

@@ -48,7 +48,7 @@ from skqprobe._utils.warn import warn_user
 NOTHING_TO_LEARN = (
     "No prompt is informative for loss={!r}: it compares the candidates of a prompt, "
     "and needs prompts with at least two candidates (a pairwise loss, with two "
-    "different rewards). All coefficients are zero."
+    "different rewards; conditional_logit, with a choice). All coefficients are zero."
 )
 
 

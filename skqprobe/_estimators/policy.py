@@ -30,8 +30,9 @@ class QProbePolicy(BaseQProbe):
     loss : str or BaseLoss, default="pairwise_logistic"
         Loss: "squared_error", "log_loss", "policy_gradient" (the best in the paper),
         "pairwise_logistic" (the best on our data, see :doc:`/guide/choosing`),
-        "pairwise_hinge", "softmax_cross_entropy", "contrastive_policy_gradient", or an
-        object of :mod:`skqprobe.losses` or of a subclass of `BaseLoss`. A search
+        "pairwise_hinge", "softmax_cross_entropy", "contrastive_policy_gradient",
+        "conditional_logit" (y holds counts of choices), "quantile_filtered_imitation",
+        or an object of :mod:`skqprobe.losses` or of a subclass of `BaseLoss`. A search
         reaches the parameters of an object as ``loss__margin``.
     alpha : float, default=1e-4
         Strength of the L2 penalty, in [0, inf). The objective is the mean loss over
@@ -109,7 +110,7 @@ class QProbePolicy(BaseQProbe):
     n_skipped_prompts_ : int or ndarray of shape (n_objectives,)
         Number of training prompts (with `n_candidates`, of sets) that are not
         informative for the loss and do not count in the mean: for a pairwise loss,
-        those without two different rewards.
+        those without two different rewards; for "conditional_logit", without a choice.
     n_features_in_ : int
         Number of features, the last axis of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
