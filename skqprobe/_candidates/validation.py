@@ -198,7 +198,7 @@ def list_to_array(X, name="X", rows="(n_rows, n_features)"):
         ) from error
 
 
-def check_values(values, shape, name):
+def check_values(values, shape, name, allow_nan=False):
     """Validate rewards or other numbers, one per candidate.
 
     Parameters
@@ -209,6 +209,8 @@ def check_values(values, shape, name):
         Leading shape of X.
     name : str
         Name of the numbers in errors.
+    allow_nan : bool, default=False
+        Whether numbers may be missing: NaN, None or NA, which become NaN.
 
     Returns
     -------
@@ -228,6 +230,7 @@ def check_values(values, shape, name):
         "Leave the row out."
         if len(shape) == 1
         else "Leave the candidate out, as rows with groups.",
+        allow_nan,
     )
     if values.shape != shape:
         raise ValueError(f"{wrong_shape(name, values.shape, shape)}.")
@@ -243,7 +246,7 @@ def wrong_shape(name, found, shape):
     )
 
 
-def check_rewards(y, shape):
+def check_rewards(y, shape, allow_nan=False):
     """Validate rewards.
 
     Parameters
@@ -253,6 +256,8 @@ def check_rewards(y, shape):
         Rewards in user order. Each may also be a dict of named rewards.
     shape : tuple of int
         Leading shape of X.
+    allow_nan : bool, default=False
+        Whether rewards may be missing: NaN, None or NA, which become NaN.
 
     Returns
     -------
@@ -271,7 +276,7 @@ def check_rewards(y, shape):
     if _holds_dicts(y):
         y = stack_rewards(np.ravel(y).tolist()).reshape(*np.shape(y), -1)
     if len(y.shape) <= len(shape):
-        return check_values(y, shape, "y"), None
+        return check_values(y, shape, "y", allow_nan), None
     names = _names_of_objectives(y)
     if tuple(y.shape[:-1]) != shape or y.shape[-1] == 0:
         expected = ", ".join(map(str, shape))
@@ -279,7 +284,8 @@ def check_rewards(y, shape):
             f"{wrong_shape('y', tuple(y.shape), shape)}, or ({expected}, n_objectives) "
             "with at least one objective."
         )
-    y = check_numbers(np.asarray(y), "y", "Leave the candidate out, as rows.")
+    hint = "Leave the candidate out, as rows."
+    y = check_numbers(np.asarray(y), "y", hint, allow_nan)
     return y, None if names is None else np.asarray(names, dtype=object)
 
 
@@ -300,12 +306,17 @@ def _names_of_objectives(y):
 def _holds_dicts(y):
     """Check for an array of named rewards."""
     is_object = getattr(getattr(y, "dtype", None), "kind", "") == "O"
-    return is_object and np.size(y) > 0 and isinstance(np.ravel(y)[0], Mapping)
+    return is_object and any(isinstance(reward, Mapping) for reward in np.ravel(y))
 
 
-def check_numbers(values, name, hint):
-    """Convert finite numbers of any shape to float64."""
+def check_numbers(values, name, hint, allow_nan=False):
+    """Convert finite numbers of any shape to float64; with `allow_nan`, also NaN."""
     _raise_unless_real(np.asarray(values), name)
+    if np.asarray(values).dtype.kind == "O":  # numpy does not convert NA of pandas
+        values = np.array(values)
+        for i, each in enumerate(values.flat):
+            if type(each).__name__ == "NAType":
+                values.flat[i] = np.nan
     values = check_array(
         values,
         ensure_2d=False,
@@ -315,6 +326,8 @@ def check_numbers(values, name, hint):
         input_name=name,
     )
     finite = np.isfinite(values)
+    if allow_nan:
+        finite |= np.isnan(values)
     if not finite.all():
         _raise_not_finite(values, name, np.argwhere(~finite)[0], hint)
     return values
