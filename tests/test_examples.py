@@ -145,6 +145,13 @@ def check_predicted_reward(script):
         assert rewards[:60].mean() > rewards.mean() + 0.03
 
 
+def check_choices(script):
+    clicks, places, rewards = gained(script["rewards"]).values()
+    assert script["base"] + 0.1 < clicks < places < rewards
+    biased, corrected, _ = script["by_length"].values()
+    assert biased < -0.5 and abs(corrected) < 0.15
+
+
 def check_objectives(script):
     areas, mixture = script["areas"], script["mixture"]
     assert areas["length known"] > areas["length learned"] + 0.2

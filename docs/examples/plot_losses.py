@@ -81,7 +81,7 @@ print(f"{'oracle':28} {oracle:.3f}")
 
 plt.rc("font", size=13)
 fig, (left, right) = plt.subplots(
-    1, 2, figsize=(8, 4), sharey=True, layout="constrained"
+    1, 2, figsize=(8, 5), sharey=True, layout="constrained"
 )
 for ax, estimates in [(left, rewards), (right, gains)]:
     names = list(estimates)[::-1]
@@ -93,8 +93,8 @@ for ax, estimates in [(left, rewards), (right, gains)]:
 left.set(xlabel="reward", xlim=(0.3, 1))
 for x, label in [(base, "base"), (oracle, "oracle")]:
     left.axvline(x, color="0.4", linestyle="--", linewidth=1)
-    left.text(x, 6.4, label, color="0.4", ha="center", va="bottom")
-left.set_ylim(-0.4, 6.35)
+    left.text(x, 8.4, label, color="0.4", ha="center", va="bottom")
+left.set_ylim(-0.4, 8.35)
 right.axvline(0, color="0.4", linestyle="--", linewidth=1)
 right.set_xlabel("paired difference from\npairwise_logistic")
 plt.show()

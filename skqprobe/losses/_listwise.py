@@ -160,7 +160,7 @@ class QuantileFilteredImitation(BaseLoss):
 
     def _is_kept(self, rewards, offsets, share):
         quantile = self.quantile
-        if not (isinstance(quantile, Real) and 0 <= quantile <= 1):
+        if not (isinstance(quantile, Real) and 0 <= float(quantile) <= 1):
             raise ValueError(
                 f"quantile of {type(self).__name__} must be a number from 0 to 1; got "
                 f"{quantile!r}."
