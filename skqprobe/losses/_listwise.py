@@ -10,6 +10,7 @@ from skqprobe._candidates.segments import (
     segment_max,
     segment_mean,
     segment_sum,
+    stable_order,
 )
 from skqprobe.losses._base import BaseLoss
 from skqprobe.losses._functions import (
@@ -133,7 +134,9 @@ class QuantileFilteredImitation(BaseLoss):
     quantile of the rewards of their prompt: the best one, and those for which more than
     the share `quantile` of the candidates have at most their reward. So candidates with
     equal rewards are kept or left out together. This is the imitation step of QFIL
-    [1]_, with the candidates as draws of the base policy. Convex in the scores.
+    [1]_, with the candidates as draws of the base policy. Convex in the scores. In our
+    measurements, it trails `PairwiseLogistic` or at best equals it, see
+    :doc:`/guide/choices`.
 
     Parameters
     ----------
@@ -166,7 +169,9 @@ class QuantileFilteredImitation(BaseLoss):
                 f"{quantile!r}."
             )
         begin, sizes = offsets[:-1], np.diff(offsets)
-        order = np.lexsort((rewards, repeat_per_prompt(begin, offsets)))
+        prompt = repeat_per_prompt(np.arange(len(sizes)), offsets)
+        order = np.argsort(rewards)
+        order = order[stable_order(prompt[order])]
         up_to = np.append(0, np.cumsum(share[order]))
         up_to = up_to[1:] - repeat_per_prompt(up_to[begin], offsets)
         n_below = segment_sum((up_to <= float(quantile) + 1e-9).astype(int), offsets)
