@@ -238,6 +238,7 @@ LOSSES = {
     "squared_error": "the paper's regression, not shift-invariant",
     "pairwise_hinge": "the paper's clipped preferences",
     "softmax_cross_entropy": "listwise, InfoNCA, arXiv 2402.05369",
+    "quantile_filtered_imitation": "imitates the best tenth, QFIL, arXiv 2112.00950",
     COPG: "ridge on centered rows and rewards, CoPG, arXiv 2406.19185",
 }
 GROUPS = {

@@ -25,7 +25,7 @@ set is valued on its own, because the values of some ideas depend on the sibling
 the reward of the prompt is the mean. Training uses all candidates.
 
 **Limits.** The intervals do not contain the variation from other training prompts. With
-23 ideas on four data sets, about four intervals would not contain zero if no idea had
+24 ideas on four data sets, about four intervals would not contain zero if no idea had
 an effect: a star on one data set alone is weak evidence. Nothing is chosen by this
 table. Three strengths are few. The reference's choice is often the weakest or the
 strongest of them (`--json` lists them all), so a small gain or loss may be due to the

@@ -71,6 +71,7 @@ OTHER_KINDS = {
         r"QProbePolicyCV": "draws of sample",
         r"QProbe.*\.sample": "falls back to the estimator's random_state",
         r"generators\.BestOfK": "does not determine the candidates",
+        r"generators\.select_candidates": "only of ties",
         r"metrics\.policy_report": "draws and resamples",
         r"metrics\.(prompt_bootstrap|weights_at_cost)|plotting\..*": "resamples",
     },

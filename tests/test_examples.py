@@ -145,6 +145,19 @@ def check_predicted_reward(script):
         assert rewards[:60].mean() > rewards.mean() + 0.03
 
 
+def check_choices(script):
+    clicks, places, rewards = gained(script["rewards"]).values()
+    assert script["base"] + 0.1 < clicks < places < rewards
+    biased, corrected, _ = script["by_length"].values()
+    assert biased < -0.5 and abs(corrected) < 0.15
+
+
+def check_few_labels(script):
+    mean, error = (np.array(list(script[name].values())) for name in ("mean", "error"))
+    assert (np.ptp(mean, axis=0) < 4 * error.max(axis=0)).all()
+    assert (mean[:, 2] - script["y"].mean() > 0.7 * (mean[:, 4] - 0.36)).all()
+
+
 def check_objectives(script):
     areas, mixture = script["areas"], script["mixture"]
     assert areas["length known"] > areas["length learned"] + 0.2

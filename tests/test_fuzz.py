@@ -740,6 +740,7 @@ def assert_same_state(state, expected):
 
 EXPECTED_FAILURES = [
     "y must lie in [0, 1]",
+    "y must hold counts of choices",
     "warm_start=True: X has",
     "Cannot have number of splits",
     "sample_weight is zero everywhere",

@@ -1,12 +1,14 @@
 """
-Comparison of the seven losses
-==============================
+Comparison of the nine losses
+=============================
 
 A probe can learn from rewards in several ways. It can predict the rewards
 (``squared_error``, ``log_loss``), maximize the expected reward of its choice
 (``policy_gradient``), order pairs (``pairwise_logistic``, ``pairwise_hinge``), or match
 a distribution over the candidates (``softmax_cross_entropy``,
-``contrastive_policy_gradient``). This example trains one policy per loss on the same
+``contrastive_policy_gradient``), or imitate the best ones
+(``quantile_filtered_imitation``). For ``conditional_logit``, which learns from choices,
+a reward of 1 is taken as a choice. This example trains one policy per loss on the same
 120 prompts and evaluates all of them on 120 other prompts.
 """
 
@@ -79,7 +81,7 @@ print(f"{'oracle':28} {oracle:.3f}")
 
 plt.rc("font", size=13)
 fig, (left, right) = plt.subplots(
-    1, 2, figsize=(8, 4), sharey=True, layout="constrained"
+    1, 2, figsize=(8, 5), sharey=True, layout="constrained"
 )
 for ax, estimates in [(left, rewards), (right, gains)]:
     names = list(estimates)[::-1]
@@ -91,8 +93,8 @@ for ax, estimates in [(left, rewards), (right, gains)]:
 left.set(xlabel="reward", xlim=(0.3, 1))
 for x, label in [(base, "base"), (oracle, "oracle")]:
     left.axvline(x, color="0.4", linestyle="--", linewidth=1)
-    left.text(x, 6.4, label, color="0.4", ha="center", va="bottom")
-left.set_ylim(-0.4, 6.35)
+    left.text(x, 8.4, label, color="0.4", ha="center", va="bottom")
+left.set_ylim(-0.4, 8.35)
 right.axvline(0, color="0.4", linestyle="--", linewidth=1)
 right.set_xlabel("paired difference from\npairwise_logistic")
 plt.show()

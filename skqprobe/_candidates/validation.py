@@ -198,7 +198,7 @@ def list_to_array(X, name="X", rows="(n_rows, n_features)"):
         ) from error
 
 
-def check_values(values, shape, name):
+def check_values(values, shape, name, allow_nan=False):
     """Validate rewards or other numbers, one per candidate.
 
     Parameters
@@ -209,6 +209,8 @@ def check_values(values, shape, name):
         Leading shape of X.
     name : str
         Name of the numbers in errors.
+    allow_nan : bool, default=False
+        Whether numbers may be missing: NaN, None or NA, which become NaN.
 
     Returns
     -------
@@ -231,6 +233,7 @@ def check_values(values, shape, name):
         "Leave the row out."
         if len(shape) == 1
         else "Leave the candidate out, as rows with groups.",
+        allow_nan,
     )
     if values.shape != shape:
         raise ValueError(f"{wrong_shape(name, values.shape, shape)}.")
@@ -246,7 +249,7 @@ def wrong_shape(name, found, shape):
     )
 
 
-def check_rewards(y, shape):
+def check_rewards(y, shape, allow_nan=False):
     """Validate rewards.
 
     Parameters
@@ -256,6 +259,8 @@ def check_rewards(y, shape):
         Rewards in user order. Each may also be a dict of named rewards.
     shape : tuple of int
         Leading shape of X.
+    allow_nan : bool, default=False
+        Whether rewards may be missing: NaN, None or NA, which become NaN.
 
     Returns
     -------
@@ -270,7 +275,7 @@ def check_rewards(y, shape):
     """
     y = unpack_rewards(y)
     if len(y.shape) <= len(shape):
-        return check_values(y, shape, "y"), None
+        return check_values(y, shape, "y", allow_nan), None
     names = names_of_objectives(y)
     if tuple(y.shape[:-1]) != shape or y.shape[-1] == 0:
         expected = ", ".join(map(str, shape))
@@ -278,7 +283,8 @@ def check_rewards(y, shape):
             f"{wrong_shape('y', tuple(y.shape), shape)}, or ({expected}, n_objectives) "
             "with at least one objective."
         )
-    y = check_numbers(y, "y", "Leave the candidate out, as rows.")
+    hint = "Leave the candidate out, as rows."
+    y = check_numbers(y, "y", hint, allow_nan)
     return y, None if names is None else np.asarray(names, dtype=object)
 
 
@@ -341,9 +347,14 @@ def _holds_dicts(y):
     return isinstance(first, Mapping)
 
 
-def check_numbers(values, name, hint):
-    """Convert finite numbers of any shape to float64."""
+def check_numbers(values, name, hint, allow_nan=False):
+    """Convert finite numbers of any shape to float64; with `allow_nan`, also NaN."""
     _raise_unless_real(np.asarray(values), name)
+    if np.asarray(values).dtype.kind == "O":  # numpy does not convert NA of pandas
+        values = np.array(values)
+        for i, each in enumerate(values.flat):
+            if type(each).__name__ == "NAType":
+                values.flat[i] = np.nan
     values = check_array(
         values,
         ensure_2d=False,
@@ -353,6 +364,8 @@ def check_numbers(values, name, hint):
         input_name=name,
     )
     finite = np.isfinite(values)
+    if allow_nan:
+        finite |= np.isnan(values)
     if not finite.all():
         _raise_not_finite(values, name, np.argwhere(~finite)[0], hint)
     return values

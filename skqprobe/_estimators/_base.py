@@ -56,7 +56,9 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
     __metadata_request__fit = {"groups": True, "sample_weight": True, "y": True}
     __metadata_request__score = {"groups": True, "sample_weight": True, "offset": True}
 
-    objective_weights = None  # of an estimator that an older version saved
+    # Of an estimator that an older version saved.
+    objective_weights = None
+    missing = "raise"
 
     _parameter_constraints: dict = {
         "alpha": [FloatInterval(Real, 0, None, closed="left")],
@@ -69,6 +71,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         "solver": [StrOptions({"auto", "closed_form", "lbfgs"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [FloatInterval(Real, 0, None, closed="neither")],
+        "missing": [StrOptions({"raise", "ignore"})],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -115,7 +118,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             If the solver did not converge.
         """
         loss, solver = self._check_settings()
-        data = check_training_data(self, X, y, groups)
+        data = check_training_data(self, X, y, groups, sample_weight)
         check_loss(loss, data)
         check_objective_weights(self.objective_weights, len(data.rewards_by_name))
         objectives = make_objectives(
@@ -270,8 +273,8 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
 
     def _weighted_rewards(self, y, shape):
         """Validate rewards, and weight those of several objectives."""
-        rewards, names = check_rewards(y, shape)
-        check_magnitude(rewards, "y")
+        rewards, names = check_rewards(y, shape, allow_nan=True)
+        check_magnitude(np.nan_to_num(rewards), "y")
         if rewards.ndim == len(shape):
             return rewards
         last = self.coefs_[-1].T if hasattr(self, "coefs_") else self.coef_

@@ -24,10 +24,15 @@ from skqprobe._arrays.magnitude import (
 )
 from skqprobe._arrays.threads import threads_for
 from skqprobe._candidates.layout import Layout, check_layout
-from skqprobe._candidates.segments import segment_sum
+from skqprobe._candidates.segments import (
+    repeat_per_prompt,
+    segment_max,
+    segment_sum,
+)
 from skqprobe._candidates.validation import (
     check_candidates,
     check_limits,
+    check_numbers,
     check_rewards,
     check_weights,
     no_groups,
@@ -47,7 +52,7 @@ from skqprobe._utils.warn import warn_user
 NOTHING_TO_LEARN = (
     "No prompt is informative for loss={!r}: it compares the candidates of a prompt, "
     "and needs prompts with at least two candidates (a pairwise loss, with two "
-    "different rewards). All coefficients are zero."
+    "different rewards; conditional_logit, with a choice). All coefficients are zero."
 )
 
 
@@ -62,7 +67,10 @@ class TrainingData:
     layout : Layout
         Layout of the candidates.
     rewards : ndarray of float64, in the layout's shape, or with a last axis
-        Rewards in user order, of one objective or several.
+        Rewards in user order, of one objective or several. For a candidate without a
+        reward, that of another one.
+    known : ndarray of bool, in the layout's shape, or None
+        Whether each candidate has a reward; None if all have.
     features : dict
         Attributes `n_features_in_`, `feature_names_in_` if X has names,
         `objective_names_` if y has names, and `_mean_group_size_`, of rows whose
@@ -72,6 +80,7 @@ class TrainingData:
     X: Any
     layout: Layout
     rewards: np.ndarray
+    known: np.ndarray | None
     features: dict
 
     @property
@@ -96,14 +105,14 @@ class TrainingData:
         return scaler.mean_, scaler.scale_
 
 
-def check_training_data(estimator, X, y, groups):
+def check_training_data(estimator, X, y, groups, sample_weight=None):
     """Validate training data, without a change to the estimator.
 
     Parameters
     ----------
     estimator : estimator
         Estimator to be fitted, for error messages.
-    X, y, groups : array-like
+    X, y, groups, sample_weight : array-like
         Arguments of `fit`.
 
     Returns
@@ -123,14 +132,18 @@ def check_training_data(estimator, X, y, groups):
             "None. Pass one reward per candidate: for pairs (chosen, rejected), y is "
             "np.tile([1.0, 0.0], (n_pairs, 1))."
         )
-    rewards, objective_names = check_rewards(y, shape)
+    rewards, objective_names = check_rewards(y, shape, allow_nan=True)
+    known = known_rewards(rewards, layout, sample_weight, estimator.missing)
+    if known is not None:  # of the candidates left out, the numbers must be valid only
+        filled = known.reshape(*shape, *[1] * (rewards.ndim - len(shape)))
+        rewards = np.where(filled, rewards, rewards[known][0])
     names = ("n_features_in_", "feature_names_in_")
     features = {name: vars(checked)[name] for name in names if name in vars(checked)}
     if objective_names is not None:
         features["objective_names_"] = objective_names
     if len(shape) == 1 and layout.grouped and np.ptp(layout.sizes):
         features["_mean_group_size_"] = float(layout.sizes.mean())
-    data = TrainingData(X, layout, rewards, features)
+    data = TrainingData(X, layout, rewards, known, features)
     if is_regressor(estimator) and len(shape) == 1 and rewards.shape[1:] == (1,):
         warn_user(
             "A column-vector y was passed when a 1d array was expected. It is fitted "
@@ -160,8 +173,45 @@ def check_loss(loss, data):
             ) from None
 
 
-def weighted_layout(layout, sample_weight):
+def known_rewards(rewards, layout, sample_weight, missing):
+    """Find the candidates with a reward, of all objectives.
+
+    Parameters
+    ----------
+    rewards : ndarray in user order, with or without a last axis of objectives
+        Rewards, with NaN for those that are missing.
+    layout : Layout
+        Layout of the candidates.
+    sample_weight : array-like or None
+        Weights: a candidate of weight 0 needs no reward.
+    missing : {"raise", "ignore"}
+        Parameter of the estimators.
+
+    Returns
+    -------
+    known : ndarray of bool, in the layout's shape, or None if all have a reward
+    """
+    known = ~np.isnan(rewards.reshape(*layout.shape, -1)).any(axis=-1)
+    if known.all():
+        return None
+    if missing == "raise":
+        of_prompt, weight = check_weights(sample_weight, layout)
+        if weight is None:
+            weight = repeat_per_prompt(of_prompt, layout.offsets)
+            weight = layout.to_user_order(weight)
+        needed = np.where((weight.T == 0) & ~known.T, 0, rewards.T).T
+        is_rows = len(layout.shape) == 1
+        what = "row out" if is_rows else "candidate out, as rows with groups"
+        check_numbers(needed, "y", f"Leave the {what}, or set missing='ignore'.")
+    if not known.any():
+        raise ValueError("y is NaN everywhere: no candidate has a reward.")
+    return known
+
+
+def weighted_layout(layout, sample_weight, known=None):
     """Leave out candidates of weight 0, and prompts without other candidates.
+
+    Candidates without a reward, where `known` is False, have weight 0.
 
     Returns
     -------
@@ -173,9 +223,12 @@ def weighted_layout(layout, sample_weight):
         Weights of all candidates.
     """
     prompt_weight, candidate_weight = check_weights(sample_weight, layout)
-    if candidate_weight is not None and not candidate_weight.all():
-        layout = layout.keep(layout.to_prompt_order(candidate_weight) > 0)
-        prompt_weight = np.ones(layout.n_prompts)
+    used = True if candidate_weight is None else candidate_weight > 0
+    used = used if known is None else used & known
+    if not np.all(used):
+        used = layout.to_prompt_order(used)
+        prompt_weight = prompt_weight[segment_max(used, layout.offsets)]
+        layout = layout.keep(used)
     return layout, prompt_weight, candidate_weight
 
 
@@ -212,7 +265,7 @@ def make_objectives(
         have weight 0, with a warning.
     """
     layout, prompt_weight, candidate_weight = weighted_layout(
-        data.layout, sample_weight
+        data.layout, sample_weight, data.known
     )
     origin = None
     if n_candidates is not None:

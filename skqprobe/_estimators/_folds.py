@@ -35,7 +35,7 @@ def make_folds(data, groups, sample_weight, cv, X):
         Prompts to score on.
     """
     layout, prompt_weight, candidate_weight = weighted_layout(
-        data.layout, sample_weight
+        data.layout, sample_weight, data.known
     )
     first_rows = layout.offsets[:-1]
     trains, held_out = [], []
@@ -149,6 +149,8 @@ class HeldOut:
     def score(self, scoring, policy):
         """Score a policy by a function of the user, in the layout of the user."""
         X, y, shape = self.data.X, self.data.rewards, self.data.layout.shape
+        if self.data.known is not None:
+            y = np.where(self.data.known.T, y.T, np.nan).T
         copies = self.copies.reshape(shape)
         if len(shape) == 2:
             prompts = np.repeat(np.arange(len(y)), copies[:, 0])

@@ -9,7 +9,7 @@ from skqprobe._candidates.choice import (
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.validation import warn_if_thinned, warn_without_groups
 from skqprobe._estimators._base import BaseQProbe
-from skqprobe._estimators._fit import weighted_layout
+from skqprobe._estimators._fit import known_rewards, weighted_layout
 from skqprobe._utils.sklearn_compat import StrOptions
 from skqprobe.losses import LOSSES, BaseLoss
 from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
@@ -30,8 +30,9 @@ class QProbePolicy(BaseQProbe):
     loss : str or BaseLoss, default="pairwise_logistic"
         Loss: "squared_error", "log_loss", "policy_gradient" (the best in the paper),
         "pairwise_logistic" (the best on our data, see :doc:`/guide/choosing`),
-        "pairwise_hinge", "softmax_cross_entropy", "contrastive_policy_gradient", or an
-        object of :mod:`skqprobe.losses` or of a subclass of `BaseLoss`. A search
+        "pairwise_hinge", "softmax_cross_entropy", "contrastive_policy_gradient",
+        "conditional_logit" (y holds counts of choices), "quantile_filtered_imitation",
+        or an object of :mod:`skqprobe.losses` or of a subclass of `BaseLoss`. A search
         reaches the parameters of an object as ``loss__margin``.
     alpha : float, default=1e-4
         Strength of the L2 penalty, in [0, inf). The objective is the mean loss over
@@ -81,6 +82,10 @@ class QProbePolicy(BaseQProbe):
         A loss with kinks is minimized as the limit of smooth losses. With hidden
         layers, training stops after 20 consecutive epochs that do not lower the best
         held-out loss by more than `tol` times its total decrease.
+    missing : {"raise", "ignore"}, default="raise"
+        Treatment of candidates without a reward, whose y is NaN, None or NA. If
+        "raise", they raise an error, unless their `sample_weight` is 0. If "ignore",
+        `fit` and `score` leave them out. Of several objectives, all are needed.
     warm_start : bool, default=False
         Whether to start from the coefficients of the last fit, if it had as many
         objectives; with hidden layers, if it had layers of the same sizes.
@@ -109,7 +114,7 @@ class QProbePolicy(BaseQProbe):
     n_skipped_prompts_ : int or ndarray of shape (n_objectives,)
         Number of training prompts (with `n_candidates`, of sets) that are not
         informative for the loss and do not count in the mean: for a pairwise loss,
-        those without two different rewards.
+        those without two different rewards; for "conditional_logit", without a choice.
     n_features_in_ : int
         Number of features, the last axis of X.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -166,6 +171,7 @@ class QProbePolicy(BaseQProbe):
         solver="auto",
         max_iter=1000,
         tol=1e-4,
+        missing="raise",
         warm_start=False,
         random_state=None,
         verbose=0,
@@ -181,6 +187,7 @@ class QProbePolicy(BaseQProbe):
         self.solver = solver
         self.max_iter = max_iter
         self.tol = tol
+        self.missing = missing
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -289,7 +296,10 @@ class QProbePolicy(BaseQProbe):
         layout = check_layout(shape, groups)
         warn_if_thinned(self, layout)
         rewards = self._weighted_rewards(y, shape)
-        layout, prompt_weight, candidate_weight = weighted_layout(layout, sample_weight)
+        known = known_rewards(rewards, layout, sample_weight, self.missing)
+        layout, prompt_weight, candidate_weight = weighted_layout(
+            layout, sample_weight, known
+        )
         warn_without_groups(layout)
         if not layout.grouped:
             return float("nan")

@@ -32,6 +32,7 @@ from skqprobe._utils.callbacks import Iterations, begin_fit
 from skqprobe._utils.sklearn_compat import (
     FloatInterval,
     Interval,
+    StrOptions,
     _fit_context,
     with_callbacks,
 )
@@ -90,6 +91,10 @@ class QProbePolicyCV(QProbePolicy):
         Maximum number of iterations of a fit.
     tol : float, default=1e-4
         Tolerance of a fit, see `QProbePolicy`.
+    missing : {"raise", "ignore"}, default="raise"
+        Treatment of candidates without a reward, whose y is NaN, None or NA. If
+        "raise", they raise an error, unless their `sample_weight` is 0. If "ignore",
+        `fit` and `score` leave them out. Of several objectives, all are needed.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the draws of `sample`.
 
@@ -154,6 +159,7 @@ class QProbePolicyCV(QProbePolicy):
         "standardize": ["boolean"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [FloatInterval(Real, 0, None, closed="neither")],
+        "missing": [StrOptions({"raise", "ignore"})],
         "random_state": ["random_state"],
     }
 
@@ -171,6 +177,7 @@ class QProbePolicyCV(QProbePolicy):
         standardize=False,
         max_iter=1000,
         tol=1e-4,
+        missing="raise",
         random_state=None,
     ):
         self.losses = losses
@@ -184,6 +191,7 @@ class QProbePolicyCV(QProbePolicy):
         self.standardize = standardize
         self.max_iter = max_iter
         self.tol = tol
+        self.missing = missing
         self.random_state = random_state
 
     @property
@@ -261,7 +269,7 @@ class QProbePolicyCV(QProbePolicy):
             If some of the fits did not converge.
         """
         self._check_settings()
-        data = check_training_data(self, X, y, groups)
+        data = check_training_data(self, X, y, groups, sample_weight)
         if self.scoring is not None and isinstance(data.X, DeviceArray):
             raise ValueError(
                 "scoring is called with numpy arrays, but X is not one. Use "
@@ -390,6 +398,7 @@ class QProbePolicyCV(QProbePolicy):
                         fit_intercept=self.fit_intercept,
                         max_iter=self.max_iter,
                         tol=self.tol,
+                        missing=self.missing,
                     )
                     set_fitted(
                         policy, fitted_attributes(data, objectives, of_objectives, 1)

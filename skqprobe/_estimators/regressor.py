@@ -1,5 +1,6 @@
 """QProbeRegressor: a probe that predicts the reward."""
 
+import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
@@ -10,6 +11,7 @@ from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._candidates.validation import check_weights
 from skqprobe._estimators._base import BaseQProbe
+from skqprobe._estimators._fit import known_rewards
 from skqprobe._utils.sklearn_compat import StrOptions
 from skqprobe.losses import get_loss
 
@@ -73,6 +75,10 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         A loss with kinks is minimized as the limit of smooth losses. With hidden
         layers, training stops after 20 consecutive epochs that do not lower the best
         held-out loss by more than `tol` times its total decrease.
+    missing : {"raise", "ignore"}, default="raise"
+        Treatment of candidates without a reward, whose y is NaN, None or NA. If
+        "raise", they raise an error, unless their `sample_weight` is 0. If "ignore",
+        `fit` and `score` leave them out. Of several objectives, all are needed.
     warm_start : bool, default=False
         Whether to start from the coefficients of the last fit, if it had as many
         objectives; with hidden layers, if it had layers of the same sizes.
@@ -155,6 +161,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         solver="auto",
         max_iter=1000,
         tol=1e-4,
+        missing="raise",
         warm_start=False,
         random_state=None,
         verbose=0,
@@ -170,6 +177,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         self.solver = solver
         self.max_iter = max_iter
         self.tol = tol
+        self.missing = missing
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose
@@ -234,9 +242,14 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
             check_offset(offset, shape, predicted.dtype)
         layout = check_layout(shape, groups)
         y = self._weighted_rewards(y, shape)
+        known = known_rewards(y, layout, sample_weight, self.missing)
+        if known is not None:
+            y = np.where(known, y, 0.0)
         check_magnitude(y, "y", SMALLEST)
         prompt_weight, candidate_weight = check_weights(sample_weight, layout)
         weight = layout.to_user_order(repeat_per_prompt(prompt_weight, layout.offsets))
         if candidate_weight is not None:
             weight = weight * candidate_weight
+        if known is not None:
+            weight = weight * known
         return r2_score(y.ravel(), predicted, sample_weight=weight.ravel())

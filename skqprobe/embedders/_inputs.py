@@ -280,7 +280,8 @@ def flatten_records(records):
     Returns
     -------
     pairs : list of (prompt, completion), of length n_rows
-        Pairs of all records, without the completions whose reward failed.
+        Pairs of all records, without the completions that have no reward: it failed,
+        or was not asked for.
     groups : ndarray of int, of shape (n_rows,)
         Position in `records` of the record of each row.
     y : ndarray of float, of shape (n_rows,) or (n_rows, n_objectives), or None
@@ -329,14 +330,17 @@ def flatten_records(records):
                 "reward per completion."
             )
     y = _to_numbers(records)
-    failed = np.isnan(y.reshape(len(y), -1)).any(axis=1)  # None becomes NaN
-    if failed.any():
+    known = ~np.isnan(y.reshape(len(y), -1)).any(axis=1)  # None becomes NaN
+    ranges = zip(map(range, sizes), records, strict=True)
+    asked = np.concatenate([np.isin(each, r.get("asked", each)) for each, r in ranges])
+    n_failed = (asked & ~known).sum()
+    if n_failed:
         warn_user(
-            f"{failed.sum()} of {len(y)} rewards failed (None). Their completions were "
-            "left out.",
+            f"{n_failed} of {asked.sum()} rewards failed (None). Their completions "
+            "were left out.",
         )
-        pairs = [pair for pair, bad in zip(pairs, failed, strict=True) if not bad]
-    return pairs, groups[~failed], y[~failed]
+    pairs = [pair for pair, is_known in zip(pairs, known, strict=True) if is_known]
+    return pairs, groups[known], y[known]
 
 
 def _to_numbers(records):

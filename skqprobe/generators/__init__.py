@@ -7,6 +7,7 @@ from skqprobe.generators._best_of_k import BestOfK, stack_embeddings
 from skqprobe.generators._collect import collect
 from skqprobe.generators._load import load_records
 from skqprobe.generators._openai import OpenAIGenerator
+from skqprobe.generators._select import select_candidates
 from skqprobe.generators._transformers import TransformersGenerator
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "TransformersGenerator",
     "collect",
     "load_records",
+    "select_candidates",
     "stack_embeddings",
 ]
 

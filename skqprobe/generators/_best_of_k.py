@@ -107,7 +107,8 @@ class BestOfK(BaseEstimator):
             Chosen completions, one per prompt.
         records : list of dict
             Records of the generator, one per prompt, with "values" and "probabilities",
-            arrays of shape (k,), and "chosen", the index of the chosen candidate.
+            arrays of shape (k,), "chosen", the index of the chosen candidate, and
+            "chosen_probability", the probability with which it was chosen.
             Values are those of :func:`~skqprobe.metrics.candidate_values`.
             Returned only with ``return_candidates=True``.
 
@@ -136,7 +137,13 @@ class BestOfK(BaseEstimator):
         if not return_candidates:
             return completions
         return completions, [
-            {**record, "values": value, "probabilities": p, "chosen": int(i)}
+            {
+                **record,
+                "values": value,
+                "probabilities": p,
+                "chosen": int(i),
+                "chosen_probability": float(p[i]),
+            }
             for record, value, p, i in zip(records, values, proba, chosen, strict=True)
         ]
 

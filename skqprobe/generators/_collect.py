@@ -16,6 +16,8 @@ def collect(
     reward,
     k,
     *,
+    n_rewards=None,
+    embedder=None,
     path=None,
     reward_version=None,
     rescore=False,
@@ -46,6 +48,14 @@ def collect(
         `prompts`, unchanged. The function may be asynchronous.
     k : int
         Number of completions per prompt.
+    n_rewards : int, default=None
+        Number of completions per prompt that are rewarded, at most `k`. They are
+        selected when the completions are drawn, and recorded as "asked". The others
+        are not rewarded, also not by later calls. None rewards all.
+    embedder : transformer, default=None
+        Embedder of a list of records, or pipeline of one, with which `n_rewards`
+        completions that differ are selected, see :func:`select_candidates`. If None,
+        they are drawn at random.
     path : str or Path, default=None
         JSONL file of the records, created if it does not exist and read by
         :func:`load_records`. It is locked while it is used. Between two calls, prompts
@@ -77,9 +87,14 @@ def collect(
         ("prompt", "completions" and optional keys), and
 
         - "rewards" : list of k floats, or of k dicts or lists of floats if `reward`
-          returns these. A reward that failed is None, not 0.0.
+          returns these. A reward that failed is None, not 0.0, and so is one that was
+          not asked for.
         - "errors" : dict of int to str. The error of each completion whose reward
           failed. Present only if there are any.
+        - "asked" : list of int. Indices of the completions selected to be rewarded.
+          Present only with `n_rewards`.
+        - "asked_probability" : float. Probability with which each completion was
+          selected. Present only if they were drawn at random.
         - "item" : dict. The item, if the entry of `prompts` is one.
         - "generator" : dict. The class and settings of the generator, and a digest of
           the files of a local model.
@@ -92,10 +107,10 @@ def collect(
     ------
     ValueError
         If an argument is invalid; if the file has other prompts or items, another `k`,
-        another `reward_version` or another generator (its class, settings or model
-        files); or if a line of it was changed or not written by `collect`. The file is
-        not changed then. Also if the generator returns an invalid record, which is not
-        written.
+        another `n_rewards`, another `reward_version` or another generator (its class,
+        settings or model files); or if a line of it was changed or not written by
+        `collect`. The file is not changed then. Also if the generator returns an
+        invalid record, which is not written.
     PromptRefused
         If the model refuses prompts, and `on_error` is "raise".
     RuntimeError
@@ -114,6 +129,7 @@ def collect(
     See Also
     --------
     load_records : Read the file of the records.
+    select_candidates : Select candidates that differ.
     BestOfK : Sample candidates and choose one with a fitted probe.
     skqprobe.embedders.flatten_records : Convert records to rows, groups and rewards.
 
@@ -139,6 +155,7 @@ def collect(
     ['5', '5', '2', '4'] [1.0, 1.0, 0.0, 0.0]
     """
     _check_arguments(generator, reward, reward_version, reward_concurrency, on_error)
+    _check_selection(n_rewards, embedder, k)
     failed: dict[int, Exception] = {}
     texts = check_prompts(prompts, failed if on_error == "skip" else None)
     items = list(list_items(prompts))
@@ -146,7 +163,8 @@ def collect(
     if path is not None:
         _check_items(items, texts)
     with Records() if path is None else RecordFile(path) as store:
-        run = Collection(items, texts, generator, reward, k, store, failed)
+        selection = n_rewards, embedder
+        run = Collection(items, texts, generator, reward, k, selection, store, failed)
         run.resume(reward_version, rescore)
         with (
             Workers(run.score, reward_concurrency) as workers,
@@ -178,6 +196,21 @@ def _check_arguments(generator, reward, reward_version, reward_concurrency, on_e
         )
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip'; got {on_error!r}.")
+
+
+def _check_selection(n_rewards, embedder, k):
+    is_count = isinstance(n_rewards, Integral) and not isinstance(n_rewards, bool)
+    if n_rewards is not None and not (is_count and 1 <= n_rewards <= k):
+        raise ValueError(
+            f"n_rewards must be None or an integer from 1 to k={k}; got {n_rewards!r}."
+        )
+    if embedder is not None and not hasattr(embedder, "transform"):
+        raise ValueError(
+            "embedder must be a transformer of records, such as an embedder of "
+            f"skqprobe.embedders; got {type(embedder).__name__}."
+        )
+    if embedder is not None and n_rewards is None:
+        raise ValueError("embedder has no effect without n_rewards; give both.")
 
 
 def _check_items(items, texts):

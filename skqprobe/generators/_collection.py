@@ -14,11 +14,13 @@ from skqprobe._utils.describe import describe
 from skqprobe._utils.warn import warn_user
 from skqprobe.embedders._inputs import is_list
 from skqprobe.generators._base import describe_failure, name_prompt
-from skqprobe.generators._record_file import finish
+from skqprobe.generators._record_file import asked_for, finish, missing_rewards
 from skqprobe.generators._record_json import to_json
 from skqprobe.generators._rewards import call_reward
+from skqprobe.generators._select import select_candidates
 
 _RESERVED = {"position", "item", "rewards", "errors", "generator"}
+_RESERVED |= {"asked", "asked_probability"}
 """Keys that records of `collect` have, and those of a generator may not have."""
 
 
@@ -31,15 +33,18 @@ class Collection:
         Entries of `prompts`, and the prompts in them.
     generator, reward, k : object
         Arguments of `collect`.
+    selection : tuple
+        Arguments `n_rewards` and `embedder` of `collect`.
     store : Records
         Storage of the records.
     failed : dict of int to Exception
         Errors of the entries that are not prompts, by position.
     """
 
-    def __init__(self, items, texts, generator, reward, k, store, failed):
+    def __init__(self, items, texts, generator, reward, k, selection, store, failed):
         self.items, self.texts, self.generator = items, texts, generator
         self.reward, self.k, self.store = reward, k, store
+        self.n_rewards, self.embedder = selection
         self.settings = json.loads(json.dumps(generator._settings(), default=_name))
         self.failed, self._objectives = failed, {}
         self.has_drawn = False
@@ -69,7 +74,7 @@ class Collection:
 
     def n_open(self):
         """Return the number of prompts that lack completions or rewards."""
-        done = [r for r in self.store.records.values() if None not in r["rewards"]]
+        done = [r for r in self.store.records.values() if not missing_rewards(r)]
         return len(self.items) - len(done)
 
     def complete(self, workers, bar, skip):
@@ -80,11 +85,10 @@ class Collection:
                 self._check_objectives(reward)
 
         def submit(i):
-            rewards = list(self.store.records[i]["rewards"])
-            n_left[i] = rewards.count(None)
-            for j, reward in enumerate(rewards):
-                if reward is None:
-                    workers.submit(i, j)
+            missing = missing_rewards(self.store.records[i])
+            n_left[i] = len(missing)
+            for j in missing:
+                workers.submit(i, j)
 
         def update(wait=False):
             for i, _ in workers.finished(wait):
@@ -174,6 +178,7 @@ class Collection:
         if i in self.store.records:
             raise ValueError(f"{name} returned two records for prompts[{i}].")
         own = {} if self._own_item(i) is None else {"item": self._own_item(i)}
+        own |= self._select(i, candidates)
         entry = {"position": i, **candidates, **own, "generator": self.settings}
         try:
             self.store.append(entry)
@@ -183,6 +188,18 @@ class Collection:
                 "Use types that JSON supports, or set path=None."
             ) from None
         self.has_drawn = True
+
+    def _select(self, i, candidates):
+        """Select the completions to be rewarded; the position is the seed."""
+        if self.n_rewards is None:
+            return {}
+        if self.embedder is None:
+            asked = np.random.RandomState(i).permutation(self.k)[: self.n_rewards]
+            proba = {"asked_probability": self.n_rewards / self.k}
+        else:
+            X = self.embedder.transform([candidates])
+            asked, proba = select_candidates(X, self.n_rewards, random_state=i)[0], {}
+        return {"asked": sorted(asked.tolist()), **proba}
 
     def _fail(self, i, error, skip):
         """Store that a prompt was refused; raise other errors unless `skip`."""
@@ -227,6 +244,10 @@ class Collection:
             raise self._differs(
                 f"it has {n_found} completions per prompt, but k={self.k}"
             )
+        if "completions" in record:
+            n_asked = len(record["asked"]) if "asked" in record else None
+            if n_asked != self.n_rewards:
+                raise self._differs(f"n_rewards was {n_asked}, is {self.n_rewards}")
         if changes:
             raise self._differs("its generator differs: " + ", ".join(changes))
 
@@ -303,7 +324,7 @@ def _warn_of_failures(records, path):
             if path is not None
             else "With path=, another call would retry only these."
         )
-        n_rewards = sum(len(record["rewards"]) for record in records.values())
+        n_rewards = sum(len(asked_for(record)) for record in records.values())
         warn_user(
             f"{len(failures)} of {n_rewards} rewards failed and are None. The first: "
             f"prompts[{i}], completion {j}: {error}. {again}",

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skqprobe._arrays.named_rewards import stack_rewards
-from skqprobe.generators._record_file import RecordFile, finish
+from skqprobe.generators._record_file import RecordFile, asked_for, finish
 
 
 def load_records(path):
@@ -38,6 +38,9 @@ def load_records(path):
           stores as `objective_names_`, and so have rows of it.
         - "groups" : ndarray of int, of shape (n_rows,). Index of the prompt of each
           row in the `prompts` of `collect`.
+        - "asked" : ndarray of bool, of shape (n_rows,). Whether the reward of each row
+          was asked for: all, or those selected by `n_rewards` of `collect`. Passed as
+          `sample_weight`, it leaves the others out of a fit.
         - "refused" : dict of int to str. Reasons of the prompts that the model refused,
           by their index in `prompts`.
         - "objective_names" : list of str or None. Names of the rewards, if `reward`
@@ -94,11 +97,13 @@ def load_records(path):
     texts = np.empty((len(pairs), 2), dtype=object)
     if pairs:  # a list without entries has no second dimension
         texts[:] = pairs
+    asked = [np.isin(range(k), asked_for(r)) for k, r in zip(sizes, found, strict=True)]
     return Bunch(
         records=records,
         texts=texts,
         y=y,
         groups=np.repeat(np.array(positions, dtype=np.intp), sizes),
+        asked=np.concatenate([np.empty(0, dtype=bool), *asked]),
         refused={i: entry["refused"] for i, entry in sorted(file.refused.items())},
         objective_names=getattr(y, "objective_names", None),
         reward_version=file.reward_version,

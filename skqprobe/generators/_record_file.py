@@ -83,6 +83,16 @@ def _void(record):
     return record
 
 
+def asked_for(record):
+    """Return the indices of the completions that are to be rewarded: all, or some."""
+    return record.get("asked", range(len(record["completions"])))
+
+
+def missing_rewards(record):
+    """Return the indices of the completions that are to be rewarded and are not."""
+    return [j for j in asked_for(record) if record["rewards"][j] is None]
+
+
 def finish(record):
     """Return a record without empty keys."""
     errors = dict(sorted(record["errors"].items()))
@@ -208,6 +218,7 @@ class RecordFile(Records):
             and isinstance(rewards, list)
             and len(rewards) == len(entry["completions"])
             and all(reward is None or _is_finite(reward) for reward in rewards)
+            and set(asked_for(entry)) <= set(range(len(rewards)))
         ):
             raise ValueError
         check_prompt(entry["prompt"], "prompt")

@@ -12,8 +12,10 @@ pass an instance: ``QProbePolicy(loss=MyLoss())``.
 from skqprobe._utils.public import set_module
 from skqprobe.losses._base import BaseLoss
 from skqprobe.losses._listwise import (
+    ConditionalLogit,
     ContrastivePolicyGradient,
     PolicyGradient,
+    QuantileFilteredImitation,
     SoftmaxCrossEntropy,
 )
 from skqprobe.losses._pairwise import PairwiseHinge, PairwiseLogistic
@@ -23,11 +25,13 @@ from skqprobe.losses._registry import LOSSES, get_loss
 __all__ = [
     "LOSSES",
     "BaseLoss",
+    "ConditionalLogit",
     "ContrastivePolicyGradient",
     "LogLoss",
     "PairwiseHinge",
     "PairwiseLogistic",
     "PolicyGradient",
+    "QuantileFilteredImitation",
     "SoftmaxCrossEntropy",
     "SquaredError",
     "get_loss",

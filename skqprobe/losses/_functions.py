@@ -4,7 +4,11 @@ from numbers import Real
 
 import numpy as np
 
-from skqprobe._candidates.segments import repeat_per_prompt, segment_sum
+from skqprobe._candidates.segments import (
+    repeat_per_prompt,
+    segment_log_softmax,
+    segment_sum,
+)
 
 
 def candidate_share(offsets, weight):
@@ -12,6 +16,14 @@ def candidate_share(offsets, weight):
     if weight is None:
         return repeat_per_prompt(1 / np.diff(offsets), offsets)
     return weight / repeat_per_prompt(segment_sum(weight, offsets), offsets)
+
+
+def cross_entropy(scores, target, offsets, weight):
+    """Compute ``-sum_i t_i log q_i`` of targets of all copies, and its gradient."""
+    log_q = segment_log_softmax(scores, offsets, weight)
+    q = np.exp(log_q) if weight is None else np.exp(log_q) * weight
+    total = repeat_per_prompt(segment_sum(target, offsets), offsets)
+    return segment_sum(-target * log_q, offsets), total * q - target
 
 
 def softplus(z):

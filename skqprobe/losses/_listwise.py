@@ -1,15 +1,23 @@
 """Listwise losses: a function of all candidates of a prompt together."""
 
+from numbers import Real
+
 import numpy as np
 
 from skqprobe._candidates.segments import (
     repeat_per_prompt,
     segment_log_softmax,
+    segment_max,
     segment_mean,
     segment_sum,
+    stable_order,
 )
 from skqprobe.losses._base import BaseLoss
-from skqprobe.losses._functions import candidate_share, positive_setting
+from skqprobe.losses._functions import (
+    candidate_share,
+    cross_entropy,
+    positive_setting,
+)
 
 
 class PolicyGradient(BaseLoss):
@@ -62,13 +70,113 @@ class SoftmaxCrossEntropy(BaseLoss):
     def value_and_gradient(self, scores, rewards, offsets, weight=None):
         """Compute value and gradient; see :class:`BaseLoss`."""
         temperature = positive_setting(self, "target_temperature")
-        log_target = segment_log_softmax(rewards / temperature, offsets, weight)
-        target = np.exp(log_target)
-        log_q = segment_log_softmax(scores, offsets, weight)
-        q = np.exp(log_q)
-        if weight is not None:
-            target, q = target * weight, q * weight
-        return segment_sum(-target * log_q, offsets), q - target
+        target = np.exp(segment_log_softmax(rewards / temperature, offsets, weight))
+        target = target if weight is None else target * weight
+        return cross_entropy(scores, target, offsets, weight)
+
+
+class ConditionalLogit(BaseLoss):
+    """Negative log-likelihood of choices: ``-sum_i c_i log q_i``.
+
+    Here ``q = softmax(z)``, and y holds ``c_i``, how many times candidate i was chosen
+    from those of its prompt that were shown. This is the conditional logit model [1]_:
+    at temperature 1, `predict_proba` of a policy gives the probability of each choice.
+    Prompts without a choice are skipped. Convex in the scores.
+
+    Parameters
+    ----------
+    normalize : bool, default=False
+        Whether to divide the counts of a prompt by their sum, so that all prompts have
+        the same influence. If False, a prompt has influence in proportion to its
+        number of choices.
+
+    References
+    ----------
+    .. [1] McFadden, "Conditional Logit Analysis of Qualitative Choice Behavior", in
+       Frontiers in Econometrics, 1974, pages 105-142.
+    """
+
+    shift_invariant = True
+
+    def __init__(self, normalize=False):
+        self.normalize = normalize
+
+    def value_and_gradient(self, scores, rewards, offsets, weight=None):
+        """Compute value and gradient; see :class:`BaseLoss`.
+
+        A prompt without a choice has value and gradient 0.
+        """
+        counts = rewards if weight is None else rewards * weight
+        if self.normalize:
+            total = segment_sum(counts, offsets)
+            total[total == 0] = 1
+            counts = counts / repeat_per_prompt(total, offsets)
+        return cross_entropy(scores, counts, offsets, weight)
+
+    def check_rewards(self, rewards):
+        """Check that all counts are 0 or more; see :class:`BaseLoss`."""
+        if rewards.min() < 0:
+            raise ValueError(
+                "y must hold counts of choices, 0 or more, for "
+                f"loss='conditional_logit'; got values down to {rewards.min():.6g}. "
+                "For rewards, use a loss that takes any, such as 'pairwise_logistic'."
+            )
+
+    def informative_prompts(self, rewards, offsets):
+        """Find the prompts with a choice; see :class:`BaseLoss`."""
+        return segment_max(rewards, offsets) > 0
+
+
+class QuantileFilteredImitation(BaseLoss):
+    """Imitation of the best candidates: the mean of ``-log q_i`` over those kept.
+
+    Here ``q = softmax(z)``. Kept are the candidates whose reward is at or above the
+    quantile of the rewards of their prompt: the best one, and those for which more than
+    the share `quantile` of the candidates have at most their reward. So candidates with
+    equal rewards are kept or left out together. This is the imitation step of QFIL
+    [1]_, with the candidates as draws of the base policy. Convex in the scores. In our
+    measurements, it trails `PairwiseLogistic` or at best equals it, see
+    :doc:`/guide/choices`.
+
+    Parameters
+    ----------
+    quantile : float, default=0.9
+        Share of the candidates below the quantile, in [0, 1]. 0 keeps all candidates,
+        1 keeps those with the highest reward.
+
+    References
+    ----------
+    .. [1] "Quantile Filtered Imitation Learning", 2021, arXiv 2112.00950.
+    """
+
+    shift_invariant = True
+
+    def __init__(self, quantile=0.9):
+        self.quantile = quantile
+
+    def value_and_gradient(self, scores, rewards, offsets, weight=None):
+        """Compute value and gradient; see :class:`BaseLoss`."""
+        share = candidate_share(offsets, weight)
+        kept = share * self._is_kept(rewards, offsets, share)
+        kept /= repeat_per_prompt(segment_sum(kept, offsets), offsets)
+        return cross_entropy(scores, kept, offsets, weight)
+
+    def _is_kept(self, rewards, offsets, share):
+        quantile = self.quantile
+        if not (isinstance(quantile, Real) and 0 <= float(quantile) <= 1):
+            raise ValueError(
+                f"quantile of {type(self).__name__} must be a number from 0 to 1; got "
+                f"{quantile!r}."
+            )
+        begin, sizes = offsets[:-1], np.diff(offsets)
+        prompt = repeat_per_prompt(np.arange(len(sizes)), offsets)
+        order = np.argsort(rewards)
+        order = order[stable_order(prompt[order])]
+        up_to = np.append(0, np.cumsum(share[order]))
+        up_to = up_to[1:] - repeat_per_prompt(up_to[begin], offsets)
+        n_below = segment_sum((up_to <= float(quantile) + 1e-9).astype(int), offsets)
+        lowest = rewards[order][begin + np.minimum(n_below, sizes - 1)]
+        return rewards >= repeat_per_prompt(lowest, offsets)
 
 
 class ContrastivePolicyGradient(BaseLoss):

@@ -1,8 +1,10 @@
 """The losses by name."""
 
 from skqprobe.losses._listwise import (
+    ConditionalLogit,
     ContrastivePolicyGradient,
     PolicyGradient,
+    QuantileFilteredImitation,
     SoftmaxCrossEntropy,
 )
 from skqprobe.losses._pairwise import PairwiseHinge, PairwiseLogistic
@@ -16,6 +18,8 @@ LOSSES = {
     "pairwise_hinge": PairwiseHinge,
     "softmax_cross_entropy": SoftmaxCrossEntropy,
     "contrastive_policy_gradient": ContrastivePolicyGradient,
+    "conditional_logit": ConditionalLogit,
+    "quantile_filtered_imitation": QuantileFilteredImitation,
 }
 """Loss classes by name."""
 

@@ -167,7 +167,7 @@ class PerCandidate(
             params = process_routing(self, "fit", **params).transformer.fit
         if shape is not None:
             if y is not None:
-                y = check_rewards(y, shape)[0]
+                y = check_rewards(y, shape, allow_nan=True)[0]
                 y = y.reshape(-1, *y.shape[2:])
             params = {
                 name: _repeat_per_row(check_container(value, name), shape)

@@ -17,7 +17,8 @@ needs_torch = pytest.mark.skipif(
 LINEAR = [
     *("no_siblings", "all_six", "set_centered", "neighbor_mean", "policy_gradient"),
     *("log_loss", "squared_error", "pairwise_hinge", "softmax_cross_entropy"),
-    *("contrastive_policy_gradient", "sets_of_10", "rewards_by_spread"),
+    *("contrastive_policy_gradient", "quantile_filtered_imitation"),
+    *("sets_of_10", "rewards_by_spread"),
     *("prompt_scale", "prompt_whitening", "nystroem", "bagging", "lower_bound"),
     "two_probes",
 ]

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from killed_process import kill_often
 from sklearn import config_context, get_config
 
+from skqprobe import QProbePolicy
+from skqprobe.embedders import flatten_records
 from skqprobe.generators import (
     BaseGenerator,
     PromptRefused,
@@ -965,3 +967,121 @@ def test_functions_of_a_generator_are_compared_by_what_they_do(tmp_path, one, ot
         collect(["text"], FromFunction(one), reward, k=2, path=path)
     with pytest.raises(ValueError, match="different settings"):
         collect(["text"], FromFunction(other), reward, k=2, path=path)
+
+
+# Rewards of selected completions only
+
+
+def calls_of(**options):
+    """Collect, and return the records and the rewarded (prompt, completion) pairs."""
+    calls = []
+
+    def reward(item, completion):
+        calls.append((item, completion))
+        return len(calls)
+
+    return in_order(prompts_of(5), Toy(), reward, k=6, **options), calls
+
+
+class States:
+    """Embedder that reads the captured likelihoods."""
+
+    def transform(self, records):
+        return np.stack([r["log_likelihoods"][:, None] for r in records])
+
+
+@pytest.mark.parametrize("embedder", [None, States()])
+def test_only_selected_completions_are_rewarded(path, embedder):
+    options = {"n_rewards": 2, "embedder": embedder}
+    records, calls = calls_of(path=path, **options)
+    for record in records:
+        asked = record["asked"]
+        assert asked == sorted(set(asked)) and len(asked) == 2
+        known = [j for j, reward in enumerate(record["rewards"]) if reward is not None]
+        assert known == asked
+        assert "errors" not in record
+        if embedder is None:
+            assert record["asked_probability"] == pytest.approx(1 / 3)
+        else:
+            assert "asked_probability" not in record
+            values = record["log_likelihoods"]
+            assert asked == sorted([np.argmax(values), np.argmin(values)])
+    expected = [(r["prompt"], r["completions"][j]) for r in records for j in r["asked"]]
+    assert calls == expected
+    again, calls = calls_of(path=path, **options)
+    assert calls == []
+    assert [r["rewards"] for r in again] == [r["rewards"] for r in records]
+    in_memory, _ = calls_of(**options)
+    assert [r["asked"] for r in in_memory] == [r["asked"] for r in records]
+
+
+def test_random_selection_varies_and_is_uniform():
+    def reward(item, completion):
+        return 0.0
+
+    prompts = prompts_of(600)
+    records = collect(prompts, Toy(), reward, k=4, n_rewards=1, reward_concurrency=1)
+    counts = np.bincount([r["asked"][0] for r in records], minlength=4)
+    assert counts.min() > 110  # of 150; the standard deviation is 11
+
+
+def test_a_resumed_run_asks_for_failed_rewards_only(path):
+    def fail_once(item, completion, seen=[]):  # noqa: B006
+        seen.append(completion)
+        if len(seen) == 2:
+            raise RuntimeError("not now")
+        return 1.0
+
+    options = {"k": 4, "path": path, "n_rewards": 2}
+    with pytest.warns(RuntimeWarning, match="1 of 6 rewards failed"):
+        records = in_order(prompts_of(3), Toy(), fail_once, **options)
+    missing = records[0]["rewards"].count(None)
+    assert missing == 3 and list(records[0]["errors"]) == [records[0]["asked"][1]]
+    calls = []
+
+    def reward(item, completion):
+        calls.append(completion)
+        return 2.0
+
+    records = in_order(prompts_of(4), Toy(), reward, **options)  # one more prompt
+    assert len(calls) == 3
+    assert records[0]["rewards"].count(None) == 2 and "errors" not in records[0]
+    rescored = in_order(prompts_of(4), Toy(), reward, **options, rescore=True)
+    assert len(calls) == 11
+    assert [r["asked"] for r in rescored] == [r["asked"] for r in records]
+
+
+def test_a_file_with_another_n_rewards_is_refused(path):
+    calls_of(path=path, n_rewards=2)
+    before = path.read_bytes()
+    for other in (None, 3):
+        with pytest.raises(ValueError, match=f"n_rewards was 2, is {other}"):
+            calls_of(path=path, n_rewards=other)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("n_rewards", [0, 7, 2.0, True, "2"])
+def test_n_rewards_must_be_a_count(n_rewards):
+    with pytest.raises(ValueError, match="n_rewards must be None or an integer from 1"):
+        calls_of(n_rewards=n_rewards)
+
+
+def test_embedder_must_be_a_transformer_and_needs_n_rewards():
+    with pytest.raises(ValueError, match="embedder must be a transformer of records"):
+        calls_of(n_rewards=2, embedder=len)
+    with pytest.raises(ValueError, match="embedder has no effect without n_rewards"):
+        calls_of(embedder=States())
+
+
+def test_rewards_that_were_not_asked_for_have_weight_0(path):
+    records, _ = calls_of(path=path, n_rewards=2)
+    data = load_records(path)
+    assert data.asked.dtype == bool and data.asked.sum() == 10
+    np.testing.assert_array_equal(np.isfinite(data.y), data.asked)
+    X = np.concatenate([record["hidden_states"] for record in data.records])
+    X += np.random.default_rng(0).normal(size=X.shape)
+    policy = QProbePolicy().fit(X, data.y, data.groups, sample_weight=data.asked)
+    same = QProbePolicy(missing="ignore").fit(X, data.y, data.groups)
+    np.testing.assert_array_equal(policy.coef_, same.coef_)
+    pairs, _, y = flatten_records(records)  # without a warning: none failed
+    assert len(pairs) == len(y) == 10

@@ -17,7 +17,12 @@ SETTINGS = [
     ("softmax_cross_entropy", {"target_temperature": 0.6}),
     ("contrastive_policy_gradient", {"b": 2.5}),
 ]
-ALL_SETTINGS = [(name, {}) for name in LOSSES] + SETTINGS
+ALL_SETTINGS = [
+    *((name, {}) for name in LOSSES),
+    *SETTINGS,
+    ("conditional_logit", {"normalize": True}),
+    *(("quantile_filtered_imitation", {"quantile": q}) for q in (0, 0.4, 0.5, 1)),
+]
 
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
@@ -73,6 +78,18 @@ def contrastive_policy_gradient(z, r, b=1.0):
     )
 
 
+def conditional_logit(z, r, normalize=False):
+    total = sum(r) if normalize and sum(r) else 1
+    return -sum(ri / total * math.log(qi) for ri, qi in zip(r, softmax(z), strict=True))
+
+
+def quantile_filtered_imitation(z, r, quantile=0.9):
+    at_most = [sum(rj <= ri for rj in r) / len(r) for ri in r]
+    pairs = zip(softmax(z), r, at_most, strict=True)
+    kept = [math.log(q) for q, ri, share in pairs if share > quantile or ri == max(r)]
+    return -sum(kept) / len(kept)
+
+
 FORMULAS = {
     formula.__name__: formula
     for formula in [
@@ -83,6 +100,8 @@ FORMULAS = {
         pairwise_hinge,
         softmax_cross_entropy,
         contrastive_policy_gradient,
+        conditional_logit,
+        quantile_filtered_imitation,
     ]
 }
 
@@ -220,6 +239,8 @@ LIMITS = {
     "pairwise_hinge": (1e5 + 2e5 + 1e5) / 3 + 0.1,
     "softmax_cross_entropy": T[1] * 1e5 + T[2] * 2e5,
     "contrastive_policy_gradient": (2 * (0.5 + 1e5) ** 2 + (1 + 2e5) ** 2) / 18,
+    "conditional_logit": 0.5 * 1e5 + 2e5,
+    "quantile_filtered_imitation": 2e5,
 }
 
 
@@ -252,16 +273,17 @@ def test_extreme_scores_give_finite_results(name, rewards, offsets, weight, rng)
 def test_valid_rewards(name):
     loss = LOSSES[name]()
     loss.check_rewards(np.array([0, 0.5, 1]))
-    if name != "log_loss":
+    if name not in ("log_loss", "conditional_logit"):
         loss.check_rewards(np.array([-3.0, 1e10]))
 
 
 @every_loss
 def test_informative_prompts(name):
-    # Two equal rewards, a single candidate, and two different rewards.
+    # Two equal rewards, a single candidate of reward 0, and two different rewards.
     offsets, rewards = np.array([0, 2, 3, 5]), np.array([1.0, 1, 0, 1, 0])
     informative = LOSSES[name]().informative_prompts(rewards, offsets)
-    equal, single = [False, False] if name.startswith("pairwise") else [True, True]
+    equal = not name.startswith("pairwise")
+    single = equal and name != "conditional_logit"
     assert informative.tolist() == [equal, single, True]
 
 
@@ -299,6 +321,8 @@ def test_default_settings():
         "pairwise_hinge": {"margin": 0.1},
         "softmax_cross_entropy": {"target_temperature": 0.1},
         "contrastive_policy_gradient": {"b": 1.0},
+        "conditional_logit": {"normalize": False},
+        "quantile_filtered_imitation": {"quantile": 0.9},
     }
 
 
