@@ -111,17 +111,27 @@ class Information:
         return value, by_log - n / 2 * slope / error
 
     def best_alpha(self, noise):
-        """Maximize the evidence over `alpha`; 1 if it does not depend on it."""
+        """Maximize the evidence over `alpha`; 1 if it does not depend on it.
+
+        If coefficients fit all rewards exactly, the evidence may be largest without
+        noise. The values then explain at most half of the variance, a priori.
+        """
         if len(self.rows) == 0:
             return 1.0
-        largest = self.eigenvalues.max()
-        alphas = largest * np.exp(ALPHAS)
+        largest, log_alphas = self.eigenvalues.max(), ALPHAS
+        if noise is None and len(self.rows) >= self.n_free:
+            explains_half = self.eigenvalues.sum() / self.n_free
+            log_alphas = np.maximum(ALPHAS, np.log(explains_half / largest))
+        alphas = largest * np.exp(log_alphas)
         best = int(np.argmax([self.log_evidence(each, noise)[0] for each in alphas]))
 
         def slope(log_alpha):
             return self.log_evidence(largest * np.exp(log_alpha), noise)[1]
 
-        low, high = ALPHAS[max(best - 1, 0)], ALPHAS[min(best + 1, len(ALPHAS) - 1)]
+        low, high = (
+            log_alphas[max(best - 1, 0)],
+            log_alphas[min(best + 1, len(ALPHAS) - 1)],
+        )
         if slope(low) <= 0 or slope(high) >= 0:
             return float(alphas[best])
         return float(largest * np.exp(brentq(slope, low, high, xtol=1e-14)))

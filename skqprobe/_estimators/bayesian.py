@@ -65,7 +65,8 @@ class BayesianQProbePolicy(QProbePolicy):
         Precision of the prior of each coefficient, above 0: for "gaussian", in units of
         that of the noise. The mode of the posterior minimizes the sum over candidates
         of ``(Q - y)**2 / 2`` centered inside prompts, or the sum over choices of ``-log
-        softmax(Q)``, plus ``alpha / 2 * |coef|**2``. None maximizes the evidence.
+        softmax(Q)``, plus ``alpha / 2 * |coef|**2``. None maximizes the evidence, see
+        the notes.
     n_draws : int, default=1000
         Number of draws from the posterior by `predict_best_proba`.
     temperature : float, default=0.0
@@ -120,8 +121,12 @@ class BayesianQProbePolicy(QProbePolicy):
     -----
     For "gaussian" and prompts of k candidates, the coefficients are those of
     ``QProbePolicy("contrastive_policy_gradient", alpha=alpha_ / (n_prompts * k))``. A
-    candidate of weight w counts as w copies. For "choice", `alpha` is a fixed point of
-    MacKay [1]_: the evidence of the quadratic approximation at the mode is maximal.
+    candidate of weight w counts as w copies.
+
+    If there are so few rewards that some coefficients fit them exactly, the evidence is
+    maximized among the precisions for which the values explain at most half of the
+    variance a priori. For "choice", `alpha` is a fixed point of MacKay [1]_: the
+    evidence of the quadratic approximation at the mode is maximal.
 
     References
     ----------
