@@ -27,6 +27,9 @@ ALPHAS = np.linspace(np.log(1e-10), np.log(1e4), 57)
 """Logarithms of the precisions of the prior to start from, relative to the largest
 eigenvalue of the likelihood."""
 
+FITTED = 1e-6
+"""Share of the variance of the rewards below which coefficients fit them exactly."""
+
 LARGE = 2048
 """Rank above which matrices are decomposed in the type of X: in float32, that takes a
 third of the time, and has the effect of errors of about 1e-6 in X."""
@@ -119,7 +122,7 @@ class Information:
         if len(self.rows) == 0:
             return 1.0
         largest, log_alphas = self.eigenvalues.max(), ALPHAS
-        if noise is None and len(self.rows) >= self.n_free:
+        if noise is None and self.rest < FITTED * (self.targets @ self.targets):
             explains_half = self.eigenvalues.sum() / self.n_free
             log_alphas = np.maximum(ALPHAS, np.log(explains_half / largest))
         alphas = largest * np.exp(log_alphas)

@@ -44,6 +44,12 @@ NOTHING_TO_LEARN = (
     "likelihood='choice'. No coefficient was learned."
 )
 
+LOSS_OF_LIKELIHOOD = {
+    "gaussian": "contrastive_policy_gradient",
+    "choice": "conditional_logit",
+}
+"""Loss that is minus the logarithm of a likelihood, up to its scale."""
+
 
 class BayesianQProbePolicy(QProbePolicy):
     """Policy with a posterior over its probe, updated without a new fit.
@@ -180,6 +186,11 @@ class BayesianQProbePolicy(QProbePolicy):
         self.max_iter = max_iter
         self.tol = tol
         self.random_state = random_state
+
+    @property
+    def loss(self):
+        """Loss of which the mode is the minimum, under the name in QProbePolicy."""
+        return LOSS_OF_LIKELIHOOD[self.likelihood]
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
