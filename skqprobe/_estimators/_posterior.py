@@ -369,7 +369,8 @@ def best_probabilities(information, alpha, noise, X, layout, values, n_draws, rn
 def _draw(mean, covariance, n_draws, rng):
     """Draw vectors of a normal distribution, (n, n_draws)."""
     variances, vectors = eigh(covariance)
-    factor = vectors * np.sqrt(np.maximum(variances, 0))
+    # The symmetric root does not depend on the signs of the vectors.
+    factor = (vectors * np.sqrt(np.maximum(variances, 0))) @ vectors.T
     return mean[:, None] + factor @ rng.standard_normal((len(mean), n_draws))
 
 
