@@ -40,7 +40,7 @@ OTHER_KINDS = {
         r"metrics\.weights_at_cost": "several objectives, held out",
         r"plotting\.ParetoDisplay\.from_predictions": "two objectives",
         r"plotting\..*\.from_estimator": "of ParetoDisplay, too",
-        r"QProbe\w+\.(fit|score)|BayesianQProbePolicy\.score": (
+        r"QProbe\w+\.(fit|partial_fit|score)|BayesianQProbePolicy\.score": (
             "one reward per candidate, or several"
         ),
         r"BayesianQProbePolicy\.(fit|partial_fit)": "rewards or choices",

@@ -388,10 +388,10 @@ class BayesianQProbePolicy(QProbePolicy):
             of the prompt, since a constant does not change a choice. Only with
             `return_std`, which needs groups for rows.
         """
+        self = self._snapshot()
         Q = super().decision_function(X, offset=offset)
         if not return_std:
             return Q
-        self = self._snapshot()
         rows, layout = self._checked(X, groups)
         variances = centered_variances(
             self._information(), self.alpha_, self.noise_variance_, rows, layout

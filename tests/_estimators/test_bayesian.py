@@ -408,6 +408,29 @@ def test_large_problems_in_float32_are_those_in_float64(rng, monkeypatch, n):
 
 
 @every_likelihood
+@pytest.mark.parametrize("scale", [1e-140, 1e-30, 1e30, 1e140])
+def test_scale_of_embeddings_and_rewards(rng, likelihood, scale):
+    X, y, _ = make_data(rng, 20, 4, 5, 1.0, likelihood)
+    policy = BayesianQProbePolicy(likelihood).fit(X, y)
+    other = BayesianQProbePolicy(likelihood).fit(scale * X, y)
+    assert_allclose(scale * other.coef_, policy.coef_, rtol=1e-6)
+    assert other.alpha_ / scale**2 == pytest.approx(policy.alpha_, rel=1e-6)
+    assert other.log_evidence_ == pytest.approx(policy.log_evidence_)
+    if likelihood == "gaussian":
+        other = BayesianQProbePolicy().fit(X, scale * y)
+        assert_allclose(other.coef_ / scale, policy.coef_, rtol=1e-9)
+        assert other.alpha_ == pytest.approx(policy.alpha_)
+
+
+@every_likelihood
+def test_offset_of_the_columns_costs_no_precision(rng, likelihood):
+    X, y, _ = make_data(rng, 20, 4, 5, 1.0, likelihood)
+    policy = BayesianQProbePolicy(likelihood).fit(X, y)
+    other = BayesianQProbePolicy(likelihood).fit((X + 1000).astype("f4"), y)
+    assert_allclose(other.coef_, policy.coef_, atol=1e-3 * abs(policy.coef_).max())
+
+
+@every_likelihood
 def test_nothing_to_learn_warns(rng, likelihood):
     X, rows = rng.normal(size=(5, 1, 3)), rng.normal(size=(5, 3))
     for data in ((X, np.ones((5, 1))), (rows, np.ones(5))):
