@@ -1,19 +1,32 @@
-"""Common checks of QProbeRegressor and QProbePolicy, with each of their losses."""
+"""Common checks of the probes, with each of their losses.
+
+The checks `of_posteriors` run on BayesianQProbePolicy, too, whose likelihood takes the
+place of the loss.
+"""
 
 import copy
 
 import numpy as np
 import pytest
-from cases import WITH_INTERCEPT, as_rows, every_probe, every_probe_and_loss, values_of
+from cases import (
+    PROBES_AND_LOSSES,
+    WITH_INTERCEPT,
+    as_rows,
+    every_probe,
+    every_probe_and_loss,
+    values_of,
+)
 from estimators import assert_same_state, state_of
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from sklearn.base import clone
 
-from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe import BayesianQProbePolicy, QProbePolicy, QProbeRegressor
 from skqprobe._candidates.layout import check_layout
 from skqprobe.losses import get_loss
 
+POSTERIORS = [(BayesianQProbePolicy, name) for name in ("gaussian", "choice")]
+of_posteriors = pytest.mark.parametrize("Probe, loss", PROBES_AND_LOSSES + POSTERIORS)
 every_regression_loss = pytest.mark.parametrize("loss", WITH_INTERCEPT)
 
 
@@ -42,7 +55,7 @@ def objective(probe, X, y, groups=None, coef=None):
 
 def assert_same_fit(probe, other, X, y, groups=None):
     """Both are the same minimum of the objective on these data."""
-    if probe.loss == "pairwise_hinge":
+    if getattr(probe, "loss", None) == "pairwise_hinge":
         # The gradient does not vanish at a kink, so L-BFGS ends where its line search
         # does: two paths end within about 1e-5 of the minimum in value. The objective
         # is alpha-strongly convex, so coefficients differ by at most the root of
@@ -104,7 +117,7 @@ def candidates(request, sets, ragged):
 # Layouts
 
 
-@every_probe_and_loss
+@of_posteriors
 def test_sets_and_rows_agree(sets, Probe, loss):
     X, y = sets
     flat = flat_X, _, groups = as_rows(X, y)
@@ -122,7 +135,7 @@ def test_sets_and_rows_agree(sets, Probe, loss):
         )
 
 
-@every_probe_and_loss
+@of_posteriors
 def test_order_of_rows_does_not_matter(ragged, Probe, loss):
     X, y, groups = ragged
     probe = make(Probe, loss, temperature=0.5).fit(X, y, groups)
@@ -135,7 +148,7 @@ def test_order_of_rows_does_not_matter(ragged, Probe, loss):
     assert groups[p][chosen].tolist() == list(dict.fromkeys(groups[p]))
 
 
-@every_probe_and_loss
+@of_posteriors
 def test_order_of_candidates_and_prompts_does_not_matter(sets, Probe, loss):
     X, y = sets
     rng = np.random.default_rng(1)
@@ -233,7 +246,7 @@ def assert_weights_are_copies(probe, weighted, copied):
     assert score != pytest.approx(one.score(X, y, groups), rel=1e-4)
 
 
-@every_probe_and_loss
+@of_posteriors
 @pytest.mark.parametrize("low, high", [(1, 4), (0, 2)], ids=["copies", "zeros"])
 def test_weights_of_candidates_are_copies(candidates, Probe, loss, low, high):
     X, y, groups = candidates
@@ -246,7 +259,7 @@ def test_weights_of_candidates_are_copies(candidates, Probe, loss, low, high):
     assert_weights_are_copies(make(Probe, loss), (*candidates, weight), copied)
 
 
-@every_probe_and_loss
+@of_posteriors
 def test_weights_of_prompts_are_copies(sets, Probe, loss):
     weight = np.random.default_rng(1).integers(0, 4, size=60)
     weighted, copied = (*sets, None, weight), (*copies_of(weight, *sets), None)
@@ -268,7 +281,7 @@ def test_weights_of_rows_without_groups_are_copies(rows, Probe, loss):
         assert score != pytest.approx(probe.score(X, y), rel=1e-4)
 
 
-@every_probe_and_loss
+@of_posteriors
 def test_weights_of_single_candidates_are_copies(rows, Probe, loss):
     # Copies of the only candidate of a prompt make a prompt of equal candidates, which
     # a loss that compares candidates ignores as well.
@@ -303,7 +316,7 @@ def test_scale_of_weights(sets, ragged, Probe, loss):
 # Dtypes and memory
 
 
-@every_probe_and_loss
+@of_posteriors
 def test_float32_and_float64_agree(sets, Probe, loss):
     X, y = sets
     X = X.astype(np.float32)
@@ -321,7 +334,7 @@ def test_float32_and_float64_agree(sets, Probe, loss):
         assert_allclose(single.predict_proba(X).sum(axis=1), 1, rtol=1e-6)
 
 
-@every_probe_and_loss
+@of_posteriors
 def test_float16(sets, Probe, loss):
     X, y = sets
     X = X.astype(np.float16)
@@ -355,7 +368,7 @@ def strided(X, path):
     return wide[..., ::2]
 
 
-@every_probe_and_loss
+@of_posteriors
 @pytest.mark.parametrize(
     "lay_out",
     [
@@ -423,7 +436,7 @@ def test_arguments_are_not_changed(candidates, Probe, loss):
         assert_array_equal(array, copied)
 
 
-@every_probe_and_loss
+@of_posteriors
 def test_fitted_attributes_do_not_share_memory_with_the_data(sets, Probe, loss):
     X, y = sets
     probe = make(Probe, loss).fit(X, y)

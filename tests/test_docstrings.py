@@ -40,10 +40,13 @@ OTHER_KINDS = {
         r"metrics\.weights_at_cost": "several objectives, held out",
         r"plotting\.ParetoDisplay\.from_predictions": "two objectives",
         r"plotting\..*\.from_estimator": "of ParetoDisplay, too",
-        r"QProbe\w+\.(fit|score)": "one reward per candidate, or several",
+        r"QProbe\w+\.(fit|partial_fit|score)|BayesianQProbePolicy\.score": (
+            "one reward per candidate, or several"
+        ),
+        r"BayesianQProbePolicy\.(fit|partial_fit)": "rewards or choices",
     },
     "offset": {
-        r"QProbePolicy(CV)?\.score": "no part of the rewards",
+        r"(Bayesian)?QProbePolicy(CV)?\.score": "no part of the rewards",
         r"QProbeRegressor\.score": "not used: R^2 is that of the rewards",
     },
     "groups": {
@@ -69,7 +72,8 @@ OTHER_KINDS = {
     "random_state": {
         r"QProbe(Policy|Regressor)": "sets of candidates, draws and networks",
         r"QProbePolicyCV": "draws of sample",
-        r"QProbe.*\.sample": "falls back to the estimator's random_state",
+        r"BayesianQProbePolicy": "draws of sample and predict_best_proba",
+        r"(Bayesian)?QProbe.*\.sample": "falls back to the estimator's random_state",
         r"generators\.BestOfK": "does not determine the candidates",
         r"generators\.select_candidates": "only of ties",
         r"metrics\.policy_report": "draws and resamples",

@@ -15,7 +15,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
+from skqprobe import (
+    BayesianQProbePolicy,
+    QProbePolicy,
+    QProbePolicyCV,
+    QProbeRegressor,
+)
 from skqprobe.losses import LOSSES
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
@@ -25,6 +30,8 @@ PUBLIC = [
     *(QProbePolicy(loss=loss) for loss in LOSSES if loss != "log_loss"),
     QProbePolicyCV(),
     QProbePolicyCV(["squared_error", "policy_gradient"], cv=2),
+    BayesianQProbePolicy(),
+    BayesianQProbePolicy("choice"),
     PerCandidate(StandardScaler()),
     PerCandidate(PCA()),
     SiblingFeatures(),

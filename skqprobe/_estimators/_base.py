@@ -3,6 +3,7 @@
 from numbers import Integral, Real
 
 import numpy as np
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.device import to_host, to_namespace_of
@@ -30,6 +31,7 @@ from skqprobe._estimators._fit import (
     minimize,
     set_fitted,
 )
+from skqprobe._estimators._updates import update
 from skqprobe._objectives.linear import LinearObjective, linear_scores
 from skqprobe._objectives.network import NetworkObjective, network_scores
 from skqprobe._solvers import import_torch
@@ -45,7 +47,22 @@ from skqprobe._utils.sklearn_compat import (
     check_same_namespace,
     with_callbacks,
 )
-from skqprobe.losses import get_loss
+from skqprobe.losses import LOSSES, BaseLoss, get_loss
+
+
+def _can_update(estimator):
+    """Whether a probe has a closed form, and sums of all its prompts."""
+    if hasattr(estimator, "coef_") and not hasattr(estimator, "_sums_"):
+        raise AttributeError(
+            "fit keeps no sums of its prompts that partial_fit could add to; call "
+            "partial_fit of a clone, with all prompts first."
+        )
+    loss = estimator.get_params(deep=False).get("loss")  # QProbePolicyCV has none
+    known = isinstance(loss, BaseLoss) or loss in LOSSES
+    is_linear = known and not len(estimator.hidden_layer_sizes)
+    if is_linear and estimator.solver != "lbfgs":
+        return hasattr(get_loss(loss), "least_squares")
+    return False
 
 
 class BaseQProbe(CallbackSupportMixin, BaseEstimator):
@@ -54,6 +71,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
     # Requested by default, so that users need only switch on metadata routing. `y` is
     # requested for cross_val_predict, see QProbePolicy.classes_.
     __metadata_request__fit = {"groups": True, "sample_weight": True, "y": True}
+    __metadata_request__partial_fit = {"groups": True, "sample_weight": True}
     __metadata_request__score = {"groups": True, "sample_weight": True, "offset": True}
 
     # Of an estimator that an older version saved.
@@ -154,6 +172,74 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         attributes = state(thetas, n_iter)
         iterations.end(attributes)
         return set_fitted(self, attributes)
+
+    @available_if(_can_update)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, groups=None, sample_weight=None):
+        """Update the probe by more prompts; only for losses with a closed form.
+
+        The result is that of one fit to all prompts so far: the sums of the normal
+        equations are kept, a matrix of n_features squared. `fit` does not keep them, so
+        updates begin with `partial_fit`. A prompt whose candidates are in two calls
+        counts as two prompts.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs, as sets or rows.
+        y : array-like of shape (n_prompts, k) or (n_rows,)
+            Rewards; or several per candidate, one per objective, along a last axis.
+        groups : array-like of shape (n_rows,), default=None
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
+        sample_weight : array-like, default=None
+            Non-negative number of copies of each candidate, of shape (n_prompts, k), or
+            (n_rows,) with `groups`; or of each prompt, of shape (n_prompts,), or
+            (n_rows,) without `groups`.
+
+        Returns
+        -------
+        self : object
+            Updated estimator.
+
+        Raises
+        ------
+        ValueError
+            If an argument has the wrong shape or values, or the estimator was fitted by
+            `fit` or with another loss. The estimator is then unchanged.
+        """
+        loss, is_fitted = get_loss(self.loss), hasattr(self, "coef_")
+        if self.standardize:
+            raise ValueError(
+                "standardize=True needs all data at once. Use standardize=False, and "
+                "scale X by fixed means and scales before partial_fit."
+            )
+        kept, sums = getattr(self, "_sums_", (str(loss), None))
+        if kept != str(loss):
+            raise ValueError(
+                f"partial_fit by {loss} cannot update a probe that was fitted by "
+                f"{kept}; call partial_fit of a clone, with all prompts."
+            )
+        data = check_training_data(self, X, y, groups, reset=not is_fitted)
+        check_loss(loss, data)
+        check_objective_weights(self.objective_weights, len(data.rewards_by_name))
+        if sums is not None and len(sums[1]) != len(data.rewards_by_name) + 1:
+            raise ValueError(
+                f"y has {len(data.rewards_by_name)} objectives, but those so far had "
+                f"{len(sums[1]) - 1}."
+            )
+        objectives = make_objectives(
+            data,
+            loss,
+            sample_weight,
+            alpha=self.alpha,
+            fit_intercept=self.fit_intercept,
+            n_candidates=self.n_candidates,
+            random_state=self.random_state,
+        )
+        thetas, sums = update(objectives, sums)
+        attributes = fitted_attributes(data, objectives, thetas, 1)
+        return set_fitted(self, attributes | {"_sums_": (str(loss), sums)})
 
     def _check_settings(self):
         """Loss object and name of the solver."""

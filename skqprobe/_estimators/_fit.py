@@ -105,7 +105,7 @@ class TrainingData:
         return scaler.mean_, scaler.scale_
 
 
-def check_training_data(estimator, X, y, groups, sample_weight=None):
+def check_training_data(estimator, X, y, groups, sample_weight=None, *, reset=True):
     """Validate training data, without a change to the estimator.
 
     Parameters
@@ -114,13 +114,15 @@ def check_training_data(estimator, X, y, groups, sample_weight=None):
         Estimator to be fitted, for error messages.
     X, y, groups, sample_weight : array-like
         Arguments of `fit`.
+    reset : bool, default=True
+        Whether X may have other features than in the last fit.
 
     Returns
     -------
     data : TrainingData
     """
     checked = copy.copy(estimator)
-    X, shape = check_candidates(checked, X, reset=True)
+    X, shape = check_candidates(checked, X, reset=reset)
     if X.dtype == np.float64 and isinstance(X, np.ndarray):
         check_limits(X, shape, SMALLEST, LARGEST)
     else:  # squares of smaller types fit in float64

@@ -59,7 +59,8 @@ class Objective:
 
     def __post_init__(self):
         self.has_intercept = self.fit_intercept and not self.loss.shift_invariant
-        self.prompt_weight = self.prompt_weight / (self.prompt_weight.sum() or 1)
+        self.total_weight = self.prompt_weight.sum()
+        self.prompt_weight = self.prompt_weight / (self.total_weight or 1)
         self.reader = BlockReader(self.X)
         self.dtype = self.reader.dtype
         self.n_features = self.X.shape[1]

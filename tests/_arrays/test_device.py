@@ -17,7 +17,13 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, sample_candidates
+from skqprobe import (
+    BayesianQProbePolicy,
+    QProbePolicy,
+    QProbePolicyCV,
+    QProbeRegressor,
+    sample_candidates,
+)
 from skqprobe._arrays import blocks, device
 from skqprobe._objectives import linear
 from skqprobe._solvers import preconditioner
@@ -105,6 +111,23 @@ def test_policy(place, data, loss, dtype):
         assert_allclose(found, result, **close)
     score = expected.score(X, y, groups)
     assert policy.score(X_there, y_there, groups) == pytest.approx(score, rel=1e-3)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "choice"])
+def test_posterior(place, data, likelihood):
+    X, y, groups = data
+    probe = BayesianQProbePolicy(likelihood, alpha=1.0, random_state=0)
+    close = {"rtol": 1e-6, "atol": 1e-9}
+    expected, policy = fit_both(place, probe, data, **close)
+    X_there = place.put(X)
+    expected.partial_fit(X, y, groups)
+    policy.partial_fit(X_there, place.put(y), groups)
+    both = policy.decision_function(X_there, groups, return_std=True)
+    wanted = expected.decision_function(X, groups, return_std=True)
+    for found, values in zip(both, wanted, strict=True):
+        assert_allclose(place.get(found), values, **close)
+    proba = place.get(policy.predict_best_proba(X_there, groups))
+    assert_allclose(proba, expected.predict_best_proba(X, groups), atol=0.01)
 
 
 @pytest.mark.parametrize("loss", WITH_INTERCEPT)

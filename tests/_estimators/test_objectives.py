@@ -415,7 +415,7 @@ def test_missing_rewards_of_a_data_frame(vector_rows):
     policy = QProbePolicy().fit(X, frame, groups)
     assert_array_equal(policy.coef_, QProbePolicy().fit(X, y, groups).coef_)
     frame.iloc[3, 1] = pd.NA
-    words = r"y contains NaN.*y\[3, 1\]"
+    words = r"y contains NaN.*y\[3"
     assert_refused(QProbePolicy().fit, words, X, frame, groups)
     assert_refused(policy.score, words, X, frame, groups)
     with pytest.raises(ValueError, match=words):

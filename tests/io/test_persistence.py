@@ -22,7 +22,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 
 import skqprobe
-from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, make_probe_pipeline
+from skqprobe import (
+    BayesianQProbePolicy,
+    QProbePolicy,
+    QProbePolicyCV,
+    QProbeRegressor,
+    make_probe_pipeline,
+)
 from skqprobe.embedders import (
     BaseEmbedder,
     EmbeddingCache,
@@ -81,6 +87,8 @@ def estimators():
         "objectives": QProbePolicy("log_loss", objective_weights=[1.0, -0.5]).fit(
             X, [[{"right": r, "short": 1 - r} for r in prompt] for prompt in y]
         ),
+        "posterior": BayesianQProbePolicy(random_state=0).fit(X.astype("f4"), y),
+        "choices": BayesianQProbePolicy("choice", random_state=0).fit(X, y),
         "cross-validation": QProbePolicyCV(
             [SoftmaxCrossEntropy(0.5), "squared_error"], alphas=[1.0, 0.1], cv=2
         ).fit(X, y),
@@ -113,6 +121,7 @@ def answers(model, X):
     if hasattr(model, "steps") and isinstance(model[0], BaseEmbedder):
         X = RECORDS
     methods = ("decision_function", "predict_proba", "predict", "transform")
+    methods += ("predict_best_proba",)
     given = {name: getattr(model, name)(X) for name in methods if hasattr(model, name)}
     if hasattr(model, "cv_results_"):
         given["mean_test_score"] = model.cv_results_["mean_test_score"]

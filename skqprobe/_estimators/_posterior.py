@@ -1,0 +1,381 @@
+"""Posterior of the coefficients of a linear probe, from rewards or from choices.
+
+The likelihood of the coefficients is stored as that of orthogonal pseudo-rows with
+pseudo-rewards: exactly if rewards are Gaussian, and as its quadratic approximation at
+the mode if choices are logit. More data add rows, so that the posterior of some data is
+the prior of the next.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.optimize import brentq
+
+from skqprobe._candidates.segments import (
+    repeat_per_prompt,
+    segment_log_softmax,
+    segment_sum,
+)
+from skqprobe._objectives.linear import LinearObjective
+from skqprobe._solvers.ridge import add_products
+from skqprobe.losses import BaseLoss
+
+ALPHAS = np.linspace(np.log(1e-10), np.log(1e4), 57)
+"""Logarithms of the precisions of the prior to start from, relative to the largest
+eigenvalue of the likelihood."""
+
+FITTED = 1e-6
+"""Share of the variance of the rewards below which coefficients fit them exactly."""
+
+LARGE = 2048
+"""Rank above which matrices are decomposed in the type of X: in float32, that takes a
+third of the time, and has the effect of errors of about 1e-6 in X."""
+
+MAX_HALVINGS = 30
+"""Maximum number of times that a step is halved."""
+
+
+@dataclass(frozen=True)
+class Information:
+    """Likelihood of coefficients: ``-2 log p = (rest + |R theta - u|**2) / noise``.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (rank, d)
+        Matrix R of orthogonal rows.
+    targets : ndarray of shape (rank,)
+        Vector u.
+    rest : float
+        Value at the maximum, times the noise.
+    n_free : float
+        Number of rewards that are free to vary, which is less by one per prompt; or
+        number of choices.
+    """
+
+    rows: np.ndarray
+    targets: np.ndarray
+    rest: float = 0.0
+    n_free: float = 0.0
+
+    @cached_property
+    def eigenvalues(self):
+        """Eigenvalues of R'R."""
+        return np.einsum("ij,ij->i", self.rows, self.rows)
+
+    @property
+    def has_signal(self):
+        """Whether values or rewards differ inside prompts."""
+        return len(self.rows) > 0 and self.rest + self.targets @ self.targets > 0
+
+    def scaled(self, factor):
+        """Weight all observations by a factor."""
+        root = np.sqrt(factor)
+        return Information(
+            self.rows * root,
+            self.targets * root,
+            self.rest * factor,
+            self.n_free * factor,
+        )
+
+    def residual(self, coef):
+        """Compute ``rest + |R theta - u|**2``."""
+        errors = self.rows @ coef - self.targets
+        return self.rest + errors @ errors
+
+    def coef(self, alpha):
+        """Compute the mean of the posterior, for the precision `alpha` of the prior."""
+        return (self.targets / (self.eigenvalues + alpha)) @ self.rows
+
+    def noise(self, alpha):
+        """Compute the variance of the noise that maximizes the evidence."""
+        shrunk = alpha / (self.eigenvalues + alpha)
+        return (self.rest + shrunk @ self.targets**2) / self.n_free
+
+    def log_evidence(self, alpha, noise):
+        """Compute the logarithm of the evidence, and its derivative by log(alpha).
+
+        Parameters
+        ----------
+        alpha : float
+            Precision of the prior, in units of that of the noise.
+        noise : float or None
+            Variance of the noise; None maximizes over it.
+        """
+        shrunk, squares = alpha / (self.eigenvalues + alpha), self.targets**2
+        error, slope = self.rest + shrunk @ squares, (shrunk * (1 - shrunk)) @ squares
+        value, by_log = np.log(shrunk).sum() / 2, (1 - shrunk).sum() / 2
+        if noise is not None:
+            return value - error / noise / 2, by_log - slope / noise / 2
+        n = self.n_free
+        value -= n / 2 * (np.log(2 * np.pi * error / n) + 1)
+        return value, by_log - n / 2 * slope / error
+
+    def best_alpha(self, noise):
+        """Maximize the evidence over `alpha`; 1 if it does not depend on it.
+
+        If coefficients fit all rewards exactly, the evidence may be largest without
+        noise. The values then explain at most half of the variance, a priori.
+        """
+        if len(self.rows) == 0:
+            return 1.0
+        largest, log_alphas = self.eigenvalues.max(), ALPHAS
+        if noise is None and self.rest < FITTED * (self.targets @ self.targets):
+            explains_half = self.eigenvalues.sum() / self.n_free
+            log_alphas = np.maximum(ALPHAS, np.log(explains_half / largest))
+        alphas = largest * np.exp(log_alphas)
+        best = int(np.argmax([self.log_evidence(each, noise)[0] for each in alphas]))
+
+        def slope(log_alpha):
+            return self.log_evidence(largest * np.exp(log_alpha), noise)[1]
+
+        low, high = (
+            log_alphas[max(best - 1, 0)],
+            log_alphas[min(best + 1, len(ALPHAS) - 1)],
+        )
+        if slope(low) <= 0 or slope(high) >= 0:
+            return float(alphas[best])
+        return float(largest * np.exp(brentq(slope, low, high, xtol=1e-14)))
+
+    def project(self, X):
+        """Compute the coordinates of rows, whose covariance is diagonal.
+
+        Returns
+        -------
+        Z : ndarray of shape (n, rank)
+            Coordinates along the unit vectors of the rows.
+        """
+        return X @ (self.rows / np.sqrt(self.eigenvalues)[:, None]).T
+
+
+class RowSquares(BaseLoss):
+    """Sum of squared errors inside prompts, weighted by row."""
+
+    shift_invariant = True
+
+    def value_and_gradient(self, scores, rewards, offsets, weight=None):
+        """Not available: only rows are read."""
+        raise NotImplementedError
+
+    def least_squares(self, rewards, offsets, weight=None):
+        """Return weights and targets of the rows."""
+        return weight, rewards
+
+
+def centered_rows(X, layout, targets=None, weight=None):
+    """Make the objective that yields rows centered inside prompts, with weights."""
+    weight = np.ones(layout.n_rows) if weight is None else weight
+    return LinearObjective(
+        X,
+        layout,
+        np.zeros(layout.n_rows) if targets is None else targets,
+        RowSquares(),
+        alpha=0.0,
+        fit_intercept=False,
+        prompt_weight=np.ones(layout.n_prompts),
+        candidate_weight=weight * layout.n_prompts,  # of which prompts take the mean
+    )
+
+
+def from_rows(objective, before, n_free):
+    """Add rows of an objective to the information before.
+
+    Parameters
+    ----------
+    objective : LinearObjective
+        Objective from `centered_rows`.
+    before : Information
+        Information of earlier data.
+    n_free : float
+        Number of rewards that are free to vary, or of choices.
+
+    Returns
+    -------
+    information : Information
+        In the span of the rows, if these are fewer than the features.
+    """
+    d, n_rows = objective.n_features, len(before.rows) + objective.layout.n_rows
+    is_large = min(d, n_rows) > LARGE
+    dtype = objective.dtype if is_large else np.dtype(np.float64)
+    rows, targets = before.rows.astype(dtype, copy=False), before.targets
+    total, n_free = targets @ targets, before.n_free + n_free
+    noise = objective.layout.n_rows * objective.rounding_noise().sum()
+    noise *= objective.least_squares_weights().max()
+    parts = (
+        (np.asarray(X, dtype) * np.sqrt(v).astype(dtype)[:, None], t[0] * np.sqrt(v))
+        for X, t, v in objective.least_squares_rows()
+    )
+    if n_rows < d:
+        blocks, ends = zip((rows, targets), *parts, strict=True)
+        X, t = np.concatenate(blocks), np.concatenate(ends)
+        _, vectors = _positive_eigenpairs(X @ X.T, noise)
+        rows, targets, total = vectors.T @ X, vectors.T @ t, t @ t
+    else:
+        gram = np.asfortranarray(rows.T @ rows)
+        moment = targets @ rows
+        for X, t in parts:
+            gram, product = add_products(gram, X, t[None])
+            moment, total = moment + product[0], total + t @ t
+        values, vectors = _positive_eigenpairs(gram, noise)
+        rows = (vectors * np.sqrt(values)).T
+        targets = (moment @ vectors) / np.sqrt(values)
+    rest = before.rest + max(total - targets @ targets, 0.0)
+    return Information(rows, targets, rest, n_free)
+
+
+def _positive_eigenpairs(gram, noise):
+    """Decompose a matrix of which the lower triangle is valid, in its memory.
+
+    Eigenvalues that rounding explains, in the decomposition or in rows that are equal
+    inside prompts, are left out.
+    """
+    values, vectors = eigh(gram, overwrite_a=True, check_finite=False, driver="evd")
+    rounding = values[-1] * np.finfo(gram.dtype).eps * 4 * np.sqrt(len(gram))
+    first = np.searchsorted(values, max(rounding, noise), side="right")
+    return values[first:], vectors[:, first:]
+
+
+def from_choices(objective, counts, weight, before, alpha, *, tol, max_iter):
+    """Add choices to the information before, by Laplace's approximation.
+
+    Each Newton step is a least-squares problem of reweighted rows. Its evidence selects
+    the next `alpha`, and one decomposition serves both.
+
+    Parameters
+    ----------
+    objective : LinearObjective
+        Objective from `centered_rows`, of any weights.
+    counts, weight : ndarray of shape (n_rows,)
+        Number of times that each candidate was chosen, and number of its copies, in
+        prompt order.
+    before : Information
+        Information of earlier data.
+    alpha : float or None
+        Precision of the prior; None maximizes the evidence.
+    tol : float
+        Length of the last step, in standard deviations of the posterior.
+    max_iter : int
+        Maximum number of Newton steps.
+
+    Returns
+    -------
+    information : Information
+        Quadratic approximation at the mode of the posterior.
+    alpha : float
+        Precision of the prior.
+    n_iter : int
+        Number of steps.
+    converged : bool
+        Whether the last step was short enough.
+    """
+    X, layout, chosen = objective.X, objective.layout, counts * weight
+    offsets = layout.offsets
+    n_choices = repeat_per_prompt(segment_sum(chosen, offsets), offsets)
+
+    def log_likelihood(scores):
+        return chosen @ segment_log_softmax(scores, offsets, weight)
+
+    coef, scores = np.zeros(objective.n_features), np.zeros(layout.n_rows)
+    given, converged, n_iter = alpha, False, 0
+    while not converged and n_iter < max_iter:
+        n_iter += 1
+        proba = np.exp(segment_log_softmax(scores, offsets, weight)) * weight
+        mass = n_choices * np.maximum(proba, 1e-100)
+        working = centered_rows(X, layout, scores + chosen / mass - 1, mass)
+        information = from_rows(working, before, chosen.sum())
+        alpha = information.best_alpha(1.0) if given is None else given
+        step = information.coef(alpha) - coef
+        ahead = objective.scores(step)
+
+        def loss(share, coef=coef, scores=scores, step=step, ahead=ahead, alpha=alpha):
+            at = coef + share * step
+            likelihood = log_likelihood(scores + share * ahead)
+            return (before.residual(at) + alpha * (at @ at)) / 2 - likelihood
+
+        move = information.rows @ step
+        decrement = move @ move + alpha * (step @ step)
+        converged = decrement <= tol**2
+        share, start = 1.0, loss(0.0)
+        for _ in range(0 if converged else MAX_HALVINGS):
+            if loss(share) <= start - 1e-4 * share * decrement:
+                break
+            share /= 2
+        coef, scores = coef + share * step, scores + share * ahead
+    rest = before.residual(coef) - 2 * log_likelihood(scores)
+    information = replace(information, rest=0.0)
+    rest -= information.residual(coef)
+    return replace(information, rest=rest), alpha, n_iter, converged
+
+
+def centered_variances(information, alpha, noise, X, layout):
+    """Compute the posterior variance of prompt-centered values, in prompt order."""
+    found = []
+    for Xc, _, _ in centered_rows(X, layout).least_squares_rows():
+        squares, outside = _squared_coordinates(information, Xc)
+        s = information.eigenvalues
+        found.append(noise * (outside / alpha + squares @ (1 / (s + alpha))))
+    return np.concatenate(found)
+
+
+def _squared_coordinates(information, X):
+    """Square the coordinates of rows, and their distances from the span."""
+    X = np.asarray(X, dtype=np.float64)
+    squares = information.project(X) ** 2
+    if len(information.rows) == X.shape[1]:
+        return squares, np.zeros(len(X))
+    return squares, np.maximum((X * X).sum(axis=1) - squares.sum(axis=1), 0)
+
+
+def best_probabilities(information, alpha, noise, X, layout, values, n_draws, rng):
+    """Compute the probability that each candidate is the best, in prompt order.
+
+    Parameters
+    ----------
+    information, alpha, noise
+        Posterior.
+    X : ndarray or DeviceArray of shape (n_rows, d)
+        Embeddings in user order.
+    layout : Layout
+        Layout of the candidates.
+    values : ndarray of shape (n_rows,)
+        Values in prompt order.
+    n_draws : int
+        Number of draws of the values of a prompt.
+    rng : RandomState instance
+        Generator of the draws.
+
+    Returns
+    -------
+    proba : ndarray of shape (n_rows,)
+        Shares of the draws; candidates that are equal in a draw share it.
+    """
+    proba, first = [], 0
+    weights = 1 / (information.eigenvalues + alpha)
+    for Xc, _, _ in centered_rows(X, layout).least_squares_rows():
+        Xc = np.asarray(Xc, dtype=np.float64)
+        Z, start = information.project(Xc), layout.offsets[first]
+        last = np.searchsorted(layout.offsets, start + len(Xc))
+        for a, b in pairwise(layout.offsets[first : last + 1]):
+            x, z = Xc[a - start : b - start], Z[a - start : b - start]
+            covariance = (z * weights) @ z.T + (x @ x.T - z @ z.T) / alpha
+            draws = _draw(values[a:b], noise * covariance, n_draws, rng)
+            proba.append(_best_shares(draws))
+        first = last
+    return np.concatenate(proba)
+
+
+def _draw(mean, covariance, n_draws, rng):
+    """Draw vectors of a normal distribution, (n, n_draws)."""
+    variances, vectors = eigh(covariance)
+    # The symmetric root does not depend on the signs of the vectors.
+    factor = (vectors * np.sqrt(np.maximum(variances, 0))) @ vectors.T
+    return mean[:, None] + factor @ rng.standard_normal((len(mean), n_draws))
+
+
+def _best_shares(draws):
+    """Share each draw among its largest values; equal ones differ by rounding."""
+    close = np.sqrt(np.finfo(draws.dtype).eps) * np.ptp(draws, axis=0)
+    is_best = draws >= draws.max(axis=0) - close
+    return (is_best / is_best.sum(axis=0)).mean(axis=1)

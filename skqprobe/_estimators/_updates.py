@@ -1,0 +1,50 @@
+"""Updates of a fit in closed form, from the sums of its normal equations."""
+
+import copy
+
+import numpy as np
+
+from skqprobe._arrays.magnitude import raise_on_overflow
+from skqprobe._arrays.threads import threads_for
+from skqprobe._solvers.ridge import NormalSums
+from skqprobe._solvers.symmetric_systems import solve_system
+
+
+def update(objectives, before):
+    """Add the prompts of objectives to sums, and minimize over all prompts so far.
+
+    Parameters
+    ----------
+    objectives : list of LinearObjective
+        Objectives of the new prompts, one per reward.
+    before : tuple or None
+        Sums of earlier prompts: the arrays of `NormalSums`, and their weight.
+
+    Returns
+    -------
+    thetas : ndarray of shape (n_objectives, n_parameters)
+        Parameters at the minima.
+    sums : tuple
+        Sums of all prompts.
+    """
+    first, *others = objectives
+    weights = first.least_squares_weights()
+    for each in others:
+        if not np.array_equal(each.least_squares_weights(), weights):
+            raise ValueError(
+                f"partial_fit to several objectives needs a loss with equal weights "
+                f"for all, but those of {first.loss} depend on the rewards; fit one "
+                "estimator per objective."
+            )
+    total = NormalSums(len(objectives), first.n_features, np.float64)
+    if before is not None:
+        total.gram, total.sides, total.ends, total.weight = copy.deepcopy(before)
+    with raise_on_overflow(), threads_for(first.X):
+        total.add_objectives(objectives, first.total_weight)
+        total.gram = np.asarray(total.gram, order="F")  # which may be on a device
+        sums = copy.deepcopy((total.gram, total.sides, total.ends, total.weight))
+        gram, moments, x_mean, t_means, _ = total.equations(first.has_intercept)
+        coefs = solve_system(gram, moments.T, first.alpha).T
+    if not first.has_intercept:
+        return coefs, sums
+    return np.column_stack([coefs, t_means - coefs @ x_mean]), sums

@@ -1,0 +1,140 @@
+"""Updates of QProbePolicy and QProbeRegressor in closed form: equal to one fit."""
+
+import pickle
+
+import numpy as np
+import pytest
+from cases import LEAST_SQUARES, PROBES_AND_LOSSES, as_rows
+from estimators import assert_refused, assert_same_state, state_of
+from numpy.testing import assert_allclose
+from sklearn.base import clone
+
+from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
+from skqprobe.losses import ContrastivePolicyGradient
+
+CLOSED = [(Probe, loss) for Probe, loss in PROBES_AND_LOSSES if loss in LEAST_SQUARES]
+every_closed_form = pytest.mark.parametrize("Probe, loss", CLOSED)
+PARTS = np.split(np.arange(60), [1, 4, 30])
+
+
+def assert_close(probe, whole):
+    for name in ("coef_", "intercept_"):
+        found, expected = getattr(probe, name), getattr(whole, name)
+        assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@every_closed_form
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2)])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_updates_are_one_fit(sets, Probe, loss, order, fit_intercept):
+    X, y = sets
+    weight = np.random.default_rng(1).integers(1, 4, size=60)
+    probe = Probe(loss, alpha=0.05, fit_intercept=fit_intercept)
+    whole = clone(probe).fit(X, y, sample_weight=weight)
+    for part in (PARTS[i] for i in order):
+        probe.partial_fit(X[part], y[part], sample_weight=weight[part])
+    assert_close(probe, whole)
+    assert probe.score(X, y) == pytest.approx(whole.score(X, y))
+    assert probe.n_iter_ == 1
+
+
+@every_closed_form
+def test_updates_in_rows_with_weights_of_candidates(sets, Probe, loss):
+    X, y, groups = as_rows(*sets)
+    weight = np.random.default_rng(1).integers(0, 3, size=360)
+    whole = Probe(loss, alpha=0.05).fit(X, y, groups, sample_weight=weight)
+    probe = Probe(loss, alpha=0.05)
+    for rows in (groups < 20, groups >= 20):
+        probe.partial_fit(X[rows], y[rows], groups[rows], weight[rows])
+    assert_close(probe, whole)
+
+
+@every_closed_form
+def test_updates_of_several_objectives(sets, Probe, loss):
+    X, y = sets[0], np.stack([sets[1], 1 - sets[0][..., 0]], axis=-1)
+    whole = Probe(loss, alpha=0.05).fit(X, y)
+    probe = Probe(loss, alpha=0.05).partial_fit(X[:9], y[:9]).partial_fit(X[9:], y[9:])
+    assert_close(probe, whole)
+    assert_refused(probe.partial_fit, "y has 1 objectives.*had 2", X, y[..., :1])
+
+
+@every_closed_form
+def test_updates_in_more_dimensions_than_rows(rng, Probe, loss):
+    X, y = rng.normal(size=(6, 3, 50)), rng.normal(size=(6, 3))
+    whole = Probe(loss, alpha=0.05).fit(X, y)
+    probe = Probe(loss, alpha=0.05).partial_fit(X[:2], y[:2]).partial_fit(X[2:], y[2:])
+    assert_close(probe, whole)
+
+
+@every_closed_form
+def test_alpha_may_change_between_updates(sets, Probe, loss):
+    X, y = sets
+    probe = Probe(loss, alpha=10.0).partial_fit(X[:20], y[:20])
+    probe.set_params(alpha=0.05).partial_fit(X[20:], y[20:])
+    assert_close(probe, Probe(loss, alpha=0.05).fit(X, y))
+
+
+@every_closed_form
+def test_saved_sums_go_on(sets, Probe, loss):
+    X, y = sets
+    probe = Probe(loss).partial_fit(X[:20].astype("f4"), y[:20])
+    loaded = pickle.loads(pickle.dumps(probe))
+    for each in (probe, loaded):
+        each.partial_fit(X[20:].astype("f4"), y[20:])
+    assert_same_state(state_of(loaded), state_of(probe))
+    single = Probe(loss).fit(X.astype("f4"), y)
+    assert probe.coef_.dtype == np.float32
+    assert_allclose(probe.coef_, single.coef_, rtol=1e-4, atol=1e-5)
+
+
+@every_closed_form
+def test_fit_resets(sets, Probe, loss):
+    X, y = sets
+    probe = Probe(loss).partial_fit(X, y).fit(X[..., :2], y)
+    assert_same_state(state_of(probe), state_of(Probe(loss).fit(X[..., :2], y)))
+    with pytest.raises(AttributeError, match="partial_fit") as error:
+        probe.partial_fit(X[..., :2], y)
+    assert "fit keeps no sums" in str(error.value.__cause__)
+
+
+def test_only_closed_forms_have_updates(sets):
+    X, y = sets
+    assert hasattr(QProbeRegressor(), "partial_fit")
+    for probe in (
+        QProbePolicy(),
+        QProbePolicy("squared_error", solver="lbfgs"),
+        QProbePolicy("squared_error", hidden_layer_sizes=(3,)),
+        QProbeRegressor("log_loss"),
+        QProbePolicyCV(["squared_error"]),
+        QProbePolicyCV(["squared_error"], cv=2).fit(X, y),
+    ):
+        assert not hasattr(probe, "partial_fit")
+
+
+class RewardWeighted(ContrastivePolicyGradient):
+    """A loss whose weights depend on the rewards."""
+
+    def least_squares(self, rewards, offsets, weight=None):
+        v, t = super().least_squares(rewards, offsets, weight)
+        return v * (1 + rewards**2), t
+
+
+def test_weights_that_depend_on_the_rewards(sets):
+    X, y = sets
+    probe = QProbePolicy(RewardWeighted(), alpha=0.05)
+    whole = clone(probe).fit(X, y)
+    probe.partial_fit(X[:9], y[:9]).partial_fit(X[9:], y[9:])
+    assert_close(probe, whole)
+    both = np.stack([y, X[..., 0]], axis=-1)
+    assert_refused(clone(probe).partial_fit, "one estimator per objective", X, both)
+
+
+def test_errors_leave_the_probe_unchanged(sets):
+    X, y = sets
+    probe = QProbePolicy("squared_error").partial_fit(X, y)
+    assert_refused(probe.partial_fit, "features", X[..., :2], y)
+    assert_refused(probe.partial_fit, "NaN", X, np.full_like(y, np.nan))
+    probe.set_params(loss="contrastive_policy_gradient")
+    assert_refused(probe.partial_fit, "cannot update.*fitted by SquaredError", X, y)
+    probe.set_params(standardize=True)
+    assert_refused(probe.partial_fit, "standardize=True needs all data", X, y)
