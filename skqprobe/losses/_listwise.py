@@ -135,7 +135,7 @@ class QuantileFilteredImitation(BaseLoss):
     the share `quantile` of the candidates have at most their reward. So candidates with
     equal rewards are kept or left out together. This is the imitation step of QFIL
     [1]_, with the candidates as draws of the base policy. Convex in the scores. In our
-    measurements, it trails `PairwiseLogistic` or at best equals it, see
+    measurements, it trails `PairwiseLogistic` or about equals it, see
     :doc:`/guide/choices`.
 
     Parameters

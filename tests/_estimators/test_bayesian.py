@@ -194,6 +194,15 @@ def test_choice_finds_the_mode_and_its_curvature(rng):
     assert policy.noise_variance_ == 1.0
 
 
+def test_mode_of_choices_is_the_conditional_logit(rng):
+    """The mean loss over prompts has 1 / n of the penalty of the sum."""
+    X = rng.normal(size=(40, 5, 3))
+    y = np.eye(5)[(X[..., 0] + rng.gumbel(size=(40, 5))).argmax(axis=1)]
+    posterior = BayesianQProbePolicy("choice", alpha=2.0).fit(X, y)
+    logit = QProbePolicy("conditional_logit", alpha=2.0 / 40, tol=1e-8).fit(X, y)
+    assert_allclose(posterior.coef_, logit.coef_, rtol=1e-4, atol=1e-5)
+
+
 def test_alpha_of_choices_is_a_fixed_point(rng):
     X, c, _ = make_data(rng, 60, 4, 30, 2.0, "choice")
     policy = BayesianQProbePolicy("choice").fit(X, c)
