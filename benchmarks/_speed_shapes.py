@@ -38,7 +38,7 @@ SHORT = 0.05
 
 LEAST_SQUARES = ("squared_error", "contrastive_policy_gradient")
 GAP = 1e-3
-LARGEST = 10**7
+LARGEST = 4 * 10**6
 """Number of numbers in X up to which the optimum is computed. More take minutes."""
 
 LONG_RUN = {"maxiter": 1500, "maxfun": 3000, "maxcor": 30, "ftol": 1e-14, "gtol": 1e-9}
