@@ -149,7 +149,7 @@ class BayesianQProbePolicy(QProbePolicy):
     True
     >>> policy = policy.partial_fit(X[20:160], y[20:160])
     >>> print(f"{y[160:].mean():.2f} -> {policy.score(X[160:], y[160:]):.2f}")
-    0.36 -> 0.82
+    0.36 -> 0.81
     """
 
     __metadata_request__partial_fit = {"groups": True, "sample_weight": True}
