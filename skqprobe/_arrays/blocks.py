@@ -99,7 +99,9 @@ class BlockReader:
         block = self.raw(rows)
         if block.dtype != np.float16:
             return block
-        return self._converted(block) if is_finite(block) else block.astype(np.float32)
+        if (self._torch and block.flags.forc) or is_finite(block):
+            return self._converted(block)
+        return block.astype(np.float32)
 
     def _converted(self, block):
         if self._buffer.size < block.size:
@@ -143,9 +145,10 @@ def _file_mapping(X):
 def float16_to_float32(X, out, torch=None):
     """Convert finite float16 numbers: the result of astype, in a fraction of its time.
 
-    torch uses an instruction of the processor. Without torch, a shift moves the bits of
-    exponent and fraction to their places in float32, and the sign with them; a product
-    corrects for the different biases of the exponents.
+    torch uses an instruction of the processor, also for numbers that are not finite.
+    Without torch, a shift moves the bits of exponent and fraction to their places in
+    float32, and the sign with them; a product corrects for the different biases of the
+    exponents.
     """
     if torch is not None and X.flags.forc:  # no strides that torch lacks
         torch.from_numpy(out).copy_(torch.from_numpy(_as_writable(X)))

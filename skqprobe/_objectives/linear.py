@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from skqprobe._arrays.blocks import PRODUCT_ROWS, BlockReader, row_blocks, rows_at_once
-from skqprobe._arrays.threads import is_small, map_parts, n_blas_threads
+from skqprobe._arrays.threads import is_small, map_parts, n_blas_threads, one_thread
 from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._objectives.base import Objective, center_per_prompt
 
@@ -46,8 +46,9 @@ def linear_scores(X, coef, intercept):
     if read.is_plain:
         return X @ coef + intercept
     scores = np.empty((len(X), *coef.shape[1:]), dtype=dtype)
-    for rows in row_blocks(X):
-        scores[rows] = read.unchecked(rows) @ coef
+    with one_thread():  # torch, which converts float16, has threads of its own
+        for rows in row_blocks(X):
+            scores[rows] = read.unchecked(rows) @ coef
     return scores + intercept
 
 

@@ -30,6 +30,15 @@ def test_float16_to_float32_is_exact(torch):
     assert_array_equal(found.view(np.int32), every.astype(np.float32).view(np.int32))
 
 
+@pytest.mark.parametrize("layout", ["C", "strided"])
+def test_unchecked_reads_keep_numbers_that_are_not_finite(layout, torch, monkeypatch):
+    X = np.array([[1, np.inf, np.nan], [-np.inf, 2, 6e-8]], dtype=np.float16)
+    X = X if layout == "C" else X.repeat(2, axis=1)[:, ::2]
+    read = BlockReader(X)
+    monkeypatch.setattr(read, "_torch", torch)
+    assert_array_equal(read.unchecked(slice(0, 2)), X.astype(np.float32))
+
+
 @pytest.mark.parametrize("is_writable", [True, False])
 def test_float16_to_float32_of_a_view(is_writable, torch, rng):
     X = rng.normal(size=(6, 8)).astype(np.float16)
