@@ -6,7 +6,7 @@ import numpy as np
 
 from skqprobe._arrays.magnitude import raise_on_overflow
 from skqprobe._arrays.threads import threads_for
-from skqprobe._solvers.ridge import NormalSums
+from skqprobe._solvers.ridge import NormalSums, have_equal_weights
 from skqprobe._solvers.symmetric_systems import solve_system
 
 
@@ -27,15 +27,13 @@ def update(objectives, before):
     sums : tuple
         Sums of all prompts.
     """
-    first, *others = objectives
-    weights = first.least_squares_weights()
-    for each in others:
-        if not np.array_equal(each.least_squares_weights(), weights):
-            raise ValueError(
-                f"partial_fit to several objectives needs a loss with equal weights "
-                f"for all, but those of {first.loss} depend on the rewards; fit one "
-                "estimator per objective."
-            )
+    first = objectives[0]
+    if not have_equal_weights(objectives):
+        raise ValueError(
+            f"partial_fit to several objectives needs a loss with equal weights "
+            f"for all, but those of {first.loss} depend on the rewards; fit one "
+            "estimator per objective."
+        )
     total = NormalSums(len(objectives), first.n_features, np.float64)
     if before is not None:
         total.gram, total.sides, total.ends, total.weight = copy.deepcopy(before)

@@ -47,7 +47,7 @@ def solve_ridge_grid(grid):
         The minima. Without a penalty, those of minimum norm if the rows cannot span all
         features.
     """
-    if _have_equal_weights(grid.objectives):
+    if have_equal_weights(grid.objectives):
         thetas = _solve(grid)
     else:
         thetas = [_solve(grid.with_objectives([each])) for each in grid.objectives]
@@ -55,7 +55,7 @@ def solve_ridge_grid(grid):
     return thetas.reshape(grid.n_objectives, -1)
 
 
-def _have_equal_weights(objectives):
+def have_equal_weights(objectives):
     """Check that rows have the same weights for all rewards, so the same matrix."""
     if len(objectives) == 1:
         return True
