@@ -4,12 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from skqprobe._arrays.last_axis import LastAxisArray
 
-class NamedRewards(np.ndarray):
+
+class NamedRewards(LastAxisArray):
     """Array whose last axis has the objectives, with their names.
-
-    Rows, copies, other dtypes and other shapes with the same last axis have the names,
-    too.
 
     Attributes
     ----------
@@ -17,48 +16,14 @@ class NamedRewards(np.ndarray):
         Names of the objectives.
     """
 
-    objective_names: list[str] | None = None
+    @property
+    def objective_names(self):
+        """Names of the objectives."""
+        return self.last_axis
 
-    def __getitem__(self, index):
-        part = super().__getitem__(index)
-        is_pair = isinstance(index, tuple) and len(index) == 2
-        rows = index[0] if is_pair and index[1] is Ellipsis else index
-        if not isinstance(rows, tuple) and np.ndim(rows) < self.ndim > 1:
-            part.objective_names = self.objective_names
-        return part
-
-    def _with_names(self, array):
-        array.objective_names = self.objective_names
-        return array
-
-    def copy(self, order="C"):
-        """Copy the array; see :meth:`numpy.ndarray.copy`."""
-        return self._with_names(super().copy(order))
-
-    def astype(self, dtype, *args, **options):
-        """Convert to another dtype; see :meth:`numpy.ndarray.astype`."""
-        return self._with_names(super().astype(dtype, *args, **options))
-
-    def __copy__(self):
-        return self.copy()
-
-    def __deepcopy__(self, memo):
-        return self.copy()
-
-    def __reduce__(self):
-        make, arguments, state = tuple(super().__reduce__())
-        return make, arguments, (state, self.objective_names)
-
-    def __setstate__(self, state):
-        state, self.objective_names = state
-        super().__setstate__(state)
-
-    def reshape(self, *shape, **options):
-        """Change the shape; see :meth:`numpy.ndarray.reshape`."""
-        reshaped = super().reshape(*shape, **options)
-        if reshaped.shape[-1:] == self.shape[-1:]:
-            reshaped.objective_names = self.objective_names
-        return reshaped
+    @objective_names.setter
+    def objective_names(self, names):
+        self.last_axis = names
 
 
 def stack_rewards(rewards):

@@ -77,6 +77,8 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
     # Of an estimator that an older version saved.
     objective_weights = None
     missing = "raise"
+    view_sizes = None
+    view_weights = None
 
     _parameter_constraints: dict = {
         "alpha": [FloatInterval(Real, 0, None, closed="left")],
@@ -86,6 +88,8 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         "n_candidates": [Interval(Integral, 1, None, closed="left"), None],
         "hidden_layer_sizes": ["array-like"],
         "standardize": ["boolean"],
+        "view_sizes": ["array-like", dict, None],
+        "view_weights": ["array-like", dict, None],
         "solver": [StrOptions({"auto", "closed_form", "lbfgs"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [FloatInterval(Real, 0, None, closed="neither")],
@@ -148,6 +152,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             n_candidates=self.n_candidates,
             hidden_layer_sizes=self.hidden_layer_sizes,
             standardize=self.standardize,
+            view_weights=self.view_weights,
             random_state=self.random_state,
         )
         start = self._starting_points(objectives)
@@ -235,6 +240,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             alpha=self.alpha,
             fit_intercept=self.fit_intercept,
             n_candidates=self.n_candidates,
+            view_weights=self.view_weights,
             random_state=self.random_state,
         )
         thetas, sums = update(objectives, sums)

@@ -23,6 +23,7 @@ from skqprobe._arrays.magnitude import (
     raise_on_overflow,
 )
 from skqprobe._arrays.threads import threads_for
+from skqprobe._arrays.views import check_views, column_weights
 from skqprobe._candidates.layout import Layout, check_layout
 from skqprobe._candidates.segments import (
     repeat_per_prompt,
@@ -75,6 +76,8 @@ class TrainingData:
         Attributes `n_features_in_`, `feature_names_in_` if X has names,
         `objective_names_` if y has names, and `_mean_group_size_`, of rows whose
         prompts differ in size.
+    views : dict of ndarray of int
+        Columns of each view of X, by name.
     """
 
     X: Any
@@ -82,6 +85,7 @@ class TrainingData:
     rewards: np.ndarray
     known: np.ndarray | None
     features: dict
+    views: dict
 
     @property
     def is_vector(self):
@@ -121,8 +125,10 @@ def check_training_data(estimator, X, y, groups, sample_weight=None, *, reset=Tr
     -------
     data : TrainingData
     """
-    checked = copy.copy(estimator)
+    checked, X_in = copy.copy(estimator), X
     X, shape = check_candidates(checked, X, reset=reset)
+    view_sizes = getattr(estimator, "view_sizes", None)
+    views = check_views(view_sizes, X_in, X.shape[1])
     if X.dtype == np.float64 and isinstance(X, np.ndarray):
         check_limits(X, shape, SMALLEST, LARGEST)
     else:  # squares of smaller types fit in float64
@@ -145,7 +151,7 @@ def check_training_data(estimator, X, y, groups, sample_weight=None, *, reset=Tr
         features["objective_names_"] = objective_names
     if len(shape) == 1 and layout.grouped and np.ptp(layout.sizes):
         features["_mean_group_size_"] = float(layout.sizes.mean())
-    data = TrainingData(X, layout, rewards, known, features)
+    data = TrainingData(X, layout, rewards, known, features, views)
     if is_regressor(estimator) and len(shape) == 1 and rewards.shape[1:] == (1,):
         warn_user(
             "A column-vector y was passed when a 1d array was expected. It is fitted "
@@ -244,6 +250,7 @@ def make_objectives(
     n_candidates=None,
     hidden_layer_sizes=(),
     standardize=False,
+    view_weights=None,
     random_state=None,
 ):
     """Make the objectives of training data.
@@ -256,7 +263,8 @@ def make_objectives(
         Loss.
     sample_weight : array-like, default=None
         Weights of candidates or prompts.
-    alpha, fit_intercept, n_candidates, hidden_layer_sizes, standardize, random_state
+    alpha, fit_intercept, n_candidates, hidden_layer_sizes, standardize, view_weights,
+    random_state
         Parameters of the estimators.
 
     Returns
@@ -281,7 +289,7 @@ def make_objectives(
         "alpha": float(alpha),
         "fit_intercept": fit_intercept,
         "candidate_weight": candidate_weight,
-        "columns": data.columns if standardize else None,
+        "columns": _columns(data, standardize, view_weights),
     }
     make = LinearObjective if not len(hidden_layer_sizes) else Objective
     objectives = []
@@ -303,6 +311,21 @@ def make_objectives(
         return objectives
     sizes = {"hidden_layer_sizes": hidden_layer_sizes, "origin": origin}
     return [NetworkObjective(objectives, **sizes)]
+
+
+def _columns(data, standardize, view_weights):
+    """Means and scales of the columns to which the penalty applies, or None.
+
+    A weight w of a view divides its penalty by w: it multiplies the columns by its
+    root.
+    """
+    columns = data.columns if standardize else None
+    if view_weights is None:
+        return columns
+    n_features = data.X.shape[1]
+    weights = column_weights(view_weights, data.views, n_features)
+    mean, scale = (np.zeros(n_features), 1.0) if columns is None else columns
+    return mean, scale / np.sqrt(weights)
 
 
 def _set_weights(prompt_weight, candidate_weight, sets, n_sets):

@@ -1,5 +1,6 @@
-"""make_probe_pipeline: the recommended pipeline."""
+"""The recommended pipeline, and a pipeline that passes groups to its steps."""
 
+from sklearn import config_context
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -7,14 +8,127 @@ from skqprobe._estimators.policy_cv import QProbePolicyCV
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 
+class ProbePipeline(Pipeline):
+    """Pipeline whose steps get `groups` without metadata routing being switched on."""
+
+    def fit(self, X, y=None, groups=None, **params):
+        """Fit all steps; see Pipeline.
+
+        Parameters
+        ----------
+        X : array-like or list
+            Input of the first step.
+        y : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Rewards.
+        groups : array-like of shape (n_rows,), or (n_prompts,) for sets, default=None
+            Prompt labels of the rows. For sets, labels of the prompts, for a splitter
+            that keeps prompts of one label together.
+        **params : dict
+            Other metadata.
+
+        Returns
+        -------
+        self : object
+            Fitted pipeline.
+        """
+        return _routed(super().fit, X, y, groups=groups, **params)
+
+    def decision_function(self, X, groups=None, **params):
+        """Compute the values of the candidates; see Pipeline.
+
+        Parameters
+        ----------
+        X : array-like or list
+            Input of the first step.
+        groups : array-like of shape (n_rows,), default=None
+            Prompt labels of the rows.
+        **params : dict
+            Other metadata.
+
+        Returns
+        -------
+        Q : ndarray of shape (n_prompts, k) or (n_rows,)
+            Values of the candidates.
+        """
+        return _routed(super().decision_function, X, groups=groups, **params)
+
+    def predict(self, X, groups=None, **params):
+        """Choose the best candidate of each prompt; see Pipeline.
+
+        Parameters
+        ----------
+        X : array-like or list
+            Input of the first step.
+        groups : array-like of shape (n_rows,), default=None
+            Prompt labels of the rows.
+        **params : dict
+            Other metadata.
+
+        Returns
+        -------
+        chosen : ndarray of int, of shape (n_prompts,)
+            Index of the choice of each prompt.
+        """
+        return _routed(super().predict, X, groups=groups, **params)
+
+    def predict_proba(self, X, groups=None, **params):
+        """Compute the choice probabilities; see Pipeline.
+
+        Parameters
+        ----------
+        X : array-like or list
+            Input of the first step.
+        groups : array-like of shape (n_rows,), default=None
+            Prompt labels of the rows.
+        **params : dict
+            Other metadata.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_prompts, k) or (n_rows,)
+            Probabilities that sum to 1 inside each prompt.
+        """
+        return _routed(super().predict_proba, X, groups=groups, **params)
+
+    def score(self, X, y=None, groups=None, **params):
+        """Compute the expected reward of the choice; see Pipeline.
+
+        Parameters
+        ----------
+        X : array-like or list
+            Input of the first step.
+        y : array-like of shape (n_prompts, k) or (n_rows,), default=None
+            Rewards.
+        groups : array-like of shape (n_rows,), default=None
+            Prompt labels of the rows.
+        **params : dict
+            Other metadata.
+
+        Returns
+        -------
+        score : float
+            Mean over prompts.
+        """
+        return _routed(super().score, X, y, groups=groups, **params)
+
+
+def _routed(method, *arguments, groups=None, **params):
+    """Call a method, with groups as routed metadata if there are any."""
+    if groups is None:
+        return method(*arguments, **params)
+    with config_context(enable_metadata_routing=True):
+        return method(*arguments, groups=groups, **params)
+
+
 def make_probe_pipeline(
     losses=None,
     *,
-    alphas=(10.0, 1.0, 0.1, 0.01, 0.001),
+    alphas=(100.0, 10.0, 1.0, 0.1, 0.01, 0.001),
     temperatures=(0.0,),
     cv=None,
     scoring=None,
     view_sizes=None,
+    sibling_views=None,
 ):
     """Make the recommended pipeline: scaled columns, sibling features, tuned policy.
 
@@ -26,7 +140,7 @@ def make_probe_pipeline(
     ----------
     losses : tuple of str or BaseLoss, default=None
         Losses to try, see `QProbePolicyCV`.
-    alphas : tuple of float, default=(10.0, 1.0, 0.1, 0.01, 0.001)
+    alphas : tuple of float, default=(100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
         Strengths of the penalty to try, for columns of variance 1.
     temperatures : tuple of float, default=(0.0,)
         Temperatures to try.
@@ -34,15 +148,22 @@ def make_probe_pipeline(
         Cross-validation splits, see `QProbePolicyCV`.
     scoring : callable, default=None
         Function to maximize, see `QProbePolicyCV`.
-    view_sizes : tuple of int, default=None
-        Number of columns of each embedding, if X holds several side by side.
+    view_sizes : tuple of int, dict or list of str, default=None
+        Views of X, if it has several embeddings side by side: the number of columns of
+        each, in order; or by name, this number or the columns, selected as in
+        ColumnTransformer; or the name of each column, "view__column". None takes the
+        views that X carries from an embedder or a transformer, or one view.
+    sibling_views : list of int or str, default=None
+        Views for which sibling features are computed, by name or number. None takes
+        those of at least 16 columns, or all if there are none.
 
     Returns
     -------
-    pipeline : Pipeline
+    pipeline : ProbePipeline
         Pipeline with the steps "scale" (StandardScaler for each candidate), "siblings"
-        (`SiblingFeatures`) and "probe" (`QProbePolicyCV`). It takes sets, and rows if
-        metadata routing passes the groups.
+        (`SiblingFeatures`) and "probe" (`QProbePolicyCV`, which also chooses the weight
+        of each view, and of the sibling features). It takes sets, and rows with
+        `groups`.
 
     Examples
     --------
@@ -56,10 +177,13 @@ def make_probe_pipeline(
     policy = QProbePolicyCV(
         losses, alphas=alphas, temperatures=temperatures, cv=cv, scoring=scoring
     )
-    return Pipeline(
+    return ProbePipeline(
         [
             ("scale", PerCandidate(StandardScaler())),
-            ("siblings", SiblingFeatures(view_sizes=view_sizes)),
+            (
+                "siblings",
+                SiblingFeatures(view_sizes=view_sizes, sibling_views=sibling_views),
+            ),
             ("probe", policy),
         ]
     )

@@ -10,6 +10,7 @@ from sklearn.model_selection import ParameterGrid
 from skqprobe._arrays.device import DeviceArray
 from skqprobe._arrays.magnitude import downcast, raise_on_overflow
 from skqprobe._arrays.threads import threads_for
+from skqprobe._arrays.views import view_weights_by_name
 from skqprobe._candidates.choice import check_objective_weights, check_temperature
 from skqprobe._candidates.validation import warn_without_groups
 from skqprobe._estimators._fit import (
@@ -24,6 +25,7 @@ from skqprobe._estimators._fit import (
     warn_unless_converged,
 )
 from skqprobe._estimators._folds import make_folds
+from skqprobe._estimators._view_search import choose_view_weights
 from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._objectives.grid import GridObjective
 from skqprobe._objectives.linear import evaluate_together
@@ -87,6 +89,16 @@ class QProbePolicyCV(QProbePolicy):
         deviation over the candidates of `fit`, as from
         ``PerCandidate(StandardScaler())``. The coefficients are those of X as it is,
         which is not copied.
+    view_sizes : tuple of int, dict or list of str, default=None
+        Views of X, if it has several embeddings side by side: the number of columns of
+        each, in order; or by name, this number or the columns, selected as in
+        ColumnTransformer; or the name of each column, "view__column". None takes the
+        views that X carries from an embedder or a transformer, or one view.
+    view_weights : array-like of shape (n_views,) or dict, default=None
+        Weights of the views, in (0, inf): the penalty of a view is `alpha` divided by
+        its weight. None chooses them, if there are several views, by the error of ridge
+        regression with a penalty per view, on the same folds: from at most about 33,000
+        candidates, and before the other settings.
     max_iter : int, default=1000
         Maximum number of iterations of a fit.
     tol : float, default=1e-4
@@ -107,8 +119,10 @@ class QProbePolicyCV(QProbePolicy):
     temperature_ : float
         Temperature of `predict_proba`, `sample` and `score`: the selected one, unless
         ``set_params(temperature=...)`` was called after `fit`.
+    view_weights_ : dict of float or None
+        Weights of the views by name; None if there is one view.
     best_params_ : dict
-        The three, under their names in `QProbePolicy`.
+        The first three, under their names in `QProbePolicy`.
     best_score_ : float
         Mean score of this setting over the folds. As the best of many, it is
         optimistically biased.
@@ -157,6 +171,8 @@ class QProbePolicyCV(QProbePolicy):
         "objective_weights": ["array-like", None],
         "fit_intercept": ["boolean"],
         "standardize": ["boolean"],
+        "view_sizes": ["array-like", dict, None],
+        "view_weights": ["array-like", dict, None],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [FloatInterval(Real, 0, None, closed="neither")],
         "missing": [StrOptions({"raise", "ignore"})],
@@ -175,6 +191,8 @@ class QProbePolicyCV(QProbePolicy):
         objective_weights=None,
         fit_intercept=True,
         standardize=False,
+        view_sizes=None,
+        view_weights=None,
         max_iter=1000,
         tol=1e-4,
         missing="raise",
@@ -189,6 +207,8 @@ class QProbePolicyCV(QProbePolicy):
         self.objective_weights = objective_weights
         self.fit_intercept = fit_intercept
         self.standardize = standardize
+        self.view_sizes = view_sizes
+        self.view_weights = view_weights
         self.max_iter = max_iter
         self.tol = tol
         self.missing = missing
@@ -282,6 +302,9 @@ class QProbePolicyCV(QProbePolicy):
             self.objective_weights, len(data.rewards_by_name)
         )
         train, held_out = make_folds(data, groups, sample_weight, self.cv, X)
+        view_weights = self._choose_view_weights(
+            data, sample_weight, (train, held_out), weights
+        )
         settings = {"alpha": self.alphas, "loss": losses}
         settings["temperature"] = self.temperatures
         grid = ParameterGrid({name: list(values) for name, values in settings.items()})
@@ -299,6 +322,7 @@ class QProbePolicyCV(QProbePolicy):
                     alpha=0.0,
                     fit_intercept=self.fit_intercept,
                     standardize=self.standardize,
+                    view_weights=view_weights,
                 )
             )
             folds = data, train, held_out, weights
@@ -322,6 +346,7 @@ class QProbePolicyCV(QProbePolicy):
             "best_params_": grid[best],
             "best_score_": float(mean[best]),
             "n_splits_": len(held_out),
+            "view_weights_": view_weights,
             **{f"{name}_": value for name, value in grid[best].items()},
         }
         if self.refit:
@@ -333,6 +358,16 @@ class QProbePolicyCV(QProbePolicy):
         attributes |= data.features
         task.end(attributes if self.refit else None)
         return set_fitted(self, attributes)
+
+    def _choose_view_weights(self, data, sample_weight, folds, objective_weights):
+        """Weights of the views by name, given or chosen; None of a single one."""
+        if len(data.views) == 1 and self.view_weights is None:
+            return None
+        if self.view_weights is not None:
+            return view_weights_by_name(self.view_weights, data.views)
+        scale = data.columns[1] if self.standardize else 1.0
+        arguments = sample_weight, folds, objective_weights, scale
+        return choose_view_weights(data, *arguments)
 
     def _check_settings(self):
         for name in ("losses", "alphas", "temperatures"):

@@ -62,6 +62,15 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         deviation over the candidates of `fit`, as from
         ``PerCandidate(StandardScaler())``. The coefficients are those of X as it is,
         which is not copied.
+    view_sizes : tuple of int, dict or list of str, default=None
+        Views of X, if it has several embeddings side by side: the number of columns of
+        each, in order; or by name, this number or the columns, selected as in
+        ColumnTransformer; or the name of each column, "view__column". None takes the
+        views that X carries from an embedder or a transformer, or one view.
+    view_weights : array-like of shape (n_views,) or dict, default=None
+        Weights of the views, in (0, inf): the penalty of a view is `alpha` divided by
+        its weight. A dict has those of some views, by name; the others are 1. None
+        weights all views equally.
     solver : {"auto", "closed_form", "lbfgs"}, default="auto"
         Solver. "closed_form" is available for "squared_error" and
         "contrastive_policy_gradient". "auto" uses it if available, otherwise "lbfgs";
@@ -158,6 +167,8 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         n_candidates=None,
         hidden_layer_sizes=(),
         standardize=False,
+        view_sizes=None,
+        view_weights=None,
         solver="auto",
         max_iter=1000,
         tol=1e-4,
@@ -174,6 +185,8 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         self.n_candidates = n_candidates
         self.hidden_layer_sizes = hidden_layer_sizes
         self.standardize = standardize
+        self.view_sizes = view_sizes
+        self.view_weights = view_weights
         self.solver = solver
         self.max_iter = max_iter
         self.tol = tol

@@ -4,6 +4,7 @@ from numbers import Real
 
 from sklearn.base import _fit_context
 from sklearn.utils import _param_validation
+from sklearn.utils._indexing import _get_column_indices
 from sklearn.utils._param_validation import HasMethods, StrOptions
 from sklearn.utils._set_output import _wrap_data_with_container
 from sklearn.utils.fixes import parse_version
@@ -70,3 +71,8 @@ class FloatInterval(Interval):
 def wrap_output(values, X, transformer):
     """Put the output of a transformer in the container that `set_output` selects."""
     return _wrap_data_with_container("transform", values, X, transformer)
+
+
+def column_indices(X, columns):
+    """Find the indices of columns that are selected as in ColumnTransformer."""
+    return _get_column_indices(X, columns(X) if callable(columns) else columns)

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.blocks import BlockReader, memory_map, row_blocks
 from skqprobe._arrays.device import check_container, to_host
+from skqprobe._arrays.views import views_of, with_views
 from skqprobe._candidates.validation import check_rewards, explain_texts, list_to_array
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
@@ -120,8 +121,7 @@ class PerCandidate(
         rows, y, params, _ = self._training_rows(X, y, params)
         transformer = clone(self.transformer)
         if not _fit_in_blocks(transformer, rows, params):
-            _warn_of_copy(rows)
-            transformer.fit(rows, y, **params)
+            transformer.fit(_in_memory(rows), y, **params)
         self.transformer_ = transformer
         return self
 
@@ -150,15 +150,16 @@ class PerCandidate(
         """
         rows, y, params, shape = self._training_rows(X, y, params)
         transformer = clone(self.transformer)
-        _warn_of_copy(rows)
-        if _fit_in_blocks(transformer, rows, params):
+        is_fitted = _fit_in_blocks(transformer, rows, params)
+        rows = _in_memory(rows)
+        if is_fitted:
             rows = transformer.transform(rows)
         elif hasattr(transformer, "fit_transform"):
             rows = transformer.fit_transform(rows, y, **params)
         else:
             rows = transformer.fit(rows, y, **params).transform(rows)
         self.transformer_ = transformer
-        return _restore_sets(rows, shape)
+        return self._like(X, _restore_sets(rows, shape))
 
     def _training_rows(self, X, y, params):
         """Return X, y and metadata per row, and the leading shape of the sets."""
@@ -212,8 +213,14 @@ class PerCandidate(
     def _apply(self, method, X):
         check_is_fitted(self)
         rows, shape = _flatten_sets(X)
-        _warn_of_copy(rows)
-        return _restore_sets(getattr(self.transformer_, method)(rows), shape)
+        rows = getattr(self.transformer_, method)(_in_memory(rows))
+        return self._like(X, _restore_sets(rows, shape))
+
+    @staticmethod
+    def _like(X, out):
+        """Give the output the views of X, if it has the columns of X."""
+        same = np.shape(out)[-1:] == np.shape(X)[-1:]
+        return with_views(out, views_of(X)) if same else out
 
     @available_if(_transformer_has("get_feature_names_out"))
     def get_feature_names_out(self, input_features=None):
@@ -310,12 +317,16 @@ def _fit_in_blocks(transformer, rows, params):
         return False
     read = BlockReader(rows)
     for block in row_blocks(rows):
-        transformer.partial_fit(read.raw(block))
+        transformer.partial_fit(read(block))
     return True
 
 
-def _warn_of_copy(rows):
-    """Warn that a memory map is transformed as a whole."""
+def _in_memory(rows):
+    """Return rows that a transformer may copy: float32 for float16.
+
+    Transformers that compute in float16 would lose digits, and its smallest scales
+    become 0. A memory map gives a warning.
+    """
     if memory_map(rows) is not None:
         warn_user(
             f"X is a memory map of {rows.nbytes / 2**20:.0f} MiB, and PerCandidate "
@@ -324,6 +335,8 @@ def _warn_of_copy(rows):
             "QProbePolicyCV, which read X in blocks. For other transformers, transform "
             "X in parts, and save the results to a file."
         )
+    is_half = isinstance(rows, np.ndarray) and rows.dtype == np.float16
+    return rows.astype(np.float32) if is_half else rows
 
 
 def _restore_sets(rows, shape):

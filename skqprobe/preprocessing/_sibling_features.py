@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.blocks import BlockReader, compute_dtype, row_blocks
 from skqprobe._arrays.magnitude import LARGEST, SMALLEST
+from skqprobe._arrays.views import check_views, with_views
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.validation import (
     check_candidates,
@@ -24,6 +25,7 @@ from skqprobe._utils.sklearn_compat import (
     feature_names_in,
     wrap_output,
 )
+from skqprobe._utils.warn import warn_user
 from skqprobe.preprocessing._sibling_geometry import (
     FEATURES,
     Siblings,
@@ -41,6 +43,10 @@ DISTANCES_AT_ONCE = 2**21
 
 SAMPLED_PAIRS = 2**20
 """Largest number of distances from which the scales are learned."""
+
+MIN_COLUMNS = 16
+"""Fewest columns of a view for which features are computed by default: it is then an
+embedding, whose distances say more than its columns."""
 
 SINGLE_MAGNITUDES = 1e-15, 1e15
 """Magnitudes between which squares stay in the range of float32."""
@@ -134,29 +140,41 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         Columns before the features: the embedding, the embedding minus its mean over
         the prompt, or none.
     metric : {"cosine", "sqeuclidean"}, default="cosine"
-        Distance between embeddings: 1 - cosine, or the squared Euclidean distance.
+        Distance between embeddings: 1 - cosine, or the squared Euclidean distance,
+        which a view of one column always has.
     nearest : tuple of float, default=(0.03, 0.1, 0.3)
         Shares of the siblings that count as nearest, in (0, 1], but at least one
         sibling.
     quantiles : tuple of float, default=(0.03, 0.1, 0.3)
-        Quantiles of the distances between siblings in the training prompts, in (0, 1].
-        Each is a distance up to which a sibling counts as near.
+        Quantiles of the distances between siblings that are not duplicates in the
+        training prompts, in (0, 1]. Each is a distance up to which a sibling counts as
+        near.
     bandwidths : tuple of float, default=(0.1, 0.3)
         Bandwidths of the kernel ``exp(-distance / bandwidth)``, in (0, inf), in units
         of the median distance between siblings in the training prompts.
     variance_share : float, default=0.1
         Total variance of the features, in (0, inf), in units of the total variance of
-        the embedding. A penalty affects features with a larger variance less. With
+        the views that they are made from. A penalty affects features with a larger
+        variance less. With
         ``embedding="drop"``, each feature has the variance `variance_share`.
-    view_sizes : tuple of int, default=None
-        Numbers of columns of the views, in order, if X concatenates several embeddings.
-        Features are computed for each view. If None, all columns are one view.
+    view_sizes : tuple of int, dict or list of str, default=None
+        Views of X, if it has several embeddings side by side: the number of columns of
+        each, in order; or by name, this number or the columns, selected as in
+        ColumnTransformer; or the name of each column, "view__column". None takes the
+        views that X carries from an embedder or a transformer, or one view.
+    sibling_views : list of int or str, default=None
+        Views for which the features are computed, by name or number. None takes those
+        of at least 16 columns, or all if there are none. The other views are kept as
+        they are.
 
     Attributes
     ----------
-    scales_ : ndarray of shape (n_views,)
-        Median distance between siblings in the training prompts.
-    thresholds_ : ndarray of shape (n_views, n_quantiles)
+    views_ : dict of ndarray of int
+        Columns of each view of X, by name.
+    scales_ : ndarray of shape (n_sibling_views,)
+        Median distance between siblings in the training prompts that are not
+        duplicates.
+    thresholds_ : ndarray of shape (n_sibling_views, n_quantiles)
         Distances that correspond to `quantiles`, in units of `scales_`.
     feature_scales_ : ndarray of shape (n_sibling_features,)
         Factors by which the features are multiplied.
@@ -213,7 +231,8 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         "quantiles": ["array-like"],
         "bandwidths": ["array-like"],
         "variance_share": [FloatInterval(Real, 0, None, closed="neither")],
-        "view_sizes": ["array-like", None],
+        "view_sizes": ["array-like", dict, None],
+        "sibling_views": ["array-like", None],
     }
 
     def __init__(
@@ -227,6 +246,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         bandwidths=(0.1, 0.3),
         variance_share=0.1,
         view_sizes=None,
+        sibling_views=None,
     ):
         self.features = features
         self.embedding = embedding
@@ -236,6 +256,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         self.bandwidths = bandwidths
         self.variance_share = variance_share
         self.view_sizes = view_sizes
+        self.sibling_views = sibling_views
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, groups=None):
@@ -280,26 +301,31 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
             f"sibling_{name}" + ("" if setting is None else f"_{setting:g}")
             for name, setting in self._columns()
         ]
-        n_views = len(self.scales_)
-        if n_views > 1:
-            names = [f"view{i}_{name}" for i in range(n_views) for name in names]
+        if len(self._sibling_names) > 1:
+            names = [f"{view}_{name}" for view in self._sibling_names for name in names]
         return np.concatenate([kept, np.array(names, dtype=object)])
 
     def _fit(self, X, groups):
         """Learn all scales. Return X, its layout and its scaled features."""
         self._check_settings()
         fitted = copy.copy(self)  # leaves self unchanged if the fit fails
+        X_in = X
         X, layout = fitted._check_input(X, groups, reset=True)
+        fitted.views_ = check_views(self.view_sizes, X_in, X.shape[1])
+        fitted._sibling_names = self._select_views(fitted.views_)
         learned = [
-            learn_scale(self._sample_distances(X, layout, view), self.quantiles)
-            for view in self._views(X.shape[1])
+            fitted._learn_scale(X, layout, name, view)
+            for name, view in zip(
+                fitted._sibling_names, fitted._sibling_views(), strict=True
+            )
         ]
         fitted.scales_ = np.array([scale for scale, _ in learned])
         fitted.thresholds_ = np.array([thresholds for _, thresholds in learned])
         features = fitted._compute_features(X, layout)
         variance = float(self.variance_share)
         if self.embedding != "drop":
-            variance *= _total_variance(X) / features.shape[1]
+            parts = [_total_variance(X, view) for view, _ in fitted._sibling_views()]
+            variance *= sum(parts) / features.shape[1]
         deviation = features.std(axis=0)
         fitted.feature_scales_ = np.sqrt(variance) / np.where(deviation, deviation, 1)
         features *= fitted.feature_scales_
@@ -357,25 +383,60 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
             for setting in settings.get(name, [None])
         ]
 
-    def _views(self, n_features):
-        """Return the columns of each view as slices."""
-        if self.view_sizes is None:
-            return [slice(0, n_features)]
-        ends = np.cumsum(self.view_sizes)
-        if min(self.view_sizes) < 1 or ends[-1] != n_features:
+    def _select_views(self, views):
+        """Names of the views for which features are computed."""
+        names = list(views)
+        if self.sibling_views is None:
+            wide = [name for name in names if len(views[name]) >= MIN_COLUMNS]
+            return wide or names
+        try:
+            selected = [
+                each if isinstance(each, str) else names[each]
+                for each in self.sibling_views
+            ]
+            is_valid = 0 < len(set(selected)) == len(selected)
+        except (IndexError, TypeError):
+            is_valid = False
+        if not is_valid or not set(selected) <= set(names):
             raise ValueError(
-                "view_sizes must be positive and add up to the number of columns of "
-                f"X, {n_features}; got {self.view_sizes!r}."
+                f"sibling_views must name views of X, each once, out of {names}, or "
+                f"give their numbers; got {self.sibling_views!r}."
             )
-        return [
-            slice(end - size, end)
-            for size, end in zip(self.view_sizes, ends, strict=True)
-        ]
+        return selected
+
+    def _sibling_views(self):
+        """List the columns, and the metric, of views for which features are computed.
+
+        The columns are a slice where possible, which needs no copy.
+        """
+        views = []
+        for name in self._sibling_names:
+            columns = self.views_[name]
+            metric = self.metric if len(columns) > 1 else "sqeuclidean"
+            if np.array_equal(columns, np.arange(columns[0], columns[-1] + 1)):
+                columns = slice(columns[0], columns[-1] + 1)
+            views.append((columns, metric))
+        return views
+
+    def _learn_scale(self, X, layout, name, view):
+        """Learn the median distance and the quantiles of a view."""
+        sampled = self._sample_distances(X, layout, view)
+        learned = learn_scale(sampled, self.quantiles, view[1])
+        if learned is not None:
+            return learned
+        if any(map(np.size, sampled)):
+            warn_user(
+                "All candidates of each prompt are equal, up to rounding, in the view "
+                f"{name!r}: they cannot be compared. If the embedding model cuts long "
+                "texts, embed the completion alone, or first."
+            )
+        return 1.0, np.zeros(len(self.quantiles))
 
     def _siblings(self, X, layout, view):
         """Yield row positions (n_prompts, k) and siblings, for prompts of one size."""
+        columns, metric = view
         for rows, E in _prompts(X, layout):
-            yield rows, Siblings(E[..., view], self.metric)
+            yield rows, Siblings(E[..., columns], metric)
 
     def _sample_distances(self, X, layout, view):
         """Compute evenly spaced distances, at most about twice SAMPLED_PAIRS."""
@@ -392,7 +453,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
 
     def _compute_features(self, X, layout):
         """Compute features of shape (n_rows, n_features) in user order, unscaled."""
-        views = self._views(X.shape[1])
+        views = self._sibling_views()
         columns = self._columns()
         features = np.empty((len(X), len(views), len(columns)))
         ranked = np.array([name == "rank" for name, _ in columns])
@@ -429,9 +490,12 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         elif self.embedding == "center":
             parts = [_center(rows, layout), features]
         out = np.concatenate(parts, axis=1, dtype=np.result_type(rows, np.float32))
-        if len(layout.shape) == 1:
-            return wrap_output(out, X, self)
-        return out.reshape(*layout.shape, out.shape[1])
+        n_features = out.shape[1] - features.shape[1]
+        views = self.views_ if n_features else {}
+        name = "siblings" + "_" * ("siblings" in views)
+        views = views | {name: np.arange(n_features, out.shape[1])}
+        out = with_views(out.reshape(*layout.shape, out.shape[1]), views)
+        return wrap_output(out, X, self) if len(layout.shape) == 1 else out
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -440,10 +504,10 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         return tags
 
 
-def _total_variance(X):
-    """Sum the variances of the columns in float64, without the copy of np.var."""
-    mean = X.mean(axis=0, dtype=np.float64)
-    return sum(((X[rows] - mean) ** 2).sum() for rows in row_blocks(X)) / len(X)
+def _total_variance(X, view):
+    """Sum the variances of columns in float64, without the copy of np.var."""
+    mean = X[:, view].mean(axis=0, dtype=np.float64)
+    return sum(((X[rows, view] - mean) ** 2).sum() for rows in row_blocks(X)) / len(X)
 
 
 def _prompts(X, layout):

@@ -15,6 +15,10 @@ DENSITY_FLOOR = 0.01
 DUPLICATE = 0.01
 """Largest distance between duplicates, in units of the median distance."""
 
+EQUAL, EQUAL_COSINE = 1e-5, 1e-6
+"""Largest distance between candidates that are equal up to rounding, as to float16: in
+units of the largest distance, and of cosines."""
+
 TINY_SQUARE = 1e-25
 """Squared length below which squares of numbers may underflow in float32."""
 
@@ -84,28 +88,35 @@ class Siblings:
         return distances
 
 
-def learn_scale(sampled, quantiles):
+def learn_scale(sampled, quantiles, metric):
     """Compute the median of distances, and quantiles in units of the median.
+
+    Distances between candidates that are equal do not count: if most are, the median
+    would be a rounding error.
 
     Parameters
     ----------
     sampled : list of ndarray
-        Distances to the siblings. Without any distance, the scale is 1 and the
-        quantiles are 0.
+        Distances to the siblings.
     quantiles : array-like of shape (n_quantiles,)
         Probabilities in [0, 1].
+    metric : {"cosine", "sqeuclidean"}
+        Distance.
 
     Returns
     -------
-    scale : float
-        Median distance, or 1 if the median is 0.
-    thresholds : ndarray of shape (n_quantiles,)
-        Quantiles of ``distance / scale``.
+    learned : tuple or None
+        Median distance and quantiles of ``distance / median``, or None if all are
+        equal.
     """
     distances = np.concatenate([some.ravel() for some in sampled])
+    floor = EQUAL * distances.max(initial=0)
+    if metric == "cosine":
+        floor = max(floor, EQUAL_COSINE)
+    distances = distances[distances > floor]
     if len(distances) == 0:
-        distances = np.zeros(1)
-    scale = float(np.median(distances)) or 1.0
+        return None
+    scale = float(np.median(distances))
     return scale, np.quantile(distances / scale, np.asarray(quantiles, dtype=float))
 
 

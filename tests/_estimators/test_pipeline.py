@@ -33,7 +33,8 @@ def test_without_routing_the_sibling_features_get_no_groups(sets, method):
     """The documentation says so: they warn, and only the probe gets the groups."""
     X, y, groups = as_rows(*sets)
     with config_context(enable_metadata_routing=True):
-        pipeline = make_probe_pipeline().fit(X, y, groups=groups)
+        pipeline = make_probe_pipeline().set_params(probe__view_weights=[1, 1])
+        pipeline.fit(X, y, groups=groups)
         expected = getattr(pipeline, method)(X, groups=groups)
     with pytest.warns(UserWarning, match="enable_metadata_routing=True"):
         found = getattr(pipeline, method)(X, groups=groups)

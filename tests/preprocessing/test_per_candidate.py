@@ -119,7 +119,7 @@ copies = r"X is a memory map of 2 MiB.* set standardize=True of QProbePolicy"
 
 @pytest.mark.parametrize("scaler", [StandardScaler(), MinMaxScaler(), MaxAbsScaler()])
 def test_scalers_are_fitted_to_memory_maps_in_blocks(mapped, scaler, monkeypatch):
-    expected = clone(scaler).fit(np.array(mapped).reshape(-1, 100))
+    expected = clone(scaler).fit(np.array(mapped, np.float32).reshape(-1, 100))
     monkeypatch.setattr("skqprobe._arrays.blocks.BLOCK_BYTES", 2**16)
     for X in (mapped, mapped.reshape(-1, 100), mapped[1:]):  # sets, rows, a view
         tracemalloc.start()
@@ -134,7 +134,7 @@ def test_scalers_are_fitted_to_memory_maps_in_blocks(mapped, scaler, monkeypatch
     with pytest.warns(UserWarning, match=copies) as caught:
         X = PerCandidate(scaler).fit_transform(mapped)
     assert [warning.filename for warning in caught] == [__file__]
-    rows = expected.transform(np.array(mapped).reshape(-1, 100))
+    rows = expected.transform(np.array(mapped, np.float32).reshape(-1, 100))
     assert_allclose(X, rows.reshape(X.shape), rtol=2e-3, atol=1e-3)
 
 

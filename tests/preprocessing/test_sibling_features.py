@@ -46,9 +46,10 @@ def test_features_match_loops(rng, metric):
     X[2, 1] = X[2, 4]  # duplicates
     siblings = SiblingFeatures(ALL, embedding="drop", metric=metric, variance_share=1.0)
     got = siblings.fit_transform(X)
-    pairs = [cdist(E, E, metric)[~np.eye(6, dtype=bool)] for E in X]
+    pairs = np.array([cdist(E, E, metric)[~np.eye(6, dtype=bool)] for E in X])
+    pairs = pairs[pairs > 1e-12]
     scale = np.median(pairs)
-    limits = np.quantile(np.array(pairs) / scale, siblings.quantiles)
+    limits = np.quantile(pairs / scale, siblings.quantiles)
     assert_allclose(siblings.scales_, scale)
     assert_allclose(siblings.thresholds_, [limits])
     expected = np.stack(features_by_loops(X, metric, scale, limits, siblings))
@@ -319,9 +320,66 @@ def test_common_offset_costs_no_digits(rng, metric, n_missing):
 def test_distance_between_duplicates_is_0(rng, metric, dtype, offset):
     X = (offset + rng.normal(size=(30, 1, 50))).astype(dtype).repeat(7, axis=1)
     X[:, 0] = 1
-    siblings = SiblingFeatures(ALL, metric=metric).fit(X)
-    assert siblings.scales_ == 1  # the median is 0
-    assert_array_equal(siblings.thresholds_, 0)
+    siblings = SiblingFeatures(("duplicates",), metric=metric, embedding="drop")
+    if metric == "cosine" and offset:  # all cosines are above 1 - 1e-6
+        with pytest.warns(UserWarning, match="are equal, up to rounding"):
+            siblings.fit(X)
+        return
+    siblings.fit(X)
+    # The scale is that of the distances to the first candidate.
+    pairs = [cdist(E[:1], E[1:2], metric)[0, 0] for E in X.astype(float)]
+    assert_allclose(siblings.scales_, np.median(pairs), rtol=1e-4)
+    shares = siblings.transform(X)
+    assert (shares[:, 1:] == shares[:, 1:2]).all() and (shares[:, 0] < 0).all()
+
+
+def test_scale_without_duplicates(rng):
+    """Rounding to float16 in most siblings is no scale for the distances."""
+    X = rng.normal(size=(40, 1, 30)).repeat(6, axis=1)
+    X += 1e-4 * rng.normal(size=X.shape)  # about one unit of float16
+    X[:, 0] = rng.normal(size=(40, 30))
+    scale = SiblingFeatures().fit(X.astype(np.float16)).scales_
+    assert 0.5 < scale < 1.5
+
+
+def test_views(rng):
+    """Siblings of the wide views by default; the output carries all views."""
+    X = rng.normal(size=(9, 5, 37)).astype(np.float32)
+    siblings = SiblingFeatures(view_sizes={"a": 16, "length": 1, "b": 20})
+    out = siblings.fit_transform(X)
+    for view, columns in [("a", slice(0, 16)), ("b", slice(17, 37))]:
+        alone = SiblingFeatures(embedding="drop").fit_transform(X[..., columns])
+        names = siblings.get_feature_names_out()
+        found = out[..., [name.startswith(f"{view}_sibling") for name in names]]
+        found, alone = (a / a.std(axis=(0, 1)) for a in (found, alone))
+        assert_allclose(found, alone, rtol=1e-4, atol=1e-5)
+    views = out.views
+    assert list(views) == ["a", "length", "b", "siblings"]
+    assert_array_equal(views["length"], [16])
+    assert_array_equal(views["siblings"], np.arange(37, 55))
+    one = siblings.set_params(sibling_views=["b"]).fit_transform(X)
+    two = clone(siblings).set_params(view_sizes=(16, 1, 20), sibling_views=[2])
+    assert_array_equal(one, two.fit_transform(X))
+    assert one.shape[2] == 37 + 9
+    again = SiblingFeatures().fit_transform(out)  # of the views that it carries
+    assert list(again.views)[-2:] == ["siblings", "siblings_"]
+
+
+def test_siblings_of_a_view_of_one_column(rng):
+    """It has no cosine: its squared differences are used."""
+    X = rng.random(size=(9, 5, 3))
+    settings = {"view_sizes": (2, 1), "sibling_views": [1], "embedding": "drop"}
+    found = SiblingFeatures(**settings).fit_transform(X)
+    expected = SiblingFeatures(metric="sqeuclidean", embedding="drop")
+    assert_array_equal(found, expected.fit_transform(X[..., 2:]))
+
+
+@pytest.mark.parametrize("sibling_views", [[], ["c"], [2], ["a", "a"], [0.5], 0])
+def test_sibling_views_that_do_not_exist(rng, sibling_views):
+    siblings = SiblingFeatures(view_sizes={"a": 2, "b": 1})
+    siblings.set_params(sibling_views=sibling_views)
+    with pytest.raises(ValueError, match=r"sibling_views.*"):
+        siblings.fit(rng.random(size=(9, 5, 3)))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "sqeuclidean"])
@@ -348,7 +406,13 @@ def test_embeddings_that_are_too_large_or_small(rng, metric, scale, dtype):
 def test_equal_candidates(metric, embedding, dtype, shape, constant):
     X = np.full(shape, constant, dtype=dtype)
     make = SiblingFeatures(ALL, metric=metric, embedding=embedding)
-    out = make.fit_transform(X)
+    are_missing = metric == "cosine" and constant == 0  # at the distance 1
+    if shape[1] > 1 and not (are_missing and shape[2] > 1):
+        words = "All candidates of each prompt are equal, up to rounding"
+        with pytest.warns(UserWarning, match=words):
+            out = make.fit_transform(X)
+    else:
+        out = make.fit_transform(X)
     features = out[..., shape[2] if embedding != "drop" else 0 :]
     assert_array_equal(features, 0)
 

@@ -1,0 +1,186 @@
+"""Selection of the weights of views by cross-validated ridge regression."""
+
+import numpy as np
+from scipy.linalg import solve
+from sklearn.utils.extmath import randomized_svd
+
+from skqprobe._arrays.blocks import BlockReader
+from skqprobe._arrays.device import to_host
+from skqprobe._candidates.segments import repeat_per_prompt, segment_mean, segment_sum
+from skqprobe._estimators._fit import weighted_layout
+
+OFF = 1e6
+"""Penalty that leaves nothing of a view."""
+
+PENALTIES = (OFF, 100.0, 10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4)
+"""Penalties of a view to try, in units of its total variance, the strongest first."""
+
+MAX_SWEEPS = 2
+"""Maximum number of times that each view is optimized while the others are fixed."""
+
+MAX_ROWS = 2**15
+"""Number of rows, about, from which the weights are chosen."""
+
+MAX_COLUMNS = 128
+"""Number of principal directions to which a view with more columns is reduced."""
+
+
+def choose_view_weights(data, sample_weight, folds, objective_weights, scale):
+    """Choose the weights of views by the error of ridge regression in other folds.
+
+    Banded ridge regression [1]_ of the rewards minus their mean per prompt has one
+    penalty per view, which coordinate descent chooses. A penalty is the largest one
+    whose squared error is within one standard error of the smallest, so that a view
+    that does not help is left out. At most about MAX_ROWS rows are read.
+
+    Parameters
+    ----------
+    data : TrainingData
+        Training data.
+    sample_weight : array-like or None
+        Weights of candidates or prompts.
+    folds : tuple
+        Result of `make_folds`.
+    objective_weights : ndarray of shape (n_objectives,)
+        Weights of the objectives.
+    scale : ndarray of shape (n_features,) or float
+        Numbers by which the columns are divided.
+
+    Returns
+    -------
+    view_weights : dict of float
+        Weight of each view. The weighted views have the total variance of the views.
+
+    References
+    ----------
+    .. [1] Nunez-Elizalde, Huth, Gallant, "Voxelwise encoding models with non-spherical
+       multivariate normal priors", NeuroImage, 2019.
+    """
+    ridge = BandedRidge(data, sample_weight, folds, objective_weights, scale)
+    variances = ridge.variances
+    varies = variances > 0
+    weights = np.ones(len(variances))
+    if varies.sum() > 1:
+        weights[varies] /= _descend(ridge)[varies] * variances[varies]
+        total = variances.sum() / (weights * variances)[varies].sum()
+        weights[varies] *= total
+    return dict(zip(data.views, weights.tolist(), strict=True))
+
+
+def _descend(ridge):
+    """Penalties of the views by coordinate descent, (n_views,)."""
+    n_views = len(ridge.variances)
+    penalties = ridge.best([np.full(n_views, value) for value in PENALTIES[1:]])
+    for _ in range(MAX_SWEEPS):
+        before = penalties
+        for view in np.flatnonzero(ridge.variances > 0):
+            others = np.arange(n_views) != view
+            candidates = [np.where(others, penalties, value) for value in PENALTIES]
+            penalties = ridge.best([c for c in candidates if c.min() < OFF])
+        if np.array_equal(penalties, before):
+            break
+    return penalties
+
+
+class BandedRidge:
+    """Ridge regression of centered rewards with a penalty per view, on folds.
+
+    Parameters
+    ----------
+    data, sample_weight, folds, objective_weights, scale
+        See `choose_view_weights`.
+
+    Attributes
+    ----------
+    variances : ndarray of shape (n_views,)
+        Total variance of the columns of each view inside prompts.
+    """
+
+    def __init__(self, data, sample_weight, folds, objective_weights, scale):
+        layout, prompt_weight, weight = weighted_layout(
+            data.layout, sample_weight, data.known
+        )
+        train, held_out = folds
+        first = layout.offsets[:-1]
+        test = [layout.to_prompt_order(fold.copies)[first] for fold in held_out]
+        # Evenly spaced prompts.
+        some = np.zeros(layout.n_prompts, dtype=bool)
+        some[:: -(-layout.n_rows // MAX_ROWS)] = True
+        layout = layout.keep(repeat_per_prompt(some, layout.offsets))
+        self.offsets, self._errors = layout.offsets, {}
+        self.train, self.test = train[:, some], np.array(test)[:, some]
+        weight = layout.to_prompt_order(weight)
+        rewards = data.rewards @ objective_weights if data.is_vector else data.rewards
+        self.rewards = self._centered(layout.to_prompt_order(rewards), weight)
+        self.row_weight = np.ones(layout.n_rows) if weight is None else weight
+        total = segment_sum(self.row_weight, self.offsets)
+        self.prompt_weight = prompt_weight[some] / prompt_weight[some].sum()
+        self.row_weight /= repeat_per_prompt(total, self.offsets)
+        rows = slice(None) if layout.order is None else layout.order
+        X = np.asarray(to_host(BlockReader(data.X)(rows), "X"), dtype=np.float32)
+        views = [self._reduced(X, view, scale, weight) for view in data.views.values()]
+        self.variances = np.array([variance for _, variance in views])
+        self.X = np.hstack([columns for columns, _ in views])
+        self.view_of_column = np.repeat(
+            np.arange(len(views)), [columns.shape[1] for columns, _ in views]
+        )
+        self.equations = self._sum_products()
+
+    def _centered(self, values, weight):
+        mean = segment_mean(values, self.offsets, weight)
+        return values - repeat_per_prompt(mean, self.offsets).astype(values.dtype)
+
+    def _reduced(self, X, view, scale, weight):
+        """Columns of a view, centered and of total variance 1, and their variance."""
+        columns = X[:, view] / np.broadcast_to(scale, X.shape[1:])[view]
+        columns = self._centered(columns.astype(np.float32), weight)
+        share = self.row_weight * repeat_per_prompt(self.prompt_weight, self.offsets)
+        variance = float(share @ np.einsum("ij,ij->i", columns, columns))
+        columns /= np.sqrt(variance) or 1.0
+        if columns.shape[1] > MAX_COLUMNS and variance > 0:
+            n_components = min(MAX_COLUMNS, len(columns))
+            weighted = columns * np.sqrt(share)[:, None].astype(np.float32)
+            *_, directions = randomized_svd(
+                weighted, n_components, n_iter=2, random_state=0
+            )
+            columns = columns @ directions.T
+        return columns, variance
+
+    def _sum_products(self):
+        """Matrix and right side of the normal equations of each fold."""
+        n_columns = self.X.shape[1]
+        matrices = np.zeros((len(self.train), n_columns, n_columns))
+        sides = np.zeros((len(self.train), n_columns))
+        # Of prompts that are in the same training sets the sums are needed once.
+        patterns, number = np.unique(self.train, axis=1, return_inverse=True)
+        share = self.row_weight * repeat_per_prompt(self.prompt_weight, self.offsets)
+        number = repeat_per_prompt(number.reshape(-1), self.offsets)
+        for i, pattern in enumerate(patterns.T):
+            rows = number == i
+            weighted = self.X[rows] * share[rows, None]
+            matrices += np.multiply.outer(pattern, weighted.T @ self.X[rows])
+            sides += np.multiply.outer(pattern, self.rewards[rows] @ weighted)
+        totals = np.maximum(self.train @ self.prompt_weight, np.finfo(float).tiny)
+        return matrices / totals[:, None, None], sides / totals[:, None]
+
+    def errors(self, penalties):
+        """Mean squared error of each prompt over the folds that hold it out."""
+        key = tuple(penalties)
+        if key not in self._errors:
+            of_column, total = penalties[self.view_of_column], 0.0
+            for matrix, side, copies in zip(*self.equations, self.test, strict=True):
+                coef = solve(matrix + np.diag(of_column), side, assume_a="pos")
+                rows = repeat_per_prompt(copies > 0, self.offsets)
+                error = np.zeros(len(rows))
+                error[rows] = (self.X[rows] @ coef - self.rewards[rows]) ** 2
+                total += copies * segment_sum(error * self.row_weight, self.offsets)
+            self._errors[key] = total
+        return self._errors[key]
+
+    def best(self, candidates):
+        """Return the first penalties within one standard error of the best ones."""
+        errors = np.array([self.errors(each) for each in candidates])
+        excess = errors - errors[(errors @ self.prompt_weight).argmin()]
+        mean = excess @ self.prompt_weight
+        spread = (self.prompt_weight * (excess - mean[:, None])) ** 2
+        return candidates[int(np.argmax(mean <= np.sqrt(spread.sum(axis=1))))]
