@@ -72,6 +72,8 @@ class HiddenStateEmbedder(CausalLMEmbedder):
     n_features_out_ : int
         Number of features of an embedding: the hidden size of the model times the
         number of layers.
+    view_sizes_ : dict of str to int
+        Number of features of each view, by its name, in the order of the features.
 
     Raises
     ------
@@ -128,6 +130,8 @@ class HiddenStateEmbedder(CausalLMEmbedder):
         "layer": [Integral, list, tuple],
         "pooling": [StrOptions({"last", "mean", "completion_mean"})],
     }
+
+    _view = "hidden"
 
     def __init__(
         self,

@@ -73,6 +73,8 @@ class LikelihoodEmbedder(CausalLMEmbedder):
     ----------
     n_features_out_ : int
         Number of features, 5.
+    view_sizes_ : dict of str to int
+        Number of features of each view, by its name, in the order of the features.
 
     Raises
     ------
@@ -114,6 +116,8 @@ class LikelihoodEmbedder(CausalLMEmbedder):
     >>> embedder.fit_transform(pairs).shape  # doctest: +SKIP
     (2, 5)
     """
+
+    _view = "likelihood"
 
     def get_feature_names_out(self, input_features=None):
         """Return the names of the features.
