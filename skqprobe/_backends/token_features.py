@@ -2,6 +2,9 @@
 
 import math
 
+import numpy as np
+from scipy.special import entr
+
 TOKEN_FEATURES = [
     "sum_log_likelihood",
     "mean_log_likelihood",
@@ -45,6 +48,29 @@ def describe_tokens(log_p, entropy, margin):
         margin.mean(),
     )
     return dict(zip(TOKEN_FEATURES, map(float, values), strict=True))
+
+
+def describe_likeliest(log_p, likeliest):
+    """Compute the features of a completion from the likeliest tokens only.
+
+    All other tokens count as one, so the entropies are lower bounds.
+
+    Parameters
+    ----------
+    log_p : list of float
+        Log-probability of each token.
+    likeliest : list of ndarray
+        Log-probabilities of the likeliest tokens, two or more, in place of each token.
+
+    Returns
+    -------
+    features : dict of str to float
+        Values of `TOKEN_FEATURES`.
+    """
+    p = [np.sort(np.exp(np.minimum(row, 0.0))) for row in likeliest]
+    entropy = [entr(row).sum() + entr(max(1 - row.sum(), 0.0)) for row in p]
+    margin = [row[-1] - row[-2] for row in p]
+    return describe_tokens(*map(np.array, (log_p, entropy, margin)))
 
 
 def tail_length(n_tokens):
