@@ -313,7 +313,7 @@ def _read_likeliest(logprobs):
         rows = [np.array(row, dtype=np.float64) for row in values]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
-    known = all(len(row) > 1 and not np.isnan(row).any() for row in rows)
+    known = all(row.ndim == 1 < row.size and not np.isnan(row).any() for row in rows)
     return rows if known else None
 
 
