@@ -1,5 +1,6 @@
 """HiddenStateEmbedder, with a tiny model, SmolLM2-135M and rare tokenizers."""
 
+import copy
 import os
 import pickle
 import shutil
@@ -167,11 +168,14 @@ def test_the_final_normalization_of_an_inner_layer(tiny, tiny_states):
     close(X[0, 16:], states[2, -1])  # normalized once
 
 
-def test_a_model_without_a_final_normalization(tiny, monkeypatch):
-    lm = load_causal_lm(HiddenStateEmbedder(tiny))
+def test_a_model_without_a_final_normalization(tiny):
+    class Bare:
+        base_model = torch.nn.Sequential(torch.nn.LayerNorm(2))  # of layer 0
+
+    lm = copy.copy(load_causal_lm(HiddenStateEmbedder(tiny)))
     assert lm.final_norm() is lm.network.model.norm
-    monkeypatch.setattr(lm.network.model, "norm", torch.nn.Identity())
-    with pytest.raises(ValueError, match="LlamaForCausalLM has no normalization"):
+    lm.network = Bare()
+    with pytest.raises(ValueError, match="final_norm=True, but Bare has no normaliz"):
         lm.final_norm()
 
 
