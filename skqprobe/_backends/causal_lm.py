@@ -186,8 +186,55 @@ class CausalLM:
         )
         return text[len(self._before) :]
 
+    def start(self):
+        """Return the token that begins a text without a prompt: BOS or, if none, EOS.
+
+        Returns
+        -------
+        ids : list of int
+            One token.
+
+        Raises
+        ------
+        ValueError
+            If the model has no such token.
+        """
+        known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+        ids = [i for i in known if i is not None]
+        if not ids:
+            raise ValueError(
+                "A text has no prompt, and the model has no token to begin one with. "
+                "Give a prompt, and leave out features of a completion without one."
+            )
+        return ids[:1]
+
+    def final_norm(self):
+        """Return the module that normalizes the states of the last layer.
+
+        Raises
+        ------
+        ValueError
+            If the model has none.
+        """
+        norms = [
+            module
+            for name, module in self.network.base_model.named_modules()
+            if "norm" in type(module).__name__.lower()
+            and not any(part.isdigit() for part in name.split("."))  # not in a layer
+        ]
+        if not norms:
+            raise ValueError(
+                f"final_norm=True, but {type(self.network).__name__} has no "
+                "normalization after its last layer. Set final_norm=False."
+            )
+        return norms[-1]
+
+    def encode_completion(self, text):
+        """Return the token ids of a text that continues another one."""
+        return self._encode(self._before + text)[len(self._ids_before) :]
+
     def _encode_pair(self, prompt, completion):
-        after = self._encode(self._before + completion)[len(self._ids_before) :]
+        after = self.encode_completion(completion)
         if isinstance(prompt, str):
             before = self._encode(prompt, special=True)
             bos, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
@@ -199,7 +246,7 @@ class CausalLM:
                 del after[0]
         else:  # the template adds the special tokens
             before = self._encode(self._apply_template(prompt))
-        return before or ([] if after else self._start()), after
+        return before or ([] if after else self.start()), after
 
     def _apply_template(self, messages):
         if not getattr(self.tokenizer, "chat_template", None):
@@ -262,14 +309,3 @@ class CausalLM:
 
     def _encode(self, text, special=False):
         return self.tokenizer(text, add_special_tokens=special, verbose=False).input_ids
-
-    def _start(self):
-        """Return the token that begins an empty text: BOS, or EOS without BOS."""
-        known = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
-        ids = [i for i in known if i is not None]
-        if not ids:
-            raise ValueError(
-                "A text is empty, and the model has no token to begin one with. Give "
-                "a prompt."
-            )
-        return ids[:1]

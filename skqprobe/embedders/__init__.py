@@ -8,6 +8,7 @@ from skqprobe.embedders._inputs import flatten_records
 from skqprobe.embedders._likelihood import LikelihoodEmbedder
 from skqprobe.embedders._openai import OpenAIEmbedder
 from skqprobe.embedders._sentence_transformer import SentenceTransformerEmbedder
+from skqprobe.embedders._statistics import TextStatistics
 from skqprobe.embedders._vectorizer import VectorizerEmbedder
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "LikelihoodEmbedder",
     "OpenAIEmbedder",
     "SentenceTransformerEmbedder",
+    "TextStatistics",
     "VectorizerEmbedder",
     "flatten_records",
 ]

@@ -143,6 +143,8 @@ class BaseEmbedder(
         extends that of its base, ``BaseEmbedder.inert_parameters | {"device"}``.
     n_features_out_ : int
         Number of features of an embedding.
+    view_sizes_ : dict of str to int
+        Number of features of each view, by its name, in the order of the features.
     """
 
     _parameter_constraints: dict = {
@@ -154,6 +156,7 @@ class BaseEmbedder(
     }
     on_error = "raise"  # of a backend without this parameter
     _source = "embed_batch"  # of the embeddings, in errors
+    _view = "text"  # name of the only view
 
     # `join` changes the text, not the embedding of a text.
     inert_parameters: frozenset[str] = frozenset(
@@ -242,6 +245,11 @@ class BaseEmbedder(
             completion if prompt is None else join(prompt, completion)
             for prompt, completion in zip(X.prompts, X.completions, strict=True)
         ]
+
+    @property
+    def view_sizes_(self):
+        """Number of features of each view, by its name."""
+        return {self._view: self.n_features_out_}
 
     def _learns(self):
         """Return whether `fit` learns from the texts."""

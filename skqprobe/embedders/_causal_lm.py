@@ -18,9 +18,8 @@ from skqprobe.embedders._base import ON_ERROR, BaseEmbedder
 class CausalLMEmbedder(BaseEmbedder):
     """Base class of embedders by a causal language model.
 
-    A subclass has the method ``forward(lm, pairs, inputs)``. It maps token ids of
-    prompts and completions, and the inputs that `lay_out` makes of them, to an array
-    with one row per pair.
+    A subclass has the method ``forward(lm, shared, pairs)``. It maps token ids of
+    prompts and completions, as `lay_out` takes them, to an array with one row per pair.
     """
 
     _parameter_constraints: dict = {
@@ -135,7 +134,7 @@ class CausalLMEmbedder(BaseEmbedder):
         for shared, items in self._jobs(pairs):
             rest = [(pairs[i][0][len(shared) :], pairs[i][1]) for i in items]
             with torch.inference_mode():
-                values = self.forward(lm, rest, lay_out(lm, shared, rest))
+                values = self.forward(lm, shared, rest)
             yield from finish(items, values)
 
     def embed_batch(self, texts):

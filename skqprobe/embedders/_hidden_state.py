@@ -5,8 +5,12 @@ from numbers import Integral
 import numpy as np
 
 from skqprobe._backends.causal_lm import import_backend
+from skqprobe._backends.token_features import tail_length
 from skqprobe._utils.sklearn_compat import StrOptions
-from skqprobe.embedders._causal_lm import CausalLMEmbedder
+from skqprobe.embedders._causal_lm import CausalLMEmbedder, lay_out
+from skqprobe.embedders._likelihood import DEFAULT, count_logits, describe_completions
+
+POOLINGS = {"last", "mean", "completion_mean", "max", "tail_mean"}
 
 
 class HiddenStateEmbedder(CausalLMEmbedder):
@@ -31,10 +35,18 @@ class HiddenStateEmbedder(CausalLMEmbedder):
         Layer or layers whose hidden states are used: 0 is the token embeddings, 1 the
         first layer, and -1 the last layer, after the final normalization. The states of
         several layers are concatenated.
-    pooling : {"last", "mean", "completion_mean"}, default="last"
-        State at the last token, mean over all tokens, or mean over the tokens of the
-        completion. For an empty completion, the latter is the state at the last token
-        of the prompt.
+    pooling : str or list of str, default="last"
+        "last", the state at the last token; "mean", the mean over all tokens; or, over
+        the tokens of the completion, "completion_mean", "max" or "tail_mean", the mean
+        over their last tenth. For an empty completion, the latter three are the state
+        at the last token of the prompt. Of a list, each pooling of each layer is a
+        view.
+    final_norm : bool, default=False
+        Whether to apply the final normalization of the model to the states of all
+        layers, instead of the last only.
+    likelihood : bool, default=False
+        Whether to append the default features of :class:`LikelihoodEmbedder`, as a view
+        of their own. They need no other pass.
     gguf_file : str, default=None
         File in the folder of the model, for a model in GGUF.
     revision : str, default=None
@@ -71,7 +83,11 @@ class HiddenStateEmbedder(CausalLMEmbedder):
     ----------
     n_features_out_ : int
         Number of features of an embedding: the hidden size of the model times the
-        number of layers.
+        numbers of layers and poolings, and 5 with `likelihood`.
+    view_sizes_ : dict of str to int
+        Number of features of each view, by its name, in the order of the features:
+        "hidden", or for several layers or poolings "layer9_last", "layer9_mean", ...;
+        and "likelihood".
 
     Raises
     ------
@@ -80,9 +96,9 @@ class HiddenStateEmbedder(CausalLMEmbedder):
     OSError
         If the model cannot be loaded.
     ValueError
-        If the model has no such layer; or if texts cannot be embedded, because a
-        completion is longer than the context, or the model's chat template cannot be
-        applied to a prompt.
+        If the model has no such layer, or no final normalization; if `pooling` is
+        unknown; or if texts cannot be embedded, because a completion is longer than the
+        context, or the model's chat template cannot be applied to a prompt.
 
     Warns
     -----
@@ -126,7 +142,9 @@ class HiddenStateEmbedder(CausalLMEmbedder):
     _parameter_constraints: dict = {
         **CausalLMEmbedder._parameter_constraints,
         "layer": [Integral, list, tuple],
-        "pooling": [StrOptions({"last", "mean", "completion_mean"})],
+        "pooling": [StrOptions(POOLINGS), list, tuple],
+        "final_norm": ["boolean"],
+        "likelihood": ["boolean"],
     }
 
     def __init__(
@@ -135,6 +153,8 @@ class HiddenStateEmbedder(CausalLMEmbedder):
         *,
         layer=-1,
         pooling="last",
+        final_norm=False,
+        likelihood=False,
         gguf_file=None,
         revision=None,
         device=None,
@@ -165,47 +185,124 @@ class HiddenStateEmbedder(CausalLMEmbedder):
         )
         self.layer = layer
         self.pooling = pooling
+        self.final_norm = final_norm
+        self.likelihood = likelihood
 
-    def forward(self, lm, pairs, inputs):
-        """Run the model without its head, and pool its states.
+    def forward(self, lm, shared, pairs):
+        """Run the model once, and pool its states.
 
         Parameters
         ----------
         lm : CausalLM
             The model.
+        shared : sequence of int
+            Token ids with which all prompts begin.
         pairs : list of (list of int, list of int)
-            Token ids of prompts and completions.
-        inputs : dict
-            Inputs of the model.
+            Token ids of the remaining prompts, and of the completions.
 
         Returns
         -------
-        states : ndarray of shape (len(pairs), n_layers * hidden_size)
-            Pooled states of the pairs.
+        states : ndarray of shape (len(pairs), n_features)
+            Pooled states of the pairs, and features of their likelihood.
         """
         torch = import_backend("torch")
-        layers = lm.layer_numbers(self.layer, "layer")
-        every = lm.network.base_model(**inputs, output_hidden_states=True).hidden_states
-        states = [every[number] for number in layers]
-        pooled = [
-            torch.cat([state[row, tokens].float().mean(0) for state in states])
-            for row, tokens in enumerate(self._pooled(*pair) for pair in pairs)
+        numbers = lm.layer_numbers(self.layer, "layer")
+        inputs = lay_out(lm, shared, pairs) | {"output_hidden_states": True}
+        if self.likelihood:
+            out = lm.network(**inputs, logits_to_keep=count_logits(pairs))
+        else:
+            out = lm.network.base_model(**inputs)  # without its head
+        states = [out.hidden_states[number] for number in numbers]
+        if self.final_norm:
+            norm, last = lm.final_norm(), len(out.hidden_states) - 1
+            states = [
+                state if number == last else norm(state)
+                for number, state in zip(numbers, states, strict=True)
+            ]
+        rows = [
+            torch.cat([part for s in states for part in self._pool(s[row], *pair)])
+            for row, pair in enumerate(pairs)
         ]
-        return torch.stack(pooled).cpu().numpy()
+        pooled = torch.stack(rows).cpu().numpy()
+        if not self.likelihood:
+            return pooled
+        described = describe_completions(out.logits, pairs)
+        return np.hstack(
+            [pooled, [[row[name] for name in DEFAULT] for row in described]]
+        )
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the features: of several views, "layer9_last__0", ...
+
+        Parameters
+        ----------
+        input_features : object, default=None
+            Ignored.
+
+        Returns
+        -------
+        feature_names_out : ndarray of str objects, of shape (`n_features_out_`,)
+            Names of the features.
+        """
+        sizes = self.view_sizes_
+        if len(sizes) == 1:
+            return super().get_feature_names_out(input_features)
+        ends = {"likelihood": DEFAULT}
+        names = [f"{v}__{end}" for v in sizes for end in ends.get(v, range(sizes[v]))]
+        return np.array(names, dtype=object)
+
+    @property
+    def view_sizes_(self):
+        """Number of features of each view, by its name."""
+        names = [
+            f"layer{n}_{pool}" for n in self._layers() for pool in self._poolings()
+        ]
+        names = names if len(names) > 1 else ["hidden"]
+        more = {"likelihood": len(DEFAULT)} if self.likelihood else {}
+        size = (self.n_features_out_ - sum(more.values())) // len(names)
+        return dict.fromkeys(names, size) | more
+
+    def _layers(self):
+        layers = [self.layer] if isinstance(self.layer, Integral) else self.layer
+        return np.array(layers).tolist()
+
+    def _poolings(self):
+        return [self.pooling] if isinstance(self.pooling, str) else list(self.pooling)
 
     def _may_share(self):
-        return self.pooling != "mean"  # it needs the states of the whole prompt
+        return "mean" not in self._poolings()  # it needs the states of the whole prompt
 
-    def _pooled(self, prompt, completion):
-        """Return the tokens whose states are averaged."""
+    def _pool(self, states, prompt, completion):
+        """Yield the poolings of the states of one text, which padding may follow."""
         n_tokens = len(prompt) + len(completion)
-        start = {
-            "last": n_tokens - 1,
-            "mean": 0,
-            "completion_mean": min(len(prompt), n_tokens - 1),
-        }
-        return slice(start[self.pooling], n_tokens)
+        states = states[:n_tokens].float()
+        of_completion = states[min(len(prompt), n_tokens - 1) :]
+        for pooling in self._poolings():
+            if pooling == "last":
+                yield states[-1]
+            elif pooling == "mean":
+                yield states.mean(0)
+            elif pooling == "completion_mean":
+                yield of_completion.mean(0)
+            elif pooling == "max":
+                yield of_completion.amax(0)
+            else:
+                yield of_completion[-tail_length(len(completion)) :].mean(0)
 
     def _settings(self):
-        layers = [self.layer] if isinstance(self.layer, Integral) else self.layer
-        return super()._settings() | {"layer": np.array(layers).tolist()}
+        layers, poolings = self._layers(), self._poolings()
+        for name, given in ("layer", layers), ("pooling", poolings):
+            if len(set(map(str, given))) < len(given):
+                raise ValueError(f"{name}={given!r} has an entry twice; leave one out.")
+        if not poolings or not set(poolings) <= POOLINGS:
+            raise ValueError(
+                f"pooling={self.pooling!r}, but must be one of "
+                f"{', '.join(sorted(POOLINGS))}, or a list of these."
+            )
+        settings = super()._settings() | {
+            "layer": layers,
+            "pooling": poolings if len(poolings) > 1 else poolings[0],
+        }
+        # Left out if they are off, so that caches of earlier versions stay valid.
+        off = {name for name in ("final_norm", "likelihood") if not settings[name]}
+        return {name: value for name, value in settings.items() if name not in off}

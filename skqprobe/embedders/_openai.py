@@ -84,6 +84,8 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
     ----------
     n_features_out_ : int
         Number of features of an embedding.
+    view_sizes_ : dict of str to int
+        Number of features of each view, by its name, in the order of the features.
 
     Raises
     ------
@@ -126,6 +128,8 @@ class OpenAIEmbedder(ServerModel, BaseEmbedder):
     }
 
     inert_parameters = BaseEmbedder.inert_parameters | INERT
+
+    _view = "openai"
 
     def __init__(
         self,

@@ -66,6 +66,8 @@ class SentenceTransformerEmbedder(BaseEmbedder):
     ----------
     n_features_out_ : int
         Number of features of an embedding.
+    view_sizes_ : dict of str to int
+        Number of features of each view, by its name, in the order of the features.
 
     Raises
     ------
@@ -115,6 +117,8 @@ class SentenceTransformerEmbedder(BaseEmbedder):
     }
 
     inert_parameters = BaseEmbedder.inert_parameters | {"device", "trust_remote_code"}
+
+    _view = "sentence"
 
     def __init__(
         self,

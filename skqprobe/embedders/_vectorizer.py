@@ -48,6 +48,8 @@ class VectorizerEmbedder(BaseEmbedder):
         Fitted clone of `vectorizer`. A function has none.
     n_features_out_ : int
         Number of features of an embedding.
+    view_sizes_ : dict of str to int
+        Number of features of each view, by its name, in the order of the features.
 
     Raises
     ------

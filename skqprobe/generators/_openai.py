@@ -20,6 +20,7 @@ from skqprobe._backends.openai_client import (
     failure_of_item,
 )
 from skqprobe._backends.refusal import PromptRefused
+from skqprobe._backends.token_features import TOKEN_FEATURES, describe_likeliest
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe._utils.warn import warn_user
 from skqprobe.generators._base import BaseGenerator
@@ -68,6 +69,10 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         the other prompts. If None, each call samples new completions.
     log_likelihoods : bool, default=False
         Whether to return the log-likelihood of each completion.
+    top_logprobs : int, default=None
+        Number of the likeliest tokens, in place of each token, from whose
+        log-probabilities "likelihood_features" are computed, at least 2. Servers have a
+        limit, such as 20. If None, there are no such features.
     max_retries : int, default=5
         Maximum number of retries of a request after HTTP 408, 409, 429 or 5xx, a
         timeout or a broken connection. The delay is the one that the server asks for,
@@ -128,6 +133,7 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         "stop": [str, list, None],
         "seed": [Interval(Integral, 0, None, closed="left"), None],
         "log_likelihoods": ["boolean"],
+        "top_logprobs": [Interval(Integral, 2, None, closed="left"), None],
     }
 
     inert_parameters = BaseGenerator.inert_parameters | INERT
@@ -145,6 +151,7 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         stop=None,
         seed=None,
         log_likelihoods=False,
+        top_logprobs=None,
         max_retries=5,
         timeout=60.0,
         max_answer_bytes=2**25,
@@ -164,6 +171,7 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         self.stop = stop
         self.seed = seed
         self.log_likelihoods = log_likelihoods
+        self.top_logprobs = top_logprobs
         self.max_retries = max_retries
         self.timeout = timeout
         self.max_answer_bytes = max_answer_bytes
@@ -202,6 +210,13 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             - "n_tokens" : list of k ints, if known. With "log_likelihoods", the number
               of tokens in these. Otherwise, the number that the server reports if it
               returns the completions one at a time.
+            - "likelihood_features" : ndarray of shape (k, 8), with `top_logprobs`:
+              sum, mean and minimum of the log-probabilities of the tokens, mean
+              entropy, number of tokens, maximum entropy, mean entropy of the last tenth
+              of the tokens, and mean margin, as
+              :class:`~skqprobe.embedders.LikelihoodEmbedder` defines them. All tokens
+              that the server does not list count as one, so the entropies are lower
+              bounds. NaN if the server did not return all of them.
             - "tool_calls" : list of length k, if there are any: the calls of tools as
               the server sent them, or None. The completion has them in a form that does
               not depend on their ids.
@@ -268,7 +283,7 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
 
         draws = _Draws(self, k)
         instead: Counter[str] = Counter()
-        n_unknown = 0
+        n_unknown = n_nan = 0
         for number, result in ask_each(
             self, draws.sample, prompts, describe, draws.check
         ):
@@ -276,13 +291,18 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
                 result, fields = result
                 instead.update(fields)
                 n_unknown += result.get("log_likelihoods", []).count(None)
+                n_nan += np.isnan(result.get("likelihood_features", [[]])).any(1).sum()
             yield number, result
-        if n_unknown:
-            warn_user(
-                f"{n_unknown} log-likelihoods are None: the server returned no "
-                "log-probability of some tokens of these completions.",
-                RuntimeWarning,
-            )
+        for n, unknown in (
+            (n_unknown, "log-likelihoods are None: the server returned no"),
+            (n_nan, "rows of likelihood_features are NaN: the server returned no"),
+        ):
+            if n:
+                warn_user(
+                    f"{n} {unknown} log-probability of some tokens of these "
+                    "completions.",
+                    RuntimeWarning,
+                )
         if instead:
             listed = ", ".join(f"{name} ({n})" for name, n in instead.most_common())
             warn_user(
@@ -373,16 +393,17 @@ class _Draws:
             prompt_number = zlib.crc32(json.dumps(prompt, sort_keys=True).encode())
             state = np.random.SeedSequence([settings.seed, prompt_number, n_before])
             body["seed"] = int(state.generate_state(1)[0] >> 1)  # 31 bits fit anywhere
+        n_top = settings.top_logprobs or int(settings.log_likelihoods)
         if not as_chat:
             body["prompt"] = prompt
-            return body | ({"logprobs": 1} if settings.log_likelihoods else {})
+            return body | ({"logprobs": int(n_top)} if n_top else {})
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
         # With top_logprobs=0, llama.cpp returns no log-probabilities; without it, 20
         # alternatives.
-        asked = {"logprobs": True, "top_logprobs": 1}
+        asked = {"logprobs": True, "top_logprobs": int(n_top)}
         body["messages"] = prompt
-        return body | (asked if settings.log_likelihoods else {})
+        return body | (asked if n_top else {})
 
     def _record(self, prompt, completions):
         record = {
@@ -393,6 +414,15 @@ class _Draws:
         for key, name in {"tool_calls": "tool_calls", "refusal": "refusals"}.items():
             if any(c[key] for c in completions):
                 record[name] = [c[key] for c in completions]
+        if self.generator.top_logprobs is not None:
+            features = np.array([_describe(c) for c in completions])
+            if np.isnan(features).all():
+                raise PromptRefused(
+                    f"top_logprobs={self.generator.top_logprobs}, but the server "
+                    "returned no list of the likeliest tokens. It may not support it "
+                    "for this model: leave top_logprobs out."
+                )
+            record["likelihood_features"] = features
         if self.generator.log_likelihoods:
             log_probs = [_known_log_probs(c) for c in completions]
             if log_probs.count(None) == len(log_probs) and any(record["completions"]):
@@ -408,6 +438,16 @@ class _Draws:
         elif all(c["n_tokens"] is not None for c in completions):
             record["n_tokens"] = [c["n_tokens"] for c in completions]
         return record
+
+
+def _describe(completion):
+    """Return the features of the likelihood; NaN if some are unknown."""
+    log_probs, likeliest = _known_log_probs(completion), completion["likeliest"]
+    if log_probs == []:
+        likeliest = []
+    if log_probs is None or likeliest is None or len(log_probs) != len(likeliest):
+        return [math.nan] * len(TOKEN_FEATURES)
+    return [*describe_likeliest(log_probs, likeliest).values()]
 
 
 def _known_log_probs(completion):

@@ -7,9 +7,10 @@ from importlib import import_module
 
 from skqprobe._utils.public import set_module
 from skqprobe.io._export import to_json, to_safetensors
+from skqprobe.io._sequence_classifier import to_sequence_classifier
 from skqprobe.metrics import best_of_k_scorer, expected_reward_scorer, recovery_scorer
 
-__all__ = ["to_json", "to_safetensors", "trusted_types"]
+__all__ = ["to_json", "to_safetensors", "to_sequence_classifier", "trusted_types"]
 
 MODULES = (
     "skqprobe",

@@ -60,6 +60,34 @@ def test_a_malformed_log_probability_of_a_chat(logprob):
         read_completions(answer, as_chat=True)
 
 
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {"content": [{"top_logprobs": [{"logprob": value}, {"logprob": value}]}]}
+        for value in ("a", None, [-1], {}, 10**400, float("nan"))
+    ]
+    + [{"content": [{"top_logprobs": value}]} for value in (None, 3, [], [3], "ab")]
+    + [{"content": [{}]}, {"top_logprobs": [3]}, {"top_logprobs": [{}]}],
+)
+def test_likeliest_tokens_that_are_unknown(logprobs):
+    answer = {"choices": [CHAT | {"logprobs": logprobs}]}
+    for token in logprobs.get("content", []):
+        token["logprob"] = -1.0
+    [completion] = read_completions(answer, as_chat=True)
+    assert completion["likeliest"] is None
+
+
+def test_likeliest_tokens():
+    tops = [{"logprob": -(10**300)}, {"logprob": -1}]
+    for logprobs in (
+        {"content": [{"logprob": -1, "top_logprobs": tops}]},
+        {"content": None, "top_logprobs": [{"a": -1e300, "b": -1.0}]},
+    ):
+        answer = {"choices": [CHAT | {"logprobs": logprobs}]}
+        [completion] = read_completions(answer, as_chat=True)
+        np.testing.assert_array_equal(completion["likeliest"], [[-1e300, -1]])
+
+
 def test_what_may_be_missing():
     for choice in ({"message": {"content": "a"}}, CHAT | {"index": "x"}):
         for usage in ({}, {"usage": None}, {"usage": 5}, {"usage": {}}):

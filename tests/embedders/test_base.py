@@ -23,6 +23,9 @@ from sklearn.utils import estimator_checks, get_tags
 from skqprobe import QProbePolicy
 from skqprobe.embedders import (
     BaseEmbedder,
+    HiddenStateEmbedder,
+    LikelihoodEmbedder,
+    OpenAIEmbedder,
     SentenceTransformerEmbedder,
     VectorizerEmbedder,
 )
@@ -120,6 +123,21 @@ def test_fit_is_not_needed_and_embeds_one_text():
     assert embedder.n_features_out_ == 2
     np.testing.assert_array_equal(embedder.transform(TEXTS), unfitted)
     np.testing.assert_array_equal(Toy().fit_transform(TEXTS), unfitted)
+
+
+def test_the_only_view():
+    embedder = Toy()
+    assert not hasattr(embedder, "view_sizes_")
+    assert embedder.fit(TEXTS).view_sizes_ == {"text": 2}
+    for embedder, name in (
+        (VectorizerEmbedder(expected), "text"),
+        (SentenceTransformerEmbedder("model"), "sentence"),
+        (OpenAIEmbedder("model"), "openai"),
+        (HiddenStateEmbedder("model"), "hidden"),
+        (LikelihoodEmbedder("model"), "likelihood"),
+    ):
+        embedder.n_features_out_ = 3
+        assert embedder.view_sizes_ == {name: 3}
 
 
 def test_pairs_and_records():

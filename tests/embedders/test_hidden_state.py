@@ -1,5 +1,6 @@
 """HiddenStateEmbedder, with a tiny model, SmolLM2-135M and rare tokenizers."""
 
+import copy
 import os
 import pickle
 import shutil
@@ -77,6 +78,105 @@ def test_equals_a_plain_forward_pass(smollm):
             start = {"last": -1, "mean": 0, "completion_mean": of_completion}[pooling]
             expected = states[layers, start:].mean(1).ravel()
             close(embedding, expected, atol=2e-4, rtol=2e-4)
+
+
+LONG = " and then she went to the river, where a boat was waiting for her in the rain."
+MANY = {
+    "layer": [0, 18, -1],
+    "pooling": ["last", "mean", "completion_mean", "max", "tail_mean"],
+}
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_all_poolings_equal_a_computation_by_hand(smollm, batch_size):
+    pairs = [*PAIRS, (PAIRS[3][0], LONG)]  # 19 tokens, the last 2 are its last tenth
+    embedder = HiddenStateEmbedder(**smollm, **MANY, likelihood=True)
+    embedder.set_params(batch_size=batch_size)
+    X = embedder.fit_transform(pairs)
+    assert X.shape == (6, 3 * 5 * 576 + 5)
+    for row, (prompt, completion) in zip(X, pairs, strict=True):
+        states, n_prompt = plain_pass(embedder, prompt, completion)
+        of_completion = states[:, n_prompt if completion else -1 :]
+        n_tail = {LONG: 2}.get(completion, 1)
+        expected = [
+            states[:, -1],
+            states.mean(1),
+            of_completion.mean(1),
+            of_completion.max(1),
+            of_completion[:, -n_tail:].mean(1),
+        ]
+        expected = np.stack([each[MANY["layer"]] for each in expected], 1).ravel()
+        close(row[:-5], expected, atol=2e-4, rtol=2e-4)
+    likelihood = LikelihoodEmbedder(**smollm, batch_size=batch_size)
+    close(X[:, -5:], likelihood.transform(pairs), atol=2e-4, rtol=1e-4)
+
+
+def test_each_view_is_that_of_an_embedder_of_its_own(tiny):
+    pairs = [("ab", "cdefghijklmnop"), ("ab", "dc"), ("b", ""), ("", "a")]
+    settings = {"layer": [1, -1], "pooling": MANY["pooling"]}
+    embedder = HiddenStateEmbedder(tiny, **settings, likelihood=True)
+    X = embedder.fit_transform(pairs)
+    sizes = embedder.view_sizes_
+    names = [f"layer{n}_{p}" for n in (1, -1) for p in MANY["pooling"]]
+    assert sizes == dict.fromkeys(names, 16) | {"likelihood": 5}
+    assert [*sizes] == [*names, "likelihood"]
+    columns = embedder.get_feature_names_out()
+    assert columns.shape == (165,)
+    assert [*columns[[0, 17, -5]]] == [
+        "layer1_last__0",
+        "layer1_mean__1",
+        "likelihood__sum_log_likelihood",
+    ]
+    start = 0
+    for name, size in sizes.items():
+        if name == "likelihood":
+            alone = LikelihoodEmbedder(tiny)
+        else:
+            layer, pooling = name.removeprefix("layer").split("_", 1)
+            alone = HiddenStateEmbedder(tiny, layer=int(layer), pooling=pooling)
+            assert alone.fit(pairs).view_sizes_ == {"hidden": 16}
+            assert alone.get_feature_names_out()[0] == "hiddenstateembedder0"
+        part = X[:, start : start + size]
+        close(part, alone.transform(pairs), atol=1e-5, rtol=1e-5)
+        start += size
+
+
+def test_one_pass_for_all_views(tiny):
+    pairs = [(prompt, "xyz"[: 1 + i % 3]) for i, prompt in enumerate("abcdefghij")]
+    embedder = HiddenStateEmbedder(
+        tiny, layer=[0, 1, 2], pooling=MANY["pooling"], likelihood=True, batch_size=4
+    )
+    rows = []
+
+    def count(module, args, kwargs):
+        rows.append(len(kwargs["input_ids"]))
+
+    network = load_causal_lm(embedder).network
+    hook = network.model.register_forward_pre_hook(count, with_kwargs=True)
+    with hook:
+        embedder.transform(pairs)
+    assert rows == [4, 4, 2]
+
+
+def test_the_final_normalization_of_an_inner_layer(tiny, tiny_states):
+    norm = transformers.LlamaForCausalLM.from_pretrained(tiny).model.norm
+    X = HiddenStateEmbedder(tiny, layer=[1, 2], final_norm=True).transform(["abc"])
+    states = tiny_states("abc")
+    with torch.inference_mode():
+        expected = norm(torch.tensor(states[1, -1])).numpy()
+    close(X[0, :16], expected)
+    close(X[0, 16:], states[2, -1])  # normalized once
+
+
+def test_a_model_without_a_final_normalization(tiny):
+    class Bare:
+        base_model = torch.nn.Sequential(torch.nn.LayerNorm(2))  # of layer 0
+
+    lm = copy.copy(load_causal_lm(HiddenStateEmbedder(tiny)))
+    assert lm.final_norm() is lm.network.model.norm
+    lm.network = Bare()
+    with pytest.raises(ValueError, match="final_norm=True, but Bare has no normaliz"):
+        lm.final_norm()
 
 
 def test_the_chat_template_is_applied(smollm):
@@ -176,8 +276,13 @@ def test_cache_needs_no_model(tiny, tmp_path, monkeypatch):
     np.testing.assert_array_equal(clone(embedder).fit_transform(pairs), X)
     embedder.set_params(layer=[1, 2], device="cpu")
     np.testing.assert_array_equal(embedder.transform(pairs), X)
-    with pytest.raises(AssertionError, match="was loaded"):
-        embedder.set_params(layer=1).transform(pairs)
+    # The keys are those of versions without these settings, and without lists.
+    embedder.set_params(pooling=["last"], final_norm=False, likelihood=False)
+    np.testing.assert_array_equal(embedder.transform(pairs), X)
+    assert not {"final_norm", "likelihood"} & embedder._settings().keys()
+    for change in ({"likelihood": True}, {"final_norm": True}, {"layer": 1}):
+        with pytest.raises(AssertionError, match="was loaded"):
+            clone(embedder).set_params(**change).transform(pairs)
 
 
 def test_a_model_that_was_moved_keeps_its_cache(tiny, tmp_path):
@@ -209,6 +314,20 @@ def test_half_precision_is_pooled_in_single(tiny):
     )
     close(rough, exact, atol=0.05)
     assert np.abs(rough - exact).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("pooling", ["last", "first"], "pooling=.*must be one of completion_mean, "),
+        ("pooling", [], "pooling=.*must be one of"),
+        ("pooling", ["max", "max"], "pooling=.* has an entry twice"),
+        ("layer", [1, 1], "layer=.* has an entry twice"),
+    ],
+)
+def test_lists_that_name_no_views(tiny, name, value, message):
+    with pytest.raises(ValueError, match=message):
+        HiddenStateEmbedder(tiny, **{name: value}).fit(["a"])
 
 
 def test_missing_model(tmp_path):

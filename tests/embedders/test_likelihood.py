@@ -1,9 +1,10 @@
-"""LikelihoodEmbedder, with SmolLM2-135M."""
+"""LikelihoodEmbedder, with SmolLM2-135M and a tiny model."""
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 
+from skqprobe._backends.causal_lm import load_causal_lm
 from skqprobe.embedders import LikelihoodEmbedder
 
 torch = pytest.importorskip("torch")
@@ -28,34 +29,127 @@ PAIRS = [
 ]
 
 
+ALL = [*NAMES, "max_entropy", "tail_entropy", "mean_margin"]
+ALL += ["reverse_log_likelihood", "pointwise_mutual_information"]
+LONG = " and then she went to the river, where a boat was waiting for her in the rain."
+
+
 @pytest.fixture
 def embedder(smollm):
     return LikelihoodEmbedder(**smollm)
 
 
+def token_by_token(lm, before, after):
+    """Yield, for each token, log p of all tokens in float64, from a pass of its own."""
+    for n, token in enumerate(after):
+        ids = [*before, *after[:n]]
+        with torch.inference_mode():
+            logits = lm.network(torch.tensor([ids])).logits[0, -1].double()
+        yield token, (logits - logits.exp().sum().log()).numpy()
+
+
+def log_likelihood(lm, before, after):
+    return sum(log_p[token] for token, log_p in token_by_token(lm, before, after))
+
+
 def by_hand(embedder, prompt, completion):
     """Compute the features of one text in float64, without padding or cache."""
-    from skqprobe._backends.causal_lm import load_causal_lm
-
     lm = load_causal_lm(embedder)
     before, after = (lm.tokenizer(text).input_ids for text in (prompt, completion))
-    ids = [*before, *after]
-    first = max(len(before), 1)  # this tokenizer adds no BOS token
-    with torch.inference_mode():
-        logits = lm.network(torch.tensor([ids])).logits[0].double().numpy()
-    logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    taken = np.array([logp[i - 1, ids[i]] for i in range(first, len(ids))])
-    entropy = -(np.exp(logp) * logp).sum(1)[first - 1 : len(ids) - 1]
-    if len(taken) == 0:
-        return np.zeros(5)
-    return [taken.sum(), taken.mean(), taken.min(), entropy.mean(), len(taken)]
+    start, line_break = [lm.tokenizer.bos_token_id], lm.tokenizer("\n").input_ids
+    reverse = [*start, *after, *line_break], before
+    expected = dict.fromkeys(ALL, 0.0)
+    expected["reverse_log_likelihood"] = log_likelihood(lm, *reverse)
+    if not before:  # this tokenizer adds no BOS token
+        before, after = after[:1], after[1:]
+    else:
+        alone = log_likelihood(lm, start, after)
+    tokens = list(token_by_token(lm, before, after))
+    if tokens:
+        taken = np.array([log_p[token] for token, log_p in tokens])
+        p = np.exp([log_p for _, log_p in tokens])
+        entropy = -(p * np.log(p)).sum(1)
+        p.sort(axis=1)
+        n_tail = int(np.ceil(len(tokens) / 10))
+        values = [taken.sum(), taken.mean(), taken.min(), entropy.mean(), len(tokens)]
+        values += [
+            entropy.max(),
+            entropy[-n_tail:].mean(),
+            (p[:, -1] - p[:, -2]).mean(),
+        ]
+        expected |= zip(ALL, values, strict=False)
+        if prompt:
+            expected["pointwise_mutual_information"] = taken.sum() - alone
+    return list(expected.values())
+
+
+@pytest.fixture(scope="module")
+def expected(smollm):
+    """Features of `PAIRS` and of a completion of 19 tokens, whose tail is 2 of them."""
+    pairs = [*PAIRS, (PAIRS[3][0], LONG)]
+    embedder = LikelihoodEmbedder(**smollm)
+    return pairs, [by_hand(embedder, *pair) for pair in pairs]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_equals_a_computation_by_hand(embedder, batch_size):
-    X = clone(embedder).set_params(batch_size=batch_size).fit_transform(PAIRS)
-    expected = [by_hand(embedder, *pair) for pair in PAIRS]
+def test_equals_a_computation_by_hand(embedder, expected, batch_size):
+    pairs, expected = expected
+    settings = {"batch_size": batch_size, "features": ALL}
+    X = clone(embedder).set_params(**settings).fit_transform(pairs)
     np.testing.assert_allclose(X, expected, atol=2e-4, rtol=1e-4)
+    default = clone(embedder).set_params(batch_size=batch_size).fit_transform(pairs)
+    np.testing.assert_array_equal(default, X[:, :5])
+
+
+def test_features_are_in_the_order_of_their_names(tiny):
+    """Each subset is computed by itself, also without the pass over the completion."""
+    pairs = [("ab", "cd"), ("ab", "dcba"), ("c", ""), ("", "ab")]
+    every = LikelihoodEmbedder(tiny, features=ALL).transform(pairs)
+    assert np.isfinite(every).all()
+    for names in (ALL[::-1], *([name] for name in ALL)):
+        embedder = LikelihoodEmbedder(tiny, features=names)
+        X = embedder.fit_transform(pairs)
+        columns = [ALL.index(name) for name in names]
+        np.testing.assert_allclose(X, every[:, columns], rtol=1e-5, atol=1e-6)
+        assert embedder.get_feature_names_out().tolist() == names
+        assert embedder.view_sizes_ == {"likelihood": len(names)}
+
+
+def test_reverse_of_the_tokens(tiny):
+    """BOS comes first and once; the space that the tokenizer puts first stays."""
+    embedder = LikelihoodEmbedder(tiny, features=["reverse_log_likelihood"])
+    lm = load_causal_lm(embedder)
+    a, b, c, d = (lm.tokenizer.convert_tokens_to_ids(letter) for letter in "abcd")
+    space, line_break = lm.tokenizer.convert_tokens_to_ids("▁"), 3
+    found = embedder.transform([("ab", "cd"), ("", "cd"), ("ab", "")])
+    before = [1, c, d, line_break]
+    expected = [
+        log_likelihood(lm, before, [space, a, b]),
+        0.0,  # without a prompt
+        log_likelihood(lm, [1, line_break], [space, a, b]),
+    ]
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-5)
+    # A text that leaves no space in the context of 24 is cut at its beginning.
+    [[cut]] = embedder.transform([("abcda", "c" * 17)])
+    expected = log_likelihood(lm, [1, *17 * [c], line_break], [a, b, c, d, a])
+    np.testing.assert_allclose(cut, expected, rtol=1e-5)
+    with pytest.warns(UserWarning, match="1 of 1 prompts"):
+        [[cut]] = embedder.transform([("ab", "c" * 23)])
+    assert cut == 0
+
+
+def test_keys_of_the_cache_are_those_before_features(tiny):
+    assert "features" not in LikelihoodEmbedder(tiny)._settings()
+    assert "features" not in LikelihoodEmbedder(tiny, features=NAMES)._settings()
+    other = LikelihoodEmbedder(tiny, features=tuple(NAMES[::-1]))._settings()
+    assert other["features"] == NAMES[::-1]
+
+
+@pytest.mark.parametrize("features", [[], ["n_tokens", "entropy"], [1]])
+def test_unknown_features(tiny, features):
+    embedder = LikelihoodEmbedder(tiny, features=features)
+    with pytest.raises(ValueError, match=r"features=.*names among sum_log_likelihood"):
+        embedder.fit([("a", "b")])
 
 
 def test_features_of_some_texts(embedder):

@@ -8,9 +8,17 @@ import pytest
 from openai_server import Faults
 from sklearn.base import clone
 
+from skqprobe import QProbePolicy
 from skqprobe._backends.http_client import APIError
 from skqprobe._backends.refusal import PromptRefused
-from skqprobe.generators import OpenAIGenerator, collect, load_records
+from skqprobe.embedders import LikelihoodEmbedder
+from skqprobe.generators import (
+    BestOfK,
+    OpenAIGenerator,
+    collect,
+    load_records,
+    stack_embeddings,
+)
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
 
@@ -167,6 +175,104 @@ def test_log_likelihoods_that_are_unknown(server):
             record = likely.sample("text", 2)
         assert record["log_likelihoods"] == [-1.75, None]
         assert record["n_tokens"] == [3, None]
+
+
+LIKELIEST = [[0.7, 0.2], [0.05, 0.5, 0.25], [0.5, 0.5]]  # of 3 tokens; any order
+TAKEN = [0.2, 0.5, 0.01]
+REST = [0.1, 0.2, 0.0]
+
+
+def log_probs_of(as_chat):
+    """Return the log-probabilities above in the form of an endpoint."""
+    tops = [dict(zip("abc", np.log(row).tolist(), strict=False)) for row in LIKELIEST]
+    taken = np.log(TAKEN).tolist()
+    if not as_chat:
+        return {"token_logprobs": taken, "top_logprobs": tops}
+    rows = [[{"token": t, "logprob": v} for t, v in row.items()] for row in tops]
+    return {
+        "content": [
+            {"logprob": value, "top_logprobs": row}
+            for value, row in zip(taken, rows, strict=True)
+        ]
+    }
+
+
+@pytest.mark.parametrize("prompt", ["text", CHAT], ids=["text", "chat"])
+def test_likelihood_features(server, prompt):
+    server.script = [
+        server.change(
+            lambda choices: [
+                c.update(logprobs=log_probs_of("message" in c)) for c in choices
+            ]
+        )
+    ]
+    record = generator(server, top_logprobs=np.int64(3)).sample(prompt, 2)
+    asked = server.requests[0][1]
+    if prompt == CHAT:
+        assert (asked["logprobs"], asked["top_logprobs"]) == (True, 3)
+    else:
+        assert asked["logprobs"] == 3
+    p = [np.array([*row, rest]) for row, rest in zip(LIKELIEST, REST, strict=True)]
+    entropy = [-(row[row > 0] * np.log(row[row > 0])).sum() for row in p]
+    taken = np.log(TAKEN)
+    expected = [taken.sum(), taken.mean(), taken.min(), np.mean(entropy), 3]
+    expected += [max(entropy), entropy[-1], np.mean([0.5, 0.25, 0.0])]
+    found = record["likelihood_features"]
+    np.testing.assert_allclose(found, [expected] * 2, rtol=1e-12, atol=1e-12)
+    assert "log_likelihoods" not in record
+
+
+def test_likelihood_features_that_are_unknown(server):
+    asked = generator(server, top_logprobs=3, log_likelihoods=True)
+    known, tops = log_probs_of(False), log_probs_of(False)["top_logprobs"]
+    for change in (
+        {"top_logprobs": None},
+        {"top_logprobs": tops[:2]},
+        {"top_logprobs": [None, *tops[1:]]},
+        {"top_logprobs": [{"a": -1.0}, *tops[1:]]},
+        {"top_logprobs": [{"a": -1.0, "b": None}, *tops[1:]]},
+        {"top_logprobs": ["ab", *tops[1:]]},
+        {"top_logprobs": 3},
+        {"content": [{"logprob": -1.0, "top_logprobs": [-1.0, -2.0]}]},
+    ):
+        parts = known, known | change
+        server.script = [
+            server.change(
+                lambda choices, parts=parts: [
+                    c.update(logprobs=part)
+                    for c, part in zip(choices, parts, strict=True)
+                ]
+            )
+        ]
+        with pytest.warns(RuntimeWarning, match="^1 rows of likelihood_features are N"):
+            record = asked.sample("text", 2)
+        unknown = np.isnan(record["likelihood_features"])
+        assert unknown.sum(1).tolist() == [0, 8]
+    message = "top_logprobs=3, but the server returned no list"
+    with pytest.raises(RuntimeError, match=message):  # as this server
+        asked.sample("text", 2)
+    server.script = [
+        server.change(lambda choices: choices[0].update(text="", logprobs=None))
+    ]
+    record = asked.sample("text", 1)
+    np.testing.assert_array_equal(record["likelihood_features"], np.zeros((1, 8)))
+
+
+def test_likelihood_features_are_collected_and_chosen_by(server, tmp_path):
+    server.fault = lambda path, body: server.change(
+        lambda choices: [c.update(logprobs=log_probs_of(False)) for c in choices]
+    )
+    asked = generator(server, top_logprobs=3)
+    path = tmp_path / "records.jsonl"
+    with pytest.warns(RuntimeWarning, match="were cut off"):
+        collect(["a", "b"], asked, lambda item, text: len(text), 2, path=path)
+    records = load_records(path).records
+    X = stack_embeddings(records, "likelihood_features")
+    assert X.shape == (2, 2, 8)
+    np.testing.assert_allclose(X[..., 4], 3)
+    policy = QProbePolicy("squared_error").fit(X, [[0, 1], [0, 1]])
+    best = BestOfK(asked, policy, 2, embeddings="likelihood_features")
+    assert len(best.generate(["c"])) == 1
 
 
 def test_n_tokens_if_known(server):
@@ -581,6 +687,23 @@ def test_llama_completions(llama, prompt):
     assert again["completions"] == record["completions"]
     other = clone(drawn).set_params(seed=2).sample(prompt, 6)
     assert other["completions"] != record["completions"]
+
+
+@pytest.mark.parametrize("prompt", ["Once upon a", CHAT], ids=["text", "chat"])
+def test_llama_likelihood_features(llama, smollm, prompt):
+    """Those of the model in this process, which rounds differently, or less."""
+    pytest.importorskip("torch")
+    drawn = OpenAIGenerator(
+        "m", base_url=llama, max_tokens=6, seed=1, top_logprobs=50, concurrency=1
+    )
+    record = drawn.sample(prompt, 4)
+    names = ["mean_entropy", "max_entropy", "mean_margin"]
+    embedder = LikelihoodEmbedder(**smollm, features=names)
+    [expected] = embedder.transform([record])
+    found = record["likelihood_features"][:, [3, 5, 7]]
+    assert np.abs(found - expected)[:, 2].max() < 0.06
+    assert (found[:, :2] < expected[:, :2] + 0.1).all()  # lower bounds
+    assert (found[:, :2] > 0.3 * expected[:, :2]).all()
 
 
 def test_llama_many_prompts(llama):

@@ -36,6 +36,7 @@ from skqprobe.embedders import (
     LikelihoodEmbedder,
     OpenAIEmbedder,
     SentenceTransformerEmbedder,
+    TextStatistics,
     VectorizerEmbedder,
 )
 from skqprobe.generators import BestOfK, OpenAIGenerator, TransformersGenerator
@@ -101,6 +102,7 @@ def estimators():
             SentenceTransformerEmbedder("model", cache="embeddings.sqlite"),
             HiddenStateEmbedder("model", layer=[-1, 18]),
             LikelihoodEmbedder("model"),
+            TextStatistics(),
             OpenAIEmbedder("model", cache=EmbeddingCache("x.sqlite", max_bytes=1000)),
         ],
         "generators": [
