@@ -6,10 +6,10 @@ ICML 2024, arXiv 2402.14688.
 
 from skqprobe._candidates.sampling import sample_candidates
 from skqprobe._estimators.bayesian import BayesianQProbePolicy
-from skqprobe._estimators.pipeline import ProbePipeline, make_probe_pipeline
 from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._estimators.policy_cv import QProbePolicyCV
 from skqprobe._estimators.regressor import QProbeRegressor
+from skqprobe._pipeline import ProbePipeline, make_probe_pipeline
 from skqprobe._utils.public import set_module
 
 __version__ = "0.1.0.dev0"

@@ -40,7 +40,8 @@ OTHER_KINDS = {
         r"metrics\.weights_at_cost": "several objectives, held out",
         r"plotting\.ParetoDisplay\.from_predictions": "two objectives",
         r"plotting\..*\.from_estimator": "of ParetoDisplay, too",
-        r"QProbe\w+\.(fit|partial_fit|score)|BayesianQProbePolicy\.score": (
+        r"QProbe\w+\.(fit|partial_fit|score)|BayesianQProbePolicy\.score|"
+        r"ProbePipeline\..*": (
             "one reward per candidate, or several"
         ),
         r"BayesianQProbePolicy\.(fit|partial_fit)": "rewards or choices",
@@ -50,7 +51,7 @@ OTHER_KINDS = {
         r"QProbeRegressor\.score": "not used: R^2 is that of the rewards",
     },
     "groups": {
-        r"QProbePolicyCV\.fit": "for sets, too: passed to the splitter",
+        r"QProbePolicyCV\.fit|ProbePipeline\.fit": "for sets: passed to the splitter",
         r"QProbeRegressor\.score": "selects the possible shapes of sample_weight",
         r"plotting\.QValueDisplay\.from_predictions": "does not change the figure",
     },
@@ -92,6 +93,7 @@ CONSTRUCTORS = {
     "alpha": {r"QProbeRegressor": "another default"},
     "loss": {r"QProbeRegressor": "two losses"},
     "temperature": {r"QProbeRegressor": "in units of the reward, and only for sample"},
+    "view_weights": {r"QProbePolicyCV": "chosen by default"},
     "fit_intercept": {r"QProbePolicyCV": "no hidden layers"},
     "max_iter": {r"QProbePolicyCV": "no hidden layers"},
     "tol": {r"QProbePolicyCV": "no hidden layers"},

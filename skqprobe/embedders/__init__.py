@@ -9,10 +9,12 @@ from skqprobe.embedders._likelihood import LikelihoodEmbedder
 from skqprobe.embedders._openai import OpenAIEmbedder
 from skqprobe.embedders._sentence_transformer import SentenceTransformerEmbedder
 from skqprobe.embedders._statistics import TextStatistics
+from skqprobe.embedders._union import EmbedderUnion
 from skqprobe.embedders._vectorizer import VectorizerEmbedder
 
 __all__ = [
     "BaseEmbedder",
+    "EmbedderUnion",
     "EmbeddingCache",
     "HiddenStateEmbedder",
     "LikelihoodEmbedder",

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
 from skqprobe._arrays.device import detach
+from skqprobe._arrays.views import check_views, with_views
 from skqprobe._backends.identity import identify
 from skqprobe._backends.settings import output_settings
 from skqprobe._utils.estimator import BaseEstimator
@@ -96,6 +97,10 @@ class _Transform:
         return self._wrap(embeddings, X)
 
     def _wrap(self, embeddings, X):
+        fitted = copy.copy(self)
+        fitted.n_features_out_ = embeddings.shape[-1]
+        views = check_views(fitted.view_sizes_, X, embeddings.shape[-1])
+        embeddings = with_views(embeddings, views)
         return embeddings if embeddings.ndim == 3 else wrap_output(embeddings, X, self)
 
 

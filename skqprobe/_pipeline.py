@@ -9,20 +9,38 @@ from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 
 class ProbePipeline(Pipeline):
-    """Pipeline whose steps get `groups` without metadata routing being switched on."""
+    """Pipeline whose steps get `groups`, also without metadata routing.
 
-    def fit(self, X, y=None, groups=None, **params):
+    It is the Pipeline of scikit-learn, and has its parameters. With `groups`, its
+    methods switch metadata routing on for the call.
+
+    See Also
+    --------
+    make_probe_pipeline : Make one with the recommended steps.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skqprobe import ProbePipeline, QProbePolicy
+    >>> from skqprobe.preprocessing import SiblingFeatures
+    >>> steps = [("siblings", SiblingFeatures()), ("probe", QProbePolicy())]
+    >>> X, y = np.eye(4), np.array([1.0, 0.0, 0.0, 1.0])
+    >>> ProbePipeline(steps).fit(X, y, groups=list("aabb")).predict(X, list("aabb"))
+    array([0, 3])
+    """
+
+    def fit(self, X, y, groups=None, **params):
         """Fit all steps; see Pipeline.
 
         Parameters
         ----------
-        X : array-like or list
-            Input of the first step.
-        y : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Rewards.
-        groups : array-like of shape (n_rows,), or (n_prompts,) for sets, default=None
-            Prompt labels of the rows. For sets, labels of the prompts, for a splitter
-            that keeps prompts of one label together.
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs, as sets or rows.
+        y : array-like of shape (n_prompts, k) or (n_rows,)
+            Rewards; or several per candidate, one per objective, along a last axis.
+        groups : array-like of shape (n_rows,), default=None
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets, where it may have shape (n_prompts,) and is passed to the splitter.
         **params : dict
             Other metadata.
 
@@ -38,10 +56,11 @@ class ProbePipeline(Pipeline):
 
         Parameters
         ----------
-        X : array-like or list
-            Input of the first step.
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         groups : array-like of shape (n_rows,), default=None
-            Prompt labels of the rows.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
         **params : dict
             Other metadata.
 
@@ -57,10 +76,11 @@ class ProbePipeline(Pipeline):
 
         Parameters
         ----------
-        X : array-like or list
-            Input of the first step.
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         groups : array-like of shape (n_rows,), default=None
-            Prompt labels of the rows.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
         **params : dict
             Other metadata.
 
@@ -76,10 +96,11 @@ class ProbePipeline(Pipeline):
 
         Parameters
         ----------
-        X : array-like or list
-            Input of the first step.
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs, as sets or rows.
         groups : array-like of shape (n_rows,), default=None
-            Prompt labels of the rows.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
         **params : dict
             Other metadata.
 
@@ -90,17 +111,18 @@ class ProbePipeline(Pipeline):
         """
         return _routed(super().predict_proba, X, groups=groups, **params)
 
-    def score(self, X, y=None, groups=None, **params):
+    def score(self, X, y, groups=None, **params):
         """Compute the expected reward of the choice; see Pipeline.
 
         Parameters
         ----------
-        X : array-like or list
-            Input of the first step.
-        y : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Rewards.
+        X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
+            Embeddings of (prompt, completion) pairs, as sets or rows.
+        y : array-like of shape (n_prompts, k) or (n_rows,)
+            Rewards; or several per candidate, one per objective, along a last axis.
         groups : array-like of shape (n_rows,), default=None
-            Prompt labels of the rows.
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
         **params : dict
             Other metadata.
 
@@ -123,6 +145,7 @@ def _routed(method, *arguments, groups=None, **params):
 def make_probe_pipeline(
     losses=None,
     *,
+    embedder=None,
     alphas=(100.0, 10.0, 1.0, 0.1, 0.01, 0.001),
     temperatures=(0.0,),
     cv=None,
@@ -140,6 +163,11 @@ def make_probe_pipeline(
     ----------
     losses : tuple of str or BaseLoss, default=None
         Losses to try, see `QProbePolicyCV`.
+    embedder : BaseEmbedder or list of BaseEmbedder, default=None
+        Embedder of texts, so that the pipeline takes records, or a data frame with
+        `groups`. `TextStatistics` are added to a single embedder; a list is used as it
+        is. Categorical columns of a data frame, such as the name of the model, are
+        added as 0/1 columns. None takes embeddings.
     alphas : tuple of float, default=(100.0, 10.0, 1.0, 0.1, 0.01, 0.001)
         Strengths of the penalty to try, for columns of variance 1.
     temperatures : tuple of float, default=(0.0,)
@@ -160,10 +188,10 @@ def make_probe_pipeline(
     Returns
     -------
     pipeline : ProbePipeline
-        Pipeline with the steps "scale" (StandardScaler for each candidate), "siblings"
-        (`SiblingFeatures`) and "probe" (`QProbePolicyCV`, which also chooses the weight
-        of each view, and of the sibling features). It takes sets, and rows with
-        `groups`.
+        Pipeline with the steps "embed" (`EmbedderUnion`, only for texts), "scale"
+        (StandardScaler for each candidate), "siblings" (`SiblingFeatures`) and "probe"
+        (`QProbePolicyCV`, which also chooses the weight of each view, and of the
+        sibling features). It takes sets, and rows with `groups`.
 
     Examples
     --------
@@ -177,13 +205,16 @@ def make_probe_pipeline(
     policy = QProbePolicyCV(
         losses, alphas=alphas, temperatures=temperatures, cv=cv, scoring=scoring
     )
-    return ProbePipeline(
-        [
-            ("scale", PerCandidate(StandardScaler())),
-            (
-                "siblings",
-                SiblingFeatures(view_sizes=view_sizes, sibling_views=sibling_views),
-            ),
-            ("probe", policy),
-        ]
-    )
+    siblings = SiblingFeatures(view_sizes=view_sizes, sibling_views=sibling_views)
+    steps = [
+        ("scale", PerCandidate(StandardScaler())),
+        ("siblings", siblings),
+        ("probe", policy),
+    ]
+    if embedder is not None:
+        from skqprobe.embedders import EmbedderUnion, TextStatistics
+
+        if not isinstance(embedder, list | tuple):
+            embedder = [embedder, TextStatistics()]
+        steps.insert(0, ("embed", EmbedderUnion(list(embedder))))
+    return ProbePipeline(steps)
