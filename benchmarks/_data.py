@@ -31,6 +31,9 @@ MORE_FILES = {
 DEFAULT_NAMES = (TWO_WORDS, *FILES)
 ALL_NAMES = (*DEFAULT_NAMES, *MORE_FILES)
 
+COLUMNS = ("length", "model")
+"""Names of the views that `with_columns` can append."""
+
 LENGTHS = ("n_chars", "ntok", "ntok_completion")
 """Names of arrays with the lengths of candidates. The first one in a file is used."""
 
@@ -51,10 +54,13 @@ class Data:
         Prompts of one group stay in one fold.
     lengths : ndarray of shape (n_prompts, m) or None
         Lengths of the completions, if the file has them.
-    models : ndarray of shape (m,) or None
-        Models that wrote the candidates, if these are the same for all prompts.
+    models : ndarray of shape (n_prompts, m) or None
+        Names of the models that wrote the candidates, if the file has them.
     view_sizes : tuple of int
-        Numbers of columns of the embeddings that are concatenated in X.
+        Numbers of columns of the embeddings that are concatenated in X, and of views
+        that were appended.
+    n_embeddings : int
+        Number of the views that are embeddings.
     """
 
     name: str
@@ -64,6 +70,7 @@ class Data:
     lengths: np.ndarray | None
     models: np.ndarray | None
     view_sizes: tuple
+    n_embeddings: int = 1
 
     def take(self, prompts):
         """Select prompts."""
@@ -73,7 +80,19 @@ class Data:
             y=self.y[prompts],
             groups=self.groups[prompts],
             lengths=None if self.lengths is None else self.lengths[prompts],
+            models=None if self.models is None else self.models[prompts],
         )
+
+    def with_columns(self, names):
+        """Append the log of the length, or one 0/1 column per model, as views."""
+        views = [self.X]
+        if "length" in names and self.lengths is not None:
+            views.append(np.log1p(self.lengths)[..., None])
+        if "model" in names and self.models is not None:
+            views.append(self.models[..., None] == np.unique(self.models))
+        X = np.concatenate([view.astype(np.float32) for view in views], axis=2)
+        sizes = (view.shape[2] for view in views[1:])
+        return replace(self, X=X, view_sizes=(*self.view_sizes, *sizes))
 
     def shape(self):
         """Return the name and the sizes as a dict that is ready for JSON."""
@@ -123,7 +142,7 @@ def load_file(path, keys, max_prompts=None):
         y = file["rewards"].astype(np.float64)
         groups = file["groups"] if "groups" in file else np.arange(len(y))
         lengths = [file[name].astype(float) for name in LENGTHS if name in file]
-        models = file.get("models")
+        models = _models(file, y.shape)
     for key, X in zip(keys, views, strict=True):
         if X.ndim != 3 or y.shape != X.shape[:2] or groups.shape != X.shape[:1]:
             raise SystemExit(
@@ -135,14 +154,23 @@ def load_file(path, keys, max_prompts=None):
             raise SystemExit(f"{path}: {key!r} or 'rewards' has NaN or infinity.")
     # An array of another shape is something else of the same name.
     lengths = next((array for array in lengths if array.shape == y.shape), None)
-    models = models if np.shape(models) == y.shape[1:] else None
     view_sizes = tuple(X.shape[2] for X in views)
     X = np.concatenate(views, axis=2)
-    data = Data(Path(path).stem, X, y, groups, lengths, models, view_sizes)
+    sizes = view_sizes, len(view_sizes)
+    data = Data(Path(path).stem, X, y, groups, lengths, models, *sizes)
     if max_prompts is None or len(y) <= max_prompts:
         return data
     selected = np.random.default_rng(0).permutation(len(y))[:max_prompts]
     return data.take(np.sort(selected))
+
+
+def _models(file, shape):
+    """Return the names of the models of all candidates of a file, or None."""
+    if "systems" in file and "system_names" in file:
+        return file["system_names"][file["systems"]]
+    if "models" in file and file["models"].shape == shape[1:]:
+        return np.tile(file["models"], (shape[0], 1))
+    return None
 
 
 def load(name, folders=FOLDERS, max_prompts=None):

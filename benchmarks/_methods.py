@@ -23,7 +23,7 @@ WITH_SIBLINGS = (
     "siblings+policy_gradient",
     "siblings+network",
 )
-WITHOUT_SEARCH = ("default", "recommended")
+WITHOUT_SEARCH = ("default", "recommended", "recommended-one-penalty")
 PEERS = (
     "Ridge",
     "Ridge-centered",
@@ -182,8 +182,11 @@ def make_method(name, train, plan):
         return make_peer(name, train.y.size, plan)
     if name == "default":
         return Method(name, QProbePolicy())
-    if name == "recommended":
-        return Method(name, make_probe_pipeline(view_sizes=train.view_sizes))
+    if name.startswith("recommended"):
+        pipeline = make_probe_pipeline(view_sizes=train.view_sizes)
+        if name == "recommended-one-penalty":  # for all views, and for siblings
+            pipeline.set_params(probe__view_weights=[1] * (len(train.view_sizes) + 1))
+        return Method(name, pipeline)
     loss, siblings = name.removeprefix("siblings+"), None
     if loss != name:
         siblings = SiblingFeatures(view_sizes=train.view_sizes)

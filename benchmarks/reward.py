@@ -43,7 +43,9 @@ two learning rates.
 - siblings+network, if torch is installed: the same for pairwise_logistic with a hidden
   layer of 256 units, and two penalties to choose from.
 - default, ``QProbePolicy()`` on the raw embeddings, and recommended,
-  ``make_probe_pipeline()``: without settings and without a search.
+  ``make_probe_pipeline(view_sizes=...)``: without settings and without a search.
+- recommended-one-penalty: the same with one penalty for all views and for the sibling
+  features, as it was before the pipeline chose a penalty for each.
 - Ridge on the rewards, and Ridge-centered on the rewards minus their prompt's mean.
 - LogisticRegression, if all rewards are 0 or 1.
 - HistGradientBoostingRegressor: 100 trees of 15 leaves, features in 63 bins, and no
@@ -54,7 +56,11 @@ two learning rates.
 **References.** base: a random candidate. oracle: the best candidate. longest and
 shortest: by the lengths in the file. best-model: if the candidates are from different
 models, the model of highest mean reward on the training prompts (for k below m, of the
-k models in the set).
+k models in the set). consensus: the candidate with the highest mean cosine to the m
+candidates of its prompt, in the last embedding.
+
+**More columns.** ``--columns length model`` appends the log of the length, and 0/1
+columns of the model that wrote a candidate, where the file has them, for all methods.
 
 **Columns.** The reward; the recovery, (reward - base) / (oracle - base) of the means;
 the difference from the best other method, where references do not count as methods.
@@ -80,7 +86,7 @@ from pathlib import Path
 
 import numpy as np
 from _command import QUICK_NOTE, iterate_data, make_parser, versions
-from _data import ALL_NAMES, load_file
+from _data import ALL_NAMES, COLUMNS, load_file
 from _intervals import mean_interval, recovery_interval
 from _methods import METHODS, make_methods
 from _output import format_interval, print_data, print_pairs, write_json
@@ -132,9 +138,28 @@ def reference_values(train, test):
     values = {"base": np.zeros(test.y.shape), "oracle": test.y}
     if test.lengths is not None:
         values |= {"longest": test.lengths, "shortest": -test.lengths}
-    if test.models is not None and np.array_equal(test.models, train.models):
-        values["best-model"] = np.tile(train.y.mean(axis=0), (len(test.y), 1))
+    if test.models is not None and train.models is not None:
+        values["best-model"] = model_values(train, test.models)
+    values["consensus"] = consensus(test)
     return values
+
+
+def model_values(train, models):
+    """Mean reward of the model of each candidate on the training prompts."""
+    names, number = np.unique(train.models, return_inverse=True)
+    total = np.bincount(number.ravel(), train.y.ravel())
+    means = dict(zip(names, total / np.bincount(number.ravel()), strict=True))
+    unknown = train.y.mean()
+    return np.array([[means.get(model, unknown) for model in row] for row in models])
+
+
+def consensus(test):
+    """Mean cosine between a candidate and the others, in the last embedding."""
+    stop = sum(test.view_sizes[: test.n_embeddings])
+    start = stop - test.view_sizes[test.n_embeddings - 1]
+    E = test.X[..., start:stop]
+    E = E / np.maximum(np.linalg.norm(E, axis=2, keepdims=True), 1e-12)
+    return np.einsum("ijk,ik->ij", E, E.sum(axis=1))
 
 
 def outer_splits(data):
@@ -299,6 +324,9 @@ def parse_arguments(argv):
     parser.add_argument(
         "--key", nargs="+", default=["embeddings"], help="arrays of the embeddings"
     )
+    parser.add_argument(
+        "--columns", nargs="+", choices=COLUMNS, default=[], help="views to append"
+    )
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--ks", nargs="+", type=int, default=[10, 48])
     args = parser.parse_args(argv)
@@ -315,6 +343,7 @@ def iterate_splits(args, plan):
     """Yield splits, all test prompts and the largest k, by data set."""
     if args.train is None:
         for data in iterate_data(args, plan.max_prompts):
+            data = data.with_columns(args.columns)
             yield outer_splits(data), data, data.y.shape[1]
         return
     train = load_file(args.train, args.key, plan.max_prompts)

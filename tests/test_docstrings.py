@@ -41,9 +41,7 @@ OTHER_KINDS = {
         r"plotting\.ParetoDisplay\.from_predictions": "two objectives",
         r"plotting\..*\.from_estimator": "of ParetoDisplay, too",
         r"QProbe\w+\.(fit|partial_fit|score)|BayesianQProbePolicy\.score|"
-        r"ProbePipeline\..*": (
-            "one reward per candidate, or several"
-        ),
+        r"ProbePipeline\..*": ("one reward per candidate, or several"),
         r"BayesianQProbePolicy\.(fit|partial_fit)": "rewards or choices",
     },
     "offset": {

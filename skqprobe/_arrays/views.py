@@ -82,23 +82,26 @@ def check_views(view_sizes, X, n_features):
         if entries and all(isinstance(name, str) for name in entries):
             return _views_by_prefix(entries, n_features)
         view_sizes = {f"view{i}": size for i, size in enumerate(entries)}
-    sizes, start = {}, 0
+    views, start = {}, 0
     for name, columns in view_sizes.items():
         if isinstance(columns, Integral):
-            sizes[name] = np.arange(start, start + max(int(columns), 0))
+            views[name] = np.arange(start, start + max(int(columns), 0))
             start += int(columns)
-        else:
-            sizes[name] = np.array(column_indices(X, columns), dtype=int)
-    taken = np.concatenate([*sizes.values(), []]).astype(int)
-    counts = np.bincount(taken, minlength=n_features)
-    if not all(map(len, sizes.values())) or not np.array_equal(
-        counts, np.ones(n_features)
-    ):
+            continue
+        try:
+            views[name] = np.array(column_indices(X, columns), dtype=int)
+        except (TypeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"The columns of view_sizes[{name!r}] cannot be selected: {error}"
+            ) from error
+    numbers = np.concatenate([*views.values(), []])
+    is_partition = np.array_equal(np.sort(numbers), np.arange(n_features))
+    if not (is_partition and all(map(len, views.values()))):
         raise ValueError(
             "view_sizes must be positive and add up to the number of columns of X, "
             f"{n_features}, or have each column once; got {view_sizes!r}."
         )
-    return sizes
+    return views
 
 
 def _views_by_prefix(names, n_features):
