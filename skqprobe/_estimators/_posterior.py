@@ -34,6 +34,9 @@ LARGE = 2048
 """Rank above which matrices are decomposed in the type of X: in float32, that takes a
 third of the time, and has the effect of errors of about 1e-6 in X."""
 
+FORGOTTEN = 1e-30
+"""Number of rewards or choices below which earlier data are left out."""
+
 MAX_HALVINGS = 30
 """Maximum number of times that a step is halved."""
 
@@ -68,11 +71,13 @@ class Information:
     @property
     def has_signal(self):
         """Whether values or rewards differ inside prompts."""
-        return len(self.rows) > 0 and self.rest + self.targets @ self.targets > 0
+        return len(self.rows) > 0 and (self.rest != 0 or self.targets.any())
 
     def scaled(self, factor):
         """Weight all observations by a factor."""
         root = np.sqrt(factor)
+        if self.n_free * factor < FORGOTTEN:
+            return Information(self.rows[:0], self.targets[:0])
         return Information(
             self.rows * root,
             self.targets * root,
@@ -296,8 +301,9 @@ def from_choices(objective, counts, weight, before, alpha, *, tol, max_iter):
 
         move = information.rows @ step
         decrement = move @ move + alpha * (step @ step)
-        converged = decrement <= tol**2
         share, start = 1.0, loss(0.0)
+        rounding = np.finfo(np.float64).eps * abs(start)
+        converged = decrement <= max(tol**2, rounding)
         for _ in range(0 if converged else MAX_HALVINGS):
             if loss(share) <= start - 1e-4 * share * decrement:
                 break

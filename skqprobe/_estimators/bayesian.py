@@ -14,11 +14,14 @@ from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import repeat_per_prompt, segment_max, segment_sum
 from skqprobe._candidates.validation import (
     check_candidates,
-    check_weights,
     no_groups,
     warn_without_groups,
 )
-from skqprobe._estimators._fit import check_training_data, set_fitted
+from skqprobe._estimators._fit import (
+    check_training_data,
+    set_fitted,
+    weighted_layout,
+)
 from skqprobe._estimators._posterior import (
     Information,
     best_probabilities,
@@ -88,6 +91,10 @@ class BayesianQProbePolicy(QProbePolicy):
     tol : float, default=1e-6
         Length of the last Newton step, above 0, in standard deviations of the
         posterior.
+    missing : {"raise", "ignore"}, default="raise"
+        Treatment of candidates without a reward, whose y is NaN, None or NA. If
+        "raise", they raise an error, unless their `sample_weight` is 0. If "ignore",
+        `fit`, `partial_fit` and `score` leave them out.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the draws of `sample` and `predict_best_proba`.
 
@@ -163,6 +170,7 @@ class BayesianQProbePolicy(QProbePolicy):
         "forgetting_factor": [FloatInterval(Real, 0, 1, closed="right")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [FloatInterval(Real, 0, None, closed="neither")],
+        "missing": [StrOptions({"raise", "ignore"})],
         "random_state": ["random_state"],
     }
 
@@ -176,6 +184,7 @@ class BayesianQProbePolicy(QProbePolicy):
         forgetting_factor=1.0,
         max_iter=100,
         tol=1e-6,
+        missing="raise",
         random_state=None,
     ):
         self.likelihood = likelihood
@@ -185,6 +194,7 @@ class BayesianQProbePolicy(QProbePolicy):
         self.forgetting_factor = forgetting_factor
         self.max_iter = max_iter
         self.tol = tol
+        self.missing = missing
         self.random_state = random_state
 
     @property
@@ -229,7 +239,7 @@ class BayesianQProbePolicy(QProbePolicy):
         ConvergenceWarning
             If the Newton steps did not converge.
         """
-        data = check_training_data(self, X, y, groups)
+        data = check_training_data(self, X, y, groups, sample_weight)
         metadata = {"groups": groups, "sample_weight": sample_weight}
         task = begin_fit(self, X, y, 0, **metadata)
         d = data.X.shape[1]
@@ -277,7 +287,8 @@ class BayesianQProbePolicy(QProbePolicy):
                 f"likelihood={self.likelihood!r}, but the posterior is that of "
                 f"likelihood={self._likelihood_!r}; call fit to begin again."
             )
-        data = check_training_data(self, X, y, groups, reset=False)
+        self._validate_params()  # which may have changed: scikit-learn checks once
+        data = check_training_data(self, X, y, groups, sample_weight, reset=False)
         before = self._information().scaled(float(self.forgetting_factor))
         return set_fitted(self, self._posterior(data, sample_weight, before))
 
@@ -293,16 +304,32 @@ class BayesianQProbePolicy(QProbePolicy):
                 f"y has several objectives, but {type(self).__name__} takes one number "
                 "per candidate; pass y[..., 0], or a weighted sum, y @ weights."
             )
-        layout, weight, n_free = _weights(data.layout, sample_weight)
+        layout, prompt_weight, weight = weighted_layout(
+            data.layout, sample_weight, data.known
+        )
         y = layout.to_prompt_order(data.rewards)
-        informative = _several(weight, layout) | (n_free > 0)
+        is_of_candidates = weight is not None
+        if not is_of_candidates:
+            n_free = prompt_weight * (layout.sizes - 1)
+            weight = repeat_per_prompt(prompt_weight, layout.offsets)
+        else:
+            weight = layout.to_prompt_order(weight)
+            n_free = np.maximum(segment_sum(weight, layout.offsets) - 1, 0)
+        informative = n_free > 0
         if self.likelihood == "choice":
             if (y < 0).any():
                 raise ValueError(
                     "y has negative numbers; with likelihood='choice' it must hold the "
                     "number of times that each candidate was chosen."
                 )
+            informative |= layout.sizes > 1
             informative &= segment_sum(y * weight, layout.offsets) > 0
+        elif is_of_candidates and not n_free.any() and (layout.sizes > 1).any():
+            raise ValueError(
+                "sample_weight is the number of copies of each candidate, but sums to "
+                "at most 1 in every prompt: less than two rewards. Multiply it by a "
+                "constant, or pass one weight per prompt."
+            )
         is_skipped = ~informative & (segment_max(weight, layout.offsets) > 0)
         fitted = data.features | {
             "n_skipped_prompts_": int(is_skipped.sum()),
@@ -448,19 +475,3 @@ class BayesianQProbePolicy(QProbePolicy):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = False
         return tags
-
-
-def _weights(layout, sample_weight):
-    """Layout, weights of the rows in prompt order, and free rewards per prompt."""
-    prompt_weight, weight = check_weights(sample_weight, layout)
-    if weight is None:
-        weight = repeat_per_prompt(prompt_weight, layout.offsets)
-        return layout, weight, prompt_weight * (layout.sizes - 1)
-    weight = layout.to_prompt_order(weight)
-    n_free = np.maximum(segment_sum(weight, layout.offsets) - 1, 0)
-    return layout, weight, n_free
-
-
-def _several(weight, layout):
-    """Whether a prompt has two candidates of positive weight."""
-    return segment_sum((weight > 0).astype(int), layout.offsets) > 1

@@ -364,6 +364,19 @@ def test_forgetting_follows_drift(rng):
 
 
 @every_likelihood
+def test_forgotten_data_have_no_effect(rng, likelihood):
+    X, y, _ = make_data(rng, 20, 4, 5, 1.0, likelihood)
+    policy = BayesianQProbePolicy(likelihood, forgetting_factor=1e-300).fit(X, y)
+    policy.partial_fit(X[:10], y[:10])
+    new = BayesianQProbePolicy(likelihood).fit(X[:10], y[:10])
+    assert_allclose(policy.coef_, new.coef_)
+    with pytest.warns(UserWarning, match="informative"):
+        policy.partial_fit(X[:, :1], y[:, :1])
+    _, std = policy.decision_function(X, return_std=True)
+    assert_allclose(std, np.sqrt((centered(X) ** 2).sum(axis=2)))  # of the prior
+
+
+@every_likelihood
 def test_saved_state_goes_on(rng, likelihood):
     X, y, _ = make_data(rng, 20, 4, 5, 1.0, likelihood)
     policy = BayesianQProbePolicy(likelihood).fit(X[:10], y[:10])
@@ -402,6 +415,50 @@ def test_weights_of_zero_leave_out(rng):
     policy = BayesianQProbePolicy().fit(X, y, sample_weight=weight)
     assert_allclose(policy.coef_, kept.coef_)
     assert policy.log_evidence_ == pytest.approx(kept.log_evidence_)
+
+
+@every_likelihood
+def test_missing_rewards_are_left_out(rng, likelihood):
+    X, y, _ = make_data(rng, 20, 4, 3, 1.0, likelihood)
+    known = rng.random((20, 4)) < 0.7
+    rows, rewards, groups = (a[known.ravel()] for a in as_rows(X, y))
+    expected = BayesianQProbePolicy(likelihood).fit(rows, rewards, groups)
+    unknown = np.where(known, y, np.nan)
+    for missing, weight in (("ignore", None), ("raise", known * 1.0)):
+        policy = BayesianQProbePolicy(likelihood, missing=missing)
+        policy.fit(X, unknown, sample_weight=weight)
+        assert_allclose(policy.coef_, expected.coef_)
+        assert policy.log_evidence_ == pytest.approx(expected.log_evidence_)
+        score = policy.score(X, unknown, sample_weight=weight)
+        assert score == pytest.approx(expected.score(rows, rewards, groups))
+        policy.partial_fit(X, unknown, sample_weight=weight)
+    policy = BayesianQProbePolicy(likelihood)
+    assert_refused(policy.fit, "missing='ignore'", X, unknown)
+
+
+def test_weights_of_less_than_two_candidates(rng):
+    X, y, _ = make_data(rng, 10, 4, 3, 1.0, "gaussian")
+    weight = np.full((10, 4), 0.25)
+    policy = BayesianQProbePolicy()
+    words = "sums to at most 1 in every prompt.*one weight per prompt"
+    assert_refused(policy.fit, words, X, y, sample_weight=weight)
+    weight[:4] = 1  # the others cannot be compared
+    policy.fit(X, y, sample_weight=weight)
+    assert policy.n_skipped_prompts_ == 6
+    assert_allclose(policy.coef_, BayesianQProbePolicy().fit(X[:4], y[:4]).coef_)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.25, 1e12, 1e100])
+def test_scale_of_choices(rng, scale):
+    X, c, _ = make_data(rng, 40, 4, 3, 1.0, "choice")
+    policy = BayesianQProbePolicy("choice", alpha=2.0 * scale)
+    expected = BayesianQProbePolicy("choice", alpha=2.0).fit(X, c)
+    policy.fit(X, c, sample_weight=np.full(40, scale))
+    assert_allclose(policy.coef_, expected.coef_, rtol=1e-4)
+    weight = np.full((40, 4), scale)  # of candidates: 0.25 is no choice of one copy
+    assert_allclose(
+        policy.fit(X, c, sample_weight=weight).coef_, expected.coef_, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("n", [10, 40], ids=["few rows", "many rows"])
@@ -517,7 +574,9 @@ def test_bad_input(rng):
     assert_refused(policy.partial_fit, "y has several objectives", X, both)
     assert_refused(policy.partial_fit, "features", X[..., :2], y)
     assert_refused(policy.partial_fit, "NaN", X, np.full_like(y, np.nan))
-    policy.set_params(likelihood="choice")
+    policy.set_params(forgetting_factor=2.0)
+    assert_refused(policy.partial_fit, "'forgetting_factor' parameter", X, y)
+    policy.set_params(forgetting_factor=1.0, likelihood="choice")
     assert_refused(policy.partial_fit, "call fit to begin again", X, y)
     assert_refused(policy.fit, "y has negative numbers.*number of times", X, y)
     for name, value in (
