@@ -144,16 +144,6 @@ class Information:
             return float(alphas[best])
         return float(largest * np.exp(brentq(slope, low, high, xtol=1e-14)))
 
-    def project(self, X):
-        """Compute the coordinates of rows, whose covariance is diagonal.
-
-        Returns
-        -------
-        Z : ndarray of shape (n, rank)
-            Coordinates along the unit vectors of the rows.
-        """
-        return X @ (self.rows / np.sqrt(self.eigenvalues)[:, None]).T
-
 
 class RowSquares(BaseLoss):
     """Sum of squared errors inside prompts, weighted by row."""
@@ -315,38 +305,51 @@ def from_choices(objective, counts, weight, before, alpha, *, tol, max_iter):
     return replace(information, rest=rest), alpha, n_iter, converged
 
 
-def centered_variances(information, alpha, noise, X, layout):
-    """Compute the posterior variance of prompt-centered values, in prompt order."""
-    found = []
-    for Xc, _, _ in centered_rows(X, layout).least_squares_rows():
-        squares, outside = _squared_coordinates(information, Xc)
-        s = information.eigenvalues
-        found.append(noise * (outside / alpha + squares @ (1 / (s + alpha))))
-    return np.concatenate(found)
-
-
-def _squared_coordinates(information, X):
-    """Square the coordinates of rows, and their distances from the span."""
-    X = np.asarray(X, dtype=np.float64)
-    squares = information.project(X) ** 2
-    if len(information.rows) == X.shape[1]:
-        return squares, np.zeros(len(X))
-    return squares, np.maximum((X * X).sum(axis=1) - squares.sum(axis=1), 0)
-
-
-def best_probabilities(information, alpha, noise, X, layout, values, n_draws, rng):
-    """Compute the probability that each candidate is the best, in prompt order.
+def standard_rows(information, alpha, X, layout):
+    """Yield rows C for which C C' is the covariance of centered values, per noise.
 
     Parameters
     ----------
-    information, alpha, noise
-        Posterior.
+    information : Information
+        Information of the data.
+    alpha : float
+        Precision of the prior.
     X : ndarray or DeviceArray of shape (n_rows, d)
         Embeddings in user order.
     layout : Layout
         Layout of the candidates.
+
+    Yields
+    ------
+    C : ndarray of shape (n, rank) or (n, rank + d)
+        Rows of whole prompts, in prompt order. The last d columns are the parts outside
+        the span of `information`, of which only the prior is known.
+    """
+    units = information.rows / np.sqrt(information.eigenvalues)[:, None]
+    scale = np.sqrt(information.eigenvalues + alpha)
+    for Xc, _, _ in centered_rows(X, layout).least_squares_rows():
+        Xc = np.asarray(Xc, dtype=np.float64)
+        inside = Xc @ units.T
+        if len(units) < X.shape[1]:
+            outside = (Xc - inside @ units) / np.sqrt(alpha)
+            yield np.concatenate([inside / scale, outside], axis=1)
+        else:
+            yield inside / scale
+
+
+def best_probabilities(rows, values, noise, layout, n_draws, rng):
+    """Compute the probability that each candidate is the best, in prompt order.
+
+    Parameters
+    ----------
+    rows : iterable of ndarray
+        Rows from `standard_rows`.
     values : ndarray of shape (n_rows,)
         Values in prompt order.
+    noise : float
+        Variance of the noise.
+    layout : Layout
+        Layout of the candidates.
     n_draws : int
         Number of draws of the values of a prompt.
     rng : RandomState instance
@@ -358,15 +361,12 @@ def best_probabilities(information, alpha, noise, X, layout, values, n_draws, rn
         Shares of the draws; candidates that are equal in a draw share it.
     """
     proba, first = [], 0
-    weights = 1 / (information.eigenvalues + alpha)
-    for Xc, _, _ in centered_rows(X, layout).least_squares_rows():
-        Xc = np.asarray(Xc, dtype=np.float64)
-        Z, start = information.project(Xc), layout.offsets[first]
-        last = np.searchsorted(layout.offsets, start + len(Xc))
+    for C in rows:
+        start = layout.offsets[first]
+        last = np.searchsorted(layout.offsets, start + len(C))
         for a, b in pairwise(layout.offsets[first : last + 1]):
-            x, z = Xc[a - start : b - start], Z[a - start : b - start]
-            covariance = (z * weights) @ z.T + (x @ x.T - z @ z.T) / alpha
-            draws = _draw(values[a:b], noise * covariance, n_draws, rng)
+            part = C[a - start : b - start]
+            draws = _draw(values[a:b], noise * (part @ part.T), n_draws, rng)
             proba.append(_best_shares(draws))
         first = last
     return np.concatenate(proba)

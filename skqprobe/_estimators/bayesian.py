@@ -26,9 +26,9 @@ from skqprobe._estimators._posterior import (
     Information,
     best_probabilities,
     centered_rows,
-    centered_variances,
     from_choices,
     from_rows,
+    standard_rows,
 )
 from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._utils.callbacks import begin_fit
@@ -420,10 +420,10 @@ class BayesianQProbePolicy(QProbePolicy):
         if not return_std:
             return Q
         rows, layout = self._checked(X, groups)
-        variances = centered_variances(
-            self._information(), self.alpha_, self.noise_variance_, rows, layout
-        )
-        std = np.sqrt(variances).astype(compute_dtype(rows), copy=False)
+        parts = standard_rows(self._information(), self.alpha_, rows, layout)
+        variances = np.concatenate([np.einsum("ij,ij->i", C, C) for C in parts])
+        std = np.sqrt(self.noise_variance_ * variances)
+        std = std.astype(compute_dtype(rows), copy=False)
         return Q, to_namespace_of(X, layout.to_user_order(std))
 
     def predict_best_proba(self, X, groups=None, *, offset=None):
@@ -452,12 +452,10 @@ class BayesianQProbePolicy(QProbePolicy):
         values, _ = self._values(X, "predict_best_proba", offset)
         rows, layout = self._checked(X, groups)
         proba = best_probabilities(
-            self._information(),
-            self.alpha_,
-            self.noise_variance_,
-            rows,
-            layout,
+            standard_rows(self._information(), self.alpha_, rows, layout),
             layout.to_prompt_order(values.astype(np.float64)),
+            self.noise_variance_,
+            layout,
             self.n_draws,
             check_random_state(self.random_state),
         )

@@ -101,6 +101,18 @@ def test_spread_is_that_of_the_posterior(rng, likelihood, d):
     assert_array_equal(policy.predict_best_proba(new), proba)
 
 
+def test_weak_prior_does_not_change_the_probabilities(rng):
+    X, y, _ = make_data(rng, 12, 4, 3, 1.0, "gaussian")
+    new = rng.normal(size=(7, 3, 3))
+    policies = [
+        BayesianQProbePolicy(alpha=alpha, random_state=0).fit(X, y)
+        for alpha in (1e-8, 1e-20, 1e-100)
+    ]
+    expected, *others = (policy.predict_best_proba(new) for policy in policies)
+    for each in others:
+        assert_allclose(each, expected, atol=0.002)
+
+
 @pytest.mark.parametrize("n", [8, 100])
 def test_alpha_maximizes_the_evidence(rng, n):
     X, y, _ = make_data(rng, n, 6, 20, 4.0, "gaussian")
