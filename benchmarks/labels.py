@@ -18,11 +18,11 @@ ways, and fits another policy to the labels of the first:
 prompts of one group together, and the labels are spent on random prompts of the others.
 The columns are scaled. The policy of the three ways has the loss `LOSS` and the penalty
 `ALPHA`, the same for all data sets. They were chosen among three losses and penalties
-by the reward of 96 labels on AlpacaEval. The policy is fitted to all candidates of these prompts, with NaN as the
-reward of those without a label. A prompt's choice, of training and of held-out prompts,
-is among all of its candidates, or among 48 random ones if it has more. The table has
-the mean reward of the chosen held-out candidates over the splits, and its standard
-error.
+by the reward of 96 labels on AlpacaEval. The policies are fitted to all candidates of
+these prompts, with NaN as the reward of those without a label. A prompt's choice, of
+training and of held-out prompts, is among all of its candidates, or among 48 random
+ones if it has more. The table has the mean reward of the chosen held-out candidates
+over the splits, and its standard error.
 
 **Limits.** The splits share prompts, so that the standard error does not contain all of
 the variation between data sets. Differences between the columns are paired: they have
