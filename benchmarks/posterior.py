@@ -13,9 +13,9 @@ fits.
 50%, for one choice among `K` candidates with `D` features in each prompt. Coefficients
 are drawn from the prior, whose precision is given.
 
-**Updates.** With choices, the posterior after `N_NIGHTS` updates differs from that of one
-fit to all of them. The table has the root mean square of the difference of a
-coefficient, in standard deviations of the posterior, on the same data.
+**Updates.** With choices, the posterior after `N_NIGHTS` updates differs from that of
+one fit. The error is the root mean square of the difference of a coefficient, in
+standard deviations of the posterior, on the same data.
 
 **Size.** Time and peak memory of the process for one fit with 4,096 features in
 float32.
@@ -97,7 +97,7 @@ def simulate(n, n_simulations):
 
 
 def deviations(policy):
-    """Standard deviations of the coefficients."""
+    """Compute the standard deviations of the coefficients."""
     R = policy.factor_
     return np.sqrt(np.linalg.inv(R.T @ R + PRECISION * np.eye(D)).diagonal())
 

@@ -269,8 +269,9 @@ def from_choices(objective, counts, weight, before, alpha, *, tol, max_iter):
     offsets = layout.offsets
     n_choices = repeat_per_prompt(segment_sum(chosen, offsets), offsets)
 
-    def log_likelihood(scores):
-        return chosen @ segment_log_softmax(scores, offsets, weight)
+    def loss(coef, scores, alpha):
+        likelihood = chosen @ segment_log_softmax(scores, offsets, weight)
+        return (before.residual(coef) + alpha * (coef @ coef)) / 2 - likelihood
 
     coef, scores = np.zeros(objective.n_features), np.zeros(layout.n_rows)
     given, converged, n_iter = alpha, False, 0
@@ -283,25 +284,19 @@ def from_choices(objective, counts, weight, before, alpha, *, tol, max_iter):
         alpha = information.best_alpha(1.0) if given is None else given
         step = information.coef(alpha) - coef
         ahead = objective.scores(step)
-
-        def loss(share, coef=coef, scores=scores, step=step, ahead=ahead, alpha=alpha):
-            at = coef + share * step
-            likelihood = log_likelihood(scores + share * ahead)
-            return (before.residual(at) + alpha * (at @ at)) / 2 - likelihood
-
         move = information.rows @ step
         decrement = move @ move + alpha * (step @ step)
-        share, start = 1.0, loss(0.0)
+        share, start = 1.0, loss(coef, scores, alpha)
         rounding = np.finfo(np.float64).eps * abs(start)
         converged = decrement <= max(tol**2, rounding)
         for _ in range(0 if converged else MAX_HALVINGS):
-            if loss(share) <= start - 1e-4 * share * decrement:
+            new = loss(coef + share * step, scores + share * ahead, alpha)
+            if new <= start - 1e-4 * share * decrement:
                 break
             share /= 2
         coef, scores = coef + share * step, scores + share * ahead
-    rest = before.residual(coef) - 2 * log_likelihood(scores)
     information = replace(information, rest=0.0)
-    rest -= information.residual(coef)
+    rest = 2 * loss(coef, scores, 0.0) - information.residual(coef)
     return replace(information, rest=rest), alpha, n_iter, converged
 
 

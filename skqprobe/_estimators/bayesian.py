@@ -62,7 +62,7 @@ class BayesianQProbePolicy(QProbePolicy):
     one was chosen with probability ``softmax(Q)``. The penalty maximizes the evidence,
     without cross-validation.
 
-    Read more in :doc:`the user guide </guide/posterior>`.
+    Read more in :doc:`the user guide </guide/choices>`.
 
     Parameters
     ----------
