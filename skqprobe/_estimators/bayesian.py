@@ -160,7 +160,11 @@ class BayesianQProbePolicy(QProbePolicy):
     """
 
     __metadata_request__partial_fit = {"groups": True, "sample_weight": True}
-    __metadata_request__decision_function = {"groups": True, "offset": True}
+    __metadata_request__decision_function = {
+        "groups": True,
+        "return_std": True,
+        "offset": True,
+    }
 
     _parameter_constraints: dict = {
         "likelihood": [StrOptions({"gaussian", "choice"})],

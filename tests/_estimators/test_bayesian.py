@@ -566,12 +566,10 @@ def test_groups_are_routed_to_the_spread(rng):
     with config_context(enable_metadata_routing=True):
         model = make_pipeline(StandardScaler(), BayesianQProbePolicy())
         model.fit(rows, rewards, groups=groups)
-        Q = model.decision_function(rows, groups=groups)
+        Q, std = model.decision_function(rows, groups=groups, return_std=True)
     assert_allclose(Q, expected.decision_function(X).ravel())
-    scaled, policy = model[:-1].transform(rows), model[-1]
-    _, std = policy.decision_function(scaled, groups, return_std=True)
-    Xc = centered_in_prompts(scaled, groups)
-    variances = np.einsum("ni,ij,nj->n", Xc, dense_covariance(policy), Xc)
+    Xc = centered_in_prompts(model[:-1].transform(rows), groups)
+    variances = np.einsum("ni,ij,nj->n", Xc, dense_covariance(model[-1]), Xc)
     assert_allclose(std, np.sqrt(variances))
 
 
