@@ -20,8 +20,8 @@ def update(objectives, before, forgetting_factor):
         Objectives of the new prompts, one per reward.
     before : tuple or None
         Sums of earlier prompts: the arrays of `NormalSums`, their weight, and the
-        center of the columns, which is the mean of the first prompts if there is an
-        intercept.
+        vector that was subtracted from all rows for precision: the mean of the first
+        ones, if the loss does not see it or an intercept absorbs it.
     forgetting_factor : float
         Weight of the earlier prompts.
 
@@ -46,10 +46,10 @@ def update(objectives, before, forgetting_factor):
             sums = (forgetting_factor * each for each in sums)
             total.gram, total.sides, total.ends, total.weight = sums
         else:
-            center = first.least_squares_means[0] * first.has_intercept
+            has_center = first.has_intercept or first.loss.shift_invariant
+            center = first.least_squares_means[0] * has_center
         if center.any():
-            near = center.astype(first.dtype)
-            objectives = [replace(each, center=near) for each in objectives]
+            objectives = [replace(each, center=center) for each in objectives]
         total.add_objectives(objectives, first.total_weight)
         total.gram = np.asarray(total.gram, order="F")  # which may be on a device
         sums = total.gram, total.sides, total.ends, total.weight, center
@@ -58,6 +58,5 @@ def update(objectives, before, forgetting_factor):
         coefs = solve_system(gram, moments.T, first.alpha).T
     if not first.has_intercept:
         return coefs, sums
-    # The center is rounded to the type of X, as it was subtracted.
-    x_mean = x_mean + center.astype(first.dtype)
-    return np.column_stack([coefs, t_means - coefs @ x_mean]), sums
+    intercepts = t_means - coefs @ (x_mean + center)
+    return np.column_stack([coefs, intercepts]), sums

@@ -94,6 +94,18 @@ def test_offset_of_the_columns_costs_no_precision(sets, Probe, loss, offset):
 
 
 @every_closed_form
+def test_types_may_differ_between_updates(sets, Probe, loss):
+    X, y = (sets[0] + 1e5).astype("f4"), sets[1]
+    whole = Probe(loss, alpha=0.05).fit(X.astype("f8"), y)
+    for types in (("f4", "f8"), ("f8", "f4")):
+        probe = Probe(loss, alpha=0.05)
+        for part, dtype in zip(np.split(np.arange(60), 2), types, strict=True):
+            probe.partial_fit(X[part].astype(dtype), y[part])
+        assert probe.coef_.dtype == dtype
+        assert_allclose(probe.coef_, whole.coef_, rtol=1e-5, atol=1e-6)
+
+
+@every_closed_form
 def test_missing_rewards_are_left_out(sets, Probe, loss):
     X, y = sets
     known = np.random.default_rng(1).random(y.shape) < 0.5
