@@ -303,6 +303,38 @@ class BayesianQProbePolicy(QProbePolicy):
 
     def _posterior(self, data, sample_weight, before):
         """Fitted attributes of the posterior, of which `before` is the prior."""
+        layout, y, weight, n_free, n_skipped = self._informative(data, sample_weight)
+        fitted = data.features | {
+            "n_skipped_prompts_": n_skipped,
+            "_likelihood_": self.likelihood,
+        }
+        if layout.n_prompts == 0:
+            warn_user(NOTHING_TO_LEARN if layout.grouped else no_groups())
+            return fitted | self._attributes(data.X, before, self.alpha, 1)
+        rows = centered_rows(data.X, layout, y, weight)
+        with raise_on_overflow(), threads_for(data.X):
+            if self.likelihood == "choice":
+                found = self._learn_choices(rows, y, weight, before)
+            else:
+                found = from_rows(rows, before, n_free), self.alpha, 1
+            if not found[0].has_signal:
+                warn_user(NOTHING_TO_LEARN)
+            return fitted | self._attributes(data.X, *found)
+
+    def _informative(self, data, sample_weight):
+        """Keep the informative prompts, and candidates of positive weight.
+
+        Returns
+        -------
+        layout : Layout
+            Layout of these candidates.
+        y, weight : ndarray of shape (layout.n_rows,)
+            Rewards or numbers of choices, and numbers of copies, in prompt order.
+        n_free : float
+            Number of rewards that are free to vary: all copies but one per prompt.
+        n_skipped : int
+            Number of other prompts.
+        """
         if data.is_vector:
             raise ValueError(
                 f"y has several objectives, but {type(self).__name__} takes one number "
@@ -311,51 +343,37 @@ class BayesianQProbePolicy(QProbePolicy):
         layout, prompt_weight, weight = weighted_layout(
             data.layout, sample_weight, data.known
         )
-        y = layout.to_prompt_order(data.rewards)
-        is_of_candidates = weight is not None
-        if not is_of_candidates:
+        y, offsets = layout.to_prompt_order(data.rewards), layout.offsets
+        if weight is None:
             n_free = prompt_weight * (layout.sizes - 1)
-            weight = repeat_per_prompt(prompt_weight, layout.offsets)
+            weight = repeat_per_prompt(prompt_weight, offsets)
         else:
             weight = layout.to_prompt_order(weight)
-            n_free = np.maximum(segment_sum(weight, layout.offsets) - 1, 0)
-        informative = n_free > 0
+            n_free = np.maximum(segment_sum(weight, offsets) - 1, 0)
+        several = (layout.sizes > 1) & (segment_max(weight, offsets) > 0)
         if self.likelihood == "choice":
             if (y < 0).any():
                 raise ValueError(
                     "y has negative numbers; with likelihood='choice' it must hold the "
                     "number of times that each candidate was chosen."
                 )
-            informative |= layout.sizes > 1
-            informative &= segment_sum(y * weight, layout.offsets) > 0
-        elif is_of_candidates and not n_free.any() and (layout.sizes > 1).any():
-            raise ValueError(
-                "sample_weight is the number of copies of each candidate, but sums to "
-                "at most 1 in every prompt: less than two rewards. Multiply it by a "
-                "constant, or pass one weight per prompt."
+            informative = (several | (n_free > 0)) & (
+                segment_sum(y * weight, offsets) > 0
             )
-        is_skipped = ~informative & (segment_max(weight, layout.offsets) > 0)
-        fitted = data.features | {
-            "n_skipped_prompts_": int(is_skipped.sum()),
-            "_likelihood_": self.likelihood,
-        }
-        if not informative.any():
-            warn_user(NOTHING_TO_LEARN if layout.grouped else no_groups())
-            return fitted | self._attributes(data.X, before, self.alpha, 1)
-        kept = repeat_per_prompt(informative, layout.offsets) & (weight > 0)
-        if self.likelihood == "gaussian":  # equal rewards, without rounding
-            y = y - repeat_per_prompt(segment_max(y, layout.offsets), layout.offsets)
-        layout, y, weight = layout.keep(kept), y[kept], weight[kept]
-        rows = centered_rows(data.X, layout, y, weight)
-        with raise_on_overflow(), threads_for(data.X):
-            if self.likelihood == "choice":
-                found = self._learn_choices(rows, y, weight, before)
-            else:
-                n_free = n_free[informative].sum()
-                found = from_rows(rows, before, n_free), self.alpha, 1
-            if not found[0].has_signal:
-                warn_user(NOTHING_TO_LEARN)
-            return fitted | self._attributes(data.X, *found)
+        else:
+            if several.any() and not n_free.any():
+                raise ValueError(
+                    "sample_weight is the number of copies of each candidate, but sums "
+                    "to at most 1 in every prompt: less than two rewards. Multiply it "
+                    "by a constant, or pass one weight per prompt."
+                )
+            informative = n_free > 0
+            # Equal rewards become 0, without rounding.
+            y = y - repeat_per_prompt(segment_max(y, offsets), offsets)
+        kept = repeat_per_prompt(informative, offsets) & (weight > 0)
+        n_skipped = (~informative & (segment_max(weight, offsets) > 0)).sum()
+        n_free = n_free[informative].sum()
+        return layout.keep(kept), y[kept], weight[kept], n_free, int(n_skipped)
 
     def _learn_choices(self, rows, y, weight, before):
         """Information, precision of the prior, and number of Newton steps."""
