@@ -63,7 +63,8 @@ for (number, (value, std, proba)), (above, below) in zip(
     above.axhline(0, color="0.8", zorder=0)
     above.set_title(f"after {number} night{'s' * (number > 1)}")
     below.bar(rank, proba[order], color="C1")
-    below.set(xlabel="Candidate", xticks=[])
+    below.set_xticks([])
+fig.supxlabel("Candidate")
 axes[0, 0].set_ylabel("Value")
 axes[1, 0].set_ylabel("Probability\nof being best")
 axes[0, -1].legend()
@@ -74,8 +75,8 @@ axes[0, -1].legend()
 # From the ninth night on, another reward is measured: whether a completion is shorter
 # than most others of its prompt. With ``forgetting_factor=0.7``, data of n nights ago
 # have the weight 0.7**n. While nothing changes, this policy earns about the same as one
-# that forgets nothing. It follows the change after one night, which takes the other
-# policy five nights.
+# that forgets nothing. It follows the change in the first night, and the other policy in
+# the sixth.
 
 length = np.array([[len(text) for text in texts] for texts in data.completions])
 is_short = (length < np.median(length, axis=1, keepdims=True)).astype(float)
