@@ -75,8 +75,8 @@ axes[0, -1].legend()
 # From the ninth night on, another reward is measured: whether a completion is shorter
 # than most others of its prompt. With ``forgetting_factor=0.7``, data of n nights ago
 # have the weight 0.7**n. While nothing changes, this policy earns about the same as one
-# that forgets nothing. It follows the change in the first night, and the other policy in
-# the sixth.
+# that forgets nothing. It follows the change in the first night, and the other policy
+# in the sixth.
 
 length = np.array([[len(text) for text in texts] for texts in data.completions])
 is_short = (length < np.median(length, axis=1, keepdims=True)).astype(float)

@@ -37,6 +37,10 @@ third of the time, and has the effect of errors of about 1e-6 in X."""
 FORGOTTEN = 1e-30
 """Number of rewards or choices below which earlier data are left out."""
 
+MAX_UNDAMPED = 10
+"""Number of steps after which a change of `alpha` that reverses the last one is at most
+half as large in the logarithm, so that the steps do not cycle."""
+
 MAX_HALVINGS = 30
 """Maximum number of times that a step is halved."""
 
@@ -274,14 +278,20 @@ def from_choices(objective, counts, weight, before, alpha, *, tol, max_iter):
         return (before.residual(coef) + alpha * (coef @ coef)) / 2 - likelihood
 
     coef, scores = np.zeros(objective.n_features), np.zeros(layout.n_rows)
-    given, converged, n_iter = alpha, False, 0
+    given, alpha = alpha, 1.0 if alpha is None else alpha
+    last, limit, converged, n_iter = 0.0, np.inf, False, 0
     while not converged and n_iter < max_iter:
         n_iter += 1
         proba = np.exp(segment_log_softmax(scores, offsets, weight)) * weight
         mass = n_choices * np.maximum(proba, 1e-100)
         working = centered_rows(X, layout, scores + chosen / mass - 1, mass)
         information = from_rows(working, before, chosen.sum())
-        alpha = information.best_alpha(1.0) if given is None else given
+        if given is None:
+            change = np.log(information.best_alpha(1.0) / alpha)
+            if n_iter > MAX_UNDAMPED:
+                limit = abs(last) / 2 if change * last < 0 else 1.5 * limit
+            last = np.clip(change, -limit, limit)
+            alpha *= np.exp(last)
         step = information.coef(alpha) - coef
         ahead = objective.scores(step)
         move = information.rows @ step

@@ -227,6 +227,17 @@ def test_alpha_of_choices_is_a_fixed_point(rng):
     assert_allclose(same.coef_, policy.coef_, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("n, count", [(1, 1000), (3, 1000), (2, 3)])
+def test_steps_do_not_cycle(rng, n, count):
+    """The best alpha of one step may be far from that of the next, again and again."""
+    X = rng.normal(size=(n, 20, 100)) * 10 ** rng.normal(size=100)
+    c = count * np.eye(20)[rng.integers(20, size=n)]
+    policy = BayesianQProbePolicy("choice").fit(X, c)
+    same = BayesianQProbePolicy("choice", alpha=policy.alpha_).fit(X, c)
+    assert_allclose(same.coef_, policy.coef_, rtol=1e-4, atol=1e-8)
+    assert_array_equal(policy.predict(X), c.argmax(axis=1))
+
+
 def test_evidence_of_choices_finds_the_prior(rng):
     X, c, _ = make_data(rng, 2000, 4, 40, 2.0, "choice")
     assert BayesianQProbePolicy("choice").fit(X, c).alpha_ == pytest.approx(2, rel=0.5)
