@@ -89,6 +89,12 @@ class Information:
             self.n_free * factor,
         )
 
+    def _interpolates(self):
+        """Whether rewards, fewer than features or copies of so few, fit exactly."""
+        rank, d = self.rows.shape
+        is_few = self.n_free <= rank or (rank < d and self.n_free <= 2 * rank)
+        return is_few and self.rest < FITTED * (self.targets @ self.targets)
+
     def residual(self, coef):
         """Compute ``rest + |R theta - u|**2``."""
         errors = self.rows @ coef - self.targets
@@ -125,13 +131,14 @@ class Information:
     def best_alpha(self, noise):
         """Maximize the evidence over `alpha`; 1 if it does not depend on it.
 
-        If coefficients fit all rewards exactly, the evidence may be largest without
-        noise. The values then explain at most half of the variance, a priori.
+        If coefficients fit all rewards exactly because these are few, the evidence may
+        be largest without noise. The values then explain at most half of the variance,
+        a priori.
         """
         if len(self.rows) == 0:
             return 1.0
         largest, log_alphas = self.eigenvalues.max(), ALPHAS
-        if noise is None and self.rest < FITTED * (self.targets @ self.targets):
+        if noise is None and self._interpolates():
             explains_half = self.eigenvalues.sum() / self.n_free
             log_alphas = np.maximum(ALPHAS, np.log(explains_half / largest))
         alphas = largest * np.exp(log_alphas)

@@ -134,6 +134,18 @@ def test_few_rewards_are_not_interpolated(rng):
     assert policy.alpha_ == pytest.approx((policy.factor_**2).sum() / 10)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3, 1e-2])
+def test_many_rewards_with_little_noise_are_fitted(rng, noise):
+    X = rng.normal(size=(100, 5, 20)) * np.logspace(0, -2, 20)
+    theta = rng.normal(size=20)
+    policy = BayesianQProbePolicy().fit(
+        X, X @ theta + noise * rng.normal(size=(100, 5))
+    )
+    assert_allclose(policy.coef_, theta, atol=1e-6 + 20 * noise)
+    if noise > 1e-4:  # the smallest precision of the prior limits it
+        assert policy.noise_variance_ == pytest.approx(noise**2, rel=0.3)
+
+
 def test_evidence_finds_the_prior_and_the_noise(rng):
     X, y, _ = make_data(rng, 100, 6, 200, 50.0, "gaussian")
     policy = BayesianQProbePolicy().fit(X, y)
