@@ -1,6 +1,6 @@
 """Measure the reward of the choice by the number of rewarded completions.
 
-    python benchmarks/labels.py                          # all data sets, a minute
+    python benchmarks/labels.py                          # all data sets, minutes
     python benchmarks/labels.py --only alpacaeval_gpt4 --out pictures --json FILE
     python benchmarks/labels.py --quick
 
