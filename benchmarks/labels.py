@@ -1,30 +1,32 @@
 """Measure the reward of the choice by the number of rewarded completions.
 
-    python benchmarks/labels.py                          # all data sets, a minute
+    python benchmarks/labels.py                          # all data sets, minutes
     python benchmarks/labels.py --only alpacaeval_gpt4 --out pictures --json FILE
     python benchmarks/labels.py --quick
 
 A label is the reward of one completion. Each line spends a number of labels in three
-ways:
+ways, and fits another policy to the labels of the first:
 
 - farthest: four candidates of each prompt (two if k = 4 or less), selected by
   `skqprobe.generators.select_candidates`;
 - random: as many candidates of each prompt, drawn at random;
-- all: all k candidates of fewer prompts.
+- all: all k candidates of fewer prompts;
+- untuned: those of "farthest", but with the policy `BayesianQProbePolicy()`, which
+  selects its penalty without other data.
 
 **Protocol.** In each of `SEEDS` splits, a third of the prompts is held out, with
 prompts of one group together, and the labels are spent on random prompts of the others.
-The policy has scaled columns, the loss `LOSS` and the penalty `ALPHA`, the same for all
-data sets. They were chosen among three losses and penalties by the reward of 96 labels
-on AlpacaEval. The policy is fitted to all candidates of these prompts, with NaN as the
-reward of those without a label. A prompt's choice, of training and of held-out prompts,
-is among all of its candidates, or among 48 random ones if it has more. The table has
-the mean reward of the chosen held-out candidates over the splits, and its standard
-error.
+The columns are scaled. The policy of the three ways has the loss `LOSS` and the penalty
+`ALPHA`, the same for all data sets. They were chosen among three losses and penalties
+by the reward of 96 labels on AlpacaEval. The policies are fitted to all candidates of
+these prompts, with NaN as the reward of those without a label. A prompt's choice, of
+training and of held-out prompts, is among all of its candidates, or among 48 random
+ones if it has more. The table has the mean reward of the chosen held-out candidates
+over the splits, and its standard error.
 
 **Limits.** The splits share prompts, so that the standard error does not contain all of
 the variation between data sets. Differences between the columns are paired: they have
-the same splits, and the first two the same prompts.
+the same splits, and all but "all" the same prompts.
 """
 
 import time
@@ -38,7 +40,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skqprobe import QProbePolicy
+from skqprobe import BayesianQProbePolicy, QProbePolicy
 from skqprobe.generators import select_candidates
 from skqprobe.preprocessing import PerCandidate
 
@@ -48,7 +50,7 @@ N_LABELS = (24, 48, 96, 192, 384, 768)
 MAX_CANDIDATES = 48
 LOSS = "contrastive_policy_gradient"
 ALPHA = 100.0
-RULES = ("farthest", "random", "all")
+RULES = ("farthest", "random", "all", "untuned")
 
 
 def draw_candidates(data, rng):
@@ -75,10 +77,17 @@ def label(rule, X, n_labels, rng):
     if rule == "all":
         return ~asked
     selected = rng.random(asked.shape).argsort(axis=1)[:, :per_prompt]
-    if rule == "farthest":
+    if rule != "random":
         selected = select_candidates(X[:n_prompts], per_prompt, random_state=0)
     np.put_along_axis(asked, selected, True, axis=1)
     return asked
+
+
+def make_policy(rule):
+    """Make the policy that is fitted to the labels."""
+    if rule == "untuned":
+        return BayesianQProbePolicy(missing="ignore")
+    return QProbePolicy(LOSS, alpha=ALPHA, missing="ignore")
 
 
 def measure_split(data, seed):
@@ -94,10 +103,9 @@ def measure_split(data, seed):
         if asked is None:
             continue
         prompts = train[: len(asked)]
-        policy = make_pipeline(
-            PerCandidate(StandardScaler()),
-            QProbePolicy(LOSS, alpha=ALPHA, missing="ignore"),
-        ).fit(X[prompts], np.where(asked, y[prompts], np.nan))
+        scaler, probe = PerCandidate(StandardScaler()), make_policy(RULES[place[0]])
+        policy = make_pipeline(scaler, probe)
+        policy.fit(X[prompts], np.where(asked, y[prompts], np.nan))
         rewards[place] = y[test, policy.predict(X[test])].mean()
     return rewards
 

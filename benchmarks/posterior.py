@@ -13,6 +13,10 @@ fits.
 50%, for one choice among `K` candidates with `D` features in each prompt. Coefficients
 are drawn from the prior, whose precision is given.
 
+**Updates.** With choices, the posterior after `N_NIGHTS` updates differs from that of
+one fit. The error is the root mean square of the difference of a coefficient, in
+standard deviations of the posterior, on the same data.
+
 **Size.** Time and peak memory of the process for one fit with 4,096 features in
 float32.
 """
@@ -25,6 +29,7 @@ from _command import QUICK_NOTE, make_parser, versions
 from _data import TWO_WORDS, load
 from _output import print_pairs, write_json
 from scipy.stats import norm
+from sklearn.base import clone
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe import BayesianQProbePolicy, QProbePolicyCV
@@ -34,7 +39,8 @@ NAMES = (TWO_WORDS, "alpacaeval_gpt4")
 SIZES = (5, 10, 20, 40)
 DRAWS = 12
 K, D, PRECISION = 4, 20, 4.0
-COVERED_PROMPTS = (20, 200)
+CHOICES = (20, 200)
+N_NIGHTS = 10
 LARGE = (464, 12, 4096)
 
 
@@ -79,20 +85,42 @@ def compare_rewards(data, n_draws):
     return lines
 
 
-def coverage(n, n_simulations):
-    """Measure the coverage of intervals of 90% and 50% with n choices."""
-    rng, shares = np.random.default_rng(0), []
+def simulate(n, n_simulations):
+    """Yield coefficients, n choices, and the posterior of the choices."""
+    rng = np.random.default_rng(0)
     for _ in range(n_simulations):
         X = rng.normal(size=(n, K, D))
         theta = rng.normal(size=D) / np.sqrt(PRECISION)
         chosen = (X @ theta + rng.gumbel(size=(n, K))).argmax(axis=1)
-        policy = BayesianQProbePolicy("choice", alpha=PRECISION)
-        policy.fit(X, np.eye(K)[chosen])
-        R = policy.factor_
-        covariance = np.linalg.inv(R.T @ R + PRECISION * np.eye(D))
-        shares.append((theta - policy.coef_) / np.sqrt(covariance.diagonal()))
-    within = np.abs(norm.cdf(shares) - 0.5)
+        y, policy = np.eye(K)[chosen], BayesianQProbePolicy("choice", alpha=PRECISION)
+        yield theta, X, y, policy.fit(X, y)
+
+
+def deviations(policy):
+    """Compute the standard deviations of the coefficients."""
+    R = policy.factor_
+    return np.sqrt(np.linalg.inv(R.T @ R + PRECISION * np.eye(D)).diagonal())
+
+
+def coverage(n, n_simulations):
+    """Measure the coverage of intervals of 90% and 50% with n choices."""
+    errors = [
+        (theta - policy.coef_) / deviations(policy)
+        for theta, _, _, policy in simulate(n, n_simulations)
+    ]
+    within = np.abs(norm.cdf(errors) - 0.5)
     return [float((within < level / 2).mean()) for level in (0.9, 0.5)]
+
+
+def update_error(n, n_simulations):
+    """Measure the difference of updates from one fit, in standard deviations."""
+    errors = []
+    for _, X, y, whole in simulate(n, n_simulations):
+        nightly = clone(whole)
+        for night in np.split(np.arange(n), N_NIGHTS):
+            nightly.partial_fit(X[night], y[night])
+        errors.append((nightly.coef_ - whole.coef_) / deviations(whole))
+    return float(np.sqrt(np.mean(np.square(errors))))
 
 
 def fit_large():
@@ -109,7 +137,7 @@ def fit_large():
 def main(argv=None):
     args = make_parser(__doc__, "data", "quick", "json").parse_args(argv)
     print_pairs(versions())
-    figures = {"rewards": [], "coverage": {}}
+    figures = {"rewards": [], "coverage": {}, "update error": {}}
     if not args.quick:
         figures["large"] = seconds, gigabytes = fit_large()
         print(f"{LARGE}: {seconds:.1f} s, {gigabytes:.2f} GiB\n")
@@ -121,10 +149,12 @@ def main(argv=None):
             print(f"{name}: no file")
             continue
         figures["rewards"] += compare_rewards(data, 2 if args.quick else DRAWS)
-    for n in COVERED_PROMPTS:
-        covered = coverage(n, 20 if args.quick else 500)
-        figures["coverage"][n] = covered
+    for n in CHOICES:
+        n_simulations = 20 if args.quick else 500
+        covered, error = coverage(n, n_simulations), update_error(n, n_simulations)
+        figures["coverage"][n], figures["update error"][n] = covered, error
         print(f"{n} choices: coverage {covered[0]:.3f} of 0.9, {covered[1]:.3f} of 0.5")
+        print(f"{n} choices: {N_NIGHTS} updates differ by {error:.2f} s.d.")
     write_json(args.json, figures)
     if args.quick:
         print(QUICK_NOTE)

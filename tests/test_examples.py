@@ -152,6 +152,20 @@ def check_choices(script):
     assert biased < -0.5 and abs(corrected) < 0.15
 
 
+def check_posterior(script):
+    states, good, order = script["states"], script["good"], script["order"]
+    spread = [std.mean() for _, std, _ in states.values()]
+    assert spread == sorted(spread, reverse=True)
+    of_good = [proba[order][good].sum() for _, _, proba in states.values()]
+    assert of_good == sorted(of_good) and of_good[-1] > 0.9
+    kept, forgot = map(np.array, script["rewards"].values())
+    assert abs(forgot[:8] - kept[:8]).max() < 0.05
+    assert forgot[8] > kept[12] > kept[8] + 0.2
+    assert kept[13] > forgot[8] > kept[7] > kept[0] + 0.05
+    X, y, test = (script[name] for name in ("X", "y", "test"))
+    assert script["whole"].score(X[test], y[test]) > 0.8
+
+
 def check_few_labels(script):
     mean, error = (np.array(list(script[name].values())) for name in ("mean", "error"))
     assert (np.ptp(mean, axis=0) < 4 * error.max(axis=0)).all()

@@ -72,11 +72,11 @@ for rule in rules:
     cells = zip(mean[rule], error[rule], strict=True)
     print(f"{rule:20}" + "".join(f"{m:8.2f} ({e:.2f})" for m, e in cells))
 
-fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+fig, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
 for rule in rules:
     ax.errorbar(n_labels, mean[rule], error[rule], marker="o", label=rule)
 ax.axhline(y.mean(), color="0.5", linestyle=":", label="base")
-ax.set(xscale="log", xlabel="number of labels", ylabel="reward of the choice")
+ax.set(xscale="log", xlabel="Number of labels", ylabel="Reward of the choice")
 ax.set_xticks(n_labels, n_labels)
 ax.minorticks_off()
 ax.legend()

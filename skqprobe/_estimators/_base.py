@@ -51,7 +51,10 @@ from skqprobe.losses import LOSSES, BaseLoss, get_loss
 
 
 def _can_update(estimator):
-    """Whether a probe has a closed form, and sums of all its prompts."""
+    """Whether a probe has a closed form, and sums of all its prompts.
+
+    scikit-learn's checks call `partial_fit` after `fit` if the estimator has it.
+    """
     if hasattr(estimator, "coef_") and not hasattr(estimator, "_sums_"):
         raise AttributeError(
             "fit keeps no sums of its prompts that partial_fit could add to; call "
@@ -79,6 +82,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
     missing = "raise"
     view_sizes = None
     view_weights = None
+    forgetting_factor = 1.0
 
     _parameter_constraints: dict = {
         "alpha": [FloatInterval(Real, 0, None, closed="left")],
@@ -94,6 +98,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [FloatInterval(Real, 0, None, closed="neither")],
         "missing": [StrOptions({"raise", "ignore"})],
+        "forgetting_factor": [FloatInterval(Real, 0, 1, closed="right")],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -186,7 +191,8 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         The result is that of one fit to all prompts so far: the sums of the normal
         equations are kept, a matrix of n_features squared. `fit` does not keep them, so
         updates begin with `partial_fit`. A prompt whose candidates are in two calls
-        counts as two prompts.
+        counts as two prompts. With ``alpha=0``, the minimum is unique only if there are
+        more candidates than features.
 
         Parameters
         ----------
@@ -213,19 +219,25 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             If an argument has the wrong shape or values, or the estimator was fitted by
             `fit` or with another loss. The estimator is then unchanged.
         """
+        self._validate_params()  # which may have changed: scikit-learn checks once
         loss, is_fitted = get_loss(self.loss), hasattr(self, "coef_")
         if self.standardize:
             raise ValueError(
                 "standardize=True needs all data at once. Use standardize=False, and "
                 "scale X by fixed means and scales before partial_fit."
             )
-        kept, sums = getattr(self, "_sums_", (str(loss), None))
-        if kept != str(loss):
+        settings = f"{loss} with fit_intercept={self.fit_intercept}"
+        if self.view_weights is not None:
+            settings += f" and view_weights={self.view_weights!r}"
+        kept, sums = getattr(self, "_sums_", (settings, None))
+        if kept != settings:
             raise ValueError(
-                f"partial_fit by {loss} cannot update a probe that was fitted by "
+                f"partial_fit by {settings} cannot update a probe that was fitted by "
                 f"{kept}; call partial_fit of a clone, with all prompts."
             )
-        data = check_training_data(self, X, y, groups, reset=not is_fitted)
+        data = check_training_data(
+            self, X, y, groups, sample_weight, reset=not is_fitted
+        )
         check_loss(loss, data)
         check_objective_weights(self.objective_weights, len(data.rewards_by_name))
         if sums is not None and len(sums[1]) != len(data.rewards_by_name) + 1:
@@ -243,9 +255,9 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             view_weights=self.view_weights,
             random_state=self.random_state,
         )
-        thetas, sums = update(objectives, sums)
+        thetas, sums = update(objectives, sums, float(self.forgetting_factor))
         attributes = fitted_attributes(data, objectives, thetas, 1)
-        return set_fitted(self, attributes | {"_sums_": (str(loss), sums)})
+        return set_fitted(self, attributes | {"_sums_": (settings, sums)})
 
     def _check_settings(self):
         """Loss object and name of the solver."""

@@ -37,6 +37,7 @@ from skqprobe._candidates.validation import (
     check_rewards,
     check_weights,
     no_groups,
+    order_as_fitted,
     raise_unless_finite,
 )
 from skqprobe._objectives.base import Objective
@@ -119,7 +120,7 @@ def check_training_data(estimator, X, y, groups, sample_weight=None, *, reset=Tr
     X, y, groups, sample_weight : array-like
         Arguments of `fit`.
     reset : bool, default=True
-        Whether X may have other features than in the last fit.
+        Whether X and y may have other features and objectives than in the last fit.
 
     Returns
     -------
@@ -141,6 +142,9 @@ def check_training_data(estimator, X, y, groups, sample_weight=None, *, reset=Tr
             "np.tile([1.0, 0.0], (n_pairs, 1))."
         )
     rewards, objective_names = check_rewards(y, shape, allow_nan=True)
+    if not reset:
+        rewards = order_as_fitted(rewards, objective_names, estimator)
+        objective_names = getattr(estimator, "objective_names_", None)
     known = known_rewards(rewards, layout, sample_weight, estimator.missing)
     if known is not None:  # of the candidates left out, the numbers must be valid only
         filled = known.reshape(*shape, *[1] * (rewards.ndim - len(shape)))

@@ -34,6 +34,13 @@ LARGE = 2048
 """Rank above which matrices are decomposed in the type of X: in float32, that takes a
 third of the time, and has the effect of errors of about 1e-6 in X."""
 
+FORGOTTEN = 1e-30
+"""Number of rewards or choices below which earlier data are left out."""
+
+MAX_UNDAMPED = 10
+"""Number of steps after which a change of `alpha` that reverses the last one is at most
+half as large in the logarithm, so that the steps do not cycle."""
+
 MAX_HALVINGS = 30
 """Maximum number of times that a step is halved."""
 
@@ -68,17 +75,25 @@ class Information:
     @property
     def has_signal(self):
         """Whether values or rewards differ inside prompts."""
-        return len(self.rows) > 0 and self.rest + self.targets @ self.targets > 0
+        return len(self.rows) > 0 and (self.rest != 0 or self.targets.any())
 
     def scaled(self, factor):
         """Weight all observations by a factor."""
         root = np.sqrt(factor)
+        if self.n_free * factor < FORGOTTEN:
+            return Information(self.rows[:0], self.targets[:0])
         return Information(
             self.rows * root,
             self.targets * root,
             self.rest * factor,
             self.n_free * factor,
         )
+
+    def _interpolates(self):
+        """Whether rewards, fewer than features or copies of so few, fit exactly."""
+        rank, d = self.rows.shape
+        is_few = self.n_free <= rank or (rank < d and self.n_free <= 2 * rank)
+        return is_few and self.rest < FITTED * (self.targets @ self.targets)
 
     def residual(self, coef):
         """Compute ``rest + |R theta - u|**2``."""
@@ -116,13 +131,14 @@ class Information:
     def best_alpha(self, noise):
         """Maximize the evidence over `alpha`; 1 if it does not depend on it.
 
-        If coefficients fit all rewards exactly, the evidence may be largest without
-        noise. The values then explain at most half of the variance, a priori.
+        If coefficients fit all rewards exactly because these are few, the evidence may
+        be largest without noise. The values then explain at most half of the variance,
+        a priori.
         """
         if len(self.rows) == 0:
             return 1.0
         largest, log_alphas = self.eigenvalues.max(), ALPHAS
-        if noise is None and self.rest < FITTED * (self.targets @ self.targets):
+        if noise is None and self._interpolates():
             explains_half = self.eigenvalues.sum() / self.n_free
             log_alphas = np.maximum(ALPHAS, np.log(explains_half / largest))
         alphas = largest * np.exp(log_alphas)
@@ -138,16 +154,6 @@ class Information:
         if slope(low) <= 0 or slope(high) >= 0:
             return float(alphas[best])
         return float(largest * np.exp(brentq(slope, low, high, xtol=1e-14)))
-
-    def project(self, X):
-        """Compute the coordinates of rows, whose covariance is diagonal.
-
-        Returns
-        -------
-        Z : ndarray of shape (n, rank)
-            Coordinates along the unit vectors of the rows.
-        """
-        return X @ (self.rows / np.sqrt(self.eigenvalues)[:, None]).T
 
 
 class RowSquares(BaseLoss):
@@ -274,73 +280,88 @@ def from_choices(objective, counts, weight, before, alpha, *, tol, max_iter):
     offsets = layout.offsets
     n_choices = repeat_per_prompt(segment_sum(chosen, offsets), offsets)
 
-    def log_likelihood(scores):
-        return chosen @ segment_log_softmax(scores, offsets, weight)
+    def loss(coef, scores, alpha):
+        likelihood = chosen @ segment_log_softmax(scores, offsets, weight)
+        return (before.residual(coef) + alpha * (coef @ coef)) / 2 - likelihood
 
     coef, scores = np.zeros(objective.n_features), np.zeros(layout.n_rows)
-    given, converged, n_iter = alpha, False, 0
+    given, alpha = alpha, 1.0 if alpha is None else alpha
+    last, limit, converged, n_iter = 0.0, np.inf, False, 0
     while not converged and n_iter < max_iter:
         n_iter += 1
         proba = np.exp(segment_log_softmax(scores, offsets, weight)) * weight
         mass = n_choices * np.maximum(proba, 1e-100)
         working = centered_rows(X, layout, scores + chosen / mass - 1, mass)
         information = from_rows(working, before, chosen.sum())
-        alpha = information.best_alpha(1.0) if given is None else given
+        if given is None:
+            change = np.log(information.best_alpha(1.0) / alpha)
+            if n_iter > MAX_UNDAMPED:
+                limit = abs(last) / 2 if change * last < 0 else 1.5 * limit
+            last = np.clip(change, -limit, limit)
+            alpha *= np.exp(last)
         step = information.coef(alpha) - coef
         ahead = objective.scores(step)
-
-        def loss(share, coef=coef, scores=scores, step=step, ahead=ahead, alpha=alpha):
-            at = coef + share * step
-            likelihood = log_likelihood(scores + share * ahead)
-            return (before.residual(at) + alpha * (at @ at)) / 2 - likelihood
-
         move = information.rows @ step
         decrement = move @ move + alpha * (step @ step)
-        converged = decrement <= tol**2
-        share, start = 1.0, loss(0.0)
+        share, start = 1.0, loss(coef, scores, alpha)
+        rounding = np.finfo(np.float64).eps * abs(start)
+        converged = decrement <= max(tol**2, rounding)
         for _ in range(0 if converged else MAX_HALVINGS):
-            if loss(share) <= start - 1e-4 * share * decrement:
+            new = loss(coef + share * step, scores + share * ahead, alpha)
+            if new <= start - 1e-4 * share * decrement:
                 break
             share /= 2
         coef, scores = coef + share * step, scores + share * ahead
-    rest = before.residual(coef) - 2 * log_likelihood(scores)
     information = replace(information, rest=0.0)
-    rest -= information.residual(coef)
+    rest = 2 * loss(coef, scores, 0.0) - information.residual(coef)
     return replace(information, rest=rest), alpha, n_iter, converged
 
 
-def centered_variances(information, alpha, noise, X, layout):
-    """Compute the posterior variance of prompt-centered values, in prompt order."""
-    found = []
-    for Xc, _, _ in centered_rows(X, layout).least_squares_rows():
-        squares, outside = _squared_coordinates(information, Xc)
-        s = information.eigenvalues
-        found.append(noise * (outside / alpha + squares @ (1 / (s + alpha))))
-    return np.concatenate(found)
-
-
-def _squared_coordinates(information, X):
-    """Square the coordinates of rows, and their distances from the span."""
-    X = np.asarray(X, dtype=np.float64)
-    squares = information.project(X) ** 2
-    if len(information.rows) == X.shape[1]:
-        return squares, np.zeros(len(X))
-    return squares, np.maximum((X * X).sum(axis=1) - squares.sum(axis=1), 0)
-
-
-def best_probabilities(information, alpha, noise, X, layout, values, n_draws, rng):
-    """Compute the probability that each candidate is the best, in prompt order.
+def standard_rows(information, alpha, X, layout):
+    """Yield rows C for which C C' is the covariance of centered values, per noise.
 
     Parameters
     ----------
-    information, alpha, noise
-        Posterior.
+    information : Information
+        Information of the data.
+    alpha : float
+        Precision of the prior.
     X : ndarray or DeviceArray of shape (n_rows, d)
         Embeddings in user order.
     layout : Layout
         Layout of the candidates.
+
+    Yields
+    ------
+    C : ndarray of shape (n, rank) or (n, rank + d)
+        Rows of whole prompts, in prompt order. The last d columns are the parts outside
+        the span of `information`, of which only the prior is known.
+    """
+    units = information.rows / np.sqrt(information.eigenvalues)[:, None]
+    scale = np.sqrt(information.eigenvalues + alpha)
+    for Xc, _, _ in centered_rows(X, layout).least_squares_rows():
+        Xc = np.asarray(Xc, dtype=np.float64)
+        inside = Xc @ units.T
+        if len(units) < X.shape[1]:
+            outside = (Xc - inside @ units) / np.sqrt(alpha)
+            yield np.concatenate([inside / scale, outside], axis=1)
+        else:
+            yield inside / scale
+
+
+def best_probabilities(rows, values, noise, layout, n_draws, rng):
+    """Compute the probability that each candidate is the best, in prompt order.
+
+    Parameters
+    ----------
+    rows : iterable of ndarray
+        Rows from `standard_rows`.
     values : ndarray of shape (n_rows,)
         Values in prompt order.
+    noise : float
+        Variance of the noise.
+    layout : Layout
+        Layout of the candidates.
     n_draws : int
         Number of draws of the values of a prompt.
     rng : RandomState instance
@@ -352,15 +373,12 @@ def best_probabilities(information, alpha, noise, X, layout, values, n_draws, rn
         Shares of the draws; candidates that are equal in a draw share it.
     """
     proba, first = [], 0
-    weights = 1 / (information.eigenvalues + alpha)
-    for Xc, _, _ in centered_rows(X, layout).least_squares_rows():
-        Xc = np.asarray(Xc, dtype=np.float64)
-        Z, start = information.project(Xc), layout.offsets[first]
-        last = np.searchsorted(layout.offsets, start + len(Xc))
+    for C in rows:
+        start = layout.offsets[first]
+        last = np.searchsorted(layout.offsets, start + len(C))
         for a, b in pairwise(layout.offsets[first : last + 1]):
-            x, z = Xc[a - start : b - start], Z[a - start : b - start]
-            covariance = (z * weights) @ z.T + (x @ x.T - z @ z.T) / alpha
-            draws = _draw(values[a:b], noise * covariance, n_draws, rng)
+            part = C[a - start : b - start]
+            draws = _draw(values[a:b], noise * (part @ part.T), n_draws, rng)
             proba.append(_best_shares(draws))
         first = last
     return np.concatenate(proba)

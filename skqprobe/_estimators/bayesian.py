@@ -14,18 +14,21 @@ from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import repeat_per_prompt, segment_max, segment_sum
 from skqprobe._candidates.validation import (
     check_candidates,
-    check_weights,
     no_groups,
     warn_without_groups,
 )
-from skqprobe._estimators._fit import check_training_data, set_fitted
+from skqprobe._estimators._fit import (
+    check_training_data,
+    set_fitted,
+    weighted_layout,
+)
 from skqprobe._estimators._posterior import (
     Information,
     best_probabilities,
     centered_rows,
-    centered_variances,
     from_choices,
     from_rows,
+    standard_rows,
 )
 from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._utils.callbacks import begin_fit
@@ -59,7 +62,7 @@ class BayesianQProbePolicy(QProbePolicy):
     one was chosen with probability ``softmax(Q)``. The penalty maximizes the evidence,
     without cross-validation.
 
-    Read more in :doc:`the user guide </guide/posterior>`.
+    Read more in :doc:`the user guide </guide/choices>`.
 
     Parameters
     ----------
@@ -88,6 +91,10 @@ class BayesianQProbePolicy(QProbePolicy):
     tol : float, default=1e-6
         Length of the last Newton step, above 0, in standard deviations of the
         posterior.
+    missing : {"raise", "ignore"}, default="raise"
+        Treatment of candidates without a reward, whose y is NaN, None or NA. If
+        "raise", they raise an error, unless their `sample_weight` is 0. If "ignore",
+        `fit`, `partial_fit` and `score` leave them out.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the draws of `sample` and `predict_best_proba`.
 
@@ -153,7 +160,11 @@ class BayesianQProbePolicy(QProbePolicy):
     """
 
     __metadata_request__partial_fit = {"groups": True, "sample_weight": True}
-    __metadata_request__decision_function = {"groups": True, "offset": True}
+    __metadata_request__decision_function = {
+        "groups": True,
+        "return_std": True,
+        "offset": True,
+    }
 
     _parameter_constraints: dict = {
         "likelihood": [StrOptions({"gaussian", "choice"})],
@@ -163,6 +174,7 @@ class BayesianQProbePolicy(QProbePolicy):
         "forgetting_factor": [FloatInterval(Real, 0, 1, closed="right")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [FloatInterval(Real, 0, None, closed="neither")],
+        "missing": [StrOptions({"raise", "ignore"})],
         "random_state": ["random_state"],
     }
 
@@ -176,6 +188,7 @@ class BayesianQProbePolicy(QProbePolicy):
         forgetting_factor=1.0,
         max_iter=100,
         tol=1e-6,
+        missing="raise",
         random_state=None,
     ):
         self.likelihood = likelihood
@@ -185,6 +198,7 @@ class BayesianQProbePolicy(QProbePolicy):
         self.forgetting_factor = forgetting_factor
         self.max_iter = max_iter
         self.tol = tol
+        self.missing = missing
         self.random_state = random_state
 
     @property
@@ -229,7 +243,7 @@ class BayesianQProbePolicy(QProbePolicy):
         ConvergenceWarning
             If the Newton steps did not converge.
         """
-        data = check_training_data(self, X, y, groups)
+        data = check_training_data(self, X, y, groups, sample_weight)
         metadata = {"groups": groups, "sample_weight": sample_weight}
         task = begin_fit(self, X, y, 0, **metadata)
         d = data.X.shape[1]
@@ -277,7 +291,8 @@ class BayesianQProbePolicy(QProbePolicy):
                 f"likelihood={self.likelihood!r}, but the posterior is that of "
                 f"likelihood={self._likelihood_!r}; call fit to begin again."
             )
-        data = check_training_data(self, X, y, groups, reset=False)
+        self._validate_params()  # which may have changed: scikit-learn checks once
+        data = check_training_data(self, X, y, groups, sample_weight, reset=False)
         before = self._information().scaled(float(self.forgetting_factor))
         return set_fitted(self, self._posterior(data, sample_weight, before))
 
@@ -288,43 +303,77 @@ class BayesianQProbePolicy(QProbePolicy):
 
     def _posterior(self, data, sample_weight, before):
         """Fitted attributes of the posterior, of which `before` is the prior."""
+        layout, y, weight, n_free, n_skipped = self._informative(data, sample_weight)
+        fitted = data.features | {
+            "n_skipped_prompts_": n_skipped,
+            "_likelihood_": self.likelihood,
+        }
+        if layout.n_prompts == 0:
+            warn_user(NOTHING_TO_LEARN if layout.grouped else no_groups())
+            return fitted | self._attributes(data.X, before, self.alpha, 1)
+        rows = centered_rows(data.X, layout, y, weight)
+        with raise_on_overflow(), threads_for(data.X):
+            if self.likelihood == "choice":
+                found = self._learn_choices(rows, y, weight, before)
+            else:
+                found = from_rows(rows, before, n_free), self.alpha, 1
+            if not found[0].has_signal:
+                warn_user(NOTHING_TO_LEARN)
+            return fitted | self._attributes(data.X, *found)
+
+    def _informative(self, data, sample_weight):
+        """Keep the informative prompts, and candidates of positive weight.
+
+        Returns
+        -------
+        layout : Layout
+            Layout of these candidates.
+        y, weight : ndarray of shape (layout.n_rows,)
+            Rewards or numbers of choices, and numbers of copies, in prompt order.
+        n_free : float
+            Number of rewards that are free to vary: all copies but one per prompt.
+        n_skipped : int
+            Number of other prompts.
+        """
         if data.is_vector:
             raise ValueError(
                 f"y has several objectives, but {type(self).__name__} takes one number "
                 "per candidate; pass y[..., 0], or a weighted sum, y @ weights."
             )
-        layout, weight, n_free = _weights(data.layout, sample_weight)
-        y = layout.to_prompt_order(data.rewards)
-        informative = _several(weight, layout) | (n_free > 0)
+        layout, prompt_weight, weight = weighted_layout(
+            data.layout, sample_weight, data.known
+        )
+        y, offsets = layout.to_prompt_order(data.rewards), layout.offsets
+        if weight is None:
+            n_free = prompt_weight * (layout.sizes - 1)
+            weight = repeat_per_prompt(prompt_weight, offsets)
+        else:
+            weight = layout.to_prompt_order(weight)
+            n_free = np.maximum(segment_sum(weight, offsets) - 1, 0)
+        several = (layout.sizes > 1) & (segment_max(weight, offsets) > 0)
         if self.likelihood == "choice":
             if (y < 0).any():
                 raise ValueError(
                     "y has negative numbers; with likelihood='choice' it must hold the "
                     "number of times that each candidate was chosen."
                 )
-            informative &= segment_sum(y * weight, layout.offsets) > 0
-        is_skipped = ~informative & (segment_max(weight, layout.offsets) > 0)
-        fitted = data.features | {
-            "n_skipped_prompts_": int(is_skipped.sum()),
-            "_likelihood_": self.likelihood,
-        }
-        if not informative.any():
-            warn_user(NOTHING_TO_LEARN if layout.grouped else no_groups())
-            return fitted | self._attributes(data.X, before, self.alpha, 1)
-        kept = repeat_per_prompt(informative, layout.offsets) & (weight > 0)
-        if self.likelihood == "gaussian":  # equal rewards, without rounding
-            y = y - repeat_per_prompt(segment_max(y, layout.offsets), layout.offsets)
-        layout, y, weight = layout.keep(kept), y[kept], weight[kept]
-        rows = centered_rows(data.X, layout, y, weight)
-        with raise_on_overflow(), threads_for(data.X):
-            if self.likelihood == "choice":
-                found = self._learn_choices(rows, y, weight, before)
-            else:
-                n_free = n_free[informative].sum()
-                found = from_rows(rows, before, n_free), self.alpha, 1
-            if not found[0].has_signal:
-                warn_user(NOTHING_TO_LEARN)
-            return fitted | self._attributes(data.X, *found)
+            informative = (several | (n_free > 0)) & (
+                segment_sum(y * weight, offsets) > 0
+            )
+        else:
+            if several.any() and not n_free.any():
+                raise ValueError(
+                    "sample_weight is the number of copies of each candidate, but sums "
+                    "to at most 1 in every prompt: less than two rewards. Multiply it "
+                    "by a constant, or pass one weight per prompt."
+                )
+            informative = n_free > 0
+            # Equal rewards become 0, without rounding.
+            y = y - repeat_per_prompt(segment_max(y, offsets), offsets)
+        kept = repeat_per_prompt(informative, offsets) & (weight > 0)
+        n_skipped = (~informative & (segment_max(weight, offsets) > 0)).sum()
+        n_free = n_free[informative].sum()
+        return layout.keep(kept), y[kept], weight[kept], n_free, int(n_skipped)
 
     def _learn_choices(self, rows, y, weight, before):
         """Information, precision of the prior, and number of Newton steps."""
@@ -393,10 +442,10 @@ class BayesianQProbePolicy(QProbePolicy):
         if not return_std:
             return Q
         rows, layout = self._checked(X, groups)
-        variances = centered_variances(
-            self._information(), self.alpha_, self.noise_variance_, rows, layout
-        )
-        std = np.sqrt(variances).astype(compute_dtype(rows), copy=False)
+        parts = standard_rows(self._information(), self.alpha_, rows, layout)
+        variances = np.concatenate([np.einsum("ij,ij->i", C, C) for C in parts])
+        std = np.sqrt(self.noise_variance_ * variances)
+        std = std.astype(compute_dtype(rows), copy=False)
         return Q, to_namespace_of(X, layout.to_user_order(std))
 
     def predict_best_proba(self, X, groups=None, *, offset=None):
@@ -425,12 +474,10 @@ class BayesianQProbePolicy(QProbePolicy):
         values, _ = self._values(X, "predict_best_proba", offset)
         rows, layout = self._checked(X, groups)
         proba = best_probabilities(
-            self._information(),
-            self.alpha_,
-            self.noise_variance_,
-            rows,
-            layout,
+            standard_rows(self._information(), self.alpha_, rows, layout),
             layout.to_prompt_order(values.astype(np.float64)),
+            self.noise_variance_,
+            layout,
             self.n_draws,
             check_random_state(self.random_state),
         )
@@ -448,19 +495,3 @@ class BayesianQProbePolicy(QProbePolicy):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = False
         return tags
-
-
-def _weights(layout, sample_weight):
-    """Layout, weights of the rows in prompt order, and free rewards per prompt."""
-    prompt_weight, weight = check_weights(sample_weight, layout)
-    if weight is None:
-        weight = repeat_per_prompt(prompt_weight, layout.offsets)
-        return layout, weight, prompt_weight * (layout.sizes - 1)
-    weight = layout.to_prompt_order(weight)
-    n_free = np.maximum(segment_sum(weight, layout.offsets) - 1, 0)
-    return layout, weight, n_free
-
-
-def _several(weight, layout):
-    """Whether a prompt has two candidates of positive weight."""
-    return segment_sum((weight > 0).astype(int), layout.offsets) > 1

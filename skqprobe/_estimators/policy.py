@@ -95,6 +95,9 @@ class QProbePolicy(BaseQProbe):
         Treatment of candidates without a reward, whose y is NaN, None or NA. If
         "raise", they raise an error, unless their `sample_weight` is 0. If "ignore",
         `fit` and `score` leave them out. Of several objectives, all are needed.
+    forgetting_factor : float, default=1.0
+        Weight, in (0, 1], by which `partial_fit` multiplies all earlier data. Below 1,
+        the probe follows rewards that drift.
     warm_start : bool, default=False
         Whether to start from the coefficients of the last fit, if it had as many
         objectives; with hidden layers, if it had layers of the same sizes.
@@ -183,6 +186,7 @@ class QProbePolicy(BaseQProbe):
         max_iter=1000,
         tol=1e-4,
         missing="raise",
+        forgetting_factor=1.0,
         warm_start=False,
         random_state=None,
         verbose=0,
@@ -201,6 +205,7 @@ class QProbePolicy(BaseQProbe):
         self.max_iter = max_iter
         self.tol = tol
         self.missing = missing
+        self.forgetting_factor = forgetting_factor
         self.warm_start = warm_start
         self.random_state = random_state
         self.verbose = verbose

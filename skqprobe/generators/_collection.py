@@ -198,6 +198,11 @@ class Collection:
             proba = {"asked_probability": self.n_rewards / self.k}
         else:
             X = self.embedder.transform([candidates])
+            if np.ndim(X) != 3 or np.shape(X)[:2] != (1, self.k):
+                raise ValueError(
+                    f"embedder returned an array of shape {np.shape(X)} for one record "
+                    f"with {self.k} completions; it must be (1, {self.k}, n_features)."
+                )
             asked, proba = select_candidates(X, self.n_rewards, random_state=i)[0], {}
         return {"asked": sorted(asked.tolist()), **proba}
 

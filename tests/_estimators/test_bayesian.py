@@ -101,6 +101,18 @@ def test_spread_is_that_of_the_posterior(rng, likelihood, d):
     assert_array_equal(policy.predict_best_proba(new), proba)
 
 
+def test_weak_prior_does_not_change_the_probabilities(rng):
+    X, y, _ = make_data(rng, 12, 4, 3, 1.0, "gaussian")
+    new = rng.normal(size=(7, 3, 3))
+    policies = [
+        BayesianQProbePolicy(alpha=alpha, random_state=0).fit(X, y)
+        for alpha in (1e-8, 1e-20, 1e-100)
+    ]
+    expected, *others = (policy.predict_best_proba(new) for policy in policies)
+    for each in others:
+        assert_allclose(each, expected, atol=0.002)
+
+
 @pytest.mark.parametrize("n", [8, 100])
 def test_alpha_maximizes_the_evidence(rng, n):
     X, y, _ = make_data(rng, n, 6, 20, 4.0, "gaussian")
@@ -120,6 +132,18 @@ def test_few_rewards_are_not_interpolated(rng):
     exact = BayesianQProbePolicy(alpha=1e-6).fit(X, y)
     assert exact.log_evidence_ > policy.log_evidence_
     assert policy.alpha_ == pytest.approx((policy.factor_**2).sum() / 10)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3, 1e-2])
+def test_many_rewards_with_little_noise_are_fitted(rng, noise):
+    X = rng.normal(size=(100, 5, 20)) * np.logspace(0, -2, 20)
+    theta = rng.normal(size=20)
+    policy = BayesianQProbePolicy().fit(
+        X, X @ theta + noise * rng.normal(size=(100, 5))
+    )
+    assert_allclose(policy.coef_, theta, atol=1e-6 + 20 * noise)
+    if noise > 1e-4:  # the smallest precision of the prior limits it
+        assert policy.noise_variance_ == pytest.approx(noise**2, rel=0.3)
 
 
 def test_evidence_finds_the_prior_and_the_noise(rng):
@@ -213,6 +237,17 @@ def test_alpha_of_choices_is_a_fixed_point(rng):
     )
     same = BayesianQProbePolicy("choice", alpha=policy.alpha_).fit(X, c)
     assert_allclose(same.coef_, policy.coef_, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("n, count", [(1, 1000), (3, 1000), (2, 3)])
+def test_steps_do_not_cycle(rng, n, count):
+    """The best alpha of one step may be far from that of the next, again and again."""
+    X = rng.normal(size=(n, 20, 100)) * 10 ** rng.normal(size=100)
+    c = count * np.eye(20)[rng.integers(20, size=n)]
+    policy = BayesianQProbePolicy("choice").fit(X, c)
+    same = BayesianQProbePolicy("choice", alpha=policy.alpha_).fit(X, c)
+    assert_allclose(same.coef_, policy.coef_, rtol=1e-4, atol=1e-8)
+    assert_array_equal(policy.predict(X), c.argmax(axis=1))
 
 
 def test_evidence_of_choices_finds_the_prior(rng):
@@ -364,6 +399,19 @@ def test_forgetting_follows_drift(rng):
 
 
 @every_likelihood
+def test_forgotten_data_have_no_effect(rng, likelihood):
+    X, y, _ = make_data(rng, 20, 4, 5, 1.0, likelihood)
+    policy = BayesianQProbePolicy(likelihood, forgetting_factor=1e-300).fit(X, y)
+    policy.partial_fit(X[:10], y[:10])
+    new = BayesianQProbePolicy(likelihood).fit(X[:10], y[:10])
+    assert_allclose(policy.coef_, new.coef_)
+    with pytest.warns(UserWarning, match="informative"):
+        policy.partial_fit(X[:, :1], y[:, :1])
+    _, std = policy.decision_function(X, return_std=True)
+    assert_allclose(std, np.sqrt((centered(X) ** 2).sum(axis=2)))  # of the prior
+
+
+@every_likelihood
 def test_saved_state_goes_on(rng, likelihood):
     X, y, _ = make_data(rng, 20, 4, 5, 1.0, likelihood)
     policy = BayesianQProbePolicy(likelihood).fit(X[:10], y[:10])
@@ -402,6 +450,50 @@ def test_weights_of_zero_leave_out(rng):
     policy = BayesianQProbePolicy().fit(X, y, sample_weight=weight)
     assert_allclose(policy.coef_, kept.coef_)
     assert policy.log_evidence_ == pytest.approx(kept.log_evidence_)
+
+
+@every_likelihood
+def test_missing_rewards_are_left_out(rng, likelihood):
+    X, y, _ = make_data(rng, 20, 4, 3, 1.0, likelihood)
+    known = rng.random((20, 4)) < 0.7
+    rows, rewards, groups = (a[known.ravel()] for a in as_rows(X, y))
+    expected = BayesianQProbePolicy(likelihood).fit(rows, rewards, groups)
+    unknown = np.where(known, y, np.nan)
+    for missing, weight in (("ignore", None), ("raise", known * 1.0)):
+        policy = BayesianQProbePolicy(likelihood, missing=missing)
+        policy.fit(X, unknown, sample_weight=weight)
+        assert_allclose(policy.coef_, expected.coef_)
+        assert policy.log_evidence_ == pytest.approx(expected.log_evidence_)
+        score = policy.score(X, unknown, sample_weight=weight)
+        assert score == pytest.approx(expected.score(rows, rewards, groups))
+        policy.partial_fit(X, unknown, sample_weight=weight)
+    policy = BayesianQProbePolicy(likelihood)
+    assert_refused(policy.fit, "missing='ignore'", X, unknown)
+
+
+def test_weights_of_less_than_two_candidates(rng):
+    X, y, _ = make_data(rng, 10, 4, 3, 1.0, "gaussian")
+    weight = np.full((10, 4), 0.25)
+    policy = BayesianQProbePolicy()
+    words = "sums to at most 1 in every prompt.*one weight per prompt"
+    assert_refused(policy.fit, words, X, y, sample_weight=weight)
+    weight[:4] = 1  # the others cannot be compared
+    policy.fit(X, y, sample_weight=weight)
+    assert policy.n_skipped_prompts_ == 6
+    assert_allclose(policy.coef_, BayesianQProbePolicy().fit(X[:4], y[:4]).coef_)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.25, 1e12, 1e100])
+def test_scale_of_choices(rng, scale):
+    X, c, _ = make_data(rng, 40, 4, 3, 1.0, "choice")
+    policy = BayesianQProbePolicy("choice", alpha=2.0 * scale)
+    expected = BayesianQProbePolicy("choice", alpha=2.0).fit(X, c)
+    policy.fit(X, c, sample_weight=np.full(40, scale))
+    assert_allclose(policy.coef_, expected.coef_, rtol=1e-4)
+    weight = np.full((40, 4), scale)  # of candidates: 0.25 is no choice of one copy
+    assert_allclose(
+        policy.fit(X, c, sample_weight=weight).coef_, expected.coef_, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("n", [10, 40], ids=["few rows", "many rows"])
@@ -497,12 +589,10 @@ def test_groups_are_routed_to_the_spread(rng):
     with config_context(enable_metadata_routing=True):
         model = make_pipeline(StandardScaler(), BayesianQProbePolicy())
         model.fit(rows, rewards, groups=groups)
-        Q = model.decision_function(rows, groups=groups)
+        Q, std = model.decision_function(rows, groups=groups, return_std=True)
     assert_allclose(Q, expected.decision_function(X).ravel())
-    scaled, policy = model[:-1].transform(rows), model[-1]
-    _, std = policy.decision_function(scaled, groups, return_std=True)
-    Xc = centered_in_prompts(scaled, groups)
-    variances = np.einsum("ni,ij,nj->n", Xc, dense_covariance(policy), Xc)
+    Xc = centered_in_prompts(model[:-1].transform(rows), groups)
+    variances = np.einsum("ni,ij,nj->n", Xc, dense_covariance(model[-1]), Xc)
     assert_allclose(std, np.sqrt(variances))
 
 
@@ -517,7 +607,9 @@ def test_bad_input(rng):
     assert_refused(policy.partial_fit, "y has several objectives", X, both)
     assert_refused(policy.partial_fit, "features", X[..., :2], y)
     assert_refused(policy.partial_fit, "NaN", X, np.full_like(y, np.nan))
-    policy.set_params(likelihood="choice")
+    policy.set_params(forgetting_factor=2.0)
+    assert_refused(policy.partial_fit, "'forgetting_factor' parameter", X, y)
+    policy.set_params(forgetting_factor=1.0, likelihood="choice")
     assert_refused(policy.partial_fit, "call fit to begin again", X, y)
     assert_refused(policy.fit, "y has negative numbers.*number of times", X, y)
     for name, value in (

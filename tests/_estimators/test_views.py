@@ -163,3 +163,16 @@ def test_several_objectives(three_views):
     first = search.set_params(objective_weights=[1, 0]).fit(X, both).view_weights_
     second = search.set_params(objective_weights=[0, 1]).fit(X, both).view_weights_
     assert first["view1"] > first["view0"] and second["view0"] > second["view1"]
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
+def test_updates_with_weights(three_views, loss):
+    X, y = three_views
+    X = X + 1e3
+    probe = QProbePolicy(loss, alpha=0.1, view_sizes=SIZES, view_weights=WEIGHTS)
+    expected = clone(probe).fit(X, y)
+    probe.partial_fit(X[:20], y[:20]).partial_fit(X[20:], y[20:])
+    assert_allclose(probe.coef_, expected.coef_, rtol=1e-6, atol=1e-9)
+    assert probe.intercept_ == pytest.approx(expected.intercept_, rel=1e-6)
+    probe.set_params(view_weights=(1, 1, 1))
+    assert_refused(probe.partial_fit, "cannot update a probe that was", X, y)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 
-@pytest.mark.parametrize("rule", ["farthest", "random", "all"])
+@pytest.mark.parametrize("rule", ["farthest", "random", "all", "untuned"])
 @pytest.mark.parametrize("k, per_prompt", [(2, 2), (4, 2), (12, 4)])
 def test_number_of_labels(labels, rule, k, per_prompt):
     rng = np.random.default_rng(0)
@@ -22,6 +22,7 @@ def test_farthest_candidates_are_selected(labels):
     X = np.zeros((6, 12, 1))
     X[:, ::3, 0] = [100, -50, 25, -12]
     asked = labels.label("farthest", X, 24, np.random.default_rng(0))
+    assert (asked == labels.label("untuned", X, 24, np.random.default_rng(0))).all()
     assert (asked == (np.arange(12) % 3 == 0)).all()
 
 
@@ -36,7 +37,7 @@ def test_command(labels, make_npz, tmp_path, capsys, monkeypatch):
     (result,) = json.loads(out.read_text())
     assert result["base"] == pytest.approx(y.mean())
     assert {line["labels"] for line in result["lines"]} == {24, 96}
-    assert {line["rule"] for line in result["lines"]} == {"farthest", "random", "all"}
+    assert {line["rule"] for line in result["lines"]} == set(labels.RULES)
     best = max(line["reward"] for line in result["lines"])
     assert result["base"] + 0.2 < best <= y.max(axis=1).mean() + 0.05
     shown = f"{best:.3f} ("

@@ -9,6 +9,7 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -180,7 +181,9 @@ def test_a_pipeline_of_rows_gets_groups(records, rewards, final, search):
     with config_context(enable_metadata_routing=True):
         model = make_pipeline(letters(), StandardScaler(), SiblingFeatures(), final)
         if search:
-            model = GridSearchCV(model, {}, cv=GroupKFold(2))
+            # Before scikit-learn 1.8, only this scorer gets groups in a Pipeline.
+            scoring = check_scoring(QProbePolicy())
+            model = GridSearchCV(model, {}, cv=GroupKFold(2), scoring=scoring)
         groups = np.repeat(np.arange(len(records)), K)
         model.fit(pairs_of(records), rewards.ravel(), groups=groups)
         _, found = BestOfK(Toy(), model, K).generate(NEW, return_candidates=True)

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killed_process import kill_often
 from sklearn import config_context, get_config
+from sklearn.preprocessing import FunctionTransformer
 
 from skqprobe import QProbePolicy
 from skqprobe.embedders import flatten_records
@@ -1071,6 +1072,13 @@ def test_embedder_must_be_a_transformer_and_needs_n_rewards():
         calls_of(n_rewards=2, embedder=len)
     with pytest.raises(ValueError, match="embedder has no effect without n_rewards"):
         calls_of(embedder=States())
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (1, 9, 2), (2, 6, 2)])
+def test_embedder_must_return_one_set(shape):
+    embedder = FunctionTransformer(lambda records: np.ones(shape))
+    with pytest.raises(ValueError, match=r"must be \(1, 6, n_features\)"):
+        calls_of(n_rewards=2, embedder=embedder)
 
 
 def test_rewards_that_were_not_asked_for_have_weight_0(path):
