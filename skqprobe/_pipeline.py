@@ -5,10 +5,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe._estimators.policy_cv import QProbePolicyCV
+from skqprobe._utils.estimator import BaseEstimator
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 
 
-class ProbePipeline(Pipeline):
+class ProbePipeline(BaseEstimator, Pipeline):
     """Pipeline whose steps get `groups`, also without metadata routing.
 
     It is the Pipeline of scikit-learn, and has its parameters. With `groups`, its

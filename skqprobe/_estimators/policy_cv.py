@@ -41,9 +41,12 @@ from skqprobe._utils.sklearn_compat import (
 from skqprobe._utils.warn import warn_user
 from skqprobe.losses import LOSSES, BaseLoss, get_loss
 
-DEFAULT_LOSSES = ("pairwise_logistic", "log_loss")
-"""On the data of docs/guide/choosing.md, one of them is near the best. The latter needs
-rewards in [0, 1]."""
+DEFAULT_LOSSES = ("pairwise_logistic", "log_loss"), (
+    "pairwise_logistic",
+    "contrastive_policy_gradient",
+)
+"""One loss that compares and one that regresses, for rewards in [0, 1] and for others.
+On the data of docs/guide/choosing.md, one of them is near the best."""
 
 
 class QProbePolicyCV(QProbePolicy):
@@ -58,8 +61,8 @@ class QProbePolicyCV(QProbePolicy):
     Parameters
     ----------
     losses : tuple of str or BaseLoss, default=None
-        Losses to try, see `QProbePolicy`. None tries "pairwise_logistic" and, if all
-        rewards are in [0, 1], "log_loss".
+        Losses to try, see `QProbePolicy`. None tries "pairwise_logistic", and "log_loss"
+        if all rewards are in [0, 1], otherwise "contrastive_policy_gradient".
     alphas : tuple of float, default=(10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.00001)
         Strengths of the penalty to try, in [0, inf). Of settings with equal scores the
         first is selected, so list the strongest penalty first.
@@ -417,7 +420,7 @@ class QProbePolicyCV(QProbePolicy):
         """Losses to try with the rewards of the data."""
         if self.losses is None:
             in_range = data.rewards.min() >= 0 and data.rewards.max() <= 1
-            return list(DEFAULT_LOSSES if in_range else DEFAULT_LOSSES[:-1])
+            return list(DEFAULT_LOSSES[0 if in_range else 1])
         for loss in self.losses:
             check_loss(get_loss(loss), data)
         return list(self.losses)
