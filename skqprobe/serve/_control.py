@@ -73,7 +73,9 @@ def read_control(body, headers, settings):
         control = replace(control, model=match[2], **_read({"k": int(match[1])}))
     named = {name.replace("_", "-"): name for name in _READERS}
     found = {named[h]: headers[HEADER + h] for h in named if HEADER + h in headers}
-    control = replace(control, **_read({k: _from_text(v) for k, v in found.items()}))
+    if found:
+        values = {name: _from_text(text) for name, text in found.items()}
+        control = replace(control, **_read(values))
     asked = body.pop("skqprobe", None)
     if asked is not None:
         if not isinstance(asked, dict):

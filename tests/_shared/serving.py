@@ -134,7 +134,7 @@ class ScriptedUpstream:
         n = body.get("top_logprobs", 0)
         top = [{"token": t, "logprob": float(np.log(0.5))} for t in "ab"][:n]
         token = {"token": "a", "logprob": float(np.log(0.5)), "top_logprobs": top}
-        return {"content": [token] * text.count("a"), "refusal": None}
+        return {"content": [token] * (1 + text.count("a")), "refusal": None}
 
 
 async def reply(send, content, status=200, headers=()):

@@ -1,11 +1,6 @@
 import asyncio
 
 import pytest
-
-for package in "starlette", "uvicorn", "httpx", "prometheus_client":
-    pytest.importorskip(package)
-
-import httpx
 from serving import ScriptedUpstream, make_pipeline_of_a, run_server
 
 from skqprobe.serve import create_app
@@ -14,7 +9,14 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.fixture
-def upstream():
+def extra():
+    """Skip the test if the extra `serve` is not installed."""
+    for package in "starlette", "uvicorn", "httpx", "prometheus_client":
+        pytest.importorskip(package)
+
+
+@pytest.fixture
+def upstream(extra):
     """An upstream that makes errors on demand; its address is `url`."""
     upstream = ScriptedUpstream()
     with run_server(upstream) as upstream.url:
@@ -35,6 +37,8 @@ class Client:
 
     def run(self, function):
         """Run ``await function(client)`` with a client of httpx."""
+
+        import httpx
 
         async def run():
             transport = httpx.ASGITransport(self.app)
