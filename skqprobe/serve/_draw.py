@@ -164,8 +164,8 @@ class Draw:
                 self.errors.append(UpstreamError(502, str(error)))
             else:
                 self.found[start + i] = Candidate(answer, choice, content)
-        if not choices:
-            raise UpstreamError(502, "the upstream returned no completions")
+        if not self.found.keys() & range(start, start + n):
+            raise UpstreamError(502, "the upstream returned no completion")
         return len(choices)
 
 

@@ -1,6 +1,7 @@
 """Errors of a request, which are answers to the client."""
 
 import json
+from contextlib import suppress
 
 
 class RequestError(Exception):
@@ -28,6 +29,14 @@ class RequestError(Exception):
         error = {"message": message, "type": kind, "param": param, "code": None}
         self.content = json.dumps({"error": error}).encode()
         self.headers = {"content-type": "application/json"} | (headers or {})
+
+    def as_object(self):
+        """Return the error as an object, for a stream."""
+        with suppress(ValueError, RecursionError):
+            content = json.loads(self.content)
+            if isinstance(content, dict) and "error" in content:
+                return content
+        return {"error": {"message": str(self), "type": "upstream_error"}}
 
 
 class UpstreamError(RequestError):

@@ -58,7 +58,7 @@ class Response:
             for each in stream_answer(work.result()[0], **self._stream):
                 await send(_part(each))
         except RequestError as error:  # the status has gone out
-            await send(_part(event(json.loads(error.content))))
+            await send(_part(event(error.as_object())))
         await send({"type": "http.response.body", "body": b""})
 
 

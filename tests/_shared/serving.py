@@ -16,6 +16,8 @@ from sklearn.pipeline import make_pipeline
 from skqprobe import QProbePolicy
 from skqprobe.embedders import VectorizerEmbedder
 
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+
 
 def count_a(texts):
     """Embed texts by their number of the letter a, and their length."""

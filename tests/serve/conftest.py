@@ -1,11 +1,9 @@
 import asyncio
 
 import pytest
-from serving import ScriptedUpstream, make_pipeline_of_a, run_server
+from serving import CHAT, ScriptedUpstream, make_pipeline_of_a, run_server
 
 from skqprobe.serve import create_app
-
-CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 
 
 @pytest.fixture
@@ -32,8 +30,10 @@ class Client:
         self._runner.run(self._lifespan.__aenter__())
 
     def close(self):
-        with self._runner:
-            self._runner.run(self._lifespan.__aexit__(None, None, None))
+        lifespan, self._lifespan = self._lifespan, None
+        if lifespan is not None:
+            with self._runner:
+                self._runner.run(lifespan.__aexit__(None, None, None))
 
     def run(self, function):
         """Run ``await function(client)`` with a client of httpx."""

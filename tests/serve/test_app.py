@@ -137,10 +137,8 @@ def test_a_regressor_predicts_the_reward(make_client):
 def test_a_temperature_draws_by_the_probabilities(make_client, upstream):
     upstream.counts = iter([0, 1, 0, 1] * 200)
     client = make_client(random_state=0, k=2)
-    chosen = [
-        texts_of(client.chat(skqprobe={"temperature": 1.0}))[0] for _ in range(99)
-    ]
-    share = np.mean([text.endswith("a") for text in chosen])
+    answers = [client.chat(skqprobe={"temperature": 1.0}) for _ in range(99)]
+    share = np.mean([texts_of(each)[0].endswith("a") for each in answers])
     assert share == pytest.approx(1 / (1 + np.exp(-1)), abs=0.15)
     upstream.counts = iter([0, 1] * 20)
     assert all(texts_of(client.chat()) == ["hi a"] for _ in range(10))
