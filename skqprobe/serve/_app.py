@@ -100,7 +100,7 @@ def create_app(
     log_content : {"texts", "embeddings"}, default="texts"
         Part of the candidates that is logged.
     random_state : int, RandomState instance or None, default=None
-        Seed of the choice among the candidates, if it is random.
+        Seed or generator of the draws.
 
     Returns
     -------

@@ -6,19 +6,33 @@ from serving import CHAT, ScriptedUpstream, make_pipeline_of_a, run_server
 from skqprobe.serve import create_app
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def extra():
     """Skip the test if the extra `serve` is not installed."""
     for package in "starlette", "uvicorn", "httpx", "prometheus_client":
         pytest.importorskip(package)
 
 
+@pytest.fixture(scope="session")
+def switch(extra):
+    """A server of all tests in turn: its application is the attribute `app`."""
+
+    class Switch:
+        async def __call__(self, scope, receive, send):
+            await self.app(scope, receive, send)
+
+    switch = Switch()
+    switch.app = ScriptedUpstream()
+    with run_server(switch) as switch.url:
+        yield switch
+
+
 @pytest.fixture
-def upstream(extra):
+def upstream(extra, switch):
     """An upstream that makes errors on demand; its address is `url`."""
-    upstream = ScriptedUpstream()
-    with run_server(upstream) as upstream.url:
-        yield upstream
+    switch.app = ScriptedUpstream()
+    switch.app.url = switch.url
+    return switch.app
 
 
 class Client:
