@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
 from skqprobe._backends.answers import message_of, read_json, shorten
@@ -46,7 +47,8 @@ class Upstream:
         self._query = parse_qsl(parts.query, keep_blank_values=True)
         self._url = urlunsplit(parts._replace(query=""))
         self._settings = settings
-        self._client = self._loop = None
+        self._pools: list[_Pool] = []
+        self._loop = None
 
     def headers_for(self, headers):
         """Return the headers to send, from those of a request, as a list of pairs."""
@@ -101,8 +103,8 @@ class Upstream:
 
         Redirects are followed on the same server only.
         """
-        client = self._find_client()
-        query = [*self._query, *query]
+        pool = self._find_pool()
+        client, query = pool.client, [*self._query, *query]
         request = client.build_request(
             method,
             self._url + quote(path, safe="/:@!$&'()*+,;=~"),
@@ -110,7 +112,7 @@ class Upstream:
             headers=headers,
             content=content,
         )
-        response = None
+        response, pool.n_under_way = None, pool.n_under_way + 1
         try:
             for n_left in reversed(range(MAX_REDIRECTS + 1)):
                 response = await client.send(request, stream=True)
@@ -131,6 +133,7 @@ class Upstream:
                 502, f"the connection to the upstream failed: {name}"
             ) from None
         finally:
+            pool.n_under_way -= 1
             if response is not None:
                 await response.aclose()
 
@@ -150,25 +153,34 @@ class Upstream:
 
     async def close(self):
         """Close all connections."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        for pool in self._pools:
+            await pool.client.aclose()
+        self._pools = []
 
-    def _find_client(self):
-        """Return the client of the running event loop: connections belong to it."""
+    def _find_pool(self):
+        """Return a pool of the running event loop, to which connections belong."""
         loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            self._loop = loop
-            self._client = self._httpx.AsyncClient(
-                timeout=self._httpx.Timeout(self._settings.timeout, pool=None),
-                limits=self._httpx.Limits(
-                    max_connections=MAX_CONNECTIONS,
-                    max_keepalive_connections=MAX_CONNECTIONS,
-                    keepalive_expiry=2.0,  # before most servers close a connection
-                ),
-                follow_redirects=False,
-            )
-        return self._client
+        if self._loop is not loop:
+            self._loop, self._pools = loop, []
+            self._tls = self._httpx.create_ssl_context()
+        for pool in self._pools:
+            if pool.n_under_way < POOL_SIZE:
+                return pool
+        if len(self._pools) == MAX_POOLS:
+            return min(self._pools, key=lambda pool: pool.n_under_way)
+        client = self._httpx.AsyncClient(
+            verify=self._tls,
+            timeout=self._httpx.Timeout(self._settings.timeout, pool=None),
+            limits=self._httpx.Limits(
+                max_connections=POOL_SIZE,
+                keepalive_expiry=2.0,  # before most servers close a connection
+            ),
+            follow_redirects=False,
+            # Cookies of one client must not be sent with the requests of another.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        )
+        self._pools.append(_Pool(client))
+        return self._pools[-1]
 
     async def _read(self, response):
         """Return the body of an answer, up to the largest size."""
@@ -208,5 +220,15 @@ class Upstream:
 
 JSON = "application/json"
 
-MAX_CONNECTIONS = 512
-"""Number of connections to the upstream."""
+POOL_SIZE = 16
+"""Connections per pool. The time of httpx per request grows with their square."""
+
+MAX_POOLS = 64
+"""Number of pools. More requests wait for a connection."""
+
+
+class _Pool:
+    """A client of httpx, and the number of its requests under way."""
+
+    def __init__(self, client):
+        self.client, self.n_under_way = client, 0

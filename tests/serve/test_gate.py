@@ -64,6 +64,17 @@ def test_the_key_is_removed_from_errors(make_client, upstream, secrets):
 
 
 @pytest.mark.parametrize("k", [1, 4])
+def test_cookies_of_the_upstream_are_dropped(make_client, upstream, k):
+    cookie = {"set_cookie": "session=of-one-client; Path=/"}
+    answer = {"choices": [{"message": {"content": "a"}}] * k}
+    upstream.fault = lambda body: fault(answer, **cookie)
+    client = make_client()
+    for _ in range(2):
+        assert "set-cookie" not in client.chat(skqprobe={"k": k}).headers
+    assert not [sent for sent in upstream.headers if "cookie" in sent]
+
+
+@pytest.mark.parametrize("k", [1, 4])
 def test_redirects_to_other_hosts_are_not_followed(make_client, upstream, k):
     target = "http://127.0.0.2:9/v1/chat/completions"
     upstream.fault = lambda body: fault({}, 307, location=target)
