@@ -1,6 +1,7 @@
 """Answers to the client: the chosen candidates as one object, or as a stream."""
 
 import json
+import math
 import re
 import time
 from uuid import uuid4
@@ -24,15 +25,15 @@ def ask_log_probs(body, as_chat, n_needed):
     -------
     body : dict
         Content of the request upstream.
-    n_asked : int or None
-        Number of alternatives that the client asked for; None if it asked for no
-        log-probabilities.
+    n_asked : int, inf or None
+        Number of alternatives that the client gets; inf for what the upstream returns;
+        None if it asked for no log-probabilities.
     """
     n_asked = body.get("top_logprobs") if as_chat else body.get("logprobs")
     if as_chat:
         n_asked = (n_asked or 0) if body.get("logprobs") else None
     if not n_needed or type(n_asked) not in (int, type(None)):
-        return body, n_asked
+        return body, math.inf
     n = max(n_asked or 0, n_needed)
     asked = {"logprobs": True, "top_logprobs": n} if as_chat else {"logprobs": n}
     return body | asked, n_asked
@@ -83,8 +84,8 @@ def make_answer(candidates, usage, as_chat, model, n_asked, report):
         Whether it is an answer of the chat endpoint.
     model : str or None
         Name of the model in the request; None for that of the upstream.
-    n_asked : int or None
-        Alternatives per token that the client asked for; see `ask_log_probs`.
+    n_asked : int, inf or None
+        Number of alternatives per token; see `ask_log_probs`.
     report : dict or None
         Report of the choice.
 
@@ -113,23 +114,26 @@ def make_answer(candidates, usage, as_chat, model, n_asked, report):
 def _limit_log_probs(choice, n_asked):
     """Return a choice with the log-probabilities that the client asked for."""
     found = choice.get("logprobs")
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or n_asked == math.inf:
         return choice
     if n_asked is None:
         return choice | {"logprobs": None}
     limited = dict(found)
-    for name in "content", "refusal":
-        if isinstance(found.get(name), list):
-            limited[name] = [
-                {**token, "top_logprobs": (token.get("top_logprobs") or [])[:n_asked]}
-                for token in found[name]
-            ]
-    if isinstance(found.get("top_logprobs"), list):
-        limited["top_logprobs"] = [
-            top and dict(sorted(top.items(), key=lambda each: -each[1])[:n_asked])
-            for top in found["top_logprobs"]
-        ]
+    for name in found.keys() & {"content", "refusal", "top_logprobs"}:
+        if isinstance(found[name], list):
+            limited[name] = [_limit_token(token, n_asked) for token in found[name]]
     return choice | {"logprobs": limited}
+
+
+def _limit_token(token, n):
+    """Return a token with n alternatives, of which one of completions consists."""
+    if not isinstance(token, dict):
+        return token
+    if isinstance(token.get("top_logprobs"), list):
+        return {**token, "top_logprobs": token["top_logprobs"][:n]}
+    if all(isinstance(value, (int, float)) for value in token.values()):
+        return dict(sorted(token.items(), key=lambda each: -each[1])[:n])
+    return token
 
 
 def stream_answer(answer, include_usage):
@@ -222,7 +226,7 @@ def _split_call(call, i):
     """Return a call of a tool as its head and its arguments."""
     function = call.get("function") if isinstance(call, dict) else None
     if not (isinstance(function, dict) and isinstance(function.get("arguments"), str)):
-        return [{"index": i, **call}]
+        return [{"index": i, **call} if isinstance(call, dict) else call]
     head = {"index": i, **call, "function": function | {"arguments": ""}}
     rest = {"index": i, "function": {"arguments": function["arguments"]}}
     return [head, rest]

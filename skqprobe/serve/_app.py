@@ -147,9 +147,7 @@ def create_app(
         complete = partial(server.complete, path=path)
         routes.append(routing.Route(f"/v1{path}", complete, methods=["POST"]))
     routes.append(routing.Mount("/v1", server.pass_on))
-    gate = middleware.Middleware(
-        Gate, settings=server.settings, metrics=server.metrics
-    )
+    gate = middleware.Middleware(Gate, settings=server.settings, metrics=server.metrics)
     return starlette.Starlette(
         routes=routes, middleware=[gate], lifespan=server.lifespan
     )

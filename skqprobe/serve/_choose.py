@@ -12,6 +12,7 @@ from sklearn.base import is_regressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._backends.http_client import APIError
 from skqprobe._candidates.choice import choice_probabilities
 from skqprobe._candidates.layout import check_layout
 from skqprobe.embedders import BaseEmbedder
@@ -98,8 +99,9 @@ class Chooser:
         while self._waiting:
             batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
             batch = [each for each in batch if not each[1].done()]  # some may be gone
-            self._report(len(batch))
             records = [record for record, _ in batch]
+            if records:
+                self._report(len(records))
             found = await loop.run_in_executor(self._pool, self.compute, records)
             for (_, future), result in zip(batch, found, strict=True):
                 if future.done():
@@ -117,8 +119,9 @@ class Chooser:
             with config_context(**self._config):
                 return self._compute(records)
         except Exception as error:
-            if len(records) == 1:
-                return [error]
+            # A server that embeds would fail for each of them, after as many attempts.
+            if len(records) == 1 or isinstance(error, (APIError, OSError)):
+                return [error] * len(records)
             return [self.compute([record])[0] for record in records]
 
     def _compute(self, records):

@@ -2,7 +2,6 @@
 
 import hmac
 import time
-from urllib.parse import urlsplit
 
 from skqprobe.serve._errors import RequestError
 
@@ -43,7 +42,7 @@ class Gate:
         except RequestError as error:
             await send_error(error, send)
             return self._count(scope, error.status)
-        if scope["path"] in OPEN:
+        if path_of(scope) in OPEN:
             return await self._app(scope, receive, send)
         await self._pass(scope, receive, send)
 
@@ -73,10 +72,10 @@ class Gate:
         headers = {name.decode("latin-1"): value for name, value in scope["headers"]}
         origin = headers.get("origin", b"").decode("latin-1")
         host = headers.get("host", b"").decode("latin-1")
-        if origin and urlsplit(origin).netloc != host:
+        if origin and origin.partition("://")[2] != host:
             raise RequestError(403, "web pages of other servers may not use this one.")
-        token = self._settings.client_token
-        if token is not None and scope["path"] != "/health":
+        token, path = self._settings.client_token, path_of(scope)
+        if token is not None and path != "/health":
             given = headers.get("authorization", b"").removeprefix(b"Bearer ")
             if not hmac.compare_digest(given, token.encode()):
                 raise RequestError(
@@ -85,7 +84,7 @@ class Gate:
                     "authentication_error",
                 )
         limit = self._settings.max_requests
-        if self._n_under_way >= limit and scope["path"] not in OPEN:
+        if self._n_under_way >= limit and path not in OPEN:
             raise RequestError(
                 429,
                 f"this server has {limit} requests under way; try again.",
@@ -97,8 +96,13 @@ class Gate:
         self._metrics.requests.labels(_name(scope), status).inc()
 
 
+def path_of(scope):
+    """Return the path of a request, below that of the application."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
 def _name(scope):
-    return _NAMES.get(scope["path"], "other")
+    return _NAMES.get(path_of(scope), "other")
 
 
 async def send_error(error, send):

@@ -84,11 +84,11 @@ def _mean_entropy(logprobs):
     logprobs = logprobs if isinstance(logprobs, dict) else {}
     tokens = logprobs.get("content")
     if isinstance(tokens, list):  # chat, and llama.cpp always
-        listed = [token.get("top_logprobs") for token in tokens]
-        found = [[each["logprob"] for each in top] if top else [] for top in listed]
+        listed = [token.get("top_logprobs") or [] for token in tokens]
+        found = [[each["logprob"] for each in top] for top in listed]
     else:
         tokens = logprobs.get("top_logprobs") or []
-        found = [list(top.values()) if top else [] for top in tokens]
+        found = [list((top or {}).values()) for top in tokens]
     if not found or not all(found):
         return math.nan
     entropies = []

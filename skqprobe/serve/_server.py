@@ -14,7 +14,7 @@ from skqprobe.serve._choose import Chooser
 from skqprobe.serve._control import HEADER, read_control
 from skqprobe.serve._draw import Drawer
 from skqprobe.serve._errors import RequestError
-from skqprobe.serve._gate import send_error
+from skqprobe.serve._gate import path_of, send_error
 from skqprobe.serve._log import AnswerLog
 from skqprobe.serve._metrics import Metrics
 from skqprobe.serve._record import alternatives_needed, make_record
@@ -101,7 +101,7 @@ class Server:
         from starlette.requests import Request
 
         request = Request(scope, receive)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         try:
             if {".", ".."} & set(path.split("/")):
                 raise RequestError(404, "there is no such path.")

@@ -43,7 +43,10 @@ class Upstream:
 
     def __init__(self, settings):
         self._httpx = import_optional("httpx", needed_by="create_app", extra="serve")
-        parts = urlsplit(find_base_url(settings.upstream))
+        try:
+            parts = urlsplit(find_base_url(settings.upstream))
+        except ValueError as error:
+            raise ValueError(str(error).replace("base_url", "upstream")) from None
         self._query = parse_qsl(parts.query, keep_blank_values=True)
         self._url = urlunsplit(parts._replace(query=""))
         self._settings = settings

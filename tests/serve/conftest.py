@@ -56,7 +56,7 @@ class Client:
 
         async def run():
             transport = httpx.ASGITransport(self.app)
-            options = {"base_url": "http://server", "timeout": 30}
+            options = {"base_url": "http://server", "timeout": 30, "trust_env": False}
             async with httpx.AsyncClient(transport=transport, **options) as client:
                 return await function(client)
 

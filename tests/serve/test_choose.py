@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy
+from skqprobe._backends.http_client import APIError
 from skqprobe.embedders import VectorizerEmbedder
 from skqprobe.generators import BestOfK
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
@@ -106,6 +107,21 @@ def test_sets_of_different_sizes_are_embedded_in_one_call():
     assert [len(values.values) for values in found] == sizes
     expected = pipeline.decision_function(cut[1:2])[0]
     np.testing.assert_allclose(found[1].values, expected, rtol=1e-6)
+
+
+def test_a_server_that_embeds_and_is_down_is_asked_once():
+    calls = []
+
+    class Down(VectorizerEmbedder):
+        def embed_batch(self, texts):
+            calls.append(1)
+            raise APIError("no connection")
+
+    pipeline = fit(make_pipeline(letters(), QProbePolicy()))
+    pipeline.steps[0] = ("down", Down(count_a))
+    found = Chooser(pipeline, None, 0.0, lambda n: None).compute(RECORDS)
+    assert [type(error) for error in found] == [APIError] * len(RECORDS)
+    assert len(calls) == 1
 
 
 def test_a_temperature_changes_the_probabilities():

@@ -143,7 +143,7 @@ BAD = {
     "unknown": (["--config", "unknown.toml"], "unknown option 'kk'"),
     "bad value": (["probe.skops", "--upstream", URL, "--k", "0"], "'k' parameter"),
     "bad type": (["--config", "type.toml"], "'k' parameter"),
-    "no URL": (["probe.skops", "--upstream", "x"], "must be a URL"),
+    "no URL": (["probe.skops", "--upstream", "x"], "upstream must be a URL"),
 }
 
 

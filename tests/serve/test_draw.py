@@ -65,6 +65,14 @@ def test_a_completion_that_failed_is_left_out(client, upstream):
     assert answer.headers["x-skqprobe-failed"] == "1"
 
 
+def test_log_probs_that_nobody_changed_are_untouched(client, upstream):
+    token = {"token": "a", "logprob": -0.5}
+    upstream.log_probs = lambda text, body: {"content": [token], "own": 1}
+    for asked in {"logprobs": True}, {"logprobs": True, "top_logprobs": 0}:
+        (choice,) = client.chat(**asked).json()["choices"]
+        assert choice["logprobs"] == {"content": [token], "own": 1}
+
+
 @pytest.mark.parametrize("needed", ["n_tokens", "mean_entropies"])
 def test_log_probs_that_the_client_asked_for(make_client, upstream, needed):
     X = np.array([[[1.0], [2.0]], [[3.0], [1.0]]])
