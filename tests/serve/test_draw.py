@@ -43,9 +43,9 @@ def test_each_request_has_a_seed_of_its_own(make_client, upstream):
 
 
 def test_several_requests_run_at_once(make_client, upstream):
-    upstream.latency = 0.2
+    upstream.latency = 0.4
     answer = make_client(n_per_request=1).chat()
-    assert answer.elapsed.total_seconds() < 1.0
+    assert answer.elapsed.total_seconds() < 2.5  # one after the other: 3.2
     assert n_letters(answer) == 7
 
 

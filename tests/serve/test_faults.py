@@ -96,11 +96,11 @@ def test_an_error_in_an_answer_of_http_200(make_client, upstream):
 
 def test_at_the_time_limit_what_is_there_is_chosen_from(make_client, upstream):
     upstream.fault = fail_first(3, hang)
-    client = make_client(n_per_request=1, timeout=0.5)
+    client = make_client(n_per_request=1, timeout=1.0)
     answer = client.chat()
     assert answer.status_code == 200
     assert answer.headers["x-skqprobe-drawn"] == "5"
-    assert answer.elapsed.total_seconds() < 1.5
+    assert answer.elapsed.total_seconds() < 2.5
     assert wait_until(lambda: upstream.n_cancelled == 3)
     upstream.fault = lambda body: hang
     assert client.chat().status_code == 504
@@ -120,7 +120,7 @@ class Failing(VectorizerEmbedder):
         if any("bad" in text for text in texts):
             raise RuntimeError("secret prompt")
         if any("slow" in text for text in texts):
-            time.sleep(0.5)
+            time.sleep(2.0)
         return super().embed_batch(texts)
 
 
@@ -170,10 +170,10 @@ def test_a_request_that_fails_does_not_fail_those_of_its_batch(make_client, upst
 
 
 def test_a_slow_pipeline_ends_at_the_time_limit(make_client):
-    client = make_client(make_failing_pipeline(), timeout=0.2)
+    client = make_client(make_failing_pipeline(), timeout=1.0)
     answer = client.chat(**chat_with("slow"))
     assert answer.headers["x-skqprobe-choice"] == "first"
-    assert answer.elapsed.total_seconds() < 0.45
+    assert answer.elapsed.total_seconds() < 1.8
 
 
 def test_values_that_are_not_finite_choose_nothing(make_client, upstream):
@@ -194,14 +194,19 @@ def test_requests_of_a_client_that_is_gone_are_cancelled(
     client = make_client(n_per_request=1, keep_alive=0.05)
     with run_server(client.app) as url:
         body = CHAT | {"stream": stream, "skqprobe": {"k": k}}
-        with pytest.raises(TimeoutError):
-            asyncio.run(asyncio.wait_for(read(f"{url}/chat/completions", body), 0.3))
+
+        async def leave():
+            async with httpx.AsyncClient() as http:
+                post = asyncio.create_task(
+                    http.post(f"{url}/chat/completions", json=body)
+                )
+                while len(upstream.requests) < k:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.2 if stream else 0)  # the stream has begun
+                post.cancel()
+
+        asyncio.run(asyncio.wait_for(leave(), 10))
         assert wait_until(lambda: upstream.n_cancelled == k)
-
-
-async def read(url, body):
-    async with httpx.AsyncClient() as client:
-        await client.post(url, json=body)
 
 
 def test_beyond_the_bound_requests_are_refused(make_client, upstream):
