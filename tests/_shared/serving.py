@@ -163,6 +163,15 @@ async def hang(send):
     await asyncio.sleep(60)
 
 
+async def drip(send):
+    """Send an answer byte by byte, without an end."""
+    start = {"type": "http.response.start", "status": 200}
+    await send(start | {"headers": [(b"content-type", b"application/json")]})
+    while True:
+        await send({"type": "http.response.body", "body": b" ", "more_body": True})
+        await asyncio.sleep(0.1)
+
+
 async def cut(send):
     """Break the connection in the answer."""
     headers = [(b"content-length", b"1000")]

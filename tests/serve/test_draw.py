@@ -66,7 +66,8 @@ def test_a_completion_that_failed_is_left_out(client, upstream):
 
 
 def test_log_probs_that_nobody_changed_are_untouched(client, upstream):
-    token = {"token": "a", "logprob": -0.5}
+    top = [{"token": "a", "logprob": -0.5}]  # not asked for
+    token = {"token": "a", "logprob": -0.5, "top_logprobs": top}
     upstream.log_probs = lambda text, body: {"content": [token], "own": 1}
     for asked in {"logprobs": True}, {"logprobs": True, "top_logprobs": 0}:
         (choice,) = client.chat(**asked).json()["choices"]

@@ -11,6 +11,7 @@ from serving import (
     CHAT,
     count_a,
     cut,
+    drip,
     fault,
     hang,
     make_pipeline_of_a,
@@ -94,15 +95,16 @@ def test_an_error_in_an_answer_of_http_200(make_client, upstream):
     assert answer.status_code == 503 and "busy" in answer.text
 
 
-def test_at_the_time_limit_what_is_there_is_chosen_from(make_client, upstream):
-    upstream.fault = fail_first(3, hang)
+@pytest.mark.parametrize("slow", [hang, drip])
+def test_at_the_time_limit_what_is_there_is_chosen_from(make_client, upstream, slow):
+    upstream.fault = fail_first(3, slow)
     client = make_client(n_per_request=1, timeout=1.0)
     answer = client.chat()
     assert answer.status_code == 200
     assert answer.headers["x-skqprobe-drawn"] == "5"
     assert answer.elapsed.total_seconds() < 2.5
     assert wait_until(lambda: upstream.n_cancelled == 3)
-    upstream.fault = lambda body: hang
+    upstream.fault = lambda body: slow
     assert client.chat().status_code == 504
 
 
