@@ -69,8 +69,8 @@ def create_app(
         Largest number of completions per request upstream. If None, all k are asked for
         in one request, and in several if the upstream refuses or ignores that.
     timeout : float, default=120.0
-        Seconds for a request. The candidates that have come after 90% of them are
-        chosen from.
+        Seconds for an answer. The candidates that have come after 90% of them are
+        chosen from. If a request is passed on, seconds between parts of its answer.
     max_retries : int, default=2
         Number of times that the draws are repeated if all failed with HTTP 408, 500,
         502 or 503, or without an answer.

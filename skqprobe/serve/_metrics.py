@@ -32,7 +32,7 @@ class Metrics:
             "Counter", "candidates", "Candidates: drawn or failed.", ["result"]
         )
         self.choices = make(
-            "Counter", "choices", "Choices by rule: policy or first.", ["rule"]
+            "Counter", "choices", "Choices by rule: pipeline or first.", ["rule"]
         )
         self.batches = make(
             "Histogram",

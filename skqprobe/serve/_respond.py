@@ -77,6 +77,52 @@ def _start(status, content_type, headers, length=None):
     return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
+class Refusal:
+    """ASGI response of an error."""
+
+    def __init__(self, error):
+        self._error = error
+
+    async def __call__(self, scope, receive, send):
+        await send_error(self._error, send)
+
+
+class PassedOn:
+    """ASGI response of the upstream, as it comes.
+
+    Parameters
+    ----------
+    upstream : Upstream
+        The client.
+    request : tuple
+        Arguments of `Upstream.stream`.
+    headers : list of (bytes, bytes), default=()
+        Headers to add to those of the upstream.
+    """
+
+    def __init__(self, upstream, request, headers=()):
+        self._upstream, self._request, self._headers = upstream, request, headers
+
+    async def __call__(self, scope, receive, send):
+        await while_connected(receive, self._relay(send))
+
+    async def _relay(self, send):
+        has_begun = False
+        try:
+            async with self._upstream.stream(*self._request) as response:
+                headers = await self._upstream.check(response)
+                start = {"type": "http.response.start", "status": response.status_code}
+                await send(start | {"headers": [*headers, *self._headers]})
+                has_begun = True
+                async for chunk in response.aiter_raw():
+                    await send(_part(chunk))
+                await send({"type": "http.response.body", "body": b""})
+        except RequestError as error:
+            if has_begun:  # the server closes the connection
+                raise
+            await send_error(error, send)
+
+
 async def while_connected(receive, coroutine):
     """Run a coroutine, and cancel it if the client disconnects."""
     work = asyncio.create_task(coroutine)

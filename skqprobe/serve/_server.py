@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
@@ -18,7 +19,7 @@ from skqprobe.serve._gate import path_of, send_error
 from skqprobe.serve._log import AnswerLog
 from skqprobe.serve._metrics import Metrics
 from skqprobe.serve._record import alternatives_needed, make_record
-from skqprobe.serve._respond import Response, while_connected
+from skqprobe.serve._respond import PassedOn, Refusal, Response
 from skqprobe.serve._upstream import Upstream
 
 SHARE_OF_DRAWS = 0.9
@@ -80,11 +81,12 @@ class Server:
             body = await self._read_body(request)
             control = read_control(body, request.headers, self.settings)
         except RequestError as error:
-            return _Refusal(error)
+            return Refusal(error)
         headers = self.upstream.headers_for(request.headers)
         if control.k == 1 or not self._chooses(control, body, path):
             content = json.dumps(body).encode()
-            return _PassedOn(self, ("POST", path, headers, content), _NO_CHOICE)
+            request = "POST", path, headers, content
+            return PassedOn(self.upstream, request, _NO_CHOICE)
         stream = None
         if body.pop("stream", None):
             options = body.pop("stream_options", None)
@@ -110,8 +112,8 @@ class Server:
             return await send_error(error, send)
         headers = self.upstream.headers_for(request.headers)
         query = request.query_params.multi_items()
-        answer = _PassedOn(self, (scope["method"], path, headers, content, query))
-        await answer(scope, receive, send)
+        passed = scope["method"], path, headers, content, query
+        await PassedOn(self.upstream, passed)(scope, receive, send)
 
     async def feedback(self, request):
         """Write the reward of an answer to the log."""
@@ -132,11 +134,11 @@ class Server:
             await self._write("reward", self._log.add_reward, answer_id, index, reward)
         except LookupError:
             error = RequestError(404, "there is no such answer in the log.", param="id")
-            return _Refusal(error)
+            return Refusal(error)
         except (OSError, RuntimeError):
-            return _Refusal(RequestError(503, "the log cannot be written."))
+            return Refusal(RequestError(503, "the log cannot be written."))
         except RequestError as error:
-            return _Refusal(error)
+            return Refusal(error)
         return JSONResponse({"object": "feedback", "id": answer_id})
 
     async def health(self, request):
@@ -159,7 +161,7 @@ class Server:
         return (
             control.is_explicit
             or control.model == self.settings.model
-            or (self.settings.model is None)
+            or self.settings.model is None
         )
 
     async def _answer(self, path, body, headers, control):
@@ -211,8 +213,10 @@ class Server:
                 record = make_record(prompt, candidates, self._n_alternatives > 0)
                 return record, await self._chooser.values(record)
         except Exception as error:  # of the pipeline, which may raise any
-            # Not the message, which may contain the prompt.
-            LOGGER.error("The pipeline failed with %s.", type(error).__name__)
+            # Not its message, which may contain the prompt.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            name, file, line = type(error).__name__, place.filename, place.lineno
+            LOGGER.error("The pipeline failed: %s in %s, line %s.", name, file, line)
             LOGGER.debug("The pipeline failed.", exc_info=error)
         if self.settings.on_error == "error":
             raise RequestError(502, "the choice failed.", "choice_error")
@@ -220,7 +224,7 @@ class Server:
 
     def _report(self, control, candidates, values, proba, picked):
         """Return what is to be known of a choice."""
-        rule = "first" if values is None else "policy"
+        rule = "first" if values is None else "pipeline"
         self.metrics.choices.labels(rule).inc()
         report = {
             "choice": rule,
@@ -282,44 +286,8 @@ class Server:
         return bytes(content)
 
 
-class _Refusal:
-    """ASGI response of an error."""
-
-    def __init__(self, error):
-        self._error = error
-
-    async def __call__(self, scope, receive, send):
-        await send_error(self._error, send)
-
-
-class _PassedOn:
-    """ASGI response of the upstream, as it comes."""
-
-    def __init__(self, server, request, headers=()):
-        self._server, self._request, self._headers = server, request, headers
-
-    async def __call__(self, scope, receive, send):
-        await while_connected(receive, self._relay(send))
-
-    async def _relay(self, send):
-        has_begun = False
-        try:
-            async with self._server.upstream.stream(*self._request) as response:
-                start = {"type": "http.response.start", "status": response.status_code}
-                headers = self._server.upstream.returned_headers(response)
-                await send(start | {"headers": [*headers, *self._headers]})
-                has_begun = True
-                async for chunk in response.aiter_raw():
-                    part = {"type": "http.response.body", "body": chunk}
-                    await send(part | {"more_body": True})
-                await send({"type": "http.response.body", "body": b""})
-        except RequestError as error:
-            if has_begun:  # the server closes the connection
-                raise
-            await send_error(error, send)
-
-
 _NO_CHOICE = ((HEADER.encode() + b"choice", b"none"),)
+"""Headers of an answer that was passed on, although it could be chosen."""
 
 
 def _as_headers(report):

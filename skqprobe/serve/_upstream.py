@@ -64,6 +64,8 @@ class Upstream:
             if name not in left_out and not name.startswith(HEADER)
         ]
         if self._settings.api_key is not None:
+            kept = [pair for pair in kept if pair[0] != "accept-encoding"]
+            kept.append(("accept-encoding", "identity"))  # errors must be readable
             kept.append(("authorization", f"Bearer {self._settings.api_key}"))
         return kept
 
@@ -140,9 +142,16 @@ class Upstream:
             if response is not None:
                 await response.aclose()
 
-    @staticmethod
-    def returned_headers(response):
-        """Return the headers of an answer that the client gets."""
+    async def check(self, response):
+        """Return the headers of an answer that is passed on.
+
+        Raises
+        ------
+        UpstreamError
+            If the answer is an error, which may contain the key of this server.
+        """
+        if response.status_code >= 400 and self._settings.api_key is not None:
+            raise self._refusal(response, await self._read(response))
         return [
             (name, value)
             for name, value in response.headers.raw

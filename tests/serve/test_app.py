@@ -24,7 +24,7 @@ def test_the_best_candidate_is_answered(client, upstream):
     assert answer.status_code == 200
     assert texts_of(answer) == ["hi aaaaaaa"]
     assert [request["n"] for request in upstream.requests] == [8]
-    assert answer.headers["x-skqprobe-choice"] == "policy"
+    assert answer.headers["x-skqprobe-choice"] == "pipeline"
     assert answer.headers["x-skqprobe-drawn"] == "8"
     assert answer.headers["x-skqprobe-failed"] == "0"
     assert float(answer.headers["x-skqprobe-score"]) == pytest.approx(7, abs=0.1)
@@ -171,7 +171,7 @@ def test_models_and_all_else_are_passed_on(client, upstream):
 def test_other_models_are_not_chosen_for(make_client, upstream):
     client = make_client(model="tiny")
     for model, choice in (
-        ("tiny", "policy"),
+        ("tiny", "pipeline"),
         ("other", "none"),
         (
             "best-of-2/other",
@@ -198,7 +198,7 @@ def test_health_and_metrics(client):
     metrics = client.get("/metrics").text
     assert 'skqprobe_requests_total{endpoint="chat",status="200"} 1.0' in metrics
     assert 'skqprobe_candidates_total{result="drawn"} 8.0' in metrics
-    assert 'skqprobe_choices_total{rule="policy"} 1.0' in metrics
+    assert 'skqprobe_choices_total{rule="pipeline"} 1.0' in metrics
     assert "skqprobe_requests_under_way 0.0" in metrics
 
 

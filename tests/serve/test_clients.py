@@ -210,7 +210,7 @@ def test_a_real_server(openai, serve, llama, tmp_path, needed):
         raw = client.completions.with_raw_response.create(
             model="smol", prompt="The sea", max_tokens=8, temperature=1.0
         )
-        assert raw.headers["x-skqprobe-choice"] == "policy"
+        assert raw.headers["x-skqprobe-choice"] == "pipeline"
         assert raw.headers["x-skqprobe-drawn"] == "6"  # of 4 slots
         answer = raw.parse()
         stream = client.chat.completions.create(

@@ -80,7 +80,7 @@ def test_log_probs_that_the_client_asked_for(make_client, upstream, needed):
     policy = QProbePolicy("squared_error", alpha=1e-9).fit(X, X[..., 0])
     client = make_client(policy, embeddings=[needed])
     answer = client.chat(logprobs=True, top_logprobs=0)
-    assert answer.headers["x-skqprobe-choice"] == "policy"
+    assert answer.headers["x-skqprobe-choice"] == "pipeline"
     n_asked = upstream.requests[0]["top_logprobs"]
     assert n_asked == {"n_tokens": 1, "mean_entropies": 20}[needed]
     (choice,) = answer.json()["choices"]

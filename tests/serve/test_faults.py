@@ -168,7 +168,7 @@ def test_a_request_that_fails_does_not_fail_those_of_its_batch(make_client, upst
     ]
     answers = client.send_all(*post)
     rules = [answer.headers["x-skqprobe-choice"] for answer in answers]
-    assert rules == ["policy", "first", "policy"]
+    assert rules == ["pipeline", "first", "pipeline"]
 
 
 def test_a_slow_pipeline_ends_at_the_time_limit(make_client):

@@ -56,9 +56,10 @@ def test_a_token_without_a_key_is_not_passed_on(make_client, upstream, secrets):
     assert "authorization" not in upstream.headers[0]
 
 
-def test_the_key_is_removed_from_errors(make_client, upstream, secrets):
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_key_is_removed_from_errors(make_client, upstream, secrets, k):
     upstream.fault = lambda body: refusal(401, f"Incorrect API key provided: {KEY}.")
-    answer = make_client(**secrets).chat(bearer(TOKEN))
+    answer = make_client(**secrets).chat(bearer(TOKEN), skqprobe={"k": k})
     assert answer.status_code == 401
     assert KEY not in answer.text and "[API key]" in answer.text
 

@@ -16,7 +16,7 @@ def events_of(answer):
 
 def test_a_chat_is_streamed_like_one_of_openai(client, upstream):
     answer = client.chat(stream=True)
-    assert answer.headers["x-skqprobe-choice"] == "policy"
+    assert answer.headers["x-skqprobe-choice"] == "pipeline"
     chunks = events_of(answer)
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk["id"] for chunk in chunks}) == 1
