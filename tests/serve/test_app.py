@@ -173,10 +173,7 @@ def test_other_models_are_not_chosen_for(make_client, upstream):
     for model, choice in (
         ("tiny", "pipeline"),
         ("other", "none"),
-        (
-            "best-of-2/other",
-            "policy",
-        ),
+        ("best-of-2/other", "pipeline"),
     ):
         answer = client.chat(model=model)
         assert answer.headers["x-skqprobe-choice"] == choice
