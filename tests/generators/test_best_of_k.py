@@ -176,7 +176,7 @@ def test_of_a_regressor_the_highest_value_is_taken(records, name, embeddings):
         assert record["probabilities"][record["chosen"]] > 0
 
 
-def test_several_calls_are_awaited_at_once(pipeline):
+def test_an_event_loop_awaits_several_calls_at_once(pipeline):
     entered = threading.Barrier(2, timeout=5)  # both calls must be in sample
 
     class Waits(Toy):
@@ -199,7 +199,7 @@ def test_several_calls_are_awaited_at_once(pipeline):
     assert records[0]["completions"][records[0]["chosen"]] == second[0]
 
 
-def test_the_configuration_holds_in_the_thread(records, rewards):
+def test_the_configuration_holds_in_the_thread_of_an_event_loop(records, rewards):
     groups = np.repeat(np.arange(len(records)), K)
     with config_context(enable_metadata_routing=True):
         model = make_pipeline(letters(), StandardScaler(), SiblingFeatures(), Ridge())
