@@ -162,6 +162,14 @@ def test_bad_options_are_named(run, probe, tmp_path, capsys, monkeypatch, name):
     assert message in capsys.readouterr().err
 
 
+def test_without_the_extra_the_command_names_it(probe, capsys, monkeypatch):
+    for package in "starlette", "uvicorn":
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit):
+        _command.main(["serve", str(probe), "--upstream", URL])
+    assert 'pip install "skqprobe[serve]"' in capsys.readouterr().err
+
+
 def test_help_describes_all_options(extra, capsys):
     with pytest.raises(SystemExit):
         _command.main(["serve", "--help"])
