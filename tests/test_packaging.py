@@ -1,5 +1,6 @@
 """The wheel and the source distribution are complete, and their metadata correct."""
 
+import importlib
 import importlib.metadata
 import re
 import tarfile
@@ -96,6 +97,15 @@ def test_wheel_metadata(wheel, project):
     assert set(fields.get_all("Provides-Extra")) == set(
         project["optional-dependencies"]
     )
+
+
+def test_wheel_has_the_command(wheel, project):
+    (path,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
+    text = wheel.read(path).decode()
+    (target,) = re.findall(r"^skqprobe = (\S+)$", text, re.M)
+    module, _, function = target.partition(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    assert project["scripts"] == {"skqprobe": target}
 
 
 def test_sdist_has_the_files_that_its_tests_need(sdist):

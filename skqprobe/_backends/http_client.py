@@ -120,7 +120,7 @@ def make_http_client(openai, timeout, max_bytes):
             for n_left in reversed(range(MAX_REDIRECTS + 1)):
                 request.extensions["trace"] = trace
                 response = super().send(request, **options)
-                if not (n_left and _same_server(request, response.next_request)):
+                if not (n_left and same_server(request, response.next_request)):
                     break
                 response.close()
                 request = response.next_request
@@ -140,7 +140,7 @@ def make_http_client(openai, timeout, max_bytes):
     return Client(timeout=timeout, headers={"Accept-Encoding": "gzip"})
 
 
-def _same_server(request, redirected):
+def same_server(request, redirected):
     """Return whether a redirect repeats the request on the same server."""
     if redirected is None or redirected.method != request.method:
         return False  # all but 307 and 308 change POST to GET

@@ -5,7 +5,11 @@ from numbers import Real
 from sklearn.base import _fit_context
 from sklearn.utils import _param_validation
 from sklearn.utils._indexing import _get_column_indices
-from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils._set_output import _wrap_data_with_container
 from sklearn.utils.fixes import parse_version
 from sklearn.utils.validation import _check_feature_names_in as feature_names_in

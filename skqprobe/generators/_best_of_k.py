@@ -1,8 +1,10 @@
 """BestOfK: sample candidates from a live model and choose one of them."""
 
+import asyncio
 from numbers import Integral
 
 import numpy as np
+from sklearn import config_context, get_config
 from sklearn.base import is_classifier
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
@@ -146,6 +148,42 @@ class BestOfK(BaseEstimator):
             }
             for record, value, p, i in zip(records, values, proba, chosen, strict=True)
         ]
+
+    async def agenerate(self, prompts, return_candidates=False):
+        """Sample candidates for each prompt and choose one, in a thread.
+
+        The event loop goes on in the meantime.
+
+        Parameters
+        ----------
+        prompts : list of (str, list of dict, or dict), or data frame
+            Prompts or items, as :func:`collect` takes them.
+        return_candidates : bool, default=False
+            Whether to return all candidates, too.
+
+        Returns
+        -------
+        completions : list of str
+            Chosen completions, one per prompt.
+        records : list of dict
+            Records of the generator; see `generate`. Returned only with
+            ``return_candidates=True``.
+
+        Raises
+        ------
+        NotFittedError
+            If the pipeline is not fitted. No candidates are sampled then.
+        ValueError
+            If a record has no key of `embeddings`, or if the pipeline does not return
+            one number per candidate.
+        """
+        config = get_config()  # each thread has its own
+
+        def generate():
+            with config_context(**config):
+                return self.generate(prompts, return_candidates)
+
+        return await asyncio.to_thread(generate)
 
     def _values_and_probabilities(self, records):
         """Return value and probability of each candidate, of shape (n_prompts, k)."""

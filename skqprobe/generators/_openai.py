@@ -367,7 +367,7 @@ class _Draws:
             except APIError as error:
                 # Servers have a limit, such as the number of slots of llama.cpp, and no
                 # common way to report it.
-                if n == 1 or not _is_about_n(error):
+                if n == 1 or not is_about_n(error):
                     raise
                 self.most_at_once = min(self.most_at_once, max(1, n // 2))
             else:
@@ -424,7 +424,7 @@ class _Draws:
                 )
             record["likelihood_features"] = features
         if self.generator.log_likelihoods:
-            log_probs = [_known_log_probs(c) for c in completions]
+            log_probs = [known_log_probs(c) for c in completions]
             if log_probs.count(None) == len(log_probs) and any(record["completions"]):
                 raise PromptRefused(
                     "log_likelihoods=True, but the server returned no "
@@ -442,7 +442,7 @@ class _Draws:
 
 def _describe(completion):
     """Return the features of the likelihood; NaN if some are unknown."""
-    log_probs, likeliest = _known_log_probs(completion), completion["likeliest"]
+    log_probs, likeliest = known_log_probs(completion), completion["likeliest"]
     if log_probs == []:
         likeliest = []
     if log_probs is None or likeliest is None or len(log_probs) != len(likeliest):
@@ -450,13 +450,13 @@ def _describe(completion):
     return [*describe_likeliest(log_probs, likeliest).values()]
 
 
-def _known_log_probs(completion):
+def known_log_probs(completion):
     """Return log-probabilities; None if some are unknown."""
     said = completion["text"] or completion["instead"]
     return completion["log_probs"] or (None if said else [])
 
 
-def _is_about_n(error):
+def is_about_n(error):
     """Return whether a server refuses the number of completions per request."""
     named = error.param == "n" or _ABOUT_N.search(error.said)
     return error.status in (400, 422) and bool(named)

@@ -174,7 +174,11 @@ class RecordFile(Records):
                 self._place = _Place(self._place.at + len(line), check, missing)
 
     def append(self, entry):
-        """Write an entry, and add it as it is read from the file.
+        """Write an entry, and add it as it is read from the file; see `write`."""
+        super().append(json.loads(self.write(entry), object_hook=decode))
+
+    def write(self, entry):
+        """Write an entry, and return its text; the records in memory do not change.
 
         Raises
         ------
@@ -188,7 +192,7 @@ class RecordFile(Records):
             check = zlib.crc32(text, self._place.check)
             line = self._place.end_of_line + text + b', "check": "%08x"}\n' % check
             self._write(line, _Place(self._place.at + len(line), check))
-        super().append(json.loads(text + b"}", object_hook=decode))
+        return text + b"}"
 
     def _read_line(self, text):
         """Add the entry of a line, and return the check; raise any error."""
@@ -217,7 +221,7 @@ class RecordFile(Records):
             and all(isinstance(text, str) for text in entry["completions"])
             and isinstance(rewards, list)
             and len(rewards) == len(entry["completions"])
-            and all(reward is None or _is_finite(reward) for reward in rewards)
+            and all(reward is None or is_finite(reward) for reward in rewards)
             and set(asked_for(entry)) <= set(range(len(rewards)))
         ):
             raise ValueError
@@ -260,7 +264,7 @@ class RecordFile(Records):
         )
 
 
-def _is_finite(reward):
+def is_finite(reward):
     """Return whether a reward is a finite number, or a list or dict of them."""
     values = list(reward.values()) if isinstance(reward, dict) else reward
     values = values if isinstance(values, list) else [values]

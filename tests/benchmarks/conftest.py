@@ -53,6 +53,7 @@ posterior = script("posterior")
 recipe = script("_paper_recipe", "torch")
 reward = script("reward")
 rewards = script("_rewards")
+serve = script("serve", "httpx", "skops", "starlette", "uvicorn", "prometheus_client")
 speed = script("speed")
 timing = script("_timing")
 

@@ -1,6 +1,8 @@
 """BestOfK and stack_embeddings."""
 
+import asyncio
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -173,6 +175,38 @@ def test_of_a_regressor_the_highest_value_is_taken(records, name, embeddings):
     for record in candidates:
         assert record["probabilities"].sum() == pytest.approx(1)
         assert record["probabilities"][record["chosen"]] > 0
+
+
+def test_an_event_loop_awaits_several_calls_at_once(pipeline):
+    entered = threading.Barrier(2, timeout=5)  # both calls must be in sample
+
+    class Waits(Toy):
+        def sample(self, prompt, k):
+            entered.wait()
+            return super().sample(prompt, k)
+
+    best = BestOfK(Waits(), pipeline, K, random_state=0)
+
+    async def run():
+        return await asyncio.gather(
+            best.agenerate(NEW[:1]), best.agenerate(NEW[1:2], return_candidates=True)
+        )
+
+    first, (second, records) = asyncio.run(run())
+    assert [first, second] == [
+        BestOfK(Toy(), pipeline, K, random_state=0).generate([prompt])
+        for prompt in NEW[:2]
+    ]
+    assert records[0]["completions"][records[0]["chosen"]] == second[0]
+
+
+def test_the_configuration_holds_in_the_thread_of_an_event_loop(records, rewards):
+    groups = np.repeat(np.arange(len(records)), K)
+    with config_context(enable_metadata_routing=True):
+        model = make_pipeline(letters(), StandardScaler(), SiblingFeatures(), Ridge())
+        model.fit(pairs_of(records), rewards.ravel(), groups=groups)
+        best = BestOfK(Toy(), model, K, random_state=0)
+        assert asyncio.run(best.agenerate(NEW)) == best.generate(NEW)
 
 
 @pytest.mark.parametrize("search", [False, True])
