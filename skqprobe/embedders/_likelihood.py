@@ -118,7 +118,8 @@ class LikelihoodEmbedder(CausalLMEmbedder):
     It is left out.
 
     Likelihoods are computed from the logits in float32. The logits take `batch_size`
-    times the vocabulary times the tokens from the first completion of the batch on.
+    times the vocabulary times the tokens from the first completion of the batch on; for
+    the reverse likelihood, times all tokens of the prompt.
 
     References
     ----------
@@ -253,7 +254,8 @@ def _read(lm, shared, pairs):
 
 def _reverse(lm, prompt, completion, limit):
     """Exchange prompt and completion; the beginning is cut if they do not fit."""
-    prompt = prompt[prompt[:1] == [lm.tokenizer.bos_token_id] :]
+    if prompt[:1] == [lm.tokenizer.bos_token_id]:
+        prompt = prompt[1:]
     before = [*lm.start(), *completion, *lm.encode_completion("\n")]
     n_before = min(len(before), limit)
     n_after = min(len(prompt), limit - n_before)
