@@ -109,7 +109,8 @@ class LikelihoodEmbedder(CausalLMEmbedder):
     -----
     The end-of-text token does not count. The features of an empty completion are
     zeros, except for `reverse_log_likelihood`. The latter is comparable between the
-    candidates of one prompt only, as it sums over the tokens of the prompt. It and
+    candidates of one prompt only, as it sums over the tokens of the prompt: pass prompts
+    without the instructions and examples that all of them share. It and
     `pointwise_mutual_information` are zero without a prompt. A completion without a
     prompt is read after the BOS token of the model or, if it has none, EOS.
 
