@@ -1,8 +1,8 @@
 """Choose by one likelihood feature, without any training.
 
-    python benchmarks/likelihood.py                         # hours on one slow core
-    python benchmarks/likelihood.py --prompts 8             # the first prompts only
-    python benchmarks/likelihood.py --cache FILE            # continue where it stopped
+    python benchmarks/likelihood.py                 # about 15 minutes of one core
+    python benchmarks/likelihood.py --prompts 8     # the first prompts only
+    python benchmarks/likelihood.py --cache FILE    # continue where it stopped
 
 On the "two words" data, the candidate with the largest value of one feature of
 `LikelihoodEmbedder` is chosen (of an entropy, the smallest), and compared with the

@@ -108,17 +108,19 @@ class LikelihoodEmbedder(CausalLMEmbedder):
     Notes
     -----
     The end-of-text token does not count. The features of an empty completion are
-    zeros, except for `reverse_log_likelihood`. The latter is comparable between the
-    candidates of one prompt only, as it sums over the tokens of the prompt. It and
-    `pointwise_mutual_information` are zero without a prompt. A completion without a
-    prompt is read after the BOS token of the model or, if it has none, EOS.
+    zeros, except for `reverse_log_likelihood`. The latter sums over the tokens of the
+    prompt, so it is comparable between the candidates of one prompt only: pass prompts
+    without the instructions and examples that all of them share. It is zero without a
+    prompt, as is `pointwise_mutual_information`. A completion without a prompt is read
+    after the BOS token of the model or, if it has none, EOS.
 
-    If a prompt has no tokens and the tokenizer adds none, as for plain texts
-    with many models, the first token of the completion is not conditioned on anything.
-    It is left out.
+    If a prompt has no tokens and the tokenizer adds none, as for plain texts with many
+    models, the first token of the completion is not conditioned on anything. It is left
+    out.
 
     Likelihoods are computed from the logits in float32. The logits take `batch_size`
-    times the vocabulary times the tokens from the first completion of the batch on.
+    times the vocabulary times the tokens from the first completion of the batch on; for
+    the reverse likelihood, times all tokens of the prompt.
 
     References
     ----------
@@ -253,7 +255,8 @@ def _read(lm, shared, pairs):
 
 def _reverse(lm, prompt, completion, limit):
     """Exchange prompt and completion; the beginning is cut if they do not fit."""
-    prompt = prompt[prompt[:1] == [lm.tokenizer.bos_token_id] :]
+    if prompt[:1] == [lm.tokenizer.bos_token_id]:
+        prompt = prompt[1:]
     before = [*lm.start(), *completion, *lm.encode_completion("\n")]
     n_before = min(len(before), limit)
     n_after = min(len(prompt), limit - n_before)

@@ -100,8 +100,8 @@ def estimators():
         "losses": [loss() for loss in LOSSES.values()],
         "embedders": [
             SentenceTransformerEmbedder("model", cache="embeddings.sqlite"),
-            HiddenStateEmbedder("model", layer=[-1, 18]),
-            LikelihoodEmbedder("model"),
+            HiddenStateEmbedder("model", layer=[-1, 18], pooling=["last", "max"]),
+            LikelihoodEmbedder("model", features=("mean_margin", "n_tokens")),
             TextStatistics(),
             OpenAIEmbedder("model", cache=EmbeddingCache("x.sqlite", max_bytes=1000)),
         ],
