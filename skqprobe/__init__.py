@@ -6,6 +6,7 @@ ICML 2024, arXiv 2402.14688.
 
 from skqprobe._candidates.sampling import sample_candidates
 from skqprobe._estimators.bayesian import BayesianQProbePolicy
+from skqprobe._estimators.calibrated import CalibratedPolicyCV
 from skqprobe._estimators.pipeline import make_probe_pipeline
 from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._estimators.policy_cv import QProbePolicyCV
@@ -16,6 +17,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "BayesianQProbePolicy",
+    "CalibratedPolicyCV",
     "QProbePolicy",
     "QProbePolicyCV",
     "QProbeRegressor",

@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skqprobe import (
     BayesianQProbePolicy,
+    CalibratedPolicyCV,
     QProbePolicy,
     QProbePolicyCV,
     QProbeRegressor,
@@ -32,6 +33,8 @@ PUBLIC = [
     QProbePolicyCV(["squared_error", "policy_gradient"], cv=2),
     BayesianQProbePolicy(),
     BayesianQProbePolicy("choice"),
+    CalibratedPolicyCV(QProbePolicy()),
+    CalibratedPolicyCV(QProbeRegressor(), "linear"),
     PerCandidate(StandardScaler()),
     PerCandidate(PCA()),
     SiblingFeatures(),

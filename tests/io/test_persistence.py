@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 import skqprobe
 from skqprobe import (
     BayesianQProbePolicy,
+    CalibratedPolicyCV,
     QProbePolicy,
     QProbePolicyCV,
     QProbeRegressor,
@@ -89,6 +90,10 @@ def estimators():
         ),
         "posterior": BayesianQProbePolicy(random_state=0).fit(X.astype("f4"), y),
         "choices": BayesianQProbePolicy("choice", random_state=0).fit(X, y),
+        **{
+            method: CalibratedPolicyCV(QProbePolicy(), method, cv=2).fit(X, y)
+            for method in ("isotonic", "sigmoid", "linear")
+        },
         "cross-validation": QProbePolicyCV(
             [SoftmaxCrossEntropy(0.5), "squared_error"], alphas=[1.0, 0.1], cv=2
         ).fit(X, y),
@@ -121,7 +126,7 @@ def answers(model, X):
     if hasattr(model, "steps") and isinstance(model[0], BaseEmbedder):
         X = RECORDS
     methods = ("decision_function", "predict_proba", "predict", "transform")
-    methods += ("predict_best_proba",)
+    methods += ("predict_best_proba", "predict_reward", "predict_rewards")
     given = {name: getattr(model, name)(X) for name in methods if hasattr(model, name)}
     if hasattr(model, "cv_results_"):
         given["mean_test_score"] = model.cv_results_["mean_test_score"]
