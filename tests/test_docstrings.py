@@ -77,6 +77,8 @@ OTHER_KINDS = {
         r"generators\.BestOfK": "does not determine the candidates",
         r"generators\.select_candidates": "only of ties",
         r"metrics\.policy_report": "draws and resamples",
+        r"metrics\.reward_at_cost": "orders of the candidates",
+        r"plotting\.RewardCostDisplay.*": "orders and resamples",
         r"metrics\.(prompt_bootstrap|weights_at_cost)|plotting\..*": "resamples",
     },
     "progress": {},

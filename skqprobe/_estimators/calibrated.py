@@ -101,7 +101,7 @@ class CalibratedPolicyCV(MetaEstimatorMixin, BaseEstimator):
     See Also
     --------
     QProbeRegressor : Probe that predicts the reward of any candidate.
-    skqprobe.metrics.risk_coverage : Rewards of the prompts with the highest predictions.
+    skqprobe.metrics.risk_coverage : Rewards of the highest predictions.
 
     Notes
     -----

@@ -2,6 +2,7 @@
 
 from skqprobe._utils.public import set_module
 from skqprobe.metrics._bootstrap import Estimate, prompt_bootstrap
+from skqprobe.metrics._cost import RewardAtCost, reward_at_cost
 from skqprobe.metrics._distance import (
     best_of_k_kl_bound,
     effective_candidates,
@@ -35,6 +36,7 @@ from skqprobe.metrics._values import candidate_values
 __all__ = [
     "CandidateScorer",
     "Estimate",
+    "RewardAtCost",
     "WeightMixture",
     "base_reward",
     "best_of_k_kl_bound",
@@ -53,6 +55,7 @@ __all__ = [
     "prompt_bootstrap",
     "recovery",
     "recovery_scorer",
+    "reward_at_cost",
     "soft_best_of_k_reward",
     "softmax_reward",
     "weights_at_cost",

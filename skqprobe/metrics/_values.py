@@ -58,6 +58,14 @@ def candidate_values(estimator, X, groups=None):
     return _call(estimator, "predict", X, groups)
 
 
+def predicted_rewards(estimator, X, groups=None):
+    """Compute `predict_rewards`, of a CalibratedPolicyCV; else `candidate_values`."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if hasattr(estimator, "predict_rewards"):
+        return _call(estimator, "predict_rewards", X, groups)
+    return candidate_values(estimator, X, groups)
+
+
 def candidate_objectives(estimator, X, groups=None):
     """Compute the values of the candidates in each objective; see `candidate_values`.
 
