@@ -159,9 +159,10 @@ def _requests_groups(part, method):
 
 def last_step(estimator):
     """Return the last step of fitted searches, pipelines and calibrated policies."""
-    for name in ("best_estimator_", "policy_"):
-        if hasattr(estimator, name):
-            return last_step(getattr(estimator, name))
+    if hasattr(estimator, "best_estimator_"):
+        return last_step(estimator.best_estimator_)
+    if hasattr(estimator, "choice_calibrator_"):
+        return last_step(estimator.policy_)
     if isinstance(estimator, Pipeline):
         return last_step(estimator.steps[-1][1])
     return estimator

@@ -78,7 +78,7 @@ class RewardCostDisplay(Display):
         scores,
         groups=None,
         *,
-        stopping,
+        stopping=(),
         ks=None,
         batch_size=1,
         n_orders=20,
@@ -102,7 +102,7 @@ class RewardCostDisplay(Display):
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
         stopping : list of object
-            Stopping rules, such as :class:`~skqprobe.generators.ExpectedGain` of
+            Stopping rules, at least one, such as :class:`~skqprobe.generators.ExpectedGain` of
             several costs.
         ks : array-like of int, default=None
             Fixed numbers of candidates. None takes all up to the size of the smallest
@@ -130,6 +130,8 @@ class RewardCostDisplay(Display):
         -------
         display : RewardCostDisplay
         """
+        if not len(stopping):
+            raise ValueError("stopping is empty; give at least one rule.")
         if ks is None:
             ks = 1 + np.arange(check_scored(y, groups, "y")[1].sizes.min())
         ks = np.unique(ks)

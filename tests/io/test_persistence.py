@@ -39,7 +39,14 @@ from skqprobe.embedders import (
     SentenceTransformerEmbedder,
     VectorizerEmbedder,
 )
-from skqprobe.generators import BestOfK, OpenAIGenerator, TransformersGenerator
+from skqprobe.generators import (
+    BestOfK,
+    ExpectedGain,
+    OpenAIGenerator,
+    RejectionSampling,
+    Threshold,
+    TransformersGenerator,
+)
 from skqprobe.io import to_json, to_safetensors, trusted_types
 from skqprobe.losses import LOSSES, PairwiseHinge, SoftmaxCrossEntropy
 from skqprobe.metrics import best_of_k_scorer, expected_reward_scorer, recovery_scorer
@@ -110,7 +117,9 @@ def estimators():
         ],
         "generators": [
             TransformersGenerator("model", stop=["."], hidden_states=18),
-            BestOfK(OpenAIGenerator("model"), embedded, k=3),
+            BestOfK(OpenAIGenerator("model"), embedded, k=3, stopping=Threshold(0.5)),
+            ExpectedGain(0.1).fit(y),
+            RejectionSampling(1.0).fit(y),
         ],
         "scorers": [best_of_k_scorer(4), recovery_scorer(2), expected_reward_scorer()],
     }

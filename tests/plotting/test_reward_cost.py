@@ -47,3 +47,8 @@ def test_rows_and_settings(sets, calibrated, rules):
     assert 3 <= shown.n_drawn[0] <= 6
     again = shown.plot(plot_references=False, name="rule", color="red")
     assert again.fixed_ is None and again.line_.get_color() == "red"
+
+
+def test_rules_are_needed(scored):
+    with pytest.raises(ValueError, match="stopping is empty"):
+        RewardCostDisplay.from_predictions(*scored)
