@@ -2,6 +2,11 @@
 
 from skqprobe._utils.public import set_module
 from skqprobe.metrics._bootstrap import Estimate, prompt_bootstrap
+from skqprobe.metrics._certainty import (
+    RiskCoverage,
+    conformal_threshold,
+    risk_coverage,
+)
 from skqprobe.metrics._cost import RewardAtCost, reward_at_cost
 from skqprobe.metrics._distance import (
     best_of_k_kl_bound,
@@ -37,12 +42,14 @@ __all__ = [
     "CandidateScorer",
     "Estimate",
     "RewardAtCost",
+    "RiskCoverage",
     "WeightMixture",
     "base_reward",
     "best_of_k_kl_bound",
     "best_of_k_reward",
     "best_of_k_scorer",
     "candidate_values",
+    "conformal_threshold",
     "effective_candidates",
     "expected_reward",
     "expected_reward_scorer",
@@ -56,6 +63,7 @@ __all__ = [
     "recovery",
     "recovery_scorer",
     "reward_at_cost",
+    "risk_coverage",
     "soft_best_of_k_reward",
     "softmax_reward",
     "weights_at_cost",

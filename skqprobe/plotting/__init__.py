@@ -7,6 +7,7 @@ from skqprobe.plotting._q_values import QValueDisplay
 from skqprobe.plotting._reward_cost import RewardCostDisplay
 from skqprobe.plotting._reward_curve import RewardCurveDisplay
 from skqprobe.plotting._reward_kl import RewardKLDisplay
+from skqprobe.plotting._risk_coverage import RiskCoverageDisplay
 
 __all__ = [
     "ParetoDisplay",
@@ -15,6 +16,7 @@ __all__ = [
     "RewardCostDisplay",
     "RewardCurveDisplay",
     "RewardKLDisplay",
+    "RiskCoverageDisplay",
 ]
 
 set_module(globals())

@@ -102,8 +102,8 @@ class RewardCostDisplay(Display):
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
         stopping : list of object
-            Stopping rules, at least one, such as :class:`~skqprobe.generators.ExpectedGain` of
-            several costs.
+            Stopping rules, at least one, such as
+            :class:`~skqprobe.generators.ExpectedGain` of several costs.
         ks : array-like of int, default=None
             Fixed numbers of candidates. None takes all up to the size of the smallest
             prompt.
