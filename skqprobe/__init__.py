@@ -12,10 +12,12 @@ from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._estimators.policy_cv import QProbePolicyCV
 from skqprobe._estimators.regressor import QProbeRegressor
 from skqprobe._utils.public import set_module
+from skqprobe.generators._answer_vote import AnswerVote
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "AnswerVote",
     "BayesianQProbePolicy",
     "CalibratedPolicyCV",
     "QProbePolicy",

@@ -225,15 +225,18 @@ class BestOfK(BaseEstimator):
         The predicted rewards of the candidates, and of the choice; or None for both.
         """
         model, X, groups = self.pipeline, self._embedded(records), None
+        labels = {}
+        if hasattr(model, "extract_answers"):  # an AnswerVote
+            labels["answers"] = model.extract_answers(records)
         if _takes_sets(model):
             model, X = _last_step(model, X)  # embeds once for all methods
         else:
             X, groups = _to_rows(X), np.repeat(np.arange(len(records)), k)
         shape = len(records), k
         if groups is None and hasattr(model, "predict_proba"):
-            proba = values = _check_shape(model.predict_proba(X), shape)
+            proba = values = _check_shape(model.predict_proba(X, **labels), shape)
             if hasattr(model, "decision_function"):
-                values = _check_shape(model.decision_function(X), shape)
+                values = _check_shape(model.decision_function(X, **labels), shape)
         else:
             values = _check_shape(candidate_values(model, X, groups), shape)
             temperature = policy_temperature(model) if _is_policy(model) else 0
@@ -359,10 +362,16 @@ def _takes_only_rows(step):
     return not (tags.input_tags.three_d_array or tags.no_validation)
 
 
+def _is_wrapper(model):
+    """Return whether a model is a CalibratedPolicyCV, or an AnswerVote of a policy."""
+    marks = hasattr(model, "choice_calibrator_") or hasattr(model, "extract_answers")
+    return marks and model.policy_ is not None
+
+
 def _steps(model):
     """Yield the steps of pipelines, searches and calibrations, which may be nested."""
     model = getattr(model, "best_estimator_", model)
-    if hasattr(model, "choice_calibrator_"):
+    if _is_wrapper(model):
         yield from _steps(model.policy_)
         return
     if not hasattr(model, "steps"):
@@ -376,7 +385,7 @@ def _last_step(model, X):
     """Return the last step of pipelines and searches, and its X."""
     if hasattr(model, "best_estimator_"):
         return _last_step(model.best_estimator_, X)
-    if hasattr(model, "choice_calibrator_"):  # of a CalibratedPolicyCV
+    if _is_wrapper(model):
         model = copy.copy(model)
         model.policy_, X = _last_step(model.policy_, X)
     elif hasattr(model, "steps"):

@@ -38,9 +38,10 @@ class RiskCoverage:
 def risk_coverage(y, values, predicted, groups=None):
     """Compute the risk of the answers if only the most certain prompts are answered.
 
-    The risk is one minus the mean reward, for rewards in [0, 1]. The prompts are answered in descending order of the predicted reward, each by its
-    best candidate. The lower the area under the curve, the better the prediction tells
-    good answers from bad ones [1]_.
+    The risk is one minus the mean reward, for rewards in [0, 1]. The prompts are
+    answered in descending order of the predicted reward, each by its best candidate.
+    The lower the area under the curve, the better the prediction tells good answers
+    from bad ones [1]_.
 
     Parameters
     ----------

@@ -23,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 
 import skqprobe
 from skqprobe import (
+    AnswerVote,
     BayesianQProbePolicy,
     CalibratedPolicyCV,
     QProbePolicy,
@@ -108,6 +109,7 @@ def estimators():
         "per candidate": PerCandidate(PCA(2)).fit(X),
         "pipeline": make_probe_pipeline().fit(X, y),
         "from text": embedded,
+        "vote": AnswerVote(QProbePolicy(temperature=1.0)).fit(X, y),
         "losses": [loss() for loss in LOSSES.values()],
         "embedders": [
             SentenceTransformerEmbedder("model", cache="embeddings.sqlite"),
