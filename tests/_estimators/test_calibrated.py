@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from cases import as_rows
-from estimators import assert_refused
+from estimators import assert_refused, needs_real_data, real_data
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -258,6 +258,78 @@ def test_folds_have_the_settings_of_the_searches(sets):
         expected = CalibratedPolicyCV(best, "linear").fit(X[:50], y[:50])
         assert_allclose(found.predict_reward(X), expected.predict_reward(X), rtol=1e-4)
         assert_array_equal(found.predict(X), search.fit(X[:50], y[:50]).predict(X))
+
+
+class Counted(QProbePolicy):
+    """Policy that counts its fits."""
+
+    n_fits = 0
+
+    def fit(self, X, y, groups=None, *, sample_weight=None):
+        Counted.n_fits += 1
+        return super().fit(X, y, groups, sample_weight=sample_weight)
+
+
+def test_searches_are_not_repeated_in_the_folds(sets):
+    Counted.n_fits = 0
+    search = GridSearchCV(Counted(), {"alpha": [0.1, 1.0]}, cv=3)
+    CalibratedPolicyCV(search, cv=4).fit(*sets)
+    assert Counted.n_fits == 2 * 3 + 1 + 4
+
+
+def test_penalties_that_differ_between_folds_do_not_matter():
+    # Selected in each fold anew, the penalty of values of pairs sets their scale.
+    X, y = load_two_words(return_X_y=True)
+    search = QProbePolicyCV(["pairwise_logistic"], alphas=(10.0, 1e-1, 1e-3))
+    for seed in range(2):
+        train, test = np.array_split(np.random.default_rng(seed).permutation(240), 2)
+        policy = CalibratedPolicyCV(search, "sigmoid").fit(X[train], y[train])
+        predicted, reward = (
+            policy.predict_reward(X[test]),
+            policy.score(X[test], y[test]),
+        )
+        assert predicted.mean() == pytest.approx(reward, abs=0.1)
+
+
+def calibration_excess(predicted, rewards, n_bins=10):
+    """Expected calibration error, minus that of correct predictions."""
+
+    def error(rewards):
+        bins = np.array_split(np.argsort(predicted, kind="stable"), n_bins)
+        gaps = [abs(predicted[b].mean() - rewards[b].mean()) * len(b) for b in bins]
+        return sum(gaps) / len(predicted)
+
+    rng, p = np.random.default_rng(0), np.clip(predicted, 0, 1)
+    correct = [error(rng.random(len(p)) < p) for _ in range(100)]
+    return error(rewards) - np.mean(correct)
+
+
+@every_method
+def test_calibration_error_of_two_words(method):
+    X, y = load_two_words(return_X_y=True)
+    excess = []
+    for seed in range(2):
+        train, test = np.array_split(np.random.default_rng(seed).permutation(240), 2)
+        policy = QProbePolicy("log_loss", alpha=0.01)
+        policy = CalibratedPolicyCV(policy, method).fit(X[train], y[train])
+        earned = y[test, policy.predict(X[test])]
+        excess.append(calibration_excess(policy.predict_reward(X[test]), earned))
+    assert np.mean(excess) < 0.05
+
+
+@needs_real_data
+@pytest.mark.slow
+@every_method
+def test_calibration_error_of_hh(method):
+    X, y, groups = real_data("hh_harmless")
+    train = np.random.default_rng(0).permutation(groups.max() + 1)[groups] % 2 == 0
+    scale = PerCandidate(StandardScaler())
+    policy = make_pipeline(scale, QProbePolicy("log_loss", alpha=0.1))
+    policy = CalibratedPolicyCV(policy, method).fit(X[train], y[train])
+    earned = y[~train, policy.predict(X[~train])]
+    assert calibration_excess(policy.predict_reward(X[~train]), earned) < 0.05
+    plain = expit(policy.decision_function(X[~train]).max(axis=1))
+    assert calibration_excess(plain, earned) > 0.05  # without calibration
 
 
 # The methods of the policy
