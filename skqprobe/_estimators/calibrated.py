@@ -123,7 +123,7 @@ class CalibratedPolicyCV(MetaEstimatorMixin, BaseEstimator):
 
     __metadata_request__fit = {"groups": True, "sample_weight": True}
     __metadata_request__score = {"groups": True, "sample_weight": True, "offset": True}
-    __metadata_request__decision_function = {"offset": True}
+    __metadata_request__decision_function = {"groups": True, "offset": True}
     __metadata_request__predict = {"groups": True, "offset": True}
     __metadata_request__predict_proba = {"groups": True, "offset": True}
 
@@ -265,13 +265,16 @@ class CalibratedPolicyCV(MetaEstimatorMixin, BaseEstimator):
         return candidate_values(self.policy_, X, groups).astype(np.float64)
 
     @available_if(_policy_has("decision_function"))
-    def decision_function(self, X, *, offset=None):
+    def decision_function(self, X, groups=None, *, offset=None):
         """Compute the value of each candidate by the policy.
 
         Parameters
         ----------
         X : array-like of shape (n_prompts, k, n_features) or (n_rows, n_features)
             Embeddings of (prompt, completion) pairs, as sets or rows.
+        groups : array-like of shape (n_rows,), default=None
+            Prompt labels of the rows: hashable values in any order. Not needed for
+            sets.
         offset : array-like of shape (n_prompts, k) or (n_rows,), default=None
             Known part of the values, such as minus the price of a candidate. It is
             added to the values of the probe.
@@ -281,7 +284,7 @@ class CalibratedPolicyCV(MetaEstimatorMixin, BaseEstimator):
         Q : ndarray of shape (n_prompts, k) or (n_rows,)
             Values of the candidates.
         """
-        return self._call("decision_function", X, offset=offset)
+        return self._call("decision_function", X, groups=groups, offset=offset)
 
     @available_if(_policy_has("predict_proba"))
     def predict_proba(self, X, groups=None, *, offset=None):

@@ -224,8 +224,8 @@ class BestOfK(BaseEstimator):
 
         The predicted rewards of the candidates, and of the choice; or None for both.
         """
-        model, X, groups = self.pipeline, self._embedded(records), None
-        labels = {}
+        model = getattr(self.pipeline, "best_estimator_", self.pipeline)
+        X, groups, labels = self._embedded(records), None, {}
         if hasattr(model, "extract_answers"):  # an AnswerVote
             labels["answers"] = model.extract_answers(records)
         if _takes_sets(model):
@@ -243,7 +243,6 @@ class BestOfK(BaseEstimator):
             layout = check_layout(shape)
             flat = values.reshape(-1).astype(np.float64)
             proba = choice_probabilities(flat, layout, temperature).reshape(shape)
-        model = getattr(model, "best_estimator_", model)
         if not hasattr(model, "predict_reward"):
             return values, proba, None, None
         rewards = _check_shape(predicted_rewards(model, X, groups), shape)
@@ -385,7 +384,8 @@ def _last_step(model, X):
     """Return the last step of pipelines and searches, and its X."""
     if hasattr(model, "best_estimator_"):
         return _last_step(model.best_estimator_, X)
-    if _is_wrapper(model):
+    # A vote that is calibrated finds the answers in the texts.
+    if _is_wrapper(model) and not hasattr(model.policy_, "extract_answers"):
         model = copy.copy(model)
         model.policy_, X = _last_step(model.policy_, X)
     elif hasattr(model, "steps"):

@@ -6,6 +6,7 @@ from cases import as_rows
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from skqprobe import AnswerVote, CalibratedPolicyCV, QProbePolicy
@@ -186,6 +187,11 @@ def test_reward_is_predicted_from_the_share(data):
     order = shares.max(axis=1).argsort()
     assert (np.diff(predicted[order]) >= 0).all()
     assert policy.predict_rewards(records).shape == (30, 6)
+    pairs = [(r["prompt"], text) for r in records for text in r["completions"]]
+    groups = np.repeat(np.arange(30), 6)
+    in_rows = CalibratedPolicyCV(vote, "linear").fit(pairs, y.ravel(), groups)
+    assert_allclose(in_rows.predict_reward(pairs, groups), predicted)
+    assert_allclose(candidate_values(in_rows, pairs, groups), shares.ravel())
 
 
 class Drawn(BaseGenerator):
@@ -225,6 +231,22 @@ def test_best_of_k(data, embeddings, weight):
     best = BestOfK(Drawn(), alone, 6, embeddings=embeddings, random_state=0)
     _, found = best.generate(prompts, return_candidates=True)
     assert_allclose([r["probabilities"] for r in found], alone.predict_proba(drawn))
+
+
+@pytest.mark.parametrize("weight", ["softmax", "count"])
+def test_best_of_k_with_votes_inside(data, weight):
+    records, y, _, _ = data
+    vote = make_vote(data, weight)
+    prompts = [str(i) for i in range(20)]
+    drawn = Drawn().generate(prompts, 6)
+    for model in (CalibratedPolicyCV(vote, "linear"), GridSearchCV(vote, {}, cv=2)):
+        model.fit(records, y)
+        best = BestOfK(Drawn(), model, 6, random_state=0)
+        _, found = best.generate(prompts, return_candidates=True)
+        shares = vote.decision_function(drawn)
+        assert_allclose([r["values"] for r in found], shares, rtol=1e-5)
+        proba = vote.predict_proba(drawn)
+        assert_allclose([r["probabilities"] for r in found], proba)
 
 
 def test_errors(data):
