@@ -344,6 +344,11 @@ def _check_training_values(values, groups):
 
 def accepted_candidates(stopping, values, uniforms):
     """Call a rule, and check that it returns one bool per candidate."""
+    if not hasattr(stopping, "accept"):
+        raise ValueError(
+            "stopping must be a rule, with the method accept(values, uniforms); got "
+            f"{stopping!r}."
+        )
     accepted = np.asarray(stopping.accept(values, uniforms))
     if accepted.shape != values.shape or accepted.dtype != bool:
         raise ValueError(

@@ -125,6 +125,8 @@ def test_errors(scored):
 
     with pytest.raises(ValueError, match=r"accept of Wrong must return .* \(30, 1\)"):
         reward_at_cost(*scored, Wrong(1))
+    with pytest.raises(ValueError, match="stopping must be a rule.*got 3"):
+        reward_at_cost(*scored, 3)
     for options, words in (
         ({"batch_size": 0}, "batch_size must be"),
         ({"k": 0}, "k must be"),
