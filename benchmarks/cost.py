@@ -55,9 +55,9 @@ PARTS = ("candidates", "calibration", "votes")
 OF_CANDIDATES = ("two_words", "alpacaeval_gpt4")
 OF_CALIBRATION = ("two_words", "hh_harmless")
 OF_VOTES = "gsm"
-N_HALVES, N_ORDERS, N_RESAMPLES, N_BINS = 10, 10, 2000, 10
+N_HALVES, N_ORDERS, N_RESAMPLES, N_BINS = 10, 12, 2000, 10
 TEMPERATURES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
-COSTS = tuple(np.geomspace(5e-5, 0.2, 80).tolist())
+COSTS = tuple(np.geomspace(5e-5, 0.2, 60).tolist())
 KS = (2, 4, 8, 16, 32)
 
 
@@ -117,7 +117,7 @@ def measure_candidates(data, n_halves):
         {name: each.copy() for name, each in zeros.items()},
     )
     times = np.zeros(n)
-    for train, test in halves(data, n_halves):
+    for seed, (train, test) in enumerate(halves(data, n_halves)):
         policy = make_policy("sigmoid").fit(data.X[train], data.y[train])
         y, values = data.y[test], policy.predict_rewards(data.X[test])
         curves.fixed[test] += best_of_k_reward(y, values, ks, average=None)
@@ -128,7 +128,7 @@ def measure_candidates(data, n_halves):
                     y,
                     values,
                     rule,
-                    random_state=0,
+                    random_state=seed,
                     n_orders=N_ORDERS,
                     average=None,
                 )

@@ -47,6 +47,18 @@ def test_fixed_number_is_best_of_k(scored):
         assert found.reward == pytest.approx(expected, abs=0.005)
 
 
+def test_each_candidate_comes_first_as_often(scored):
+    y, values = scored
+    for n_orders in (6, 12):
+        found = reward_at_cost(y, values, Fixed(1), n_orders=n_orders, average=None)
+        assert_allclose(found.reward, y.mean(axis=1))
+    few = [
+        reward_at_cost(y, values, Fixed(2), random_state=i, n_orders=2).reward
+        for i in range(200)
+    ]
+    assert np.mean(few) == pytest.approx(best_of_k_reward(y, values, 2), abs=0.01)
+
+
 def test_threshold_over_all_orders(scored):
     y, values = scored
     found = reward_at_cost(
@@ -125,7 +137,7 @@ def test_errors(scored):
 
     with pytest.raises(ValueError, match=r"accept of Wrong must return .* \(30, 1\)"):
         reward_at_cost(*scored, Wrong(1))
-    with pytest.raises(ValueError, match="stopping must be a rule.*got 3"):
+    with pytest.raises(ValueError, match=r"stopping must be a rule.*got 3"):
         reward_at_cost(*scored, 3)
     for options, words in (
         ({"batch_size": 0}, "batch_size must be"),
