@@ -52,9 +52,9 @@ for n_drawn, reward in zip(display.n_drawn, display.reward, strict=True):
 # %%
 # Number of candidates by prompt
 # ------------------------------
-# With a cost of 0.02, most prompts need few candidates. If all are bad, the rule gives
-# up: the more have been seen, the less is expected of the next one. A threshold, in
-# contrast, draws all candidates of such a prompt.
+# With a cost of 0.02, most prompts need few candidates. The more candidates of a prompt
+# were bad, the less the rule expects of the next one, so that it stops. A threshold
+# draws all candidates of such a prompt.
 
 values = policy.predict_rewards(X_test)
 rules = {"ExpectedGain(0.02)": ExpectedGain(0.02).fit(prior)}

@@ -38,10 +38,10 @@ from skqprobe.metrics._values import (
 class AnswerVote(MetaEstimatorMixin, BaseEstimator):
     """Choose the answer with the most probability, summed over its candidates.
 
-    For completions whose answers can be told equal: a number, a choice, the outcome of
-    tests, or a tool call. The candidates of an answer add up the probabilities with
-    which the policy chooses them [2]_, or one each, as in self-consistency [1]_. The
-    choice is the best candidate of the winning answer by value.
+    For completions whose answers can be compared for equality: a number, a choice, the
+    outcome of tests, or a tool call. A candidate votes for its answer with the
+    probability with which the policy chooses it [2]_, or with 1, as in self-consistency
+    [1]_. The choice is the best candidate by value among those of the winning answer.
 
     Read more in :doc:`the user guide </guide/cost>`.
 

@@ -40,7 +40,7 @@ def risk_coverage(y, values, predicted, groups=None):
 
     The risk is one minus the mean reward, for rewards in [0, 1]. The prompts are
     answered in descending order of the predicted reward, each by its best candidate.
-    The lower the area under the curve, the better the prediction tells good answers
+    The lower the area under the curve, the better the prediction separates good answers
     from bad ones [1]_.
 
     Parameters
