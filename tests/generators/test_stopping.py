@@ -137,6 +137,14 @@ def test_without_a_rule_all_are_drawn_at_once(best):
     assert all(record["accepted"] for record in records)
 
 
+def test_an_object_of_an_older_version_has_no_rule(best):
+    old = best(None)
+    del old.stopping, old.batch_size
+    _, records = old.generate(NEW, return_candidates=True)
+    assert {record["n_drawn"] for record in records} == {16}
+    assert old.get_params(deep=False)["stopping"] is None
+
+
 def test_expected_gain(best, calibrated):
     drawn = []
     for cost in (0.2, 0.02, 0.0005):
