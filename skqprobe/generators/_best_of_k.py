@@ -199,19 +199,14 @@ class BestOfK(BaseEstimator):
             ends = np.flatnonzero(is_enough | (n == self.k))
             accepted[~is_enough] = True
             for j in ends:
-                p = _restrict(proba[j], values[j], accepted[j])
-                (chosen,) = sample_candidates(p[None], random_state=rng)
-                record = records[active[j]]
-                record |= {"values": values[j], "probabilities": p}
-                record |= {
-                    "chosen": int(chosen),
-                    "chosen_probability": float(p[chosen]),
-                }
-                record |= {"n_drawn": n, "accepted": bool(is_enough[j])}
+                choice = _choose_one(values[j], proba[j], accepted[j], rng)
+                choice |= {"n_drawn": n, "accepted": bool(is_enough[j])}
                 if rewards is not None:
-                    as_policy = np.array_equal(p, proba[j])
-                    reward = of_choice[j] if as_policy else rewards[j, chosen]
-                    record["predicted_reward"] = float(reward)
+                    as_policy = np.array_equal(choice["probabilities"], proba[j])
+                    chosen = rewards[j, choice["chosen"]]
+                    reward = of_choice[j] if as_policy else chosen
+                    choice["predicted_reward"] = float(reward)
+                records[active[j]] |= choice
             active = np.delete(active, ends)
         return records
 
@@ -331,15 +326,21 @@ def _join(record, more):
     return joined
 
 
-def _restrict(proba, values, among):
-    """Restrict the choice to some candidates: to the best if they have no mass."""
-    if among.all():
-        return proba
-    proba = np.where(among, proba, 0)
-    if not proba.any():
-        best = np.where(among, values, -np.inf)
-        proba = (best == best.max()).astype(np.float64)
-    return proba / proba.sum()
+def _choose_one(values, proba, among, rng):
+    """Choose among some candidates of a prompt: the best, if none is probable."""
+    if not among.all():
+        proba = np.where(among, proba, 0)
+        if not proba.any():
+            best = np.where(among, values, -np.inf)
+            proba = (best == best.max()).astype(np.float64)
+        proba = proba / proba.sum()
+    chosen = int(sample_candidates(proba[None], random_state=rng)[0])
+    return {
+        "values": values,
+        "probabilities": proba,
+        "chosen": chosen,
+        "chosen_probability": float(proba[chosen]),
+    }
 
 
 def _is_policy(model):
