@@ -40,16 +40,17 @@ OTHER_KINDS = {
         r"metrics\.weights_at_cost": "several objectives, held out",
         r"plotting\.ParetoDisplay\.from_predictions": "two objectives",
         r"plotting\..*\.from_estimator": "of ParetoDisplay, too",
-        r"QProbe\w+\.(fit|partial_fit|score)|BayesianQProbePolicy\.score|"
-        r"ProbePipeline\..*": ("one reward per candidate, or several"),
+        r"(QProbe|Cal)\w+\.(fit|partial_fit|score)|Bay\w+\.score|ProbePipeline\..*": (
+            "one reward per candidate, or several"
+        ),
         r"BayesianQProbePolicy\.(fit|partial_fit)": "rewards or choices",
     },
     "offset": {
-        r"(Bayesian)?QProbePolicy(CV)?\.score": "no part of the rewards",
+        r"\w+Policy(CV)?\.score": "no part of the rewards",
         r"QProbeRegressor\.score": "not used: R^2 is that of the rewards",
     },
     "groups": {
-        r"QProbePolicyCV\.fit|ProbePipeline\.fit": "for sets: passed to the splitter",
+        r"(QProbe|Calibrated)PolicyCV\.fit|ProbePipeline\.fit": "for sets, too",
         r"QProbeRegressor\.score": "selects the possible shapes of sample_weight",
         r"plotting\.QValueDisplay\.from_predictions": "does not change the figure",
     },
@@ -72,10 +73,12 @@ OTHER_KINDS = {
         r"QProbe(Policy|Regressor)": "sets of candidates, draws and networks",
         r"QProbePolicyCV": "draws of sample",
         r"BayesianQProbePolicy": "draws of sample and predict_best_proba",
-        r"(Bayesian)?QProbe.*\.sample": "falls back to the estimator's random_state",
+        r"\w+\.sample": "falls back to the estimator's random_state",
         r"generators\.BestOfK": "does not determine the candidates",
         r"generators\.select_candidates": "only of ties",
         r"metrics\.policy_report": "draws and resamples",
+        r"metrics\.reward_at_cost": "orders of the candidates",
+        r"plotting\.RewardCostDisplay.*": "orders and resamples",
         r"metrics\.(prompt_bootstrap|weights_at_cost)|plotting\..*": "resamples",
     },
     "progress": {},

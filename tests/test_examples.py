@@ -186,6 +186,26 @@ def check_objectives(script):
     assert mixture.cost.low < -script["brevity"] < mixture.cost.high
 
 
+def check_cost(script):
+    from skqprobe.metrics import best_of_k_reward
+
+    shown, values, y = script["display"], script["values"], script["y_test"]
+    fixed = best_of_k_reward(y, values, np.arange(1, 17))
+    at_same_cost = np.interp(shown.n_drawn, np.arange(1, 17), fixed)
+    assert (shown.reward[shown.n_drawn < 7] > at_same_cost[shown.n_drawn < 7]).all()
+    assert shown.reward[-1] > shown.fixed_reward[7]  # with fewer than 8 candidates
+    assert shown.n_drawn[-1] < 8
+
+
+def check_certainty(script):
+    earned, predicted = script["earned"].mean(), script["predicted"].mean()
+    assert abs(predicted - earned) < 0.05 < script["plain"].mean() - earned
+    for risk, found in script["shares"].items():
+        answered, bad = np.mean(found, axis=0)
+        assert bad <= risk and answered > 0
+    assert answered > 0.9
+
+
 GALLERY = sorted(set(EXAMPLES.glob("plot_*.py")) - {EXAMPLES / "plot_quickstart.py"})
 
 

@@ -16,7 +16,9 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skqprobe import (
+    AnswerVote,
     BayesianQProbePolicy,
+    CalibratedPolicyCV,
     QProbePolicy,
     QProbePolicyCV,
     QProbeRegressor,
@@ -32,6 +34,9 @@ PUBLIC = [
     QProbePolicyCV(["squared_error", "policy_gradient"], cv=2),
     BayesianQProbePolicy(),
     BayesianQProbePolicy("choice"),
+    AnswerVote(QProbePolicy(temperature=1.0)),
+    CalibratedPolicyCV(QProbePolicy()),
+    CalibratedPolicyCV(QProbeRegressor(), "linear"),
     PerCandidate(StandardScaler()),
     PerCandidate(PCA()),
     SiblingFeatures(),

@@ -39,7 +39,7 @@ def make_folds(data, groups, sample_weight, cv, X):
     )
     first_rows = layout.offsets[:-1]
     trains, held_out = [], []
-    for train, test in _row_splits(data, groups, cv, X):
+    for train, test in row_splits(data.layout, data.rewards, groups, cv, X):
         trains.append(layout.to_prompt_order(train)[first_rows])
         copies = layout.to_prompt_order(test)
         rows = copies > 0
@@ -56,15 +56,14 @@ def make_folds(data, groups, sample_weight, cv, X):
     return np.array(trains), held_out
 
 
-def _row_splits(data, groups, cv, X):
+def row_splits(layout, rewards, groups, cv, X):
     """Yield how often to train and to score on each row, in user order, (n_rows,).
 
     An int splits the prompts, anything else the first axis of X.
     """
-    layout = data.layout
     by_prompt = cv is None or isinstance(cv, Integral)
     n = layout.n_prompts if by_prompt else layout.shape[0]
-    arguments = (np.zeros(n),) if by_prompt else (X, data.rewards, groups)
+    arguments = (np.zeros(n),) if by_prompt else (X, rewards, groups)
     for split in check_cv(cv).split(*arguments):
         sides = []
         for indices in split:

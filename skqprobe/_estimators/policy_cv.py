@@ -41,9 +41,12 @@ from skqprobe._utils.sklearn_compat import (
 from skqprobe._utils.warn import warn_user
 from skqprobe.losses import LOSSES, BaseLoss, get_loss
 
-DEFAULT_LOSSES = ("pairwise_logistic", "log_loss"), (
-    "pairwise_logistic",
-    "contrastive_policy_gradient",
+DEFAULT_LOSSES = (
+    ("pairwise_logistic", "log_loss"),
+    (
+        "pairwise_logistic",
+        "contrastive_policy_gradient",
+    ),
 )
 """One loss that compares and one that regresses, for rewards in [0, 1] and for others.
 On the data of docs/guide/choosing.md, one of them is near the best."""
@@ -61,8 +64,8 @@ class QProbePolicyCV(QProbePolicy):
     Parameters
     ----------
     losses : tuple of str or BaseLoss, default=None
-        Losses to try, see `QProbePolicy`. None tries "pairwise_logistic", and "log_loss"
-        if all rewards are in [0, 1], otherwise "contrastive_policy_gradient".
+        Losses to try, see `QProbePolicy`. None tries "pairwise_logistic", and also
+        "log_loss" if all rewards are in [0, 1], else "contrastive_policy_gradient".
     alphas : tuple of float, default=(10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.00001)
         Strengths of the penalty to try, in [0, inf). Of settings with equal scores the
         first is selected, so list the strongest penalty first.

@@ -4,6 +4,7 @@ from numbers import Real
 
 from sklearn.base import _fit_context
 from sklearn.utils import _param_validation
+from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils._indexing import _get_column_indices
 from sklearn.utils._param_validation import (
     HasMethods,

@@ -1,6 +1,7 @@
 """Generators: candidates from a live language model, and a choice among them."""
 
 from skqprobe._backends.refusal import PromptRefused
+from skqprobe._candidates.stopping import ExpectedGain, RejectionSampling, Threshold
 from skqprobe._utils.public import set_module
 from skqprobe.generators._base import BaseGenerator
 from skqprobe.generators._best_of_k import BestOfK, stack_embeddings
@@ -13,8 +14,11 @@ from skqprobe.generators._transformers import TransformersGenerator
 __all__ = [
     "BaseGenerator",
     "BestOfK",
+    "ExpectedGain",
     "OpenAIGenerator",
     "PromptRefused",
+    "RejectionSampling",
+    "Threshold",
     "TransformersGenerator",
     "collect",
     "load_records",

@@ -1,23 +1,30 @@
 """BestOfK: sample candidates from a live model and choose one of them."""
 
 import asyncio
+import copy
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sklearn import config_context, get_config
-from sklearn.base import is_classifier
-from sklearn.utils import get_tags
+from sklearn.base import clone, is_classifier
+from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.device import to_host
 from skqprobe._candidates.choice import choice_probabilities
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.sampling import sample_candidates
+from skqprobe._candidates.stopping import accepted_candidates
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, Interval
-from skqprobe.embedders._inputs import check_texts
+from skqprobe.embedders._inputs import check_texts, is_list
 from skqprobe.generators._base import check_prompts
-from skqprobe.metrics._values import candidate_values, policy_temperature
+from skqprobe.metrics._values import (
+    candidate_values,
+    policy_temperature,
+    predicted_rewards,
+)
 
 
 class BestOfK(BaseEstimator):
@@ -28,6 +35,12 @@ class BestOfK(BaseEstimator):
     a regressor, the candidate with the highest value of `predict` is chosen. A pipeline
     with a step that takes only rows gets rows, and groups by metadata routing.
 
+    With `stopping`, candidates are drawn in batches until the rule accepts some of
+    them, or there are k. All prompts that need more are continued together. After each
+    batch the pipeline is applied to all candidates so far, since the values of siblings
+    depend on each other. The texts are embedded again each time, unless the embedder
+    has a `cache`, or `embeddings` are given.
+
     Parameters
     ----------
     generator : BaseGenerator
@@ -37,16 +50,24 @@ class BestOfK(BaseEstimator):
         regressor of the reward, or a fitted search over such a pipeline. With
         `embeddings`, an estimator that takes arrays.
     k : int
-        Number of completions per prompt.
+        Number of completions per prompt; with `stopping`, the maximum.
     embeddings : str or list of str, default=None
         Key or keys of the generator's records with arrays of shape (k, n_features) or
         (k,), which are concatenated: "hidden_states", for example, or this and
         "log_likelihoods". If the generator captures them, no second pass over the texts
         is needed. If None, the pipeline gets the records and must begin with an
         embedder.
+    stopping : object, default=None
+        Stopping rule, such as `ExpectedGain`, `Threshold` or `RejectionSampling`, or
+        any object with the method ``accept(values, uniforms)``; see
+        :doc:`/guide/cost`. It gets the predicted rewards, if the pipeline is a
+        `CalibratedPolicyCV`, and otherwise the values. None draws k candidates.
+    batch_size : int, default=4
+        Number of completions per prompt that are drawn at a time with `stopping`. A
+        generator with a `seed` gets another one for each batch.
     random_state : int, RandomState instance or None, default=None
-        Seed of the choice among the candidates, if it is random. It does not determine
-        the candidates, which depend on the generator.
+        Seed of the choice among the candidates and of the rule, if they are random. It
+        does not determine the candidates, which depend on the generator.
 
     See Also
     --------
@@ -78,19 +99,37 @@ class BestOfK(BaseEstimator):
     ['xx', 'yy']
     """
 
+    # Of an object that an older version saved.
+    stopping = None
+    batch_size = 4
+
     _parameter_constraints: dict = {
         "generator": [HasMethods("generate")],
         "pipeline": [HasMethods("predict")],
         "k": [Interval(Integral, 1, None, closed="left")],
         "embeddings": [str, list, None],
+        "stopping": [HasMethods("accept"), None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
     }
 
-    def __init__(self, generator, pipeline, k, *, embeddings=None, random_state=None):
+    def __init__(
+        self,
+        generator,
+        pipeline,
+        k,
+        *,
+        embeddings=None,
+        stopping=None,
+        batch_size=4,
+        random_state=None,
+    ):
         self.generator = generator
         self.pipeline = pipeline
         self.k = k
         self.embeddings = embeddings
+        self.stopping = stopping
+        self.batch_size = batch_size
         self.random_state = random_state
 
     def generate(self, prompts, return_candidates=False):
@@ -109,15 +148,18 @@ class BestOfK(BaseEstimator):
             Chosen completions, one per prompt.
         records : list of dict
             Records of the generator, one per prompt, with "values" and "probabilities",
-            arrays of shape (k,), "chosen", the index of the chosen candidate, and
-            "chosen_probability", the probability with which it was chosen.
-            Values are those of :func:`~skqprobe.metrics.candidate_values`.
+            arrays of shape (n_drawn,), "chosen", the index of the chosen candidate,
+            "chosen_probability", the probability with which it was chosen, "n_drawn",
+            the number of candidates, and "accepted", whether the rule accepted some of
+            them. If the pipeline is a `CalibratedPolicyCV`, "predicted_reward" is that
+            of the chosen one. Values are those of
+            :func:`~skqprobe.metrics.candidate_values`.
             Returned only with ``return_candidates=True``.
 
         Raises
         ------
         NotFittedError
-            If the pipeline is not fitted. No candidates are sampled then.
+            If the pipeline or the rule is not fitted. No candidates are sampled then.
         ValueError
             If a record has no key of `embeddings`, or if the pipeline does not return
             one number per candidate.
@@ -128,26 +170,11 @@ class BestOfK(BaseEstimator):
             msg="pipeline (a %(name)s) is not fitted; fit it to collected records "
             "before you generate.",
         )
-        records = self.generator.generate(check_prompts(prompts), self.k)
-        if not records:
-            return ([], []) if return_candidates else []
-        values, proba = self._values_and_probabilities(records)
-        chosen = sample_candidates(proba, random_state=self.random_state)
-        completions = [
-            record["completions"][i] for record, i in zip(records, chosen, strict=True)
-        ]
-        if not return_candidates:
-            return completions
-        return completions, [
-            {
-                **record,
-                "values": value,
-                "probabilities": p,
-                "chosen": int(i),
-                "chosen_probability": float(p[i]),
-            }
-            for record, value, p, i in zip(records, values, proba, chosen, strict=True)
-        ]
+        if self.stopping is not None:  # it may not be fitted
+            accepted_candidates(self.stopping, *np.zeros((2, 1, 1)))
+        records = self._choose(check_prompts(prompts))
+        completions = [record["completions"][record["chosen"]] for record in records]
+        return (completions, records) if return_candidates else completions
 
     async def agenerate(self, prompts, return_candidates=False):
         """Sample candidates for each prompt and choose one, in a thread.
@@ -185,43 +212,84 @@ class BestOfK(BaseEstimator):
 
         return await asyncio.to_thread(generate)
 
-    def _values_and_probabilities(self, records):
-        """Return value and probability of each candidate, of shape (n_prompts, k)."""
-        X, takes_sets = self._embedded(records), _takes_sets(self.pipeline)
-        if takes_sets and hasattr(self.pipeline, "predict_proba"):
-            model, X = _last_step(self.pipeline, X)  # embeds once for both
-            proba = self._check_shape(model.predict_proba(X), records)
-            if not hasattr(model, "decision_function"):
-                return proba, proba
-            return self._check_shape(model.decision_function(X), records), proba
-        groups = None
-        if not takes_sets:
-            X, groups = _to_rows(X), np.repeat(np.arange(len(records)), self.k)
-        values = candidate_values(self.pipeline, X, groups)
-        values = self._check_shape(values, records)
-        temperature = (
-            policy_temperature(self.pipeline) if _is_policy(self.pipeline) else 0
-        )
-        layout = check_layout(values.shape, None)
-        proba = choice_probabilities(
-            values.reshape(-1).astype(np.float64), layout, temperature
-        )
-        return values, layout.to_user_order(proba)
+    def _choose(self, prompts):
+        """Draw candidates until they are enough; return records with the choices."""
+        rng, adaptive = check_random_state(self.random_state), self.stopping is not None
+        size = min(self.batch_size, self.k) if adaptive else self.k
+        uniforms = rng.random_sample((len(prompts) if adaptive else 0, self.k))
+        records: list[Any] = [None] * len(prompts)
+        active, n = np.arange(len(prompts)), 0
+        while len(active):
+            generator, n_more = self._generator(n // size), min(size, self.k - n)
+            drawn = generator.generate([prompts[i] for i in active], n_more)
+            n += n_more
+            for i, record in zip(active, drawn, strict=True):
+                records[i] = _join(records[i], record)
+            values, proba, rewards, of_choice = self._evaluate(
+                [records[i] for i in active], n
+            )
+            accepted: Any = np.ones(values.shape, dtype=bool)
+            if adaptive:
+                seen = (values if rewards is None else rewards).astype(np.float64)
+                among = uniforms[active, :n]
+                accepted = accepted_candidates(self.stopping, seen, among)
+            is_enough = accepted.any(axis=1)
+            ends = np.flatnonzero(is_enough | (n == self.k))
+            accepted[~is_enough] = True
+            for j in ends:
+                choice = _choose_one(values[j], proba[j], accepted[j], rng)
+                choice |= {"n_drawn": n, "accepted": bool(is_enough[j])}
+                if rewards is not None:
+                    as_policy = np.array_equal(choice["probabilities"], proba[j])
+                    chosen = rewards[j, choice["chosen"]]
+                    reward = of_choice[j] if as_policy else chosen
+                    choice["predicted_reward"] = float(reward)
+                records[active[j]] |= choice
+            active = np.delete(active, ends)
+        return records
+
+    def _generator(self, number):
+        """Return the generator of a batch: one with a seed would repeat itself."""
+        seed = getattr(self.generator, "seed", None)
+        if number == 0 or seed is None:
+            return self.generator
+        seed = np.random.SeedSequence([seed, number]).generate_state(1)[0]
+        return clone(self.generator).set_params(seed=int(seed))
+
+    def _evaluate(self, records, k):
+        """Return values and probabilities, of shape (n_prompts, k), and rewards.
+
+        The predicted rewards of the candidates, and of the choice; or None for both.
+        """
+        model = getattr(self.pipeline, "best_estimator_", self.pipeline)
+        X, groups, labels = self._embedded(records), None, {}
+        if hasattr(model, "extract_answers"):  # an AnswerVote
+            labels["answers"] = model.extract_answers(records)
+        if _takes_sets(model):
+            model, X = _last_step(model, X)  # embeds once for all methods
+        else:
+            X, groups = _to_rows(X), np.repeat(np.arange(len(records)), k)
+        shape = len(records), k
+        if groups is None and hasattr(model, "predict_proba"):
+            proba = values = _check_shape(model.predict_proba(X, **labels), shape)
+            if hasattr(model, "decision_function"):
+                values = _check_shape(model.decision_function(X, **labels), shape)
+        else:
+            values = _check_shape(candidate_values(model, X, groups), shape)
+            temperature = policy_temperature(model) if _is_policy(model) else 0
+            layout = check_layout(shape)
+            flat = values.reshape(-1).astype(np.float64)
+            proba = choice_probabilities(flat, layout, temperature).reshape(shape)
+        if not hasattr(model, "predict_reward"):
+            return values, proba, None, None
+        rewards = _check_shape(predicted_rewards(model, X, groups), shape)
+        return values, proba, rewards, model.predict_reward(X, groups)
 
     def _embedded(self, records):
         """Return the input of the pipeline: the records, or their arrays."""
         if self.embeddings is None:
             return records
         return stack_embeddings(records, self.embeddings)
-
-    def _check_shape(self, values, records):
-        values = np.asarray(values)
-        if values.size != len(records) * self.k:
-            raise ValueError(
-                f"The pipeline must return one number for each of the {self.k} "
-                f"candidates of {len(records)} prompts; got shape {values.shape}."
-            )
-        return values.reshape(len(records), self.k)
 
 
 def stack_embeddings(records, keys):
@@ -267,6 +335,52 @@ def stack_embeddings(records, keys):
     )
 
 
+def _check_shape(values, shape):
+    values = np.asarray(values)
+    if values.size != np.prod(shape):
+        raise ValueError(
+            f"The pipeline must return one number for each of the {shape[1]} "
+            f"candidates of {shape[0]} prompts; got shape {values.shape}."
+        )
+    return values.reshape(shape)
+
+
+def _join(record, more):
+    """Join the candidates of two records of a prompt."""
+    if record is None:
+        return dict(more)
+    sizes = [len(each["completions"]) for each in (record, more)]
+    joined = record | more
+    for key in (record.keys() | more.keys()) - {"prompt"}:
+        parts = [each.get(key) for each in (record, more)]
+        lengths = [len(p) if is_list(p) or hasattr(p, "shape") else 0 for p in parts]
+        if lengths == sizes:
+            if isinstance(parts[0], list):
+                joined[key] = [*parts[0], *parts[1]]
+            else:
+                joined[key] = np.concatenate([to_host(p, key) for p in parts])
+        elif lengths[0] == sizes[0]:  # of the first candidates only
+            del joined[key]
+    return joined
+
+
+def _choose_one(values, proba, among, rng):
+    """Choose among some candidates of a prompt: the best, if none is probable."""
+    if not among.all():
+        proba = np.where(among, proba, 0)
+        if not proba.any():
+            best = np.where(among, values, -np.inf)
+            proba = (best == best.max()).astype(np.float64)
+        proba = proba / proba.sum()
+    chosen = int(sample_candidates(proba[None], random_state=rng)[0])
+    return {
+        "values": values,
+        "probabilities": proba,
+        "chosen": chosen,
+        "chosen_probability": float(proba[chosen]),
+    }
+
+
 def _is_policy(model):
     """Return whether a model is a policy, in any wrapper."""
     return hasattr(model, "predict_proba") and not is_classifier(model)
@@ -290,9 +404,18 @@ def _takes_only_rows(step):
     return not (tags.input_tags.three_d_array or tags.no_validation)
 
 
+def _is_wrapper(model):
+    """Return whether a model is a CalibratedPolicyCV, or an AnswerVote of a policy."""
+    marks = hasattr(model, "choice_calibrator_") or hasattr(model, "extract_answers")
+    return marks and model.policy_ is not None
+
+
 def _steps(model):
-    """Yield the steps of pipelines and searches, which may be nested."""
+    """Yield the steps of pipelines, searches and calibrations, which may be nested."""
     model = getattr(model, "best_estimator_", model)
+    if _is_wrapper(model):
+        yield from _steps(model.policy_)
+        return
     if not hasattr(model, "steps"):
         yield model
         return
@@ -302,13 +425,16 @@ def _steps(model):
 
 def _last_step(model, X):
     """Return the last step of pipelines and searches, and its X."""
-    while hasattr(model, "best_estimator_") or hasattr(model, "steps"):
-        if hasattr(model, "best_estimator_"):
-            model = model.best_estimator_
-        else:
-            if len(model.steps) > 1:
-                X = model[:-1].transform(X)
-            model = model.steps[-1][1]
+    if hasattr(model, "best_estimator_"):
+        return _last_step(model.best_estimator_, X)
+    # A vote that is calibrated finds the answers in the texts.
+    if _is_wrapper(model) and not hasattr(model.policy_, "extract_answers"):
+        model = copy.copy(model)
+        model.policy_, X = _last_step(model.policy_, X)
+    elif hasattr(model, "steps"):
+        if len(model.steps) > 1:
+            X = model[:-1].transform(X)
+        return _last_step(model.steps[-1][1], X)
     return model, X
 
 

@@ -189,8 +189,9 @@ def _split_pipeline(model):
             "Pipeline of an embedder or none, StandardScaler, or "
             "PerCandidate(StandardScaler()), and one of these; got "
             f"{[probe, *unknown][-1]!r}. For a search, pass its "
-            "best_estimator_. For another pipeline, pass its last step, and apply the "
-            "other steps where the probe is served."
+            "best_estimator_; for a CalibratedPolicyCV, its policy_. For another "
+            "pipeline, pass its last step, and apply the other steps where the probe "
+            "is served."
         )
     for step in [*before, probe]:
         check_is_fitted(step)

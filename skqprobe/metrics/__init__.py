@@ -2,6 +2,12 @@
 
 from skqprobe._utils.public import set_module
 from skqprobe.metrics._bootstrap import Estimate, prompt_bootstrap
+from skqprobe.metrics._certainty import (
+    RiskCoverage,
+    conformal_threshold,
+    risk_coverage,
+)
+from skqprobe.metrics._cost import RewardAtCost, reward_at_cost
 from skqprobe.metrics._distance import (
     best_of_k_kl_bound,
     effective_candidates,
@@ -35,12 +41,15 @@ from skqprobe.metrics._values import candidate_values
 __all__ = [
     "CandidateScorer",
     "Estimate",
+    "RewardAtCost",
+    "RiskCoverage",
     "WeightMixture",
     "base_reward",
     "best_of_k_kl_bound",
     "best_of_k_reward",
     "best_of_k_scorer",
     "candidate_values",
+    "conformal_threshold",
     "effective_candidates",
     "expected_reward",
     "expected_reward_scorer",
@@ -53,6 +62,8 @@ __all__ = [
     "prompt_bootstrap",
     "recovery",
     "recovery_scorer",
+    "reward_at_cost",
+    "risk_coverage",
     "soft_best_of_k_reward",
     "softmax_reward",
     "weights_at_cost",

@@ -58,6 +58,14 @@ def candidate_values(estimator, X, groups=None):
     return _call(estimator, "predict", X, groups)
 
 
+def predicted_rewards(estimator, X, groups=None):
+    """Compute `predict_rewards`, of a CalibratedPolicyCV; else `candidate_values`."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if hasattr(estimator, "predict_rewards"):
+        return _call(estimator, "predict_rewards", X, groups)
+    return candidate_values(estimator, X, groups)
+
+
 def candidate_objectives(estimator, X, groups=None):
     """Compute the values of the candidates in each objective; see `candidate_values`.
 
@@ -85,8 +93,9 @@ def weighted_rewards(estimator, X, y, groups):
     """
     y = unpack_rewards(y)
     probe, shape = last_step(estimator), tuple(y.shape)
-    # With groups, an array of two axes holds rows, unless X holds sets.
-    may_be_rows = groups is not None and len(getattr(X, "shape", ())) != 3
+    # An array of two axes holds rows if X does, or if there are groups and X is a list.
+    n_axes = len(getattr(X, "shape", ()))
+    may_be_rows = n_axes == 2 or (groups is not None and n_axes != 3)
     is_rows = may_be_rows and len(shape) == 2 and shape[1] == _n_objectives(probe)
     if len(shape) != 3 and not is_rows:
         return y
@@ -111,25 +120,34 @@ def _n_objectives(probe):
 
 
 def _call(estimator, name, X, groups):
-    """Call a method, with the groups if it takes them."""
+    """Call a method of candidates, with the groups if it takes them."""
+    return np.asarray(to_host(call(estimator, name, X, groups=groups)))
+
+
+def call(estimator, name, X, *args, groups=None, **params):
+    """Call any method, with the groups if it takes them."""
     method = getattr(estimator, name)
     if groups is None:
-        return np.asarray(to_host(method(X)))
+        return method(X, *args, **params)
     takes_groups = "groups" in signature(method).parameters
     if not takes_groups and get_config()["enable_metadata_routing"]:
         takes_groups = _requests_groups(estimator, name)
     if takes_groups:
-        return np.asarray(to_host(method(X, groups=groups)))
+        return method(X, *args, groups=groups, **params)
     parts = estimator.get_params() if hasattr(estimator, "get_params") else {}
-    needy = [part for part in parts.values() if _requests_groups(part, "transform")]
+    needy = [
+        part
+        for part in parts.values()
+        if _requests_groups(part, "transform") or _requests_groups(part, name)
+    ]
     if needy:
         raise ValueError(
             f"{name} of {type(estimator).__name__} does not pass groups to "
-            f"{type(needy[-1]).__name__}, which needs them to transform rows. Call "
+            f"{type(needy[-1]).__name__}, which needs them for rows. Call "
             "sklearn.set_config(enable_metadata_routing=True). If it is on, pass the "
             "inner pipeline, or sets."
         )
-    return np.asarray(to_host(method(X)))
+    return method(X, *args, **params)
 
 
 def _requests_groups(part, method):
@@ -140,9 +158,11 @@ def _requests_groups(part, method):
 
 
 def last_step(estimator):
-    """Return the last step of a fitted search or pipeline, which may be nested."""
+    """Return the last step of fitted searches, pipelines and calibrated policies."""
     if hasattr(estimator, "best_estimator_"):
         return last_step(estimator.best_estimator_)
+    if hasattr(estimator, "choice_calibrator_"):
+        return last_step(estimator.policy_)
     if isinstance(estimator, Pipeline):
         return last_step(estimator.steps[-1][1])
     return estimator

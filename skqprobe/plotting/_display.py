@@ -42,7 +42,8 @@ class Display:
         """
         check_is_fitted(estimator)
         y, scores = cls._predict(estimator, X, y, groups)
-        kwargs = cls._settings_of(estimator) | kwargs
+        labels = groups if np.ndim(y) == 1 else None
+        kwargs = cls._settings_of(estimator, X, labels) | kwargs
         name = name or type(estimator).__name__
         return cls.from_predictions(y, scores, groups, name=name, **kwargs)
 
@@ -58,7 +59,7 @@ class Display:
         return y, candidate_values(estimator, X, groups if np.ndim(y) == 1 else None)
 
     @classmethod
-    def _settings_of(cls, estimator):
+    def _settings_of(cls, estimator, X, groups):
         """Arguments of `from_predictions` that a fitted estimator determines."""
         return {}
 

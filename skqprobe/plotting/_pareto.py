@@ -113,7 +113,7 @@ class ParetoDisplay(Display):
         return order_as_fitted(y, names, last_step(estimator)), values
 
     @classmethod
-    def _settings_of(cls, estimator):
+    def _settings_of(cls, estimator, X, groups):
         settings = {"temperature": policy_temperature(estimator)}
         names = getattr(last_step(estimator), "objective_names_", None)
         return settings if names is None else settings | {"objective_names": names}

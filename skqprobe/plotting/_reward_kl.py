@@ -79,7 +79,7 @@ class RewardKLDisplay(Display):
     confidence_level: float = 0.95
 
     @classmethod
-    def _settings_of(cls, estimator):
+    def _settings_of(cls, estimator, X, groups):
         return {"temperature": policy_temperature(estimator)}
 
     @classmethod

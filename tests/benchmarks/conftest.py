@@ -39,6 +39,7 @@ def script(name, *needs):
 
 
 auxiliary = script("auxiliary")
+cost = script("cost")
 coverage = script("coverage")
 data = script("_data")
 ideas = script("_ideas")

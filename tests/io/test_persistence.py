@@ -23,7 +23,9 @@ from sklearn.pipeline import make_pipeline
 
 import skqprobe
 from skqprobe import (
+    AnswerVote,
     BayesianQProbePolicy,
+    CalibratedPolicyCV,
     QProbePolicy,
     QProbePolicyCV,
     QProbeRegressor,
@@ -39,7 +41,14 @@ from skqprobe.embedders import (
     TextStatistics,
     VectorizerEmbedder,
 )
-from skqprobe.generators import BestOfK, OpenAIGenerator, TransformersGenerator
+from skqprobe.generators import (
+    BestOfK,
+    ExpectedGain,
+    OpenAIGenerator,
+    RejectionSampling,
+    Threshold,
+    TransformersGenerator,
+)
 from skqprobe.io import to_json, to_safetensors, trusted_types
 from skqprobe.losses import LOSSES, PairwiseHinge, SoftmaxCrossEntropy
 from skqprobe.metrics import best_of_k_scorer, expected_reward_scorer, recovery_scorer
@@ -90,6 +99,10 @@ def estimators():
         ),
         "posterior": BayesianQProbePolicy(random_state=0).fit(X.astype("f4"), y),
         "choices": BayesianQProbePolicy("choice", random_state=0).fit(X, y),
+        **{
+            method: CalibratedPolicyCV(QProbePolicy(), method, cv=2).fit(X, y)
+            for method in ("isotonic", "sigmoid", "linear")
+        },
         "cross-validation": QProbePolicyCV(
             [SoftmaxCrossEntropy(0.5), "squared_error"], alphas=[1.0, 0.1], cv=2
         ).fit(X, y),
@@ -97,6 +110,7 @@ def estimators():
         "per candidate": PerCandidate(PCA(2)).fit(X),
         "pipeline": make_probe_pipeline().fit(X, y),
         "from text": embedded,
+        "vote": AnswerVote(QProbePolicy(temperature=1.0)).fit(X, y),
         "losses": [loss() for loss in LOSSES.values()],
         "embedders": [
             SentenceTransformerEmbedder("model", cache="embeddings.sqlite"),
@@ -107,7 +121,9 @@ def estimators():
         ],
         "generators": [
             TransformersGenerator("model", stop=["."], hidden_states=18),
-            BestOfK(OpenAIGenerator("model"), embedded, k=3),
+            BestOfK(OpenAIGenerator("model"), embedded, k=3, stopping=Threshold(0.5)),
+            ExpectedGain(0.1).fit(y),
+            RejectionSampling(1.0).fit(y),
         ],
         "scorers": [best_of_k_scorer(4), recovery_scorer(2), expected_reward_scorer()],
     }
@@ -123,7 +139,7 @@ def answers(model, X):
     if hasattr(model, "steps") and isinstance(model[0], BaseEmbedder):
         X = RECORDS
     methods = ("decision_function", "predict_proba", "predict", "transform")
-    methods += ("predict_best_proba",)
+    methods += ("predict_best_proba", "predict_reward", "predict_rewards")
     given = {name: getattr(model, name)(X) for name in methods if hasattr(model, name)}
     if hasattr(model, "cv_results_"):
         given["mean_test_score"] = model.cv_results_["mean_test_score"]
