@@ -36,6 +36,7 @@ class _Transform:
     make a data frame of sets, which have three dimensions.
     """
 
+    view_sizes_: Any
     fit: Any
     _embed: Any
     _learns: Any

@@ -18,6 +18,7 @@ class _Transform:
 
     fit: Any
     _join: Any
+    view_sizes_: Any
 
     def fit_transform(self, X, y=None):
         """Fit the embedders, and embed the texts.
@@ -164,7 +165,7 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
     @property
     def view_sizes_(self):
         """Number of features of each view, by its name."""
-        sizes = {}
+        sizes: dict[str, int] = {}
         parts = [each.view_sizes_ for each in self.embedders_]
         parts += [
             {name: len(encoder.categories_[0])}
