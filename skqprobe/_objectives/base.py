@@ -4,6 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
+from scipy.linalg import get_blas_funcs
 
 from skqprobe._arrays.blocks import BlockReader
 from skqprobe._arrays.device import DeviceArray
@@ -42,6 +43,8 @@ class Objective:
     columns : tuple of ndarray, default=None
         Means and scales of the columns. The penalty applies to the coefficients of
         columns from which the mean is subtracted, and that are divided by the scale.
+    span : RowSpan, default=None
+        Span of the rows of other columns, if X are coordinates in it.
     """
 
     X: Any
@@ -56,6 +59,7 @@ class Objective:
     n_skipped: int = 0
     center: np.ndarray | None = None
     columns: tuple | None = None
+    span: Any = None
 
     def __post_init__(self):
         self.has_intercept = self.fit_intercept and not self.loss.shift_invariant
@@ -108,3 +112,15 @@ def center_per_prompt(values, offsets, weight=None):
         return (sets - sets.mean(axis=1, keepdims=True)).reshape(values.shape)
     mean = segment_mean(values, offsets, weight).astype(values.dtype)
     return values - repeat_per_prompt(mean, offsets)
+
+
+def add_gram(gram, X):
+    """Add X' X to the lower triangle of `gram`, in Fortran order and the dtype of X.
+
+    In place and with half the operations of a full product. For X on a device, the sum
+    moves to the device.
+    """
+    if isinstance(X, DeviceArray):
+        return gram + X.T @ X
+    (syrk,) = get_blas_funcs(("syrk",), (X,))
+    return syrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True)

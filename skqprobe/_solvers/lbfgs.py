@@ -56,10 +56,12 @@ def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
         while more than GAP is left to gain; and `length`, that of the gradient as a
         part of that at the best constant scores.
     """
-    grid = grid.centered()
+    grid = grid.centered().in_span()
     n = grid.n_objectives
-    if thetas is None:
+    if thetas is None or not thetas.any():
         thetas = np.zeros((n, grid.objective.n_parameters))
+    else:
+        thetas = grid.objective.from_raw(thetas)
     stages = _stages(grid.objective.loss, tol)
 
     def callback(thetas, values):
@@ -68,7 +70,7 @@ def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
         return on_iteration(grid.objective.to_raw(thetas), values.sum())
 
     state = SimpleNamespace(
-        thetas=grid.objective.from_raw(thetas),
+        thetas=thetas,
         values=np.zeros(n),
         n_iter=np.zeros(n, dtype=int),
         converged=np.zeros(n, dtype=bool),

@@ -172,7 +172,7 @@ def test_low_precision(loss, dtype, noisy):
 
 def test_a_search_goes_on_where_the_curvature_has_fallen(monkeypatch):
     # Separable rewards and hardly any penalty: the sigmoid saturates.
-    X = np.random.default_rng(0).normal(size=(10, 7, 4, 50))
+    X = np.random.default_rng(0).normal(size=(10, 13, 4, 50))
     y = (X[..., 0] > X[..., 1]).astype(float)
     objectives = [
         objective_of(*data, "pairwise_logistic", alpha=1e-7)
