@@ -16,6 +16,9 @@ MAX_TRIALS = 30
 RECENT = 4
 """A search ends when the last 1 / RECENT of its iterations gained little."""
 
+NEARLY_FLAT = 5
+"""Factor of the tolerance of the gradient, below which a search converges steadily."""
+
 REVIEW = 12
 """Number of iterations after which the caller decides whether a search goes on."""
 
@@ -59,8 +62,9 @@ def minimize_batched_lbfgs(
         of a parabola of the same depth, if that is less...
     ftol : float
         ... or when the last quarter of the iterations gained at most `ftol` times the
-        magnitude of the value, or when no step along minus the gradient decreases the
-        value.
+        magnitude of the value, or all later ones would, by the two last quarters, while
+        the gradient is nearly as short; or when no step along minus the gradient
+        decreases the value.
     min_recent : int
         Minimum number of iterations for the last quarter, at least 1.
     max_iter : int or ndarray of shape (n_functions,)
@@ -96,9 +100,7 @@ def minimize_batched_lbfgs(
     while len(active):
         accepted, failed = state.try_step(active)
         ended = np.zeros(len(start), dtype=bool)
-        is_slow = state.recent_gain(accepted, min_recent) <= ftol * abs(
-            state.value[accepted]
-        )
+        is_slow = state.is_slow(accepted, tol, ftol, min_recent)
         ended[accepted] = state.is_flat(accepted, tol) | is_slow
         if len(failed):
             ended[failed] = ~state.restart(failed)
@@ -147,12 +149,22 @@ class _State:
         length, gain = np.linalg.norm(self.gradient[which], axis=1), -self.value[which]
         return length <= tol * np.sqrt(np.where(gain > 0, 2 * gain, 1).clip(max=1))
 
-    def recent_gain(self, which, min_recent):
-        """Decrease of the values in the last iterations, infinite at the beginning."""
+    def is_slow(self, which, tol, ftol, min_recent):
+        """Compare what is left to gain, by two estimates, with the tolerance.
+
+        One is the gain of the last iterations. If these gained a smaller part of what
+        as many iterations gained before, later ones will gain such a part again. Where
+        the gradient is far from flat, only the first estimate counts.
+        """
         n_iter = self.n_iter[which]
-        before = n_iter - np.maximum(-(-n_iter // RECENT), min_recent)
-        gain = self.values[which, np.maximum(before, 0)] - self.value[which]
-        return np.where(before < min_recent, np.inf, gain)
+        n = np.maximum(-(-n_iter // RECENT), min_recent)
+        at = n_iter - n * np.arange(3)[:, None]
+        now, before, earlier = self.values[which, np.maximum(at, 0)]
+        gain, fall = before - now, earlier - 2 * before + now
+        steady = (fall > 0) & (at[2] >= 0) & self.is_flat(which, NEARLY_FLAT * tol)
+        part = np.divide(gain, fall, where=steady, out=np.ones(len(which)))
+        left = gain * np.minimum(part, 1)
+        return (at[1] >= min_recent) & (left <= ftol * abs(self.value[which]))
 
     def new_direction(self, which):
         """Compute a search direction: minus the inverse Hessian times the gradient.
