@@ -134,15 +134,16 @@ class LinearObjective(Objective):
         return replace(self, center=mean.astype(np.float32))
 
     def in_span(self, alpha):
-        """Return the objective in the span of its rows, if these are few; see `RowSpan`.
+        """Return the objective in the span of its rows, if these are few.
 
-        It stands for the same scores and penalties, for penalties from `alpha` on.
+        It has the same minima for penalties from `alpha` on; see `RowSpan`.
         """
         few = min(SPAN_ROWS, self.n_features - 1)
         if not isinstance(self.X, np.ndarray) or self.layout.n_rows > few:
             return self
         span = RowSpan(self)
-        if span.coordinates.size == 0 or span.lost * self.score_curvature().sum() > alpha:
+        is_empty = span.coordinates.size == 0
+        if is_empty or span.lost * self.score_curvature().sum() > alpha:
             return self
         return replace(
             self,

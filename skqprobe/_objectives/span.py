@@ -55,10 +55,11 @@ class RowSpan:
         self.lost = PRECISION * largest * (rank < n_rows - n_absorbed)
 
     def _read(self, block):
-        """Read a block of scaled rows, centered as far as no score depends on it."""
+        """Read a block of scaled rows, without the means that are absorbed."""
         _, rows, offsets = block
         X = (self.objective._read(rows) - self.mean) / self.objective.scale
-        return center_per_prompt(X, offsets) if self.objective.loss.shift_invariant else X
+        is_invariant = self.objective.loss.shift_invariant
+        return center_per_prompt(X, offsets) if is_invariant else X
 
     def _solve(self, vectors, trans):
         """Solve with the coordinates of the pivots, for vectors of shape (n, rank)."""
@@ -70,17 +71,19 @@ class RowSpan:
         objective, rank = self.objective, len(self.pivots)
         shares = np.zeros((len(thetas), objective.layout.n_rows))
         shares[:, self.pivots] = self._solve(thetas[:, :rank], trans=1)
-        scaled = sum(shares[:, each[1]] @ self._read(each) for each in objective._blocks)
-        coefs = scaled / objective.scale
-        intercepts = thetas[:, rank:] - (coefs @ self.mean)[:, None]
-        return np.hstack([coefs, intercepts])[:, : objective.n_parameters]
+        blocks = objective._blocks
+        coefs = sum(shares[:, block[1]] @ self._read(block) for block in blocks)
+        coefs /= objective.scale
+        if not objective.has_intercept:
+            return coefs
+        return np.column_stack([coefs, thetas[:, -1] - coefs @ self.mean])
 
     def from_raw(self, thetas):
         """Convert parameters of the objective, but for what changes no score."""
-        objective = self.objective
-        coefs, intercepts = objective.split(thetas)
-        scaled = (coefs * objective.scale).T
-        scores = np.vstack([self._read(each) @ scaled for each in objective._blocks])
-        shifted = intercepts + coefs @ self.mean
-        found = self._solve(scores[self.pivots].T, trans=0)
-        return np.column_stack([found, shifted])[:, : len(self.pivots) + objective.has_intercept]
+        coefs, intercepts = self.objective.split(thetas)
+        scaled = (coefs * self.objective.scale).T
+        scores = [self._read(block) @ scaled for block in self.objective._blocks]
+        found = self._solve(np.vstack(scores)[self.pivots].T, trans=0)
+        if not self.objective.has_intercept:
+            return found
+        return np.column_stack([found, intercepts + coefs @ self.mean])
