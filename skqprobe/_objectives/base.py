@@ -4,7 +4,6 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import get_blas_funcs
 
 from skqprobe._arrays.blocks import BlockReader
 from skqprobe._arrays.device import DeviceArray
@@ -112,15 +111,3 @@ def center_per_prompt(values, offsets, weight=None):
         return (sets - sets.mean(axis=1, keepdims=True)).reshape(values.shape)
     mean = segment_mean(values, offsets, weight).astype(values.dtype)
     return values - repeat_per_prompt(mean, offsets)
-
-
-def add_gram(gram, X):
-    """Add X' X to the lower triangle of `gram`, in Fortran order and the dtype of X.
-
-    In place and with half the operations of a full product. For X on a device, the sum
-    moves to the device.
-    """
-    if isinstance(X, DeviceArray):
-        return gram + X.T @ X
-    (syrk,) = get_blas_funcs(("syrk",), (X,))
-    return syrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True)

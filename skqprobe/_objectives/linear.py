@@ -7,9 +7,10 @@ from itertools import pairwise
 import numpy as np
 
 from skqprobe._arrays.blocks import PRODUCT_ROWS, BlockReader, row_blocks, rows_at_once
+from skqprobe._arrays.device import add_gram
 from skqprobe._arrays.threads import is_small, map_parts, n_blas_threads, one_thread
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._objectives.base import Objective, add_gram, center_per_prompt
+from skqprobe._objectives.base import Objective, center_per_prompt
 from skqprobe._objectives.span import RowSpan
 
 LARGEST_OFFSET = 200

@@ -43,8 +43,8 @@ def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
         Starting points. None means zeros.
     tol : float
         Tolerance, above 0. A search has converged when the gradient is `tol` times as
-        long as at the best constant scores, or the last quarter of the iterations
-        gained little of the total gain, in proportion to `tol`.
+        long as at the best constant scores, or the gains of the last iterations show
+        that little of the total gain is left, in proportion to `tol`.
     max_iter : int
         Maximum number of iterations of each search, at least 1.
     on_iteration : callable, default=None

@@ -16,8 +16,7 @@ from itertools import islice
 import numpy as np
 from scipy.linalg import get_blas_funcs
 
-from skqprobe._arrays.device import DeviceArray, concatenate
-from skqprobe._objectives.base import add_gram
+from skqprobe._arrays.device import DeviceArray, add_gram, concatenate
 from skqprobe._solvers.symmetric_systems import (
     MeanPreconditioner,
     dots,
