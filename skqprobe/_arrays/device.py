@@ -6,6 +6,7 @@ use numpy. Only this module calls other array libraries.
 """
 
 import numpy as np
+from scipy.linalg import get_blas_funcs
 from sklearn import get_config
 
 from skqprobe._utils.sklearn_compat import (
@@ -242,3 +243,15 @@ def concatenate(arrays):
     if isinstance(arrays[0], np.ndarray):
         return np.concatenate(arrays)
     return DeviceArray(arrays[0].xp.concat([array.array for array in arrays]))
+
+
+def add_gram(gram, X):
+    """Add X' X to the lower triangle of `gram`, in Fortran order and the dtype of X.
+
+    In place and with half the operations of a full product. For X on a device, the sum
+    moves to the device.
+    """
+    if isinstance(X, DeviceArray):
+        return gram + X.T @ X
+    (syrk,) = get_blas_funcs(("syrk",), (X,))
+    return syrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True)

@@ -87,10 +87,11 @@ class QProbePolicy(BaseQProbe):
     tol : float, default=1e-4
         Tolerance, above 0. L-BFGS has converged when the norm of the gradient, in
         scaled features, is at most `tol` times its norm at zero coefficients, or when
-        the last quarter of the iterations gained at most 0.3 `tol` of the total gain.
-        A loss with kinks is minimized as the limit of smooth losses. With hidden
-        layers, training stops after 20 consecutive epochs that do not lower the best
-        held-out loss by more than `tol` times its total decrease.
+        at most 0.3 `tol` of the total gain is left, by the gains of the last
+        iterations. In place of a loss with kinks, smooth losses are minimized that
+        approach it up to 5 `tol` of the total gain. With hidden layers, training stops
+        after 20 consecutive epochs that do not lower the best held-out loss by more
+        than `tol` times its total decrease.
     missing : {"raise", "ignore"}, default="raise"
         Treatment of candidates without a reward, whose y is NaN, None or NA. If
         "raise", they raise an error, unless their `sample_weight` is 0. If "ignore",

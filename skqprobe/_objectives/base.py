@@ -42,6 +42,8 @@ class Objective:
     columns : tuple of ndarray, default=None
         Means and scales of the columns. The penalty applies to the coefficients of
         columns from which the mean is subtracted, and that are divided by the scale.
+    span : RowSpan, default=None
+        Span of the rows of other columns, if X are coordinates in it.
     """
 
     X: Any
@@ -56,6 +58,7 @@ class Objective:
     n_skipped: int = 0
     center: np.ndarray | None = None
     columns: tuple | None = None
+    span: Any = None
 
     def __post_init__(self):
         self.has_intercept = self.fit_intercept and not self.loss.shift_invariant

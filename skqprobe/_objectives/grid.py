@@ -69,9 +69,17 @@ class GridObjective:
 
     def centered(self):
         """Return the grid with centered columns, if it needs them for precision."""
-        objective = self.objective.centered()
-        is_same = objective is self.objective
-        return self if is_same else self.replace(center=objective.center)
+        return self._with_columns(self.objective.centered())
+
+    def in_span(self):
+        """Return the grid in the span of its rows, if these are few."""
+        return self._with_columns(self.objective.in_span(self.alphas.min()))
+
+    def _with_columns(self, objective):
+        """Return the grid with the columns of an objective."""
+        names = ("X", "layout", "center", "columns", "span")
+        columns = {name: getattr(objective, name) for name in names}
+        return self if objective is self.objective else self.replace(**columns)
 
     def with_loss(self, loss):
         """Return the grid of another loss."""

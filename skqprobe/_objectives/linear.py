@@ -7,9 +7,11 @@ from itertools import pairwise
 import numpy as np
 
 from skqprobe._arrays.blocks import PRODUCT_ROWS, BlockReader, row_blocks, rows_at_once
+from skqprobe._arrays.device import add_gram
 from skqprobe._arrays.threads import is_small, map_parts, n_blas_threads, one_thread
 from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._objectives.base import Objective, center_per_prompt
+from skqprobe._objectives.span import RowSpan
 
 LARGEST_OFFSET = 200
 """Norm of the column means, in standard deviations, above which columns are centered in
@@ -17,6 +19,10 @@ float32. That slows an evaluation down."""
 
 MAX_SECANTS = 20
 """Maximum number of steps to the best constant score."""
+
+SPAN_ROWS = 768
+"""Maximum number of rows, if they cannot span the features, to compute in their span.
+Their products cost less than an approximation."""
 
 SAMPLED_ROWS = 2**12
 """Number of rows from which the offset of the columns is estimated."""
@@ -128,12 +134,37 @@ class LinearObjective(Objective):
             return self
         return replace(self, center=mean.astype(np.float32))
 
+    def in_span(self, alpha):
+        """Return the objective in the span of its rows, if these are few.
+
+        It has the same minima for penalties from `alpha` on; see `RowSpan`.
+        """
+        few = min(SPAN_ROWS, self.n_features - 1)
+        if not isinstance(self.X, np.ndarray) or self.layout.n_rows > few:
+            return self
+        span = RowSpan(self)
+        is_empty = span.coordinates.size == 0
+        if is_empty or span.lost * self.score_curvature().sum() > alpha:
+            return self
+        return replace(
+            self,
+            X=span.coordinates.astype(self.dtype),
+            layout=replace(self.layout, order=None),
+            center=None,
+            columns=None,
+            span=span,
+        )
+
     def to_raw(self, theta):
         """Convert parameters, (..., n_parameters), to those of columns as they are."""
+        if self.span is not None:
+            theta, self = self.span.to_raw(theta), self.span.objective
         return self._shift_intercept(theta, -1)
 
     def from_raw(self, theta):
         """Convert parameters of columns as they are; the inverse of `to_raw`."""
+        if self.span is not None:
+            return self.span.from_raw(self.span.objective.from_raw(theta))
         return self._shift_intercept(theta, 1)
 
     def _shift_intercept(self, theta, sign):
@@ -251,11 +282,13 @@ class LinearObjective(Objective):
         mean : ndarray of shape (d,)
             Mean of the columns.
         moment : ndarray of shape (d, d) or (d,)
-            Second moments or variances.
+            Second moments, of which only the lower triangle is valid, or variances.
         """
         blocks, d = self._blocks if blocks is None else blocks, self.n_features
         mean = self._column_mean(blocks, weight)
-        total, moment = 0.0, np.zeros((d, d) if full else d)
+        total, moment = 0.0, np.zeros(d)
+        if full:
+            moment = np.zeros((d, d), dtype or self.dtype, order="F")
         with np.errstate(over="ignore", invalid="ignore"):
             for _, rows, offsets in blocks:
                 X = self._read(rows)
@@ -268,10 +301,12 @@ class LinearObjective(Objective):
                     X = X - mean.astype(X.dtype)
                 if share is not None:
                     X = X * np.sqrt(share).astype(X.dtype)[:, None]
-                squares = X.T @ X if full else (X * X).sum(axis=0, dtype=np.float64)
-                moment = moment + squares
+                if full:
+                    moment = add_gram(moment, X)
+                else:
+                    moment = moment + (X * X).sum(axis=0, dtype=np.float64)
                 total += len(X) if share is None else share.sum()
-        moment = np.asarray(moment) / total
+        moment = np.asarray(moment, dtype=np.float64) / total
         variance = moment.diagonal() if full else moment
         lost = (variance < 1e-30) & (mean != 0) & (abs(mean) < 1e-10)
         if dtype is None and (lost | ~np.isfinite(variance)).any():

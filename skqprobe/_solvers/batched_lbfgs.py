@@ -16,6 +16,9 @@ MAX_TRIALS = 30
 RECENT = 4
 """A search ends when the last 1 / RECENT of its iterations gained little."""
 
+NEARLY_FLAT = 5
+"""Factor of the tolerance of the gradient, below which a search converges steadily."""
+
 REVIEW = 12
 """Number of iterations after which the caller decides whether a search goes on."""
 
@@ -59,8 +62,9 @@ def minimize_batched_lbfgs(
         of a parabola of the same depth, if that is less...
     ftol : float
         ... or when the last quarter of the iterations gained at most `ftol` times the
-        magnitude of the value, or when no step along minus the gradient decreases the
-        value.
+        magnitude of the value, or all later ones would, by the two last quarters, while
+        the gradient is nearly as short; or when no step along minus the gradient
+        decreases the value.
     min_recent : int
         Minimum number of iterations for the last quarter, at least 1.
     max_iter : int or ndarray of shape (n_functions,)
@@ -96,9 +100,7 @@ def minimize_batched_lbfgs(
     while len(active):
         accepted, failed = state.try_step(active)
         ended = np.zeros(len(start), dtype=bool)
-        is_slow = state.recent_gain(accepted, min_recent) <= ftol * abs(
-            state.value[accepted]
-        )
+        is_slow = state.is_slow(accepted, tol, ftol, min_recent)
         ended[accepted] = state.is_flat(accepted, tol) | is_slow
         if len(failed):
             ended[failed] = ~state.restart(failed)
@@ -142,17 +144,34 @@ class _State:
         self.length, self.low, self.high = np.ones(n), np.zeros(n), np.full(n, np.inf)
         self.n_trials = np.zeros(n, dtype=int)
 
+    def _view(self, which):
+        """Index all functions by a slice, which copies no array."""
+        return slice(None) if len(which) == len(self.value) else which
+
     def is_flat(self, which, tol):
         """Compare the lengths of the gradients with the tolerance."""
-        length, gain = np.linalg.norm(self.gradient[which], axis=1), -self.value[which]
-        return length <= tol * np.sqrt(np.where(gain > 0, 2 * gain, 1).clip(max=1))
+        gain = -self.value[which]
+        square = np.where(gain > 0, np.minimum(2 * gain, 1), 1)
+        return _dot(self.gradient[which], self.gradient[which]) <= tol**2 * square
 
-    def recent_gain(self, which, min_recent):
-        """Decrease of the values in the last iterations, infinite at the beginning."""
-        n_iter = self.n_iter[which]
-        before = n_iter - np.maximum(-(-n_iter // RECENT), min_recent)
-        gain = self.values[which, np.maximum(before, 0)] - self.value[which]
-        return np.where(before < min_recent, np.inf, gain)
+    def is_slow(self, which, tol, ftol, min_recent):
+        """Compare what is left to gain, by two estimates, with the tolerance.
+
+        One is the gain of the last iterations. If these gained a smaller part of what
+        as many iterations gained before, later ones will gain such a part again. Where
+        the gradient is far from flat, only the first estimate counts.
+        """
+        n_iter, now = self.n_iter[which], self.value[which]
+        n = np.maximum(-(-n_iter // RECENT), min_recent)
+        before = self.values[which, np.maximum(n_iter - n, 0)]
+        left = before - now
+        steady = (n_iter >= 2 * n) & self.is_flat(which, NEARLY_FLAT * tol)
+        if steady.any():
+            earlier = self.values[which, np.maximum(n_iter - 2 * n, 0)]
+            fall = earlier - before - left
+            steady &= fall > left
+            left[steady] *= (left / fall)[steady]
+        return (n_iter - n >= min_recent) & (left <= ftol * abs(now))
 
     def new_direction(self, which):
         """Compute a search direction: minus the inverse Hessian times the gradient.
@@ -160,13 +179,12 @@ class _State:
         The inverse Hessian is modeled from the latest steps.
         """
         arrays = self.steps, self.changes, self.products, self.squares, self.gradient
-        steps, changes, products, squares, gradient = (
-            array if len(which) == len(array) else array[which] for array in arrays
-        )
+        which = self._view(which)
+        steps, changes, products, squares, gradient = (each[which] for each in arrays)
         diagonal = np.einsum("nii->ni", products)
         curved = diagonal[:, 0] > 0
         scale = np.divide(
-            diagonal[:, 0], squares[:, 0, 0], where=curved, out=np.ones(len(which))
+            diagonal[:, 0], squares[:, 0, 0], where=curved, out=np.ones(len(curved))
         )[:, None]
         products = products + np.where(diagonal == 0, 1, 0)[:, None] * np.eye(MEMORY)
         shares = np.linalg.solve(products, steps @ gradient[..., None])[..., 0]
@@ -187,14 +205,15 @@ class _State:
         accepted, failed : ndarray of int
             Numbers of the functions whose line search has succeeded or failed.
         """
-        length, slope = self.length[which], self.slope[which]
-        point = self.point[which] + length[:, None] * self.direction[which]
+        at = self._view(which)
+        length, slope, direction = self.length[at], self.slope[at], self.direction[at]
+        point = self.point[at] + length[:, None] * direction
         value, gradient = self.evaluate(point, which)
-        new_slope = _dot(gradient, self.direction[which])
-        noise = self.precision * abs(self.value[which])
+        new_slope = _dot(gradient, direction)
+        noise = self.precision * abs(self.value[at])
         predicted = SUFFICIENT_DECREASE * length * slope
         # NaN, after an overflow, fails the first comparison: the step is too long.
-        not_too_long = value <= self.value[which] + predicted + noise
+        not_too_long = value <= self.value[at] + predicted + noise
         not_too_short = new_slope >= CURVATURE * slope
         good = not_too_long & not_too_short
         self.n_trials[which] += 1
@@ -220,6 +239,7 @@ class _State:
 
     def _accept(self, which, point, value, gradient):
         """Move to the points, and store the steps in the memory."""
+        numbers, which = which, self._view(which)
         step, change = point - self.point[which], gradient - self.gradient[which]
         curved = (_dot(step, change) > 0)[:, None]
         for memory, new in (self.steps, step), (self.changes, change):
@@ -235,7 +255,7 @@ class _State:
         self.n_iter[which] += 1
         if self.n_iter.max() == self.values.shape[1]:
             self.values = np.tile(self.values, 2)
-        self.values[which, self.n_iter[which]] = value
+        self.values[numbers, self.n_iter[which]] = value
 
     def restart(self, which):
         """Clear the memory after failed line searches.

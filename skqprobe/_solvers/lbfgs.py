@@ -16,6 +16,9 @@ GAP, GAP_WITH_KINKS = 3e-4, 1e-3
 """Part of the total gain that may be left at a minimum, by an estimate that is too high
 near kinks. A search that rounding ends earlier has not converged."""
 
+BIAS = 5
+"""Part of the total gain, in units of the tolerance, that smoothed kinks may cost."""
+
 MAX_FALL = 30
 """Factor by which the curvature may fall in a search before another one is worth it."""
 
@@ -40,8 +43,8 @@ def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
         Starting points. None means zeros.
     tol : float
         Tolerance, above 0. A search has converged when the gradient is `tol` times as
-        long as at the best constant scores, or the last quarter of the iterations
-        gained little of the total gain, in proportion to `tol`.
+        long as at the best constant scores, or the gains of the last iterations show
+        that little of the total gain is left, in proportion to `tol`.
     max_iter : int
         Maximum number of iterations of each search, at least 1.
     on_iteration : callable, default=None
@@ -53,49 +56,50 @@ def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
     state : object
         Attributes per objective: `thetas`, the parameters at the minimum; `n_iter`;
         `converged`, False after `max_iter` iterations, or if rounding ended the search
-        while more than GAP is left to gain; and `length`, that of the gradient as a
-        part of that at the best constant scores.
+        while more than GAP is left to gain; `length`, that of the gradient as a part of
+        that at the best constant scores; and `left`, an estimate of what is left to
+        gain.
     """
-    grid = grid.centered()
+    grid = grid.centered().in_span()
     n = grid.n_objectives
-    if thetas is None:
+    if thetas is None or not thetas.any():
         thetas = np.zeros((n, grid.objective.n_parameters))
-    stages = _stages(grid.objective.loss, tol)
+    else:
+        thetas = grid.objective.from_raw(thetas)
+    loss = grid.objective.loss
+    widths = _widths(tol) if hasattr(loss, "smoothed") else [0]
 
     def callback(thetas, values):
-        if len(stages) > 1:
+        if len(widths) > 1:
             values = grid.value_and_gradient(thetas, np.arange(n))[0]
         return on_iteration(grid.objective.to_raw(thetas), values.sum())
 
     state = SimpleNamespace(
-        thetas=grid.objective.from_raw(thetas),
+        thetas=thetas,
         values=np.zeros(n),
         n_iter=np.zeros(n, dtype=int),
         converged=np.zeros(n, dtype=bool),
         length=np.zeros(n),
+        left=np.zeros(n),
+        is_near=False,
         stopped=False,
     )
-    for number, (loss, until) in enumerate(stages):
-        _minimize_stage(
-            grid.with_loss(loss),
-            state,
-            is_near=number > 0,
-            is_last=number == len(stages) - 1,
-            tol=until,
-            ftol=(0.3 if len(stages) == 1 else 0.03) * until,
-            max_iter=max_iter,
-            on_iteration=on_iteration and callback,
-        )
-        if state.stopped:
+    settings = {"max_iter": max_iter, "on_iteration": on_iteration and callback}
+    active = np.arange(n)
+    for width in widths:
+        smoothed = grid.with_loss(loss.smoothed(width)) if width else grid
+        is_last = width == widths[-1]
+        _minimize_stage(smoothed, state, active, is_last, tol, **settings)
+        if widths[0] > width > widths[-1] and not state.stopped:
+            active = active[~_is_smooth_enough(grid, width, state, active, tol)]
+        if state.stopped or len(active) == 0:
             break
     state.thetas = grid.objective.to_raw(state.thetas)
     return state
 
 
-def _minimize_stage(
-    grid, state, *, is_near, is_last, tol, ftol, max_iter, on_iteration
-):
-    """Minimize the objectives of a grid from the parameters in a state, and update it.
+def _minimize_stage(grid, state, active, is_last, tol, max_iter, on_iteration):
+    """Minimize objectives of a grid from the parameters in a state, and update it.
 
     Where softmax and sigmoid saturate, the curvature of a loss is far smaller than at
     zero, and that of most prompts is nearly 0. A search that takes long, or ends where
@@ -108,18 +112,17 @@ def _minimize_stage(
         Objectives.
     state : object
         See `minimize_lbfgs`.
-    is_near : bool
-        Whether the state is near the minimum. Otherwise, bad starts are replaced.
+    active : ndarray of int
+        Numbers of the objectives to minimize.
     is_last : bool
-        Whether the minimum counts. Otherwise, one search is enough.
-    tol, ftol
-        See `minimize_batched_lbfgs`.
-    max_iter, on_iteration
+        Whether the minimum counts. Otherwise, one search at lower precision is enough.
+    tol, max_iter, on_iteration
         See `minimize_lbfgs`.
     """
-    active = np.arange(grid.n_objectives)
+    is_near, state.is_near = state.is_near, True
+    ftol = (0.1 if is_near and is_last else 0.3) * tol
     constants = grid.best_constants()
-    at_constants = grid.value_and_gradient(constants, active)
+    at_constants = grid.value_and_gradient(constants, np.arange(grid.n_objectives))
     is_constant = not (is_near or state.thetas.any())
     if is_constant:
         state.thetas = constants
@@ -131,7 +134,7 @@ def _minimize_stage(
     later, min_recent, gap = 5 * ftol, 2, GAP
     if is_near:
         # Only their scale counts: other rows curve the loss after few steps.
-        curvatures = grid.score_curvatures(state.thetas, active)
+        curvatures = grid.score_curvatures(state.thetas[active], active)
         curvatures = [np.full_like(each, each.mean()) for each in curvatures]
         later, min_recent, gap = 0.3 * ftol, 5, GAP_WITH_KINKS
     for number in range(MAX_ROUNDS if is_last else 1):
@@ -148,7 +151,7 @@ def _minimize_stage(
             problems.to_v(state.thetas[active]),
             # Most fits start there, which saves them a read of X.
             problems.at_constants if is_constant and number == 0 else None,
-            tol=tol,
+            tol=tol if is_last else 10 * tol,
             ftol=max(ftol if number == 0 else later, 64 * np.finfo(float).eps),
             # The first steps of a search that starts near its minimum gain little.
             min_recent=min_recent if number == 0 else 4,
@@ -189,19 +192,39 @@ def _preconditioners(grid, which, curvatures):
     ]
 
 
-def _stages(loss, tol):
-    """List losses to minimize one after the other, each with its tolerance.
+def _widths(tol):
+    """List the widths of smooth losses to minimize one after the other.
 
     The gradient of a loss with kinks says nothing about the distance from the minimum.
     Smooth losses that approach it have the minimum as their limit.
     """
-    if not hasattr(loss, "smoothed"):
-        return [(loss, tol)]
-    # Widths from 1 to 30 * tol, each about a seventh of the one before.
+    # From 1 to 30 * tol, each about a seventh of the one before.
     n_stages = 1 + max(1, round(-np.log10(30 * tol) / np.log10(7)))
-    widths = np.geomspace(1, min(30 * tol, 0.1), n_stages)
-    tols = np.append(np.full(n_stages - 1, 10 * tol), tol)
-    return [(loss.smoothed(w), t) for w, t in zip(widths, tols, strict=True)]
+    return np.geomspace(1, min(30 * tol, 0.1), n_stages)
+
+
+def _is_smooth_enough(grid, width, state, which, tol):
+    """Check that minima of a smoothed loss are near those of the loss with kinks.
+
+    From the change of the smoothed loss with its width follows the dual value of the
+    loss with kinks [1]_, a lower bound of its minimum.
+
+    References
+    ----------
+    .. [1] Nesterov, "Smooth minimization of non-smooth functions", 2005.
+    """
+    loss = grid.objective.loss
+    thetas, zeros = state.thetas[which], np.zeros_like(state.thetas[which])
+
+    def values(loss, thetas):
+        return grid.with_loss(loss).value_and_gradient(thetas, which)[0]
+
+    exact, smooth, wider = (
+        values(each, thetas)
+        for each in (loss, loss.smoothed(width), loss.smoothed(1.1 * width))
+    )
+    gap = exact - smooth - 10 * (smooth - wider) + state.left[which]
+    return gap <= BIAS * tol * (values(loss, zeros) - exact)
 
 
 def _is_minimum(state, fall, gap):
@@ -292,6 +315,7 @@ class _PreconditionedProblems:
         state.n_iter[self.numbers] += found.n_iter
         state.converged[self.numbers] = found.converged
         state.length[self.numbers] = np.linalg.norm(found.gradient, axis=1)
+        state.left[self.numbers] = (state.length[self.numbers] * self.unit) ** 2 / 2
         state.stopped = found.stopped
 
     def callback(self, on_iteration, state):

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky
-from scipy.linalg.blas import dtrsv
+from scipy.linalg.blas import dtrmv, dtrsv
+from scipy.linalg.lapack import dpotrf
 
 FULL_FEATURES = 768
 """Maximum number of features for which all second moments of X are computed. They halve
@@ -79,9 +79,9 @@ class Preconditioner:
         mean, curvature = model.mean, model.curvature
         self.curvature = curvature
         penalty = alpha * objective.scale**2
-        d, full = objective.n_features, model.moment.ndim == 2
+        full = model.moment.ndim == 2
         hessian = curvature * model.moment
-        diagonal = hessian.reshape(-1)[:: d + 1] if full else hessian  # a view
+        diagonal = np.einsum("ii->i", hessian) if full else hessian  # a view
         # After rounding, a constant column has a small variance, which must not be
         # scaled to that of the others.
         eps = np.finfo(objective.dtype).eps
@@ -113,6 +113,8 @@ class Preconditioner:
 
     def _stretch(self, v, power):
         """Multiply by (I + u u' summed over the directions) to the given power."""
+        if len(self.curvatures) == 0:
+            return v
         along = (self.curvatures**power - 1) * (v @ self.basis)
         return v + self.basis @ along
 
@@ -129,7 +131,7 @@ class Preconditioner:
         coef = theta if self.center is None else theta[:-1]
         v = coef / self.scale
         if self.factor is not None:
-            v = v @ self.factor
+            v = dtrmv(self.factor, v, lower=True, trans=True)
         v = self._stretch(v, 0.5)
         if self.center is None:
             return v
@@ -237,8 +239,10 @@ def _total(objective, curvature):
 def _pool(first, second, shift_invariant):
     """Pool number, mean and second moments of two samples of rows."""
     (n, mean, moment), (n_second, second_mean, second_moment) = first, second
+    if n == 0:
+        return second
     share, step = n_second / (n + n_second), second_mean - mean
-    moment = moment + share * (second_moment - moment)
+    moment = (1 - share) * moment + share * second_moment
     if not shift_invariant:  # moments are around the mean, which changes
         moment += share * (1 - share) * np.outer(step, step)
     return n + n_second, mean + share * step, moment
@@ -304,16 +308,16 @@ def _principal_directions(objective, mean, variance, squares, blocks, weight):
 def _cholesky(hessian, scale):
     """Compute the lower Cholesky factor of the scaled Hessian plus a jitter.
 
-    The jitter grows until the matrix is positive definite.
+    The jitter grows until the matrix is positive definite. Only the lower triangles are
+    read and written, in Fortran order.
     """
     hessian *= scale
     hessian *= scale[:, None]
-    diagonal = hessian.reshape(-1)[:: len(hessian) + 1]
     jitter = 1e-14 * len(hessian)
+    diagonal = np.einsum("ii->i", hessian)  # a view
     while True:
         diagonal += jitter
-        try:
-            # In Fortran order, since BLAS would copy other matrices at each call.
-            return np.asfortranarray(cholesky(hessian, lower=True, check_finite=False))
-        except LinAlgError:
-            jitter *= 100
+        factor, failed = dpotrf(hessian, lower=True, clean=False)
+        if not failed:
+            return factor
+        jitter *= 100

@@ -16,7 +16,7 @@ from itertools import islice
 import numpy as np
 from scipy.linalg import get_blas_funcs
 
-from skqprobe._arrays.device import DeviceArray, concatenate
+from skqprobe._arrays.device import DeviceArray, add_gram, concatenate
 from skqprobe._solvers.symmetric_systems import (
     MeanPreconditioner,
     dots,
@@ -355,18 +355,14 @@ class NormalSums:
 
 
 def add_products(gram, X, sides):
-    """Add X' X to the lower triangle of `gram`, and compute ``sides @ X``.
-
-    In place and with half the operations of a full product. For X on a device, the sum
-    moves to the device.
-    """
+    """Add X' X to the lower triangle of `gram`, and compute ``sides @ X``."""
     if isinstance(X, DeviceArray):
-        return gram + X.T @ X, sides @ X
+        return add_gram(gram, X), sides @ X
     # Only scipy's BLAS: the threads of numpy's busy-wait for its next call, and slow
     # down those of scipy's.
-    gemv, syrk = get_blas_funcs(("gemv", "syrk"), (X,))
+    (gemv,) = get_blas_funcs(("gemv",), (X,))
     products = np.stack([gemv(1.0, X.T, side) for side in sides])
-    return syrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True), products
+    return add_gram(gram, X), products
 
 
 # --- fewer rows than features ---------------------------------------------------------

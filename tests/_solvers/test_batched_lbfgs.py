@@ -157,3 +157,24 @@ def test_memory_is_dropped_if_no_step_leads_down(n_failures, monkeypatch):
     assert ends.converged.all()
     recovers = n_failures == 1  # without memory, nothing can be dropped
     assert (np.linalg.norm(ends.gradient) < 1e-8) == recovers
+
+
+def test_steady_progress_ends_a_search_earlier(monkeypatch):
+    """The remaining gain is estimated from the gains of the last two quarters."""
+    curvature, slope = (
+        np.geomspace(0.01, 1, 200),
+        np.random.default_rng(0).normal(size=200),
+    )
+    slope *= 1 / np.linalg.norm(slope)
+
+    def parabola(points, which):
+        gradient = points * curvature - slope
+        return (points * (gradient - slope)).sum(axis=1) / 2, gradient
+
+    best = -(slope**2 / curvature).sum() / 2
+    options = {"tol": 1e-3, "ftol": 1e-5}
+    early = minimize(parabola, np.zeros((1, 200)), **options)
+    monkeypatch.setattr(batched_lbfgs, "NEARLY_FLAT", 0)
+    late = minimize(parabola, np.zeros((1, 200)), **options)
+    assert early.n_iter[0] < late.n_iter[0]
+    assert early.value[0] - best < 1e-4 * abs(best)

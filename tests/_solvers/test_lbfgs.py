@@ -62,6 +62,20 @@ def test_pairwise_hinge_is_a_support_vector_machine_on_differences(rng):
         assert abs(relative_gap(objective, theta, best)) < allowed
 
 
+@pytest.mark.parametrize("shape", [(60, 8, 40), (100, 6, 40), (40, 12, 60)])
+def test_kinks_are_smoothed_where_that_costs_little(shape, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=shape)
+    scores = X.sum(axis=-1) / np.sqrt(shape[-1]) + rng.normal(size=shape[:2])
+    objective = objective_of(X, (scores > 0) * 1.0, "pairwise_hinge", alpha=1e-4)
+    tight, _ = solve(objective, tol=1e-7, max_iter=5000)
+    theta, n_iter = solve(objective)
+    assert relative_gap(objective, theta, tight) < 6e-4
+    monkeypatch.setattr(lbfgs, "BIAS", 0)
+    _, n_without = solve(objective, max_iter=1000)
+    assert n_iter < 0.85 * n_without
+
+
 # Conditioning
 
 
@@ -91,8 +105,8 @@ def test_scale_of_columns_with_penalty(loss, alpha, noisy, rng, conditioning):
     X, y = noisy
     X = X * 10 ** rng.uniform(-3, 3, X.shape[-1])
     objective = objective_of(X, y, loss, alpha=alpha)
-    theta, n_iter = solve(objective)
-    assert n_iter < 200
+    theta, n_iter = solve(objective, max_iter=400)
+    assert n_iter < (200 if loss in CONVEX else 400)
     tight, _ = solve(objective, tol=1e-7, max_iter=5000)
     # Policy gradient is not convex: the solver may stop on a plateau.
     allowed = 1e-3 if loss in CONVEX else 5e-2
@@ -172,7 +186,7 @@ def test_low_precision(loss, dtype, noisy):
 
 def test_a_search_goes_on_where_the_curvature_has_fallen(monkeypatch):
     # Separable rewards and hardly any penalty: the sigmoid saturates.
-    X = np.random.default_rng(0).normal(size=(10, 7, 4, 50))
+    X = np.random.default_rng(0).normal(size=(10, 13, 4, 50))
     y = (X[..., 0] > X[..., 1]).astype(float)
     objectives = [
         objective_of(*data, "pairwise_logistic", alpha=1e-7)
