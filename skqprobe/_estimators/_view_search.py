@@ -15,8 +15,8 @@ OFF = 1e6
 PENALTIES = (OFF, 100.0, 10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4)
 """Penalties of a view to try, in units of its total variance, the strongest first."""
 
-MAX_SWEEPS = 2
-"""Maximum number of times that each view is optimized while the others are fixed."""
+MIN_COLUMNS = 16
+"""Fewest columns of an embedding among the views."""
 
 MAX_ROWS = 2**15
 """Number of rows, about, from which the weights are chosen."""
@@ -31,7 +31,8 @@ def choose_view_weights(data, sample_weight, folds, objective_weights, scale):
     Banded ridge regression [1]_ of the rewards minus their mean per prompt has one
     penalty per view, which coordinate descent chooses. A penalty is the largest one
     whose squared error is within one standard error of the smallest, so that a view
-    that does not help is left out. At most about MAX_ROWS rows are read.
+    that does not help is left out. Embeddings share one, unless others are better by
+    more than a standard error. At most about MAX_ROWS rows are read.
 
     Parameters
     ----------
@@ -68,18 +69,29 @@ def choose_view_weights(data, sample_weight, folds, objective_weights, scale):
 
 
 def _descend(ridge):
-    """Penalties of the views by coordinate descent, (n_views,)."""
-    n_views = len(ridge.variances)
-    penalties = ridge.best([np.full(n_views, value) for value in PENALTIES[1:]])
-    for _ in range(MAX_SWEEPS):
-        before = penalties
-        for view in np.flatnonzero(ridge.variances > 0):
-            others = np.arange(n_views) != view
-            candidates = [np.where(others, penalties, value) for value in PENALTIES]
-            penalties = ridge.best([c for c in candidates if c.min() < OFF])
-        if np.array_equal(penalties, before):
-            break
+    """Penalties of the views by coordinate descent, (n_views,).
+
+    First, embeddings share a penalty. They then get penalties of their own only where
+    that lowers the error by more than one standard error.
+    """
+    views = np.flatnonzero(ridge.variances > 0)
+    wide = [view for view in views if ridge.sizes[view] >= MIN_COLUMNS]
+    parts = [wide] * bool(wide) + [[view] for view in views if view not in wide]
+    common = [np.full(len(ridge.variances), value) for value in PENALTIES[1:]]
+    penalties = ridge.best(common)
+    for part in parts:
+        penalties = ridge.best(_changes(penalties, part))
+    for view in views:
+        changes = _changes(penalties, [view])
+        penalties = ridge.best([penalties, *changes])
     return penalties
+
+
+def _changes(penalties, part):
+    """List the penalties with other values for some views, the strongest first."""
+    changes = np.tile(penalties, (len(PENALTIES), 1))
+    changes[:, part] = np.array(PENALTIES)[:, None]
+    return [each for each in changes if each.min() < OFF]
 
 
 class BandedRidge:
@@ -92,6 +104,8 @@ class BandedRidge:
 
     Attributes
     ----------
+    sizes : list of int
+        Number of columns of each view.
     variances : ndarray of shape (n_views,)
         Total variance of the columns of each view inside prompts.
     """
@@ -118,6 +132,7 @@ class BandedRidge:
         self.row_weight /= repeat_per_prompt(total, self.offsets)
         rows = slice(None) if layout.order is None else layout.order
         X = np.asarray(to_host(BlockReader(data.X)(rows), "X"), dtype=np.float32)
+        self.sizes = [len(view) for view in data.views.values()]
         views = [self._reduced(X, view, scale, weight) for view in data.views.values()]
         self.variances = np.array([variance for _, variance in views])
         self.X = np.hstack([columns for columns, _ in views])
