@@ -448,6 +448,7 @@ def _settled(policy):
         return clone(policy)
     shared = QProbePolicy().get_params().keys() & policy.get_params().keys()
     params = {name: getattr(policy, name) for name in shared}
+    params["view_weights"] = policy.view_weights_
     return QProbePolicy(**params | policy.best_params_)
 
 

@@ -440,3 +440,16 @@ def test_it_is_not_exported(sets):
     with pytest.raises(TypeError, match=r"got CalibratedPolicyCV.*policy_"):
         to_json(policy)
     assert to_json(policy.policy_)
+
+
+def test_folds_use_the_selected_weights_of_views(rng):
+    """Values at other weights would differ in scale."""
+    X = rng.normal(size=(60, 6, 7))
+    y = (X[..., 4] + rng.normal(size=(60, 6)) > 0).astype(float)
+    search = QProbePolicyCV(["log_loss"], view_sizes=(3, 3, 1))
+    found = CalibratedPolicyCV(search).fit(X, y)
+    best = QProbePolicy(
+        view_sizes=(3, 3, 1), view_weights=found.policy_.view_weights_
+    ).set_params(**found.policy_.best_params_)
+    expected = CalibratedPolicyCV(best).fit(X, y)
+    assert_allclose(found.held_out_rewards_, expected.held_out_rewards_)
