@@ -157,6 +157,8 @@ class Chooser:
             raise ValueError("values of candidates are not finite.")
         rewards = self._predict_rewards(X, values)
         for i, record in enumerate(found):
+            if "predicted_reward" in record:  # that of the best of k, which it corrects
+                rewards[i, record["chosen"]] = record["predicted_reward"]
             yield Values(
                 values[i],
                 np.asarray(record["probabilities"], dtype=np.float64),
@@ -169,12 +171,11 @@ class Chooser:
         last = last_step(self._pipeline)
         if is_regressor(last):
             return values
-        if not hasattr(last, "predict_reward"):
+        if not hasattr(last, "predict_rewards"):
             return None
         if last is not self._pipeline:
             X = self._pipeline[:-1].transform(X) if len(self._pipeline) > 1 else X
-        rewards = np.asarray(last.predict_reward(X))
-        return rewards.reshape(values.shape) if rewards.size == values.size else None
+        return np.asarray(last.predict_rewards(X)).reshape(values.shape)
 
 
 class _Drawn:

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skqprobe import QProbePolicy
+from skqprobe import CalibratedPolicyCV, QProbePolicy
 from skqprobe._backends.http_client import APIError
 from skqprobe.embedders import VectorizerEmbedder
 from skqprobe.generators import BestOfK
@@ -219,3 +219,25 @@ def test_the_choice_among_16_takes_less_than_3_ms():
         times.append(perf_counter() - start)
     assert len(found.values) == 16
     assert np.median(times) < 0.003
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_calibrated_rewards(is_last):
+    """Of the best candidate, the reward of the choice; of others, their own."""
+    if is_last:
+        policy = CalibratedPolicyCV(QProbePolicy("squared_error"), "linear", cv=2)
+        model = make_pipeline(letters(), policy)
+    else:
+        policy = make_pipeline(letters(), QProbePolicy("squared_error"))
+        model = CalibratedPolicyCV(policy, "linear", cv=2)
+    fit(model)
+    chooser = Chooser(model, None, 0.0, lambda n: None)
+    for record, found in zip(RECORDS, chooser.compute(RECORDS), strict=True):
+        X = [record]
+        last = model[-1] if is_last else model
+        X = model[:-1].transform(X) if is_last else X
+        best = found.values.argmax()
+        assert found.rewards[best] == pytest.approx(last.predict_reward(X)[0])
+        others = np.arange(4) != best
+        expected = last.predict_rewards(X)[0][others]
+        np.testing.assert_allclose(found.rewards[others], expected)
