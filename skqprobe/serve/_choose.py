@@ -168,14 +168,18 @@ class Chooser:
 
     def _predict_rewards(self, X, values):
         """Return predicted rewards of the candidates; None if there are none."""
-        last = last_step(self._pipeline)
-        if is_regressor(last):
+        if is_regressor(last_step(self._pipeline)):
             return values
-        if not hasattr(last, "predict_rewards"):
+        model = getattr(self._pipeline, "best_estimator_", self._pipeline)
+        steps = []
+        while isinstance(model, Pipeline):
+            steps += model[:-1]
+            model = model[-1]
+        if not hasattr(model, "predict_rewards"):
             return None
-        if last is not self._pipeline:
-            X = self._pipeline[:-1].transform(X) if len(self._pipeline) > 1 else X
-        return np.asarray(last.predict_rewards(X)).reshape(values.shape)
+        for step in steps:
+            X = step.transform(X)
+        return np.asarray(model.predict_rewards(X)).reshape(values.shape)
 
 
 class _Drawn:
