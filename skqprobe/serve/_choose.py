@@ -171,14 +171,14 @@ class Chooser:
         if is_regressor(last_step(self._pipeline)):
             return values
         model = getattr(self._pipeline, "best_estimator_", self._pipeline)
-        steps = []
+        transformers = []
         while isinstance(model, Pipeline):
-            steps += model[:-1]
+            transformers.append(model[:-1])
             model = model[-1]
         if not hasattr(model, "predict_rewards"):
             return None
-        for step in steps:
-            X = step.transform(X)
+        for steps in transformers:
+            X = steps.transform(X) if len(steps) else X
         return np.asarray(model.predict_rewards(X)).reshape(values.shape)
 
 
