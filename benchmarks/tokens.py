@@ -18,12 +18,11 @@ all poolings of the layer in the middle, each as a view. "chosen" is, in each fo
 one of these with the best cross-validated score. "chosen + gated" is the chosen one
 with the value of the gated probe as one more view.
 
-**Evaluation.** All probes choose on prompts of folds that they were not trained on.
-Strength of the penalty and number of epochs of the gated probe are those with the least
-loss on inner folds: for each test fold, the probes are trained without it and without
-one of the others, which is the inner fold, and the value of a test candidate is the
-mean over these probes. Intervals are 95% bootstrap intervals over prompts; those of the
-gain over "chosen" are paired.
+**Evaluation.** All probes choose on a fold that they were not trained on. The gated
+probe takes the penalty and the number of epochs with the least loss on inner folds: it
+is trained without the test fold and without one of the others in turn, and with the
+chosen setting on all of the others. Intervals are 95% bootstrap intervals over prompts;
+those of the gain over "chosen" are paired.
 
 SmolLM2 reads the two words, MiniLM the solutions of gsm (at most 256 tokens). The
 script needs the packages of make_two_words.py.
@@ -47,14 +46,15 @@ from sklearn.model_selection import KFold
 from threadpoolctl import threadpool_limits
 
 from skqprobe import make_probe_pipeline
+from skqprobe._solvers.adam import LEARNING_RATE
 from skqprobe.losses import LOSSES, get_loss
 from skqprobe.metrics import best_of_k_reward
 
 N_FOLDS = 3
-PAIRS = list(combinations(range(N_FOLDS), 2))
+LEFT_OUT = [each for n in (1, 2) for each in combinations(range(N_FOLDS), n)]
+"""Folds left out of training: the test fold, or the test fold and an inner fold."""
 ALPHAS = (1.0, 0.1, 0.01)
-LEARNING_RATE = 3e-4
-EPOCHS = 30
+EPOCHS = 20
 N_BATCHES = 10
 N_RESAMPLES = 9999
 TITLES = ("gated", "ungated", *POOLINGS, "together", "chosen", "chosen + gated")
@@ -123,15 +123,15 @@ class GatedProbes:
 
 
 def train(states, n_tokens, y, folds, loss, epochs):
-    """Train a gated probe without each pair of folds, for each penalty.
+    """Train a gated probe without the folds of each of `LEFT_OUT`, for each penalty.
 
     Returns
     -------
-    values : ndarray of shape (n_pairs, epochs, n_alphas, n_prompts, k)
+    values : ndarray of shape (len(LEFT_OUT), epochs, n_alphas, n_prompts, k)
         Values after each epoch.
     """
-    pairs, alphas = zip(*product(PAIRS, ALPHAS), strict=True)
-    inside = np.array([~np.isin(folds, pair) for pair in pairs], dtype=float)
+    left_out, alphas = zip(*product(LEFT_OUT, ALPHAS), strict=True)
+    inside = np.array([~np.isin(folds, each) for each in left_out], dtype=float)
     weight = inside / inside.sum(axis=1, keepdims=True)
     probes, loss = GatedProbes(states, n_tokens, weight, alphas), get_loss(loss)
     rng, path = np.random.default_rng(0), []
@@ -141,7 +141,7 @@ def train(states, n_tokens, y, folds, loss, epochs):
         with probes.torch.no_grad():
             blocks = np.array_split(np.arange(len(y)), N_BATCHES)
             path.append(np.concatenate([probes.values(b).numpy() for b in blocks]))
-    path = np.reshape(path, (epochs, *y.shape, len(PAIRS), len(ALPHAS)))
+    path = np.reshape(path, (epochs, *y.shape, len(LEFT_OUT), len(ALPHAS)))
     return path.transpose(3, 0, 4, 1, 2)
 
 
@@ -157,21 +157,20 @@ def out_of_fold(values, y, folds, fold, loss):
     """
     loss, k = get_loss(loss), y.shape[1]
     chosen, total = np.zeros((*values.shape[1:3], *y.shape)), 0.0
-    for pair, of_pair in zip(PAIRS, values, strict=True):
-        if fold not in pair:
+    for left_out, found in zip(LEFT_OUT, values, strict=True):
+        if fold not in left_out:
             continue
-        [inner] = set(pair) - {fold}
-        test, held_out = folds == fold, folds == inner
-        chosen[..., test, :] += of_pair[..., test, :] / (N_FOLDS - 1)
-        chosen[..., held_out, :] = of_pair[..., held_out, :]
-        offsets = np.arange(0, y[held_out].size + 1, k)
-        total = total + np.apply_along_axis(
-            lambda z, r, o: loss.value_and_gradient(z, r, o)[0].sum(),
-            -1,
-            of_pair[..., held_out, :].reshape(*of_pair.shape[:2], -1).astype(float),
-            y[held_out].ravel(),
-            offsets,
-        )
+        inner = [each for each in left_out if each != fold]
+        test = folds == (inner or left_out)[0]
+        chosen[:, :, test] = found[:, :, test]
+        if not inner:
+            continue
+        rewards = y[test].ravel()
+        losses = [
+            loss.value_and_gradient(z, rewards, np.arange(0, len(z) + 1, k))[0].sum()
+            for z in found[:, :, test].astype(float).reshape(-1, len(rewards))
+        ]
+        total = total + np.reshape(losses, chosen.shape[:2])
     setting = np.unravel_index(total.argmin(), total.shape)
     return chosen[setting], tuple(int(i) for i in setting)
 
