@@ -144,6 +144,24 @@ def test_the_rewards_of_a_test_fold_are_not_used(tokens, make_states):
     np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-6)
 
 
+def test_setting_is_the_best_of_the_inner_folds(tokens):
+    """Not that of the test fold, whose values come from the probe without it alone."""
+    rng, folds = np.random.default_rng(0), np.arange(12) % tokens.N_FOLDS
+    y = rng.random((12, 3))
+    values = rng.normal(size=(len(tokens.LEFT_OUT), 4, 2, 12, 3))
+    for number, left_out in enumerate(tokens.LEFT_OUT):
+        inner = [each for each in left_out if each != 1]
+        if 1 in left_out and inner:
+            values[number, 2, 1, folds == inner[0]] = y[folds == inner[0]]
+            values[number, 3, 0, folds == inner[0]] = y[folds == inner[0]] + 0.1
+        values[number, 3, 0, folds == 1] = y[folds == 1]
+    chosen, setting = tokens.out_of_fold(values, y, folds, 1, "squared_error")
+    assert setting == (2, 1)
+    np.testing.assert_array_equal(chosen[folds != 1], y[folds != 1])
+    alone = values[tokens.LEFT_OUT.index((1,)), 2, 1]
+    np.testing.assert_array_equal(chosen[folds == 1], alone[folds == 1])
+
+
 def test_command(tokens, make_states, monkeypatch, tmp_path, capsys):
     data = make_states(n_prompts=30)
     found = {"two_words": data, "gsm": None}
