@@ -1,6 +1,6 @@
 """Compare a probe that reads every token with probes that read pooled states.
 
-    python benchmarks/tokens.py --cache FOLDER          # 40 minutes on a busy core
+    python benchmarks/tokens.py --cache FOLDER       # the first time, half an hour
     python benchmarks/tokens.py --cache FOLDER --quick
     python benchmarks/tokens.py --cache FOLDER --only gsm --prompts 400
 
@@ -9,9 +9,10 @@ of its tokens, w . h_t, with weights g_t = sigmoid(v . h_t + c):
 
     value = sum_t g_t (w . h_t) / sum_t g_t
 
-The states h_t are those of several layers, standardized over all tokens. w, v and c are
-trained together, by Adam from zero, with a loss of the package. The **ungated probe**
-is trained in the same way on the means of the states: with v = 0 the two are equal.
+The states h_t are those of several layers, standardized over the tokens of all prompts.
+w, v and c are trained together, by Adam from zero, with a loss of the package. The
+**ungated probe** is trained in the same way on the means of the states: with v = 0, its
+value is that of the gated probe.
 
 All other rows are `make_probe_pipeline` on poolings of the same states. "together" has
 all poolings of the layer in the middle, each as a view. "chosen" is, in each fold, the
@@ -54,7 +55,7 @@ N_FOLDS = 3
 LEFT_OUT = [each for n in (1, 2) for each in combinations(range(N_FOLDS), n)]
 """Folds left out of training: the test fold, or the test fold and an inner fold."""
 ALPHAS = (1.0, 0.1, 0.01)
-EPOCHS = 20
+EPOCHS = 40
 N_BATCHES = 10
 N_RESAMPLES = 9999
 TITLES = ("gated", "ungated", *POOLINGS, "together", "chosen", "chosen + gated")
