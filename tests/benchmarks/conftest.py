@@ -57,6 +57,8 @@ rewards = script("_rewards")
 serve = script("serve", "httpx", "skops", "starlette", "uvicorn", "prometheus_client")
 speed = script("speed")
 timing = script("_timing")
+token_states = script("_token_states", "torch", "transformers")
+tokens = script("tokens", "torch")
 
 
 @pytest.fixture
