@@ -19,6 +19,9 @@ OF_LOG_PROBS: dict[str, Any] = {
 ENTROPY = "mean_entropies"
 """Key of records that is computed from the alternatives of the tokens."""
 
+NUMBERS = (*OF_LOG_PROBS, ENTROPY)
+"""Keys of records that are numbers."""
+
 N_ALTERNATIVES = 20
 """Number of alternatives per token, for entropies: the most that OpenAI returns."""
 

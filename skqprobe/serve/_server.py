@@ -19,7 +19,7 @@ from skqprobe.serve._errors import RequestError
 from skqprobe.serve._gate import path_of, send_error
 from skqprobe.serve._log import AnswerLog
 from skqprobe.serve._metrics import Metrics
-from skqprobe.serve._record import alternatives_needed, make_record
+from skqprobe.serve._record import NUMBERS, alternatives_needed, make_record
 from skqprobe.serve._respond import PassedOn, Refusal, Response
 from skqprobe.serve._upstream import Upstream
 
@@ -44,6 +44,11 @@ class Server:
         self.settings, self.metrics = settings, Metrics()
         keys = settings.embeddings or []
         keys = [keys] if isinstance(keys, str) else keys
+        if settings.embeddings == [] or any(key not in NUMBERS for key in keys):
+            raise ValueError(
+                f"embeddings must be some of {', '.join(NUMBERS)}; got "
+                f"{settings.embeddings!r}."
+            )
         self._n_alternatives = settings.top_logprobs or alternatives_needed(keys)
         self._chooser = Chooser(
             pipeline,

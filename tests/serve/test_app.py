@@ -215,6 +215,8 @@ BAD_SETTINGS = {
     "key without token": ({"api_key_env": "NO_SUCH"}, "needs client_token_env"),
     "token": ({"client_token_env": "NO_SUCH"}, "NO_SUCH.*not set"),
     "on_error": ({"on_error": "skip"}, "'on_error' parameter"),
+    "embeddings": ({"embeddings": ["n_tokens", "x"]}, "embeddings must be some of"),
+    "no embeddings": ({"embeddings": []}, "embeddings must be some of"),
     "log_content": (
         {"log": "x.jsonl", "log_content": "embeddings"},
         "needs a pipeline that begins with an embedder",
