@@ -247,7 +247,7 @@ def _read_text(content, name):
         for i, part in enumerate(parts):
             _check(part, str, f"the text of {name}[{i}]")
         content = "".join(parts)
-    return _join_surrogates(content or "")
+    return join_surrogates(content or "")
 
 
 def _read_refusal(fields):
@@ -256,10 +256,10 @@ def _read_refusal(fields):
     parts = content if isinstance(content, list) else []
     said = (part.get("refusal") for part in [fields, *parts] if isinstance(part, dict))
     texts = [text for text in said if isinstance(text, str) and text]
-    return _join_surrogates("\n".join(texts)) or None
+    return join_surrogates("\n".join(texts)) or None
 
 
-def _join_surrogates(text):
+def join_surrogates(text):
     """Join the halves of surrogate pairs, and replace single ones.
 
     Escapes in JSON may be such halves, which no file can hold.

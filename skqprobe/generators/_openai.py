@@ -463,6 +463,7 @@ def is_about_n(error):
 
 
 _ABOUT_N = re.compile(
-    r"\bn\b|n_cmpl|slots?\b|candidate|choices?\b|(number of|multiple) completion",
+    r"\bn\b|n_cmpl|slots?\b|candidate|(?<!tool_)choices?\b"
+    r"|(number of|multiple) completion",
     re.IGNORECASE,
 )

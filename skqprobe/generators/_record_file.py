@@ -236,10 +236,12 @@ class RecordFile(Records):
             raise RuntimeError(f"{self.path} is closed.")
         if self._stream is None:
             self._stream = open(self.path, "ab", buffering=0)  # noqa: SIM115
-        if os.fstat(self._stream.fileno()).st_size != self._size:
+        found = os.fstat(self._stream.fileno())
+        is_deleted = not found.st_nlink and not self.path.exists()
+        if is_deleted or found.st_size != self._size:
             raise RuntimeError(
-                f"{self.path} was changed by another program while it was used. Call "
-                "collect again."
+                f"{self.path} was {'deleted' if is_deleted else 'changed'} by another "
+                "program while it was used. Call collect again."
             )
         try:
             if self._size > self._place.at:  # the line that a killed process began

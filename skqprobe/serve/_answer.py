@@ -226,7 +226,7 @@ def _split_call(call, i):
     """Return a call of a tool as its head and its arguments."""
     function = call.get("function") if isinstance(call, dict) else None
     if not (isinstance(function, dict) and isinstance(function.get("arguments"), str)):
-        return [{"index": i, **call} if isinstance(call, dict) else call]
-    head = {"index": i, **call, "function": function | {"arguments": ""}}
+        return [{**call, "index": i} if isinstance(call, dict) else call]
+    head = {**call, "index": i, "function": function | {"arguments": ""}}
     rest = {"index": i, "function": {"arguments": function["arguments"]}}
     return [head, rest]

@@ -43,10 +43,13 @@ def main(arguments=None):
         if missing:
             raise ValueError(f"{missing[0]} is missing.")
         host, port = options.pop("host", "127.0.0.1"), options.pop("port", 8000)
-        if not isinstance(host, str) or type(port) is not int:
-            raise ValueError("host must be a text, and port an integer.")
+        probe, trusted = options.pop("probe"), options.pop("trusted", [])
+        if not (isinstance(host, str) and type(port) is int and 0 <= port < 2**16):
+            raise ValueError("host must be a text, and port an integer below 65536.")
+        if not (isinstance(probe, str) and isinstance(trusted, list)):
+            raise ValueError("probe must be a text, and trusted a list of names.")
         uvicorn = import_optional("uvicorn", needed_by="skqprobe serve", extra="serve")
-        pipeline = load_pipeline(options.pop("probe"), options.pop("trusted", []))
+        pipeline = load_pipeline(probe, trusted)
         with config_context(enable_metadata_routing=True):  # as pipelines of rows need
             app = create_app(pipeline, **options)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:

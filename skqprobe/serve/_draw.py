@@ -48,7 +48,7 @@ class Drawer:
             "/chat/completions" or "/completions".
         body : dict
             Content of the request, without `n`.
-        headers : list of (str, str)
+        headers : list of (str, bytes)
             Headers of the request.
         k : int
             Number of candidates.
@@ -80,15 +80,16 @@ class Drawer:
             raise draw.errors[-1]
         return draw
 
-    def limit(self, model):
+    def limit(self, kind):
         """Return the number of completions that the upstream gives per request."""
-        return self._limits.get(model, self._settings.n_per_request or 2**31)
+        return self._limits.get(kind, self._settings.n_per_request or 2**31)
 
-    def lower(self, model, limit):
-        """Lower the limit of a model."""
-        if len(self._limits) >= 1000:  # names are those of clients
-            self._limits.clear()
-        self._limits[model] = min(self.limit(model), limit)
+    def lower(self, kind, limit):
+        """Lower the limit of a kind of requests."""
+        if limit < self.limit(kind):
+            if len(self._limits) >= 1000:  # names are those of clients
+                self._limits.clear()
+            self._limits[kind] = limit
 
 
 class Draw:
@@ -106,7 +107,10 @@ class Draw:
 
     def __init__(self, drawer, path, body, headers):
         self._drawer, self._path, self._body = drawer, path, body
-        self._headers, self._model = headers, body.get("model")
+        self._headers = headers
+        # Some servers, such as vLLM, give one completion at temperature 0 only.
+        self._kind = body.get("model"), body.get("temperature") == 0
+        self._limit = drawer.limit(self._kind)
         self.found: dict[int, Candidate] = {}
         self.errors: list[UpstreamError] = []
         self.usage: dict[str, Any] = {}
@@ -122,9 +126,8 @@ class Draw:
 
     async def fill(self, n, start):
         """Draw candidates number `start` to `start + n`, concurrently."""
-        limit = self._drawer.limit(self._model)
-        starts = range(start, start + n, limit)
-        sizes = [min(limit, start + n - first) for first in starts]
+        starts = range(start, start + n, self._limit)
+        sizes = [min(self._limit, start + n - first) for first in starts]
         if len(sizes) == 1:
             return await self._request(sizes[0], start)
         async with asyncio.TaskGroup() as group:
@@ -144,10 +147,12 @@ class Draw:
                 self.errors.append(error)
                 return
             n_drawn = 0
-            self._drawer.lower(self._model, max(1, n // 2))
+            self._limit = min(self._limit, n // 2)
         else:
             if n_drawn < n:
-                self._drawer.lower(self._model, n_drawn)
+                self._limit = min(self._limit, n_drawn)
+            # An answer proves that a refusal was about n, and not about all requests.
+            self._drawer.lower(self._kind, self._limit)
         if n_drawn < n:
             await self.fill(n - n_drawn, start + n_drawn)
 
@@ -169,12 +174,16 @@ class Draw:
         return len(choices)
 
 
+_LARGEST = 1e15
+"""Bound of the numbers in "usage", whose sums are written as JSON."""
+
+
 def add_usage(total, usage):
     """Add the numbers in an object to those in another one, in place."""
     for name, value in usage.items() if isinstance(usage, dict) else ():
         if isinstance(value, dict):
             if isinstance(total.setdefault(name, {}), dict):
                 add_usage(total[name], value)
-        elif type(value) in (int, float):
+        elif type(value) in (int, float) and abs(value) < _LARGEST:
             before = total.get(name)
             total[name] = value + (before if type(before) in (int, float) else 0)

@@ -1,5 +1,6 @@
 """The gate: which requests are let in, and how many at a time."""
 
+import asyncio
 import hmac
 import time
 
@@ -54,12 +55,15 @@ class Gate:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            async with asyncio.timeout(self._settings.timeout):
+                await send(message)  # waits while the client does not read
 
         self._n_under_way += 1
         self._metrics.under_way.inc()
         try:
             await self._app(scope, receive, watch)
+        except TimeoutError:  # the server closes the connection
+            status = 499
         finally:
             self._n_under_way -= 1
             self._metrics.under_way.dec()

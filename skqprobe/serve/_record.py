@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from skqprobe._backends.answers import join_surrogates
 from skqprobe.generators._openai import known_log_probs
 
 OF_LOG_PROBS: dict[str, Any] = {
@@ -18,6 +19,9 @@ OF_LOG_PROBS: dict[str, Any] = {
 
 ENTROPY = "mean_entropies"
 """Key of records that is computed from the alternatives of the tokens."""
+
+NUMBERS = (*OF_LOG_PROBS, ENTROPY)
+"""Keys of records that are numbers."""
 
 N_ALTERNATIVES = 20
 """Number of alternatives per token, for entropies: the most that OpenAI returns."""
@@ -49,7 +53,9 @@ def make_record(prompt, candidates, has_log_probs):
         of `OF_LOG_PROBS` and `ENTROPY`. A number that is unknown is NaN.
     """
     record = {
-        "prompt": prompt if isinstance(prompt, str) else _read_messages(prompt),
+        "prompt": join_surrogates(prompt)
+        if isinstance(prompt, str)
+        else _read_messages(prompt),
         "completions": [c.content["text"] for c in candidates],
         "finish_reasons": [c.content["finish_reason"] for c in candidates],
     }
@@ -71,8 +77,8 @@ def _read_messages(messages):
         if message.get("tool_calls"):
             texts.append(json.dumps(message["tool_calls"], sort_keys=True))
         text = "\n".join(filter(None, texts))
-        plain = isinstance(content, str)
-        read.append({**message, "content": content if plain else text})
+        plain = content if isinstance(content, str) else text
+        read.append({**message, "content": join_surrogates(plain)})
     return read
 
 

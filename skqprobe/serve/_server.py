@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -18,7 +19,7 @@ from skqprobe.serve._errors import RequestError
 from skqprobe.serve._gate import path_of, send_error
 from skqprobe.serve._log import AnswerLog
 from skqprobe.serve._metrics import Metrics
-from skqprobe.serve._record import alternatives_needed, make_record
+from skqprobe.serve._record import NUMBERS, alternatives_needed, make_record
 from skqprobe.serve._respond import PassedOn, Refusal, Response
 from skqprobe.serve._upstream import Upstream
 
@@ -43,6 +44,11 @@ class Server:
         self.settings, self.metrics = settings, Metrics()
         keys = settings.embeddings or []
         keys = [keys] if isinstance(keys, str) else keys
+        if settings.embeddings == [] or any(key not in NUMBERS for key in keys):
+            raise ValueError(
+                f"embeddings must be some of {', '.join(NUMBERS)}; got "
+                f"{settings.embeddings!r}."
+            )
         self._n_alternatives = settings.top_logprobs or alternatives_needed(keys)
         self._chooser = Chooser(
             pipeline,
@@ -105,7 +111,9 @@ class Server:
         request = Request(scope, receive)
         path = path_of(scope)
         try:
-            if {".", ".."} & set(path.split("/")):
+            if scope["method"] not in _METHODS:
+                raise RequestError(405, "this method is not passed on.")
+            if _OUTSIDE.search(path):
                 raise RequestError(404, "there is no such path.")
             content = await self._read_content(request)
         except RequestError as error:
@@ -277,14 +285,24 @@ class Server:
 
         content, limit = bytearray(), self.settings.max_body_bytes
         try:
-            async for chunk in request.stream():
-                content += chunk
-                if len(content) > limit:
-                    raise RequestError(413, f"the request has more than {limit} bytes.")
+            async with asyncio.timeout(self.settings.timeout):
+                async for chunk in request.stream():
+                    content += chunk
+                    if len(content) > limit:
+                        message = f"the request has more than {limit} bytes."
+                        raise RequestError(413, message)
+        except TimeoutError:
+            raise RequestError(408, "the request did not come in time.") from None
         except ClientDisconnect:
             raise RequestError(499, "the client is gone.") from None
         return bytes(content)
 
+
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+"""Methods that are passed on; TRACE would return the key of this server."""
+
+_OUTSIDE = re.compile(r"(^|[/\\])\.\.?([;/\\]|$)")
+"""Parts of paths that lead out of "/v1", as any server may read them."""
 
 _NO_CHOICE = ((HEADER.encode() + b"choice", b"none"),)
 """Headers of an answer that was passed on, although it could be chosen."""

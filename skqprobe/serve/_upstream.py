@@ -19,12 +19,13 @@ _OF_CONNECTION = {
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
+    "proxy-connection",
     "te",
     "trailer",
     "transfer-encoding",
     "upgrade",
 }
-"""Headers of one connection, which are not passed on."""
+"""Headers of one connection, which are not passed on; "connection" names others."""
 
 _NOT_SENT = _OF_CONNECTION | {"host", "content-length", "cookie", "expect", "origin"}
 _NOT_RETURNED = _OF_CONNECTION | {"date", "server", "set-cookie"}
@@ -54,19 +55,18 @@ class Upstream:
         self._loop = None
 
     def headers_for(self, headers):
-        """Return the headers to send, from those of a request, as a list of pairs."""
-        left_out = _NOT_SENT
+        """Return the headers to send, as pairs of str and bytes."""
+        left_out, key = _NOT_SENT, self._settings.api_key
         if self._settings.client_token is not None:
             left_out = left_out | _OF_CLIENT
-        kept = [
-            (name, value)
-            for name, value in headers.items()
-            if name not in left_out and not name.startswith(HEADER)
-        ]
-        if self._settings.api_key is not None:
+        kept = _keep([(n, v.encode("latin-1")) for n, v in headers.items()], left_out)
+        # Errors must be readable, to find the key in them. Without the header, httpx
+        # would ask for compressed answers, which this client may not understand.
+        if key is not None or "accept-encoding" not in dict(kept):
             kept = [pair for pair in kept if pair[0] != "accept-encoding"]
-            kept.append(("accept-encoding", "identity"))  # errors must be readable
-            kept.append(("authorization", f"Bearer {self._settings.api_key}"))
+            kept.append(("accept-encoding", b"identity"))
+        if key is not None:
+            kept.append(("authorization", f"Bearer {key}".encode()))
         return kept
 
     async def ask(self, path, body, headers):
@@ -78,7 +78,7 @@ class Upstream:
             The endpoint, such as "/completions".
         body : dict
             Content of the request.
-        headers : list of (str, str)
+        headers : list of (str, bytes)
             Headers of the request.
 
         Raises
@@ -88,7 +88,7 @@ class Upstream:
         """
         own = {"accept-encoding", "content-type"}
         headers = [pair for pair in headers if pair[0] not in own]
-        headers += [("accept-encoding", "identity"), ("content-type", JSON)]
+        headers += [("accept-encoding", b"identity"), ("content-type", JSON)]
         content = json.dumps(body).encode()
         async with self.stream("POST", path, headers, content) as response:
             answer = await self._read(response)
@@ -99,7 +99,7 @@ class Upstream:
         except APIError as error:  # also an error in an answer of HTTP 200
             raise UpstreamError(
                 error.status if error.status in range(400, 600) else 502,
-                self.redact(str(error)),
+                self.redact(str(error).replace("base_url", "upstream")),
             ) from None
 
     @asynccontextmanager
@@ -110,15 +110,11 @@ class Upstream:
         """
         pool = self._find_pool()
         client, query = pool.client, [*self._query, *query]
-        request = client.build_request(
-            method,
-            self._url + quote(path, safe="/:@!$&'()*+,;=~"),
-            params=query or None,
-            headers=headers,
-            content=content,
-        )
+        url = self._url + quote(path, safe="/:@!$&'()*+,;=~")
+        options = {"headers": headers, "content": content, "params": query or None}
         response, pool.n_under_way = None, pool.n_under_way + 1
         try:
+            request = client.build_request(method, url, **options)
             for n_left in reversed(range(MAX_REDIRECTS + 1)):
                 response = await client.send(request, stream=True)
                 if response.next_request is None:
@@ -152,11 +148,7 @@ class Upstream:
         """
         if response.status_code >= 400 and self._settings.api_key is not None:
             raise self._refusal(response, await self._read(response))
-        return [
-            (name, value)
-            for name, value in response.headers.raw
-            if name.decode("latin-1").lower() not in _NOT_RETURNED
-        ]
+        return [(n.encode(), v) for n, v in _keep(_decode(response), _NOT_RETURNED)]
 
     def redact(self, text):
         """Remove the key of this server from a text."""
@@ -219,7 +211,8 @@ class Upstream:
         if self._settings.api_key is not None:
             content = self.redact(text).encode()
         kept = ("content-type", "retry-after", "x-request-id")
-        headers = {n: response.headers[n] for n in kept if n in response.headers}
+        found = _decode(response)
+        headers = {n: value.decode("latin-1") for n, value in found if n in kept}
         param = said.get("param") if isinstance(said, dict) else None
         return UpstreamError(
             response.status_code,
@@ -230,7 +223,25 @@ class Upstream:
         )
 
 
-JSON = "application/json"
+def _decode(response):
+    """Return the headers of an answer as pairs of str, in lower case, and bytes."""
+    return [(n.decode("latin-1").lower(), value) for n, value in response.headers.raw]
+
+
+def _keep(headers, left_out):
+    """Return headers without those left out, of one connection, and of this package."""
+    named = b",".join(value for name, value in headers if name == "connection")
+    left_out = left_out | {
+        n.strip() for n in named.decode("latin-1").lower().split(",")
+    }
+    return [
+        (name, value)
+        for name, value in headers
+        if name not in left_out and not name.startswith(HEADER)
+    ]
+
+
+JSON = b"application/json"
 
 POOL_SIZE = 16
 """Connections per pool. The time of httpx per request grows with their square."""

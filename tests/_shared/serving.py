@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import socket
 import threading
 import time
 
@@ -69,7 +70,8 @@ class ScriptedUpstream:
         body = json.loads(content) if content[:1] == b"{" else None
         self.paths.append(scope["path"] + "?" + scope["query_string"].decode())
         self.requests.append(body)
-        self.headers.append({k.decode(): v.decode() for k, v in scope["headers"]})
+        headers = {k.decode(): v.decode("latin-1") for k, v in scope["headers"]}
+        self.headers.append(headers)
         work = asyncio.create_task(self._respond(scope, body, send))
         gone = asyncio.create_task(receive())
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -143,7 +145,7 @@ async def reply(send, content, status=200, headers=()):
     """Send a complete answer of JSON or bytes."""
     content = content if isinstance(content, bytes) else json.dumps(content).encode()
     headers = {"content-type": "application/json", **dict(headers)}
-    encoded = [(k.encode(), v.encode()) for k, v in headers.items()]
+    encoded = [(k.encode(), v.encode("latin-1")) for k, v in headers.items()]
     start = {"type": "http.response.start", "status": status, "headers": encoded}
     await send(start)
     await send({"type": "http.response.body", "body": content})
@@ -200,3 +202,18 @@ def run_server(app):
     finally:
         server.should_exit = True
         thread.join(10)
+
+
+@contextlib.contextmanager
+def connect(url):
+    """Give a connection to a server, for requests that no client sends."""
+    host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        yield connection
+
+
+def send_raw(url, content):
+    """Send bytes to a server, and return all that it answers."""
+    with connect(url) as connection:
+        connection.sendall(content)
+        return b"".join(iter(lambda: connection.recv(65536), b""))

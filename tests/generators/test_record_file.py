@@ -206,6 +206,12 @@ def test_another_writer_is_detected_without_a_lock(path):
     assert path.read_bytes().endswith(b"another line\n")  # nothing was cut off
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be deleted")
+def test_a_file_that_was_deleted_is_detected(path):
+    with pytest.raises(RuntimeError, match="deleted by another program"):
+        collect_to(path, reward=lambda *_: path.unlink() or 1)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links and modes of POSIX")
 def test_links_and_modes_are_kept(path, tmp_path):
     target = tmp_path / "elsewhere.txt"

@@ -163,9 +163,17 @@ def test_models_and_all_else_are_passed_on(client, upstream):
     answer = client.post("/v1/embeddings", {"input": "a"})
     assert answer.json() == {"path": "/v1/embeddings", "body": {"input": "a"}}
     assert client.send_all(("DELETE", "/v1/files/1", {}))[0].status_code == 200
-    assert client.get("/props").status_code == 404
-    assert client.get("/v1/%2e%2e/props").status_code == 404
     assert len(upstream.paths) == 3
+
+
+OUTSIDE = ["/props", "/v1/%2e%2e/x", "/v1/a%2f..%2fx", "/v1/..%5cx", "/v1/..;a=b/x"]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_paths_outside_are_not_passed_on(client, upstream, path):
+    assert client.get(path).status_code == 404
+    assert client.get("/v1/a..b/.c/..d").status_code == 200
+    assert upstream.paths == ["/v1/a..b/.c/..d?"]
 
 
 def test_other_models_are_not_chosen_for(make_client, upstream):
@@ -207,6 +215,8 @@ BAD_SETTINGS = {
     "key without token": ({"api_key_env": "NO_SUCH"}, "needs client_token_env"),
     "token": ({"client_token_env": "NO_SUCH"}, "NO_SUCH.*not set"),
     "on_error": ({"on_error": "skip"}, "'on_error' parameter"),
+    "embeddings": ({"embeddings": ["n_tokens", "x"]}, "embeddings must be some of"),
+    "no embeddings": ({"embeddings": []}, "embeddings must be some of"),
     "log_content": (
         {"log": "x.jsonl", "log_content": "embeddings"},
         "needs a pipeline that begins with an embedder",

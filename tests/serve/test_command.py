@@ -143,6 +143,8 @@ BAD = {
     "unknown": (["--config", "unknown.toml"], "unknown option 'kk'"),
     "bad value": (["probe.skops", "--upstream", URL, "--k", "0"], "'k' parameter"),
     "bad type": (["--config", "type.toml"], "'k' parameter"),
+    "port": (["x", "--upstream", URL, "--port", "65536"], "port an integer below"),
+    "trusted": (["x", "--config", "trusted.toml"], "trusted a list of names"),
     "no URL": (["probe.skops", "--upstream", "x"], "upstream must be a URL"),
 }
 
@@ -152,6 +154,7 @@ def test_bad_options_are_named(run, probe, tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.skops").write_bytes(b"\x80\x04K\x01.")  # a pickle
     (tmp_path / "unknown.toml").write_text("kk = 3")
+    (tmp_path / "trusted.toml").write_text(f'upstream = "{URL}"\ntrusted = "a.B"')
     (tmp_path / "type.toml").write_text(
         f'probe = "probe.skops"\nupstream = "{URL}"\nk = "8"'
     )

@@ -32,6 +32,43 @@ def test_a_server_that_ignores_n_is_learned_once(client, upstream):
     assert sizes(upstream) == [8] + [1] * 15
 
 
+def test_a_refusal_of_one_request_is_not_a_limit_of_all(client, upstream):
+    upstream.fault = lambda body: serving.refusal(400, "n or something else is wrong")
+    assert client.chat().status_code == 400
+    upstream.fault, upstream.requests = lambda body: None, []
+    assert client.chat().status_code == 200
+    assert sizes(upstream) == [8]
+    upstream.fault = lambda body: serving.refusal(400, "unknown tool_choice")
+    assert client.chat().status_code == 400
+    assert sizes(upstream) == [8, 8]
+
+
+def test_a_limit_at_temperature_0_is_not_one_of_others(client, upstream):
+    greedy = serving.refusal(400, "n must be 1 when using greedy sampling")
+    upstream.fault = lambda body: (
+        greedy if not body.get("temperature", 1) and body.get("n", 1) > 1 else None
+    )
+    assert n_letters(client.chat(temperature=0)) == 7
+    upstream.requests.clear()
+    assert n_letters(client.chat(temperature=0)) == 7
+    assert client.chat(temperature=0.5).status_code == 200
+    assert sizes(upstream) == [1] * 8 + [8]
+
+
+HUGE = {"float": 1e308, "nan": float("nan"), "int": 10**400, "sum": 9 * 10**4298}
+
+
+@pytest.mark.parametrize("usage", HUGE.values(), ids=HUGE)
+def test_numbers_that_cannot_be_added_are_no_usage(make_client, upstream, usage):
+    def count(body):
+        more = {"usage": {"total_tokens": usage, "cost": 0.5}}
+        return serving.fault(upstream.answer(body, 1) | more)
+
+    upstream.fault = count
+    answer = make_client(n_per_request=1, k=2).chat()
+    assert answer.json()["usage"] == {"cost": 1.0}
+
+
 def test_n_per_request(make_client, upstream):
     assert n_letters(make_client(n_per_request=3).chat()) == 7
     assert sorted(sizes(upstream)) == [2, 3, 3]

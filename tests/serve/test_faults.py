@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from serving import (
     CHAT,
+    connect,
     count_a,
     cut,
     drip,
@@ -17,6 +18,7 @@ from serving import (
     make_pipeline_of_a,
     refusal,
     run_server,
+    send_raw,
 )
 from sklearn.pipeline import make_pipeline
 
@@ -74,6 +76,16 @@ def test_the_error_of_the_upstream_reaches_the_client(client, upstream):
     answer = client.chat()
     assert (answer.status_code, answer.text) == (418, "<b>no</b>")
     assert answer.headers["content-type"] == "text/html"
+    upstream.fault = lambda body: refusal(
+        400, x_request_id="日".encode().decode("latin-1")
+    )
+    assert client.chat().status_code == 400
+
+
+def test_an_address_that_is_too_long_upstream(make_client, upstream):
+    with run_server(make_client().app) as url:
+        head = b"GET /v1/%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert b" 502 " in send_raw(url, head % (b"|" * 30_000))
 
 
 def test_no_connection():
@@ -231,6 +243,26 @@ def test_bodies_are_bounded(make_client, upstream):
     assert client.chat(skqprobe={"k": 2}).status_code == 200
     answer = client.chat(skqprobe={"k": 32})
     assert answer.status_code == 502 and "more than 3000 bytes" in answer.text
+
+
+def test_requests_that_do_not_end_are_refused(make_client):
+    with run_server(make_client(timeout=0.5).app) as url:
+        for path in b"chat/completions", b"files":
+            head = b"POST /v1/%s HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{"
+            assert b" 408 " in send_raw(url, head % path)
+
+
+def test_a_client_that_does_not_read_is_left(make_client, upstream):
+    upstream.fault = lambda body: fault(b"x" * 2**25)
+    client = make_client(timeout=0.5)
+
+    def n_under_way():
+        return "skqprobe_requests_under_way 1.0" in client.get("/metrics").text
+
+    with run_server(client.app) as url, connect(url) as connection:
+        connection.sendall(b"GET /v1/file HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert wait_until(n_under_way)
+        assert wait_until(lambda: not n_under_way())
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 100_000])

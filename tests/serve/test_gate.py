@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from serving import CHAT, fault, refusal
+from serving import CHAT, fault, refusal, reply, run_server, send_raw
 
 KEY, TOKEN = "sk-of-the-server-123456", "token-of-clients-123456"
 
@@ -108,6 +108,39 @@ def test_compressed_answers_are_passed_on_and_not_chosen_from(make_client, upstr
     answer = make_client(max_retries=0).chat({"accept-encoding": "gzip"})
     assert answer.status_code == 502
     assert upstream.headers[0]["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_headers_of_one_connection_are_not_passed_on(make_client, upstream, k):
+    both = {"connection": "close, X-Hop", "x-hop": "1", "proxy-connection": "x"}
+    own = {"x-skqprobe-choice": "forged", "x-other": "é"}
+    upstream.fault = lambda body: (
+        lambda send: reply(send, upstream.answer(body, 4), headers=both | own)
+    )
+    names = [(n, v.encode()) for n, v in {**both, "x-other": "Jörg"}.items()]
+    answer = make_client().chat(names, skqprobe={"k": k})
+    assert answer.headers["x-skqprobe-choice"] == ("none" if k == 1 else "pipeline")
+    assert answer.headers.get("x-other") == ("é" if k == 1 else None)
+    sent = upstream.headers[0]
+    assert sent["x-other"].encode("latin-1") == "Jörg".encode()
+    for headers in sent, answer.headers:
+        assert "x-hop" not in headers and "proxy-connection" not in headers
+
+
+def test_answers_are_compressed_only_if_the_client_asks(make_client, upstream):
+    with run_server(make_client().app) as url:
+        for asked in b"", b"Accept-Encoding: br\r\n":
+            head = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            assert b" 200 OK" in send_raw(url, head + asked + b"\r\n")
+    found = [headers["accept-encoding"] for headers in upstream.headers]
+    assert found == ["identity", "br"]
+
+
+def test_a_request_to_return_its_headers_is_refused(make_client, upstream, secrets):
+    client = make_client(**secrets)
+    requests = [(m, "/v1/x", {"headers": bearer(TOKEN)}) for m in ("TRACE", "TRACK")]
+    assert [answer.status_code for answer in client.send_all(*requests)] == [405, 405]
+    assert upstream.headers == []
 
 
 def test_a_query_of_the_upstream_is_kept(upstream, make_client):

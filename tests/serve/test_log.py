@@ -151,6 +151,16 @@ def test_an_answer_is_sent_even_if_it_cannot_be_logged(make_client, path, monkey
     assert 'skqprobe_logged_total{kind="lost"} 2.0' in client.get("/metrics").text
 
 
+@pytest.mark.skipif(os.name == "nt", reason="an open file cannot be deleted")
+def test_a_log_that_was_deleted_is_lost(make_client, path):
+    client = make_client(log=path)
+    first = client.chat()
+    path.unlink()
+    assert client.chat().status_code == 200
+    assert reward(client, first, 1).status_code == 503
+    assert 'skqprobe_logged_total{kind="lost"} 2.0' in client.get("/metrics").text
+
+
 def test_ids_of_old_answers_are_dropped(make_client, path, monkeypatch):
     monkeypatch.setattr("skqprobe.serve._log.MAX_ANSWERS", 2)
     client = make_client(log=path)

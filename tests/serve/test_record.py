@@ -72,6 +72,13 @@ def test_messages_become_texts():
     assert messages[1]["content"] is None
 
 
+def test_half_a_character_in_a_prompt_is_replaced():
+    messages = [{"role": "user", "content": "cut \ud83d"}]
+    assert make_record(messages, [], False)["prompt"][0]["content"] == "cut \ufffd"
+    assert make_record("cut \ud83d", [], False)["prompt"] == "cut \ufffd"
+    assert messages[0]["content"] == "cut \ud83d"  # what goes upstream
+
+
 def test_alternatives_needed():
     assert alternatives_needed([]) == alternatives_needed(["hidden_states"]) == 0
     assert alternatives_needed(["n_tokens"]) == 1
