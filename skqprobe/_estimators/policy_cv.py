@@ -38,7 +38,6 @@ from skqprobe._utils.sklearn_compat import (
     _fit_context,
     with_callbacks,
 )
-from skqprobe._utils.warn import warn_user
 from skqprobe.losses import LOSSES, BaseLoss, get_loss
 
 DEFAULT_LOSSES = (
@@ -123,6 +122,9 @@ class QProbePolicyCV(QProbePolicy):
         Selected loss.
     alpha_ : float
         Selected strength of the penalty.
+    alpha_edge_ : {"smallest", "largest"} or None
+        Whether the selected penalty is the smallest or the largest of several in
+        `alphas`: others beyond it may be better.
     temperature_ : float
         Temperature of `predict_proba`, `sample` and `score`: the selected one, unless
         ``set_params(temperature=...)`` was called after `fit`.
@@ -294,9 +296,6 @@ class QProbePolicyCV(QProbePolicy):
         -----
         ConvergenceWarning
             If some of the fits did not converge.
-        UserWarning
-            If the selected penalty is the largest or smallest of `alphas`, and better
-            than the next to it in each fold.
         """
         self._check_settings()
         data = check_training_data(self, X, y, groups, sample_weight)
@@ -350,7 +349,6 @@ class QProbePolicyCV(QProbePolicy):
                 "that scoring returns numbers for every fold of cv."
             )
         best = int(results["rank_test_score"].argmin())
-        self._warn_of_edge(scores, best)
         attributes = {
             "cv_results_": results,
             "best_index_": best,
@@ -358,6 +356,7 @@ class QProbePolicyCV(QProbePolicy):
             "best_score_": float(mean[best]),
             "n_splits_": len(held_out),
             "view_weights_": view_weights,
+            "alpha_edge_": _edge(grid[best]["alpha"], self.alphas),
             **{f"{name}_": value for name, value in grid[best].items()},
         }
         if self.refit:
@@ -379,26 +378,6 @@ class QProbePolicyCV(QProbePolicy):
         scale = data.columns[1] if self.standardize else 1.0
         arguments = sample_weight, folds, objective_weights, scale
         return choose_view_weights(data, *arguments)
-
-    def _warn_of_edge(self, scores, best):
-        """Warn if a penalty beyond those of `alphas` would probably be better.
-
-        The selected one is then the largest or smallest, and in each fold better than
-        the next to it. Scores have the shape (n_alphas, n_losses, n_temperatures,
-        n_folds).
-        """
-        i, *others = np.unravel_index(best, scores.shape[:3])
-        order = np.argsort(self.alphas)
-        place = list(order).index(i)
-        if len(order) < 2 or 0 < place < len(order) - 1:
-            return
-        following = order[1] if place == 0 else order[-2]
-        if (scores[(i, *others)] > scores[(following, *others)]).all():
-            warn_user(
-                f"The selected alpha={self.alphas[i]:g} is the "
-                f"{'smallest' if place == 0 else 'largest'} of alphas, and better than "
-                "the next to it in each fold. Extend alphas beyond it."
-            )
 
     def _check_settings(self):
         for name in ("losses", "alphas", "temperatures"):
@@ -518,6 +497,13 @@ class QProbePolicyCV(QProbePolicy):
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "coef_")
+
+
+def _edge(alpha, alphas):
+    """Name the edge of several penalties at which the selected one is, or None."""
+    if min(alphas) == max(alphas):
+        return None
+    return {min(alphas): "smallest", max(alphas): "largest"}.get(alpha)
 
 
 def _cv_results(settings, scores):

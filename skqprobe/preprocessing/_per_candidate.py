@@ -219,8 +219,9 @@ class PerCandidate(
     @staticmethod
     def _like(X, out):
         """Give the output the views of X, if it has the columns of X."""
-        same = np.shape(out)[-1:] == np.shape(X)[-1:]
-        return with_views(out, views_of(X)) if same else out
+        views = views_of(X)
+        has_columns_of_X = views is not None and out.shape[-1] == X.shape[-1]
+        return with_views(out, views) if has_columns_of_X else out
 
     @available_if(_transformer_has("get_feature_names_out"))
     def get_feature_names_out(self, input_features=None):
