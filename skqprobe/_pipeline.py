@@ -208,7 +208,7 @@ def make_probe_pipeline(
     )
     siblings = SiblingFeatures(view_sizes=view_sizes, sibling_views=sibling_views)
     steps = [
-        ("scale", PerCandidate(StandardScaler())),
+        ("scale", PerCandidate(StandardScaler(), view_sizes=view_sizes)),
         ("siblings", siblings),
         ("probe", policy),
     ]

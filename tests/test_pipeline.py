@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 from cases import as_rows
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.compose import make_column_selector
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
@@ -77,3 +78,30 @@ def test_a_useless_view_is_left_out_and_a_strong_one_is_not(rng):
     alone = make_probe_pipeline().fit(X[:60, :, 40:], y[:60])
     found = pipeline.score(X[60:], y[60:])
     assert found == pytest.approx(alone.score(X[60:, :, 40:], y[60:]), abs=0.01)
+
+
+@pytest.mark.parametrize("output", ["default", "pandas"])
+def test_views_of_a_frame_by_name(rng, output):
+    """The columns may be in any order, and the containers change nothing."""
+    pd = pytest.importorskip("pandas")
+    X, y = rng.normal(size=(40, 4, 19)), rng.random((40, 4))
+    expected = make_probe_pipeline(view_sizes={"text": 17, "known": 2}).fit(X, y)
+    names = [f"emb{i}" for i in range(17)] + ["length", "judge"]
+    frame = pd.DataFrame(X.reshape(-1, 19), columns=names)
+    frame = frame[["length", *names[:17], "judge"]]
+    columns = {"text": make_column_selector("^emb"), "known": ["length", "judge"]}
+    pipeline = make_probe_pipeline(view_sizes=columns).set_output(transform=output)
+    groups = np.repeat(np.arange(40), 4)
+    pipeline.fit(frame, y.ravel(), groups=groups)
+    weights = pipeline["probe"].view_weights_
+    assert list(weights) == ["text", "known", "siblings"]
+    assert weights == pytest.approx(expected["probe"].view_weights_, rel=1e-5)
+    values = pipeline.decision_function(frame, groups=groups)
+    assert_allclose(values, expected.decision_function(X).ravel(), rtol=1e-4)
+    for step in ("scale", "siblings"):
+        pipeline.set_params(**{step: "passthrough"})
+        pipeline.fit(frame, y.ravel(), groups=groups)
+        weights = pipeline["probe"].view_weights_
+        assert list(weights)[:2] == ["text", "known"]
+        pipeline.set_params(**{step: clone(expected[step])})
+        pipeline.set_params(**{f"{step}__view_sizes": columns})

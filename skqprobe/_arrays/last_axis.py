@@ -39,6 +39,12 @@ class LastAxisArray(np.ndarray):
         """Convert to another dtype; see :meth:`numpy.ndarray.astype`."""
         return self._described(super().astype(dtype, *args, **options))
 
+    def take(self, indices, axis=None, out=None, mode="raise"):
+        """Select elements along an axis; see :meth:`numpy.ndarray.take`."""
+        taken = super().take(indices, axis, out, mode)
+        is_kept = axis is not None and axis % self.ndim < self.ndim - 1
+        return self._described(taken) if is_kept and out is None else taken
+
     def __copy__(self):
         return self.copy()
 

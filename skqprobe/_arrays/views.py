@@ -8,6 +8,9 @@ import numpy as np
 from skqprobe._arrays.last_axis import LastAxisArray
 from skqprobe._utils.sklearn_compat import column_indices
 
+VIEWS = "skqprobe_views"
+"""Key of the views in the `attrs` of a data frame."""
+
 
 class ViewArray(LastAxisArray):
     """Embeddings whose columns belong to views.
@@ -32,12 +35,19 @@ def with_views(X, views):
 
     Parameters
     ----------
-    X : ndarray
-        Embeddings.
+    X : ndarray or data frame
+        Embeddings. A pandas frame carries the names of the columns of each view in
+        `attrs`; other frames carry nothing.
     views : dict of ndarray of int, or None
         Columns of each view, by name.
     """
-    if views is None or len(views) < 2 or not isinstance(X, np.ndarray):
+    if views is None or len(views) < 2:
+        return X
+    if hasattr(X, "attrs") and hasattr(X, "columns"):
+        names = {view: X.columns[each].tolist() for view, each in views.items()}
+        X = X.copy(deep=False)  # which may be that of the user
+        X.attrs[VIEWS] = names
+    if not isinstance(X, np.ndarray):
         return X
     X = X.view(ViewArray)
     X.last_axis = views
@@ -46,7 +56,16 @@ def with_views(X, views):
 
 def views_of(X):
     """Return the views that X carries, or None."""
-    return getattr(X, "views", None) if isinstance(X, ViewArray) else None
+    if isinstance(X, ViewArray):
+        return X.views
+    names = getattr(X, "attrs", {}).get(VIEWS)
+    if names is None or not X.columns.is_unique:
+        return None
+    found = {
+        view: np.flatnonzero(X.columns.isin(columns)) for view, columns in names.items()
+    }
+    found = {view: columns for view, columns in found.items() if len(columns)}
+    return found if sum(map(len, found.values())) == X.shape[1] else None
 
 
 def check_views(view_sizes, X, n_features):
@@ -57,7 +76,8 @@ def check_views(view_sizes, X, n_features):
     view_sizes : dict, array-like or None
         Number of columns of each view, in order, with or without names; or the columns
         of each view by name, as ColumnTransformer takes them; or the name of each
-        column, "view__column". None takes the views that X carries.
+        column, "view__column". None takes the views that X carries. Of columns that X
+        has no names for, the view of this name that X carries is taken.
     X : array-like
         Embeddings as the user passed them: a data frame if columns are selected by
         name.
@@ -75,13 +95,16 @@ def check_views(view_sizes, X, n_features):
     ValueError
         If the views do not have each column exactly once.
     """
+    carried = views_of(X) or {}
     if view_sizes is None:
-        return views_of(X) or {"view0": np.arange(n_features)}
+        return carried or {"view0": np.arange(n_features)}
     if not isinstance(view_sizes, Mapping):
         entries = list(view_sizes)
         if entries and all(isinstance(name, str) for name in entries):
             return _views_by_prefix(entries, n_features)
         view_sizes = {f"view{i}": size for i, size in enumerate(entries)}
+    if not hasattr(X, "columns"):  # scikit-learn would take the second axis of sets
+        X = np.empty((0, n_features))
     views, start = {}, 0
     for name, columns in view_sizes.items():
         if isinstance(columns, Integral):
@@ -91,9 +114,11 @@ def check_views(view_sizes, X, n_features):
         try:
             views[name] = np.array(column_indices(X, columns), dtype=int)
         except (TypeError, ValueError, IndexError) as error:
-            raise ValueError(
-                f"The columns of view_sizes[{name!r}] cannot be selected: {error}"
-            ) from error
+            if name not in carried:
+                raise ValueError(
+                    f"The columns of view_sizes[{name!r}] cannot be selected: {error}"
+                ) from error
+            views[name] = carried[name]
     numbers = np.concatenate([*views.values(), []])
     is_partition = np.array_equal(np.sort(numbers), np.arange(n_features))
     if not (is_partition and all(map(len, views.values()))):
@@ -111,7 +136,7 @@ def _views_by_prefix(names, n_features):
             f"view_sizes has {len(names)} names of columns, but X has {n_features} "
             "columns; pass get_feature_names_out() of the transformer that made X."
         )
-    prefixes = np.array([name.split("__")[0] for name in names])
+    prefixes = np.array([str(name).split("__")[0] for name in names], dtype=object)
     return {name: np.flatnonzero(prefixes == name) for name in dict.fromkeys(prefixes)}
 
 
@@ -132,7 +157,10 @@ def view_weights_by_name(view_weights, views):
                 f"view_weights has {unknown}, but the views of X are {names}."
             )
         view_weights = [view_weights.get(name, 1.0) for name in names]
-    values = np.asarray(view_weights, dtype=np.float64)
+    try:
+        values = np.asarray(view_weights, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        values = np.array(np.nan)
     if values.shape != (len(names),) or not ((values > 0) & (values < np.inf)).all():
         raise ValueError(
             "view_weights must be positive and finite, one for each view of X, "

@@ -74,10 +74,11 @@ def _descend(ridge):
     First, embeddings share a penalty. They then get penalties of their own only where
     that lowers the error by more than one standard error.
     """
-    views = np.flatnonzero(ridge.variances > 0)
+    varies = ridge.variances > 0
+    views = np.flatnonzero(varies)
     wide = [view for view in views if ridge.sizes[view] >= MIN_COLUMNS]
     parts = [wide] * bool(wide) + [[view] for view in views if view not in wide]
-    common = [np.full(len(ridge.variances), value) for value in PENALTIES[1:]]
+    common = [np.where(varies, value, OFF) for value in PENALTIES[1:]]
     penalties = ridge.best(common)
     for part in parts:
         penalties = ridge.best(_changes(penalties, part))
@@ -117,9 +118,9 @@ class BandedRidge:
         train, held_out = folds
         first = layout.offsets[:-1]
         test = [layout.to_prompt_order(fold.copies)[first] for fold in held_out]
-        # Evenly spaced prompts.
-        some = np.zeros(layout.n_prompts, dtype=bool)
-        some[:: -(-layout.n_rows // MAX_ROWS)] = True
+        # Evenly spaced prompts, out of those with a weight.
+        used, some = np.flatnonzero(prompt_weight), np.zeros(layout.n_prompts, bool)
+        some[used[:: -(-layout.sizes[used].sum() // MAX_ROWS)]] = True
         layout = layout.keep(repeat_per_prompt(some, layout.offsets))
         self.offsets, self._errors = layout.offsets, {}
         self.train, self.test = train[:, some], np.array(test)[:, some]
@@ -131,7 +132,7 @@ class BandedRidge:
         self.prompt_weight = prompt_weight[some] / prompt_weight[some].sum()
         self.row_weight /= repeat_per_prompt(total, self.offsets)
         rows = slice(None) if layout.order is None else layout.order
-        X = np.asarray(to_host(BlockReader(data.X)(rows), "X"), dtype=np.float32)
+        X = np.asarray(to_host(BlockReader(data.X)(rows), "X"))
         self.sizes = [len(view) for view in data.views.values()]
         views = [self._reduced(X, view, scale, weight) for view in data.views.values()]
         self.variances = np.array([variance for _, variance in views])
@@ -147,11 +148,12 @@ class BandedRidge:
 
     def _reduced(self, X, view, scale, weight):
         """Columns of a view, centered and of total variance 1, and their variance."""
+        # In float64, since the columns may be far from 0 or of any magnitude.
         columns = X[:, view] / np.broadcast_to(scale, X.shape[1:])[view]
-        columns = self._centered(columns.astype(np.float32), weight)
+        columns = self._centered(columns, weight)
         share = self.row_weight * repeat_per_prompt(self.prompt_weight, self.offsets)
         variance = float(share @ np.einsum("ij,ij->i", columns, columns))
-        columns /= np.sqrt(variance) or 1.0
+        columns = (columns / (np.sqrt(variance) or 1.0)).astype(np.float32)
         if columns.shape[1] > MAX_COLUMNS and variance > 0:
             n_components = min(MAX_COLUMNS, len(columns))
             weighted = columns * np.sqrt(share)[:, None].astype(np.float32)

@@ -101,8 +101,9 @@ class _Transform:
         fitted = copy.copy(self)
         fitted.n_features_out_ = embeddings.shape[-1]
         views = check_views(fitted.view_sizes_, X, embeddings.shape[-1])
-        embeddings = with_views(embeddings, views)
-        return embeddings if embeddings.ndim == 3 else wrap_output(embeddings, X, self)
+        if embeddings.ndim == 2:
+            embeddings = wrap_output(embeddings, X, self)
+        return with_views(embeddings, views)
 
 
 class BaseEmbedder(

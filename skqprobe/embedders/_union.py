@@ -1,6 +1,7 @@
 """EmbedderUnion: several embeddings of a candidate side by side."""
 
 from collections.abc import Mapping
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.views import check_views, with_views
 from skqprobe._utils.estimator import BaseEstimator
-from skqprobe._utils.sklearn_compat import HasMethods, _fit_context, wrap_output
+from skqprobe._utils.sklearn_compat import _fit_context, wrap_output
 
 
 class _Transform:
@@ -56,10 +57,10 @@ class _Transform:
         """
         check_is_fitted(self)
         embeddings = self._join(X)
-        embeddings = with_views(
-            embeddings, check_views(self.view_sizes_, X, embeddings.shape[-1])
-        )
-        return embeddings if embeddings.ndim == 3 else wrap_output(embeddings, X, self)
+        views = check_views(self.view_sizes_, X, embeddings.shape[-1])
+        if embeddings.ndim == 2:
+            embeddings = wrap_output(embeddings, X, self)
+        return with_views(embeddings, views)
 
 
 class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
@@ -75,7 +76,8 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
     categories : list of str, default=None
         Columns of a data frame, or keys of records, with a label of each candidate,
         such as the model that wrote it: they become one 0/1 column per label of `fit`.
-        None takes the columns of a data frame that pandas calls categorical.
+        None takes the columns of a data frame that pandas or polars calls categorical,
+        except "prompt" and "completion".
 
     Attributes
     ----------
@@ -143,7 +145,7 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
         if len(self.embedders) == 0:
             raise ValueError("embedders is empty; give at least one embedder.")
         for each in self.embedders:
-            if not HasMethods(["fit", "transform"]).is_satisfied_by(each):
+            if not hasattr(type(each), "view_sizes_"):
                 raise TypeError(f"embedders must hold embedders; got {each!r}.")
         encoders = {
             name: OneHotEncoder(
@@ -158,9 +160,12 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
     def _category_names(self, X):
         if self.categories is not None:
             return list(self.categories)
-        dtypes = getattr(X, "dtypes", {}) if hasattr(X, "columns") else {}
-        named = dtypes.items() if hasattr(dtypes, "items") else ()
-        return [name for name, dtype in named if str(dtype) == "category"]
+        if not hasattr(X, "dtypes"):
+            return []
+        kinds = ("category", "Categorical", "Enum")  # of pandas and polars
+        named = zip(X.columns, X.dtypes, strict=True)
+        names = [name for name, dtype in named if str(dtype).startswith(kinds)]
+        return [name for name in names if name not in ("prompt", "completion")]
 
     @property
     def view_sizes_(self):
@@ -168,13 +173,14 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
         sizes: dict[str, int] = {}
         parts = [each.view_sizes_ for each in self.embedders_]
         parts += [
-            {name: len(encoder.categories_[0])}
+            {str(name): len(encoder.categories_[0])}
             for name, encoder in self.encoders_.items()
         ]
         for part in parts:
             for name, size in part.items():
-                number = sum(known.split("-")[0] == name for known in sizes)
-                sizes[f"{name}-{number + 1}" if number else name] = size
+                numbered = (f"{name}-{number}" for number in count(2))
+                free = (each for each in chain([name], numbered) if each not in sizes)
+                sizes[next(free)] = size
         return sizes
 
     def _join(self, X):
@@ -215,6 +221,10 @@ def _labels(X, name):
         else:
             records = [each if isinstance(each, Mapping) else {} for each in X]
             labels = np.array([list(map(str, each[name])) for each in records], object)
+            k = {len(each["completions"]) for each in records}
+            is_text = any(isinstance(each[name], str) for each in records)
+            if is_text or labels.shape[1:] != tuple(k):
+                labels = np.zeros(0)
     except (KeyError, TypeError, ValueError):
         labels = np.zeros(0)
     if labels.size == 0:

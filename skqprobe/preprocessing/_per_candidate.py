@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.blocks import BlockReader, memory_map, row_blocks
 from skqprobe._arrays.device import check_container, to_host
-from skqprobe._arrays.views import views_of, with_views
+from skqprobe._arrays.views import check_views, views_of, with_views
 from skqprobe._candidates.validation import check_rewards, explain_texts, list_to_array
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
@@ -53,6 +53,11 @@ class PerCandidate(
     transformer : transformer
         Transformer that returns one row per input row, such as ``StandardScaler()`` or
         ``PCA()``.
+    view_sizes : tuple of int, dict or list of str, default=None
+        Views of X, if it has several embeddings side by side: the number of columns of
+        each, in order; or by name, this number or the columns, selected as in
+        ColumnTransformer; or the name of each column, "view__column". None takes the
+        views that X carries from an embedder or a transformer, or one view.
 
     Attributes
     ----------
@@ -91,10 +96,14 @@ class PerCandidate(
     (5,)
     """
 
-    _parameter_constraints: dict = {"transformer": [HasMethods(["fit", "transform"])]}
+    _parameter_constraints: dict = {
+        "transformer": [HasMethods(["fit", "transform"])],
+        "view_sizes": ["array-like", dict, None],
+    }
 
-    def __init__(self, transformer):
+    def __init__(self, transformer, *, view_sizes=None):
         self.transformer = transformer
+        self.view_sizes = view_sizes
 
     @_fit_context(prefer_skip_nested_validation=False)
     @explain_texts()
@@ -119,10 +128,10 @@ class PerCandidate(
             Fitted transformer.
         """
         rows, y, params, _ = self._training_rows(X, y, params)
-        transformer = clone(self.transformer)
+        transformer, views = clone(self.transformer), self._check_views(X)
         if not _fit_in_blocks(transformer, rows, params):
             transformer.fit(_in_memory(rows), y, **params)
-        self.transformer_ = transformer
+        self.transformer_, self._views = transformer, views
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -149,7 +158,7 @@ class PerCandidate(
             Transformed embeddings.
         """
         rows, y, params, shape = self._training_rows(X, y, params)
-        transformer = clone(self.transformer)
+        transformer, views = clone(self.transformer), self._check_views(X)
         is_fitted = _fit_in_blocks(transformer, rows, params)
         rows = _in_memory(rows)
         if is_fitted:
@@ -158,7 +167,7 @@ class PerCandidate(
             rows = transformer.fit_transform(rows, y, **params)
         else:
             rows = transformer.fit(rows, y, **params).transform(rows)
-        self.transformer_ = transformer
+        self.transformer_, self._views = transformer, views
         return self._like(X, _restore_sets(rows, shape))
 
     def _training_rows(self, X, y, params):
@@ -175,6 +184,12 @@ class PerCandidate(
                 for name, value in params.items()
             }
         return rows, y, params, shape
+
+    def _check_views(self, X):
+        """Views that `view_sizes` describes, or None."""
+        if self.view_sizes is None:
+            return None
+        return check_views(self.view_sizes, X, np.shape(X)[-1])
 
     def transform(self, X):
         """Transform each candidate.
@@ -216,10 +231,9 @@ class PerCandidate(
         rows = getattr(self.transformer_, method)(_in_memory(rows))
         return self._like(X, _restore_sets(rows, shape))
 
-    @staticmethod
-    def _like(X, out):
+    def _like(self, X, out):
         """Give the output the views of X, if it has the columns of X."""
-        views = views_of(X)
+        views = self._views or views_of(X)
         has_columns_of_X = views is not None and out.shape[-1] == X.shape[-1]
         return with_views(out, views) if has_columns_of_X else out
 

@@ -494,8 +494,9 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         views = self.views_ if n_features else {}
         name = "siblings" + "_" * ("siblings" in views)
         views = views | {name: np.arange(n_features, out.shape[1])}
-        out = with_views(out.reshape(*layout.shape, out.shape[1]), views)
-        return wrap_output(out, X, self) if len(layout.shape) == 1 else out
+        out = out.reshape(*layout.shape, out.shape[1])
+        out = wrap_output(out, X, self) if len(layout.shape) == 1 else out
+        return with_views(out, views)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -70,7 +70,8 @@ def test_weights():
     views = check_views({"a": 2, "b": 3}, X, 5)
     assert view_weights_by_name({"b": 4}, views) == {"a": 1.0, "b": 4.0}
     assert_array_equal(column_weights((2, 3), views, 5), [2, 2, 3, 3, 3])
-    for bad in ((1,), (1, 2, 3), (0, 1), (-1, 1), (np.inf, 1), (np.nan, 1)):
+    infinite = [(np.inf, 1), (np.nan, 1)]
+    for bad in ((1,), (1, 2, 3), (0, 1), (-1, 1), *infinite, (1, "a"), {"a": "b"}):
         with pytest.raises(ValueError, match="view_weights must be positive"):
             view_weights_by_name(bad, views)
     with pytest.raises(ValueError, match=r"has \['c'\], but the views of X are"):
@@ -89,9 +90,41 @@ def test_rows_and_copies_carry_the_views():
         pickle.loads(pickle.dumps(carried)),
         carried.astype(np.float32),
         carried.reshape(2, 2, 5),
+        np.take(carried, [0, 2], axis=0),
+        carried.reshape(2, 2, 5).take([1], axis=-2),
     ):
         assert isinstance(kept, ViewArray) and as_lists(kept.views) == as_lists(views)
-    for lost in (carried[:, :3], carried.T, carried + 1, carried.mean(axis=0)):
+    others = carried.take([1, 2], axis=1), carried.take([1, 2, 3, 4, 5])
+    for lost in (carried[:, :3], carried.T, carried + 1, carried.mean(axis=0), *others):
         assert views_of(lost) is None
     one = check_views((5,), X, 5)
     assert with_views(X, one) is X and with_views("frame", views) == "frame"
+
+
+def test_columns_of_sets_are_those_of_the_last_axis():
+    sets = np.zeros((3, 2, 5))
+    for view_sizes in (
+        {"a": slice(0, 3), "b": [3, 4]},
+        {"a": np.arange(5) < 3, "b": slice(3, None)},
+    ):
+        found = as_lists(check_views(view_sizes, sets, 5))
+        assert found == {"a": [0, 1, 2], "b": [3, 4]}
+
+
+def test_names_of_views_are_plain_text():
+    views = check_views(np.array(["a__0", "b__0"]), X[:, :2], 2)
+    assert [type(name) for name in views] == [str, str]
+
+
+def test_frames_carry_the_views():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(X, columns=list("pqrst"))
+    views = check_views({"a": [0, 4], "b": [1, 2, 3]}, X, 5)
+    frame = with_views(frame, views)
+    assert as_lists(views_of(frame[1:])) == as_lists(views)
+    # Of some columns, the views are those that remain.
+    some = as_lists(views_of(frame[["q", "t"]]))
+    assert list(some.items()) == [("a", [1]), ("b", [0])]
+    assert views_of(frame.assign(u=1.0)) is None
+    assert views_of(frame[["p", "p"]]) is None
+    assert views_of(frame.rename(columns={"p": "z"})) is None

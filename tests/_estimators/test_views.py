@@ -1,11 +1,14 @@
 """Views with penalties of their own."""
 
+import itertools
+
 import numpy as np
 import pytest
 from cases import as_rows
 from estimators import assert_refused
 from numpy.testing import assert_allclose
 from sklearn.base import clone
+from sklearn.linear_model import Ridge
 
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
 from skqprobe._arrays.views import check_views, with_views
@@ -176,3 +179,88 @@ def test_updates_with_weights(three_views, loss):
     assert probe.intercept_ == pytest.approx(expected.intercept_, rel=1e-6)
     probe.set_params(view_weights=(1, 1, 1))
     assert_refused(probe.partial_fit, "cannot update a probe that was", X, y)
+
+
+def test_a_constant_view_changes_nothing(three_views, rng):
+    X, _ = three_views
+    y = rng.random((60, 6))  # all views are useless
+    views = {"view_sizes": (3, 3, 1)}
+    expected = QProbePolicyCV(["contrastive_policy_gradient"], **views).fit(X, y)
+    constant = np.concatenate([X, np.ones((60, 6, 2))], axis=2)
+    views["view_sizes"] = (3, 3, 1, 2)
+    found = QProbePolicyCV(["contrastive_policy_gradient"], **views).fit(constant, y)
+    assert found.view_weights_ == expected.view_weights_ | {"view3": 1.0}
+
+
+@pytest.mark.parametrize(
+    "factor, dtype",
+    [(1e100, np.float64), (1e-60, np.float64), (1e25, np.float32), (1e-25, np.float32)],
+)
+@pytest.mark.parametrize("standardize", [False, True])
+def test_choice_of_weights_at_any_magnitude(three_views, standardize, factor, dtype):
+    X, y = three_views
+    settings = {"view_sizes": (4, 3), "standardize": standardize}
+    search = QProbePolicyCV(["contrastive_policy_gradient"], **settings)
+    expected = search.fit(X, y).view_weights_
+    scale = np.array([1.0] * 4 + [factor] * 3, dtype)
+    found = search.fit(X.astype(dtype) * scale, y).view_weights_
+    ratio = found["view1"] / found["view0"]
+    if not standardize:
+        ratio *= float(factor) ** 2
+    same = pytest.approx(expected["view1"] / expected["view0"], rel=1e-4)
+    assert ratio == same
+
+
+def test_choice_of_weights_far_from_zero(three_views):
+    X, y = three_views
+    settings = {"view_sizes": SIZES, "standardize": True}
+    search = QProbePolicyCV(["contrastive_policy_gradient"], **settings)
+    expected = search.fit(X, y).view_weights_
+    found = search.fit(X + 1e9, y).view_weights_
+    assert_allclose(list(found.values()), list(expected.values()), rtol=1e-4)
+
+
+def test_prompts_without_weight_are_not_read(three_views, monkeypatch):
+    """Only every second prompt has a weight, and one of two is read."""
+    X, y = three_views
+    monkeypatch.setattr(_view_search, "MAX_ROWS", 180)
+    weight = np.tile([0.0, 1.0], 30)
+    search = QProbePolicyCV(["contrastive_policy_gradient"], view_sizes=SIZES, cv=3)
+    found = search.fit(X, y, sample_weight=weight).view_weights_
+    assert found["view1"] > 1e3 * max(found["view0"], found["view2"])
+
+
+def test_choice_of_penalties_is_that_of_brute_force(three_views, monkeypatch):
+    """Errors are those of Ridge, and no other penalties are clearly better."""
+    X, y = three_views
+    tried = {}
+    errors = _view_search.BandedRidge.errors
+
+    def keep(ridge, penalties):
+        found = errors(ridge, penalties)
+        tried[tuple(penalties)] = found @ ridge.prompt_weight
+        return found
+
+    monkeypatch.setattr(_view_search.BandedRidge, "errors", keep)
+    prompts = np.arange(60)
+    cv = [(prompts[prompts % 3 != i], prompts[prompts % 3 == i]) for i in range(3)]
+    search = QProbePolicyCV(["contrastive_policy_gradient"], view_sizes=SIZES, cv=cv)
+    search.fit(X, y)
+    X, y = (each - each.mean(axis=1, keepdims=True) for each in (X, y))
+    views = np.split(X, np.cumsum(SIZES)[:-1], axis=2)
+    views = [view / np.sqrt((view**2).sum(axis=2).mean()) for view in views]
+
+    def error(penalties):
+        pairs = zip(views, penalties, strict=True)
+        Z, total = np.concatenate([v / np.sqrt(p) for v, p in pairs], axis=2), 0.0
+        for train, test in cv:
+            ridge = Ridge(alpha=y[train].size, fit_intercept=False)
+            ridge.fit(Z[train].reshape(-1, 7), y[train].ravel())
+            residual = ridge.predict(Z[test].reshape(-1, 7)) - y[test].ravel()
+            total += (residual**2).sum() / y.size
+        return total
+
+    some = list(tried)[::6]
+    assert_allclose([tried[each] for each in some], [error(each) for each in some])
+    grid = itertools.product([1e6, 1.0, 1e-2, 1e-4], repeat=3)
+    assert min(tried.values()) < 1.005 * min(map(error, grid))

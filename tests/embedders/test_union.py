@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.preprocessing import StandardScaler
 
 from skqprobe import make_probe_pipeline
+from skqprobe._arrays.views import check_views
 from skqprobe.embedders import EmbedderUnion, TextStatistics, VectorizerEmbedder
 
 
@@ -57,6 +59,11 @@ def test_columns_and_views(union, records):
 def test_views_with_equal_names(records):
     union = EmbedderUnion([TextStatistics(), TextStatistics()]).fit(records)
     assert list(union.view_sizes_) == ["statistics", "statistics-2"]
+    other = [each | {"statistics-2": list("aabb"), 3: list("aabb")} for each in records]
+    union.set_params(categories=["statistics-2", 3]).fit(other)
+    names = ["statistics", "statistics-2", "statistics-2-2", "3"]
+    assert union.view_sizes_ == dict(zip(names, [9, 9, 2, 2], strict=True))
+    assert list(union.transform(other).views) == names
 
 
 def test_frames_equal_records(union, records):
@@ -67,6 +74,24 @@ def test_frames_equal_records(union, records):
     assert list(found.views) == ["text", "statistics", "model"]
     named = clone(union).set_output(transform="pandas").fit_transform(frame)
     assert list(named.columns) == list(union.get_feature_names_out())
+    assert list(check_views(None, named, 31)) == ["text", "statistics", "model"]
+
+
+@pytest.mark.parametrize("dtype", ["Categorical", "Enum"])
+def test_categories_of_polars(union, records, dtype):
+    pl = pytest.importorskip("polars")
+    expected = union.fit_transform(records).reshape(120, 31)
+    columns = as_frame(records).astype(str).to_dict("list")
+    dtype = getattr(pl, dtype)(*[list("wxyz")] * (dtype == "Enum"))
+    frame = pl.DataFrame(columns).with_columns(pl.col("model").cast(dtype))
+    found = union.set_params(categories=None).fit_transform(frame)
+    assert_array_equal(found, expected)
+
+
+def test_texts_are_no_categories(union, records):
+    frame = as_frame(records).astype("category")
+    views = union.set_params(categories=None).fit(frame).view_sizes_
+    assert list(views) == ["text", "statistics", "model"]
 
 
 def test_new_labels_are_zeros(union, records):
@@ -80,6 +105,7 @@ def test_new_labels_are_zeros(union, records):
     [
         ({"embedders": []}, ValueError, "embedders is empty"),
         ({"embedders": ["x"]}, TypeError, "must hold embedders; got 'x'"),
+        ({"embedders": [StandardScaler()]}, TypeError, "hold embedders; got Standard"),
         ({"categories": ["judge"]}, ValueError, "has 'judge', but X has no such"),
     ],
 )
@@ -87,6 +113,14 @@ def test_bad_settings(union, records, change, error, words):
     with pytest.raises(error, match=words):
         union.set_params(**change).fit(records)
     assert not hasattr(union, "embedders_")
+
+
+@pytest.mark.parametrize("labels", ["wxyz", ["w"], [*"vwxyz"]])
+def test_labels_that_do_not_fit_the_completions(union, records, labels):
+    for wrong in ([records[0] | {"model": labels}], [*records, {**records[0]}]):
+        wrong[-1]["model"] = labels
+        with pytest.raises(ValueError, match="one label per completion"):
+            union.fit(wrong)
 
 
 def test_pipeline_from_text(records, rng):
