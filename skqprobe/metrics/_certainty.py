@@ -161,8 +161,7 @@ def conformal_threshold(predicted, rewards, risk=0.1):
     """
     if not FloatInterval(Real, 0, 1, closed="neither").is_satisfied_by(risk):
         raise ValueError(f"risk must be a number in (0, 1); got {risk!r}.")
-    predicted = np.asarray(predicted)
-    predicted = check_values(predicted, predicted.shape[:1], "predicted")
+    predicted = check_values(predicted, np.shape(predicted)[:1] or (1,), "predicted")
     rewards = check_values(rewards, predicted.shape, "rewards")
     if not np.isin(rewards, (0, 1)).all():
         raise ValueError(
@@ -172,5 +171,6 @@ def conformal_threshold(predicted, rewards, risk=0.1):
     order = np.argsort(-predicted, kind="stable")
     predicted, n_bad = predicted[order], np.cumsum(1 - rewards[order])
     is_last = np.append(predicted[1:] != predicted[:-1], True)  # of equal ones
-    meets = is_last & (1 + n_bad <= risk * np.arange(1, len(predicted) + 1))
+    # A quotient is rounded as `risk` is: 29 / 100 <= 0.29, but 29 > 0.29 * 100.
+    meets = is_last & ((1 + n_bad) / np.arange(1, len(predicted) + 1) <= risk)
     return float(predicted[meets].min(initial=np.inf))

@@ -92,6 +92,14 @@ def test_guarantee_over_calibration_sets(good, n, risk):
         assert np.mean(relative) > 0.8 * risk  # and no more careful than that
 
 
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_threshold_at_exactly_the_risk(percent):
+    rewards = np.arange(100) >= percent - 1  # (1 + n_bad) / 100 is the risk
+    assert conformal_threshold(np.full(100, 0.5), rewards, percent / 100) == 0.5
+    with_one_more = np.arange(100) >= percent
+    assert conformal_threshold(np.full(100, 0.5), with_one_more, percent / 100) > 1
+
+
 def test_hand_over_below_one_half():
     X, y = load_two_words(return_X_y=True)
     policy = QProbePolicy("log_loss", alpha=0.01)
@@ -120,6 +128,7 @@ def test_errors(answers):
         ((predicted, y[:, 0] / 2), "rewards must be 0 .* pass rewards >="),
         ((predicted, y[:3, 0]), "rewards has shape"),
         (([np.nan], [1]), "NaN"),
+        ((0.5, 1), "predicted has shape"),
     ):
         with pytest.raises(ValueError, match=words):
             conformal_threshold(*args)
