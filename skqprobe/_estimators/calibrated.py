@@ -181,6 +181,11 @@ class CalibratedPolicyCV(MetaEstimatorMixin, BaseEstimator):
         tested = ~np.isnan(values)
         known = tested if known is None else tested & known
         layout, prompt_weight, weight = weighted_layout(layout, sample_weight, known)
+        if not prompt_weight.any():
+            raise ValueError(
+                "cv holds out no candidate that has a reward and a weight above 0; "
+                "pass splits that test such prompts, or cv=None."
+            )
         used, rewards, weight = map(layout.to_prompt_order, (values, rewards, weight))
         chosen = choice_probabilities(used, layout, policy_temperature(policy), weight)
         drawn = choice_probabilities(used, layout, np.inf, weight)
@@ -445,7 +450,10 @@ def _settled(policy):
         last, step = policy.steps[-1]
         return clone(policy).set_params(**{last: _settled(step)})
     if not isinstance(policy, QProbePolicyCV):
-        return clone(policy)
+        settled, inner = clone(policy), getattr(policy, "policy_", None)
+        if inner is not None and hasattr(policy, "extract_answers"):  # an AnswerVote
+            settled.set_params(estimator=_settled(inner))
+        return settled
     shared = QProbePolicy().get_params().keys() & policy.get_params().keys()
     params = {name: getattr(policy, name) for name in shared}
     return QProbePolicy(**params | policy.best_params_)
