@@ -117,7 +117,7 @@ def test_errors(answers):
     y, values, predicted = answers
     for args, words in (
         ((2 * y, values, predicted), r"y must be in \[0, 1\].*0 to 2"),
-        ((y, values, predicted[:3]), "predicted has shape"),
+        ((y, values, predicted[:3]), "predicted has shape .* each of the 200 prompts"),
         ((y, values[:3], predicted), "values has shape"),
         ((y[:, 0], values[:, 0], predicted), "y has rows but no groups"),
     ):
@@ -126,7 +126,7 @@ def test_errors(answers):
     for args, words in (
         ((predicted, y[:, 0], 0), "risk must be"),
         ((predicted, y[:, 0] / 2), "rewards must be 0 .* pass rewards >="),
-        ((predicted, y[:3, 0]), "rewards has shape"),
+        ((predicted, y[:3, 0]), "rewards has shape .* each of the 200 prompts"),
         (([np.nan], [1]), "NaN"),
         ((0.5, 1), "predicted has shape"),
     ):
