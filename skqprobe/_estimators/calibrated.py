@@ -58,9 +58,11 @@ class CalibratedPolicyCV(MetaEstimatorMixin, BaseEstimator):
     The value of the chosen candidate overrates it: it is the best of many values, of
     which each has an error. In cross-validation with folds of whole prompts, the
     estimator values the held-out candidates, and learns how much the chosen ones earn
-    by their values. The policy itself is fitted to all prompts, and all other methods
-    are those of the policy. A search inside selects its settings on all prompts, and
-    the folds use these settings: values at another penalty would differ in scale.
+    by their values. The policy itself is fitted to all prompts; `predict`, `sample`,
+    `predict_proba`, `decision_function` and `score` are its methods, and any others are
+    available as those of `policy_`. A search inside selects its settings on all
+    prompts, and the folds use these settings: values at another penalty would differ in
+    scale.
 
     Read more in :doc:`the user guide </guide/cost>`.
 

@@ -169,6 +169,11 @@ class AnswerVote(MetaEstimatorMixin, BaseEstimator):
         else:
             X = np.asarray(to_host(X, "X"))
             X = X.astype(np.float64) if X.dtype == object else X
+            if X.ndim not in (2, 3):
+                raise ValueError(
+                    f"X has shape {X.shape}; pass texts, records, sets of shape "
+                    "(n_prompts, k, n_features), or rows, (n_rows, n_features)."
+                )
             rows, shape = X.reshape(-1, X.shape[-1]), X.shape[:-1]
             parts = rows if self.extract else map(bytes, rows)
         answers = np.empty(np.prod(shape), dtype=object)

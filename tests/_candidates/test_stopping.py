@@ -198,6 +198,10 @@ def test_errors():
         with pytest.raises(ValueError, match="'value' parameter"):
             Threshold(value).accept(values)
     assert not Threshold(np.inf).accept(values).any()  # of conformal_threshold
-    for bad, words in (([[np.nan, np.nan]], "all NaN"), ([[np.inf, 1]], "infinity"), ([1.0, 2.0], "values has rows but no")):
+    for bad, words in (
+        ([[np.nan, np.nan]], "all NaN"),
+        ([[np.inf, 1]], "infinity"),
+        ([1.0, 2.0], "values has rows but no"),
+    ):
         with pytest.raises(ValueError, match=words):
             ExpectedGain(0.1).fit(bad)

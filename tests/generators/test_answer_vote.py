@@ -277,7 +277,7 @@ def test_a_candidate_without_answer_is_not_chosen():
 
 @pytest.mark.parametrize("weight", ["softmax", "count"])
 def test_prompts_without_weight_are_left_out(data, weight):
-    records, y, answers, _ = data
+    records, y, _, _ = data
     vote = make_vote(data, weight)
     copies = np.ones(y.shape)
     copies[3], copies[5, 2] = 0, 0
@@ -293,12 +293,15 @@ def test_errors(data):
         AnswerVote(extract=last_number).fit(records, y)
     with pytest.raises(NotFittedError):
         AnswerVote(weight="count").predict(records)
+    for X in ([], 5, np.zeros(5), np.zeros((2, 2, 2, 2))):
+        with pytest.raises(ValueError, match=r"X has shape .* records, sets"):
+            AnswerVote(weight="count").fit(None, None).predict(X)
     with pytest.raises(ValueError, match="'extract' parameter"):
         AnswerVote(extract="A:", weight="count").fit(records, y)
     vote = make_vote(data)
     with pytest.raises(ValueError, match=r"answers has shape \(3,\)"):
         vote.predict(records, answers=[1, 2, 3])
-    with pytest.raises(TypeError, match="answers must be hashable.*'list'"):
+    with pytest.raises(TypeError, match=r"answers must be hashable.*'list'"):
         vote.predict(records, answers=[[[1]] * 6] * 30)
     with pytest.raises(ValueError, match="y has shape"):
         vote.score(records, y[:3])
