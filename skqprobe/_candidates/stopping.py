@@ -93,7 +93,7 @@ class ExpectedGain(BaseEstimator):
         ----------
         values : array-like of shape (n_prompts, k) or (n_rows,)
             Predicted rewards of candidates whose prompts the probe was not fitted to,
-            such as ``CalibratedPolicyCV.held_out_rewards_``.
+            such as ``CalibratedPolicyCV.held_out_rewards_``. NaN are left out.
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
@@ -195,7 +195,9 @@ class Threshold(BaseEstimator):
            [False, False]])
     """
 
-    _parameter_constraints: dict = {"value": [Real]}
+    _parameter_constraints: dict = {
+        "value": [FloatInterval(Real, None, None, closed="both")]  # not NaN
+    }
 
     def __init__(self, value):
         self.value = value
@@ -272,7 +274,7 @@ class RejectionSampling(BaseEstimator):
 
     _parameter_constraints: dict = {
         "temperature": [FloatInterval(Real, 0, None, closed="neither")],
-        "bound": [Real, None],
+        "bound": [FloatInterval(Real, None, None, closed="neither"), None],
         "quantile": [FloatInterval(Real, 0, 1, closed="both")],
     }
 
@@ -289,7 +291,7 @@ class RejectionSampling(BaseEstimator):
         ----------
         values : array-like of shape (n_prompts, k) or (n_rows,)
             Predicted rewards of candidates whose prompts the probe was not fitted to,
-            such as ``CalibratedPolicyCV.held_out_rewards_``.
+            such as ``CalibratedPolicyCV.held_out_rewards_``. NaN are left out.
         groups : array-like of shape (n_rows,), default=None
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
@@ -328,23 +330,27 @@ class RejectionSampling(BaseEstimator):
         if self.bound is None:
             check_is_fitted(self)
         bound = self.bound_ if self.bound is None else self.bound
-        below = np.minimum(values - bound, 0)
-        accepted = uniforms < np.exp(below / self.temperature)
+        low = np.minimum(values, bound)
+        accepted = uniforms < choice_mass(low, np.float64(bound), self.temperature)
         return accepted & (accepted.cumsum(axis=1) == 1)
 
 
 def _check_training_values(values, groups):
-    """Validate the values of training prompts; return them in prompt order."""
-    values, layout = check_scored(values, groups, "values")
+    """Validate the values of training prompts; return those known in prompt order."""
+    values, layout = check_scored(values, groups, "values", allow_nan=True)
     if not layout.grouped:
         raise ValueError(no_groups("values"))
+    known = ~np.isnan(values)
+    if not known.any():
+        raise ValueError("values are all NaN; pass those of at least one prompt.")
+    values, layout = values[known], layout.keep(known)
     check_magnitude(values, "values")
     return values, layout
 
 
 def accepted_candidates(stopping, values, uniforms):
     """Call a rule, and check that it returns one bool per candidate."""
-    if not hasattr(stopping, "accept"):
+    if not hasattr(stopping, "accept") or isinstance(stopping, type):
         raise ValueError(
             "stopping must be a rule, with the method accept(values, uniforms); got "
             f"{stopping!r}."

@@ -380,7 +380,7 @@ def _raise_unless_real(values, name):
             raise ValueError(f"{name} must hold real numbers; got {entry!r}.")
 
 
-def check_scored(values, groups, name):
+def check_scored(values, groups, name, allow_nan=False):
     """Validate numbers of candidates without X, and make their layout.
 
     Parameters
@@ -391,6 +391,8 @@ def check_scored(values, groups, name):
         Prompt labels of the rows: hashable values in any order. Not needed for sets.
     name : str
         Name of the numbers in errors.
+    allow_nan : bool, default=False
+        Whether numbers may be missing: NaN, None or NA, which become NaN.
 
     Returns
     -------
@@ -413,7 +415,8 @@ def check_scored(values, groups, name):
             f"{SEVERAL.format(name=name) if several else ''}"
         )
     layout = check_layout(tuple(values.shape), groups)
-    return layout.to_prompt_order(check_values(values, layout.shape, name)), layout
+    values = check_values(values, layout.shape, name, allow_nan)
+    return layout.to_prompt_order(values), layout
 
 
 def check_weights(sample_weight, layout):

@@ -58,9 +58,11 @@ class CalibratedPolicyCV(MetaEstimatorMixin, BaseEstimator):
     The value of the chosen candidate overrates it: it is the best of many values, of
     which each has an error. In cross-validation with folds of whole prompts, the
     estimator values the held-out candidates, and learns how much the chosen ones earn
-    by their values. The policy itself is fitted to all prompts, and all other methods
-    are those of the policy. A search inside selects its settings on all prompts, and
-    the folds use these settings: values at another penalty would differ in scale.
+    by their values. The policy itself is fitted to all prompts; `predict`, `sample`,
+    `predict_proba`, `decision_function` and `score` are its methods, and any others are
+    available as those of `policy_`. A search inside selects its settings on all
+    prompts, and the folds use these settings: values at another penalty would differ in
+    scale.
 
     Read more in :doc:`the user guide </guide/cost>`.
 
@@ -181,6 +183,11 @@ class CalibratedPolicyCV(MetaEstimatorMixin, BaseEstimator):
         tested = ~np.isnan(values)
         known = tested if known is None else tested & known
         layout, prompt_weight, weight = weighted_layout(layout, sample_weight, known)
+        if not prompt_weight.any():
+            raise ValueError(
+                "cv holds out no candidate that has a reward and a weight above 0; "
+                "pass splits that test such prompts, or cv=None."
+            )
         used, rewards, weight = map(layout.to_prompt_order, (values, rewards, weight))
         chosen = choice_probabilities(used, layout, policy_temperature(policy), weight)
         drawn = choice_probabilities(used, layout, np.inf, weight)
@@ -445,7 +452,10 @@ def _settled(policy):
         last, step = policy.steps[-1]
         return clone(policy).set_params(**{last: _settled(step)})
     if not isinstance(policy, QProbePolicyCV):
-        return clone(policy)
+        settled, inner = clone(policy), getattr(policy, "policy_", None)
+        if inner is not None and hasattr(policy, "extract_answers"):  # an AnswerVote
+            settled.set_params(estimator=_settled(inner))
+        return settled
     shared = QProbePolicy().get_params().keys() & policy.get_params().keys()
     params = {name: getattr(policy, name) for name in shared}
     params["view_weights"] = policy.view_weights_

@@ -26,6 +26,7 @@ from skqprobe._candidates.validation import (
 )
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, StrOptions, _fit_context
+from skqprobe._utils.warn import warn_user
 from skqprobe.embedders._inputs import check_texts
 from skqprobe.metrics._values import (
     call,
@@ -49,12 +50,12 @@ class AnswerVote(MetaEstimatorMixin, BaseEstimator):
     ----------
     estimator : estimator, default=None
         Policy, reward model, or pipeline or search that ends in one. Its temperature
-        must be above 0, or the vote of a single candidate counts. None needs
-        ``weight="count"``.
+        must be above 0, or the vote of a single candidate counts, with a warning. None
+        needs ``weight="count"``.
     extract : callable, default=None
         Function from a completion, or from a row of X if it holds no texts, to its
-        answer, which is hashable; None for no answer. If None, equal texts or rows are
-        equal answers.
+        answer, which is hashable; None or NaN for no answer. If None, equal texts or
+        rows are equal answers.
     weight : {"softmax", "count"}, default="softmax"
         Weight of the vote of a candidate: its probability, or 1.
 
@@ -168,6 +169,11 @@ class AnswerVote(MetaEstimatorMixin, BaseEstimator):
         else:
             X = np.asarray(to_host(X, "X"))
             X = X.astype(np.float64) if X.dtype == object else X
+            if X.ndim not in (2, 3):
+                raise ValueError(
+                    f"X has shape {X.shape}; pass texts, records, sets of shape "
+                    "(n_prompts, k, n_features), or rows, (n_rows, n_features)."
+                )
             rows, shape = X.reshape(-1, X.shape[-1]), X.shape[:-1]
             parts = rows if self.extract else map(bytes, rows)
         answers = np.empty(np.prod(shape), dtype=object)
@@ -185,8 +191,8 @@ class AnswerVote(MetaEstimatorMixin, BaseEstimator):
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
         answers : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Answers of the candidates, hashable values, with None for no answer. If
-            None, `extract` finds them in X.
+            Answers of the candidates, hashable values, with None or NaN for no
+            answer. If None, `extract` finds them in X.
 
         Returns
         -------
@@ -195,7 +201,7 @@ class AnswerVote(MetaEstimatorMixin, BaseEstimator):
             an answer.
         """
         layout, _, share, _ = self._votes(X, groups, answers)
-        return layout.to_user_order(share)
+        return layout.to_user_order(np.maximum(share, 0))
 
     def predict_proba(self, X, groups=None, *, answers=None):
         """Compute the choice probability of each candidate.
@@ -208,8 +214,8 @@ class AnswerVote(MetaEstimatorMixin, BaseEstimator):
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
         answers : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Answers of the candidates, hashable values, with None for no answer. If
-            None, `extract` finds them in X.
+            Answers of the candidates, hashable values, with None or NaN for no
+            answer. If None, `extract` finds them in X.
 
         Returns
         -------
@@ -230,8 +236,8 @@ class AnswerVote(MetaEstimatorMixin, BaseEstimator):
             Prompt labels of the rows: hashable values in any order. Not needed for
             sets.
         answers : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Answers of the candidates, hashable values, with None for no answer. If
-            None, `extract` finds them in X.
+            Answers of the candidates, hashable values, with None or NaN for no
+            answer. If None, `extract` finds them in X.
 
         Returns
         -------
@@ -259,8 +265,8 @@ class AnswerVote(MetaEstimatorMixin, BaseEstimator):
             (n_rows,) with `groups`; or of each prompt, of shape (n_prompts,), or
             (n_rows,) without `groups`.
         answers : array-like of shape (n_prompts, k) or (n_rows,), default=None
-            Answers of the candidates, hashable values, with None for no answer. If
-            None, `extract` finds them in X.
+            Answers of the candidates, hashable values, with None or NaN for no
+            answer. If None, `extract` finds them in X.
 
         Returns
         -------
@@ -275,7 +281,10 @@ class AnswerVote(MetaEstimatorMixin, BaseEstimator):
         return float(np.average(chosen, weights=of_prompt))
 
     def _votes(self, X, groups, answers, sample_weight=None):
-        """Layout, value and share of each candidate in prompt order, and weights."""
+        """Layout, value and share of each candidate in prompt order, and weights.
+
+        The share is -1 without an answer. Candidates of weight 0 are left out.
+        """
         check_is_fitted(self)
         self._validate_params()
         values, temperature = None, np.inf
@@ -290,25 +299,38 @@ class AnswerVote(MetaEstimatorMixin, BaseEstimator):
         layout = check_layout(values.shape, groups)
         warn_without_groups(layout)
         of_prompt, weight = check_weights(sample_weight, layout)
+        if weight is not None:
+            layout = layout.keep(layout.to_prompt_order(weight) > 0)
+            of_prompt = np.ones(layout.n_prompts)
         values, found, weight = map(layout.to_prompt_order, (values, found, weight))
         votes = np.ones(len(values)) if weight is None else weight
         if self.weight == "softmax":
+            if temperature == 0:
+                warn_user(
+                    "The temperature of the policy is 0, so only its best candidate "
+                    "votes. Pass a policy at a temperature above 0, or weight='count'."
+                )
             votes = choice_probabilities(values, layout, temperature, weight)
         prompt = repeat_per_prompt(np.arange(layout.n_prompts), layout.offsets)
         numbers: dict = defaultdict(lambda: len(numbers))
-        number = [numbers[key] for key in zip(prompt.tolist(), found, strict=True)]
-        is_answer = np.array([answer is not None for answer in found])
+        try:
+            number = [numbers[key] for key in zip(prompt.tolist(), found, strict=True)]
+        except TypeError as error:
+            raise TypeError(
+                f"answers must be hashable, but there is an {error}. Convert lists to "
+                "tuples, and dicts to texts."
+            ) from None
+        is_answer = np.array([_is_answer(answer) for answer in found])
         share = np.bincount(number, votes * is_answer)[number]
         if self.weight == "count":
             total = segment_sum(votes, layout.offsets)
             share = share / repeat_per_prompt(total, layout.offsets)
-        return layout, values, share, (of_prompt, weight)
+        # Below all shares, also those of answers of no probability.
+        return layout, values, np.where(is_answer, share, -1.0), (of_prompt, weight)
 
     def _scores(self, X, groups, answers, sample_weight=None):
         """Layout, a score by which the choice is the best candidate, and weights."""
         layout, values, share, weight = self._votes(X, groups, answers, sample_weight)
-        if weight[1] is not None:
-            share = np.where(weight[1] > 0, share, -1.0)
         best = repeat_per_prompt(segment_max(share, layout.offsets), layout.offsets)
         return layout, np.where(share == best, values, -np.inf), weight
 
@@ -359,12 +381,18 @@ def _holds_texts(X):
     return array.dtype.kind in "UT"
 
 
+def _is_answer(answer):
+    """Return whether an answer is not missing: None, or NaN, NaT or NA of pandas."""
+    return not (answer is None or type(answer).__name__ == "NAType" or answer != answer)
+
+
 def _to_array(answers):
     """Convert answers of any type, also tuples, to an array of object."""
-    if isinstance(answers, np.ndarray):
-        array = answers.astype(object)
+    answers = to_host(answers, "answers")
+    if hasattr(answers, "shape"):
+        array = np.asarray(answers, dtype=object)
     else:
-        rows = list(answers.tolist() if hasattr(answers, "tolist") else answers)
+        rows = list(answers)
         is_sets = all(isinstance(row, (list, np.ndarray)) for row in rows)
         if is_sets and len({len(row) for row in rows}) == 1:
             array = np.empty((len(rows), len(rows[0])), dtype=object)

@@ -161,8 +161,9 @@ class BestOfK(BaseEstimator):
         NotFittedError
             If the pipeline or the rule is not fitted. No candidates are sampled then.
         ValueError
-            If a record has no key of `embeddings`, or if the pipeline does not return
-            one number per candidate.
+            If the generator does not return k completions per prompt, if a record has
+            no key of `embeddings`, or if the pipeline does not return one number per
+            candidate.
         """
         self._validate_params()
         check_is_fitted(
@@ -201,8 +202,9 @@ class BestOfK(BaseEstimator):
         NotFittedError
             If the pipeline is not fitted. No candidates are sampled then.
         ValueError
-            If a record has no key of `embeddings`, or if the pipeline does not return
-            one number per candidate.
+            If the generator does not return k completions per prompt, if a record has
+            no key of `embeddings`, or if the pipeline does not return one number per
+            candidate.
         """
         config = get_config()  # each thread has its own
 
@@ -222,6 +224,7 @@ class BestOfK(BaseEstimator):
         while len(active):
             generator, n_more = self._generator(n // size), min(size, self.k - n)
             drawn = generator.generate([prompts[i] for i in active], n_more)
+            _check_drawn(drawn, len(active), n_more)
             n += n_more
             for i, record in zip(active, drawn, strict=True):
                 records[i] = _join(records[i], record)
@@ -343,6 +346,17 @@ def _check_shape(values, shape):
             f"candidates of {shape[0]} prompts; got shape {values.shape}."
         )
     return values.reshape(shape)
+
+
+def _check_drawn(records, n_prompts, k):
+    """Raise unless a generator returned k completions for each prompt."""
+    sizes = [len(record["completions"]) for record in records]
+    if len(sizes) != n_prompts or set(sizes) - {k}:
+        raise ValueError(
+            f"The generator must return {k} completions for each of {n_prompts} "
+            f"prompts; it returned {len(sizes)} records of {min(sizes, default=0)} to "
+            f"{max(sizes, default=0)} completions."
+        )
 
 
 def _join(record, more):

@@ -92,7 +92,7 @@ def risk_coverage(y, values, predicted, groups=None):
         )
     values = check_scores(values, layout, "values")
     n_prompts = layout.n_prompts
-    predicted = check_values(predicted, (n_prompts,), "predicted")
+    predicted = _check_per_prompt(predicted, n_prompts, "predicted")
     risk = 1 - choice_reward(values, rewards, layout, 0)
     order = np.argsort(-predicted, kind="stable")
     as_one = check_layout((1, n_prompts))
@@ -161,9 +161,9 @@ def conformal_threshold(predicted, rewards, risk=0.1):
     """
     if not FloatInterval(Real, 0, 1, closed="neither").is_satisfied_by(risk):
         raise ValueError(f"risk must be a number in (0, 1); got {risk!r}.")
-    predicted = np.asarray(predicted)
-    predicted = check_values(predicted, predicted.shape[:1], "predicted")
-    rewards = check_values(rewards, predicted.shape, "rewards")
+    n_prompts = len(predicted) if np.ndim(predicted) else 1
+    predicted = _check_per_prompt(predicted, n_prompts, "predicted")
+    rewards = _check_per_prompt(rewards, n_prompts, "rewards")
     if not np.isin(rewards, (0, 1)).all():
         raise ValueError(
             "rewards must be 0 for bad answers and 1 for good ones; pass rewards >= "
@@ -172,5 +172,16 @@ def conformal_threshold(predicted, rewards, risk=0.1):
     order = np.argsort(-predicted, kind="stable")
     predicted, n_bad = predicted[order], np.cumsum(1 - rewards[order])
     is_last = np.append(predicted[1:] != predicted[:-1], True)  # of equal ones
-    meets = is_last & (1 + n_bad <= risk * np.arange(1, len(predicted) + 1))
+    # A quotient is rounded as `risk` is: 29 / 100 <= 0.29, but 29 > 0.29 * 100.
+    meets = is_last & ((1 + n_bad) / np.arange(1, len(predicted) + 1) <= risk)
     return float(predicted[meets].min(initial=np.inf))
+
+
+def _check_per_prompt(values, n_prompts, name):
+    """Validate one number per prompt."""
+    if np.shape(values)[:1] != (n_prompts,):
+        raise ValueError(
+            f"{name} has shape {np.shape(values)}; pass one number for each of the "
+            f"{n_prompts} prompts, of shape ({n_prompts},)."
+        )
+    return check_values(values, (n_prompts,), name)

@@ -1,13 +1,13 @@
 """reward_at_cost: rewards and numbers of candidates of a stopping rule."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from sklearn.utils import check_random_state
 
 from skqprobe._candidates.stopping import accepted_candidates
 from skqprobe.metrics._per_prompt import (
-    check_counts,
     check_rewards,
     check_scores,
     mean_terms,
@@ -97,16 +97,15 @@ def reward_at_cost(
     """
     rewards, layout = check_rewards(y, groups)
     values = check_scores(values, layout, "values")
-    batch_size, n_orders = (
-        int(check_counts(count, name))
-        for count, name in ((batch_size, "batch_size"), (n_orders, "n_orders"))
-    )
-    limit = None if k is None else int(check_counts(k))
+    for name, count in {"k": k, "batch_size": batch_size, "n_orders": n_orders}.items():
+        is_count = isinstance(count, Integral) and count >= 1
+        if not is_count and not (name == "k" and count is None):
+            raise ValueError(f"{name} must be an integer of 1 or more; got {count!r}.")
     rng = check_random_state(random_state)
     n_drawn, reward = np.zeros((2, layout.n_prompts))
     for prompts, rows in layout.by_size():
         for order in _orders(rows.shape, n_orders, rng):
-            drawn = np.take_along_axis(rows, order[:, :limit], axis=1)
+            drawn = np.take_along_axis(rows, order[:, :k], axis=1)
             uniforms = rng.random_sample(drawn.shape)
             n, chosen = _stop(values[drawn], uniforms, stopping, batch_size)
             n_drawn[prompts] += n

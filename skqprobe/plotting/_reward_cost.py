@@ -130,8 +130,10 @@ class RewardCostDisplay(Display):
         -------
         display : RewardCostDisplay
         """
-        if not len(stopping):
-            raise ValueError("stopping is empty; give at least one rule.")
+        if not isinstance(stopping, (list, tuple)) or not stopping:
+            raise ValueError(
+                f"stopping must be a list of at least one rule; got {stopping!r}."
+            )
         if ks is None:
             ks = 1 + np.arange(check_scored(y, groups, "y")[1].sizes.min())
         ks = np.unique(ks)

@@ -145,6 +145,27 @@ def test_bound_is_a_quantile(values):
 # All rules
 
 
+def test_unknown_values_are_left_out(values):
+    unknown = values.copy()
+    unknown[::5], unknown[1, 2:] = np.nan, np.nan
+    known = ~np.isnan(unknown)
+    groups = np.repeat(np.arange(50), 8).reshape(50, 8)[known]
+    drawn = values[:4, :3]
+    found = ExpectedGain(0.1).fit(unknown).expected_gain(drawn)
+    expected = ExpectedGain(0.1).fit(unknown[known], groups).expected_gain(drawn)
+    assert_array_equal(found, expected)
+    found = RejectionSampling(1.0).fit(unknown)
+    expected = RejectionSampling(1.0).fit(unknown[known], groups)
+    assert vars(found) == vars(expected)
+
+
+@pytest.mark.parametrize("temperature", [1e-310, 1e-3])
+def test_low_temperature_accepts_those_at_the_bound(temperature):
+    rule = RejectionSampling(temperature, bound=1.0)
+    accepted = rule.accept(np.array([[-9.0, 1.0]]), np.array([[0.1, 0.9]]))
+    assert_array_equal(accepted, [[False, True]])
+
+
 def test_rules_do_not_change_what_they_get(values):
     uniforms = np.random.default_rng(0).random(values.shape)
     kept = values.copy()
@@ -168,12 +189,19 @@ def test_errors():
         (ExpectedGain(-1), "'cost'"),
         (RejectionSampling(0), "'temperature'"),
         (RejectionSampling(1.0, "high"), "'bound'"),
+        (RejectionSampling(1.0, np.nan), "'bound'"),
         (RejectionSampling(1.0, quantile=2), "'quantile'"),
     ):
         with pytest.raises(ValueError, match=words):
             rule.fit(values)
-    with pytest.raises(ValueError, match="'value' parameter"):
-        Threshold("high").accept(values)
-    for bad, words in (([[np.nan, 1]], "NaN"), ([1.0, 2.0], "values has rows but no")):
+    for value in ("high", np.nan):
+        with pytest.raises(ValueError, match="'value' parameter"):
+            Threshold(value).accept(values)
+    assert not Threshold(np.inf).accept(values).any()  # of conformal_threshold
+    for bad, words in (
+        ([[np.nan, np.nan]], "all NaN"),
+        ([[np.inf, 1]], "infinity"),
+        ([1.0, 2.0], "values has rows but no"),
+    ):
         with pytest.raises(ValueError, match=words):
             ExpectedGain(0.1).fit(bad)

@@ -16,7 +16,13 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skqprobe import CalibratedPolicyCV, QProbePolicy, QProbePolicyCV, QProbeRegressor
+from skqprobe import (
+    AnswerVote,
+    CalibratedPolicyCV,
+    QProbePolicy,
+    QProbePolicyCV,
+    QProbeRegressor,
+)
 from skqprobe.datasets import load_two_words
 from skqprobe.embedders import VectorizerEmbedder
 from skqprobe.io import to_json
@@ -270,9 +276,12 @@ class Counted(QProbePolicy):
         return super().fit(X, y, groups, sample_weight=sample_weight)
 
 
-def test_searches_are_not_repeated_in_the_folds(sets):
+@pytest.mark.parametrize("in_a_vote", [False, True])
+def test_searches_are_not_repeated_in_the_folds(sets, in_a_vote):
     Counted.n_fits = 0
-    search = GridSearchCV(Counted(), {"alpha": [0.1, 1.0]}, cv=3)
+    search = GridSearchCV(Counted(temperature=1.0), {"alpha": [0.1, 1.0]}, cv=3)
+    if in_a_vote:
+        search = AnswerVote(search, extract=lambda row: row[0] > 1)
     CalibratedPolicyCV(search, cv=4).fit(*sets)
     assert Counted.n_fits == 2 * 3 + 1 + 4
 
@@ -427,6 +436,16 @@ def test_errors_name_the_argument(sets):
         assert_refused(policy.fit, words, *data)
     with pytest.raises(NotFittedError):
         CalibratedPolicyCV(QProbePolicy()).predict_reward(X)
+
+
+@every_method
+@pytest.mark.parametrize("shape", [(400,), (400, 5)])
+def test_held_out_prompts_have_weight(sets, method, shape):
+    weight = np.ones(shape)
+    weight[200:] = 0
+    policy = CalibratedPolicyCV(First(), method, cv=[(range(200), range(200, 400))])
+    with pytest.raises(ValueError, match="cv holds out no candidate"):
+        policy.fit(*sets, sample_weight=weight)
 
 
 def test_a_failed_fit_keeps_the_last_one(sets):

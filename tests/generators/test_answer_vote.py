@@ -162,7 +162,8 @@ def test_a_regressor_votes_by_its_values(data):
     groups = np.repeat(np.arange(30), 6)
     vote.fit(pairs, y.ravel())
     values = candidate_values(vote.policy_, pairs)
-    chosen = vote.predict(pairs, groups)  # a regressor has the temperature 0
+    with pytest.warns(UserWarning, match="temperature of the policy is 0"):
+        chosen = vote.predict(pairs, groups)  # a regressor has the temperature 0
     for i, prompt in enumerate(values.reshape(30, 6)):
         if last_number(records[i]["completions"][prompt.argmax()]) is not None:
             assert values[chosen[i]] == prompt.max()
@@ -249,16 +250,58 @@ def test_best_of_k_with_votes_inside(data, weight):
         assert_allclose([r["probabilities"] for r in found], proba)
 
 
+def test_missing_answers_do_not_vote():
+    pd = pytest.importorskip("pandas")
+    vote = AnswerVote(weight="count").fit(None, None)
+    X, groups, expected = np.zeros((5, 1)), ["a"] * 5, [0.2, 0, 0, 0.4, 0.4]
+    plain = pd.Series([1, None, None, 2, 2])
+    nan = [1, np.nan, np.nan, 2, 2]  # one object
+    times = pd.Series(["2020", None, None, "2021", "2021"], dtype="datetime64[ns]")
+    for answers in (plain, plain.astype("Int64"), nan, np.array(nan), times):
+        assert_allclose(vote.decision_function(X, groups, answers=answers), expected)
+    frame = pd.DataFrame([nan, [None] * 5])
+    found = vote.decision_function(np.zeros((2, 5, 1)), answers=frame)
+    assert_allclose(found, [expected, np.zeros(5)])
+
+
+def test_a_candidate_without_answer_is_not_chosen():
+    X = np.array([[[3.0], [2.0], [1.0]]])
+    policy = QProbePolicy("squared_error", alpha=1e-6).fit(X, X[..., 0])
+    vote = AnswerVote(policy).fit(X, X[..., 0])
+    with pytest.warns(UserWarning, match="temperature of the policy is 0"):
+        chosen = vote.predict(X, answers=[[None, "x", "y"]])
+    assert chosen == [1]
+    with pytest.warns(UserWarning, match="temperature of the policy is 0"):
+        assert vote.predict(X, answers=[[None, None, None]]) == [0]
+
+
+@pytest.mark.parametrize("weight", ["softmax", "count"])
+def test_prompts_without_weight_are_left_out(data, weight):
+    records, y, _, _ = data
+    vote = make_vote(data, weight)
+    copies = np.ones(y.shape)
+    copies[3], copies[5, 2] = 0, 0
+    rest = [i for i in range(30) if i != 3]
+    pairs = [records[i] for i in rest]
+    expected = vote.score(pairs, y[rest], sample_weight=copies[rest])
+    assert vote.score(records, y, sample_weight=copies) == pytest.approx(expected)
+
+
 def test_errors(data):
     records, y, _, _ = data
     with pytest.raises(ValueError, match=r"estimator=None .* weight='count'"):
         AnswerVote(extract=last_number).fit(records, y)
     with pytest.raises(NotFittedError):
         AnswerVote(weight="count").predict(records)
+    for X in ([], 5, np.zeros(5), np.zeros((2, 2, 2, 2))):
+        with pytest.raises(ValueError, match=r"X has shape .* records, sets"):
+            AnswerVote(weight="count").fit(None, None).predict(X)
     with pytest.raises(ValueError, match="'extract' parameter"):
         AnswerVote(extract="A:", weight="count").fit(records, y)
     vote = make_vote(data)
     with pytest.raises(ValueError, match=r"answers has shape \(3,\)"):
         vote.predict(records, answers=[1, 2, 3])
+    with pytest.raises(TypeError, match=r"answers must be hashable.*'list'"):
+        vote.predict(records, answers=[[[1]] * 6] * 30)
     with pytest.raises(ValueError, match="y has shape"):
         vote.score(records, y[:3])

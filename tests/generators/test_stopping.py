@@ -228,6 +228,26 @@ def test_a_rule_of_the_user(best):
     assert [(r["n_drawn"], r["chosen"]) for r in records] == [(2, 1)] * 12
 
 
+@pytest.mark.parametrize("rule", [None, Threshold(9.0)])
+def test_a_generator_that_returns_too_few(best, rule):
+    class Fewer(Letters):
+        def sample(self, prompt, k):
+            return super().sample(prompt, k - 1)
+
+    class Lost(Letters):
+        def generate(self, prompts, k):
+            return super().generate(prompts, k)[1:]
+
+    k = 4 if rule else 16
+    for generator, found in (
+        (Fewer(), f"12 records of {k - 1} to {k - 1}"),
+        (Lost(), f"11 records of {k} to {k}"),
+    ):
+        words = f"The generator must return {k} completions .* 12 prompts; .* {found}"
+        with pytest.raises(ValueError, match=words):
+            best(rule, generator=generator).generate(NEW)
+
+
 def test_errors_before_anything_is_drawn(best):
     calls = []
 
@@ -240,6 +260,7 @@ def test_errors_before_anything_is_drawn(best):
         (ExpectedGain(-1.0), ValueError, "'cost'"),
         (Wrong(), ValueError, "accept of Wrong"),
         ("gain", ValueError, "'stopping' parameter"),
+        (Threshold, ValueError, "stopping must be a rule"),
     ):
         with pytest.raises(error, match=words):
             best(rule, generator=Letters(calls=calls)).generate(NEW)

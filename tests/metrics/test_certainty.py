@@ -92,6 +92,14 @@ def test_guarantee_over_calibration_sets(good, n, risk):
         assert np.mean(relative) > 0.8 * risk  # and no more careful than that
 
 
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_threshold_at_exactly_the_risk(percent):
+    rewards = np.arange(100) >= percent - 1  # (1 + n_bad) / 100 is the risk
+    assert conformal_threshold(np.full(100, 0.5), rewards, percent / 100) == 0.5
+    with_one_more = np.arange(100) >= percent
+    assert conformal_threshold(np.full(100, 0.5), with_one_more, percent / 100) > 1
+
+
 def test_hand_over_below_one_half():
     X, y = load_two_words(return_X_y=True)
     policy = QProbePolicy("log_loss", alpha=0.01)
@@ -109,7 +117,7 @@ def test_errors(answers):
     y, values, predicted = answers
     for args, words in (
         ((2 * y, values, predicted), r"y must be in \[0, 1\].*0 to 2"),
-        ((y, values, predicted[:3]), "predicted has shape"),
+        ((y, values, predicted[:3]), "predicted has shape .* each of the 200 prompts"),
         ((y, values[:3], predicted), "values has shape"),
         ((y[:, 0], values[:, 0], predicted), "y has rows but no groups"),
     ):
@@ -118,8 +126,9 @@ def test_errors(answers):
     for args, words in (
         ((predicted, y[:, 0], 0), "risk must be"),
         ((predicted, y[:, 0] / 2), "rewards must be 0 .* pass rewards >="),
-        ((predicted, y[:3, 0]), "rewards has shape"),
+        ((predicted, y[:3, 0]), "rewards has shape .* each of the 200 prompts"),
         (([np.nan], [1]), "NaN"),
+        ((0.5, 1), "predicted has shape"),
     ):
         with pytest.raises(ValueError, match=words):
             conformal_threshold(*args)

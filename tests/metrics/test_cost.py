@@ -137,11 +137,14 @@ def test_errors(scored):
 
     with pytest.raises(ValueError, match=r"accept of Wrong must return .* \(30, 1\)"):
         reward_at_cost(*scored, Wrong(1))
-    with pytest.raises(ValueError, match=r"stopping must be a rule.*got 3"):
-        reward_at_cost(*scored, 3)
+    for rule in (3, Fixed):
+        with pytest.raises(ValueError, match=r"stopping must be a rule.*(3|<class)"):
+            reward_at_cost(*scored, rule)
     for options, words in (
         ({"batch_size": 0}, "batch_size must be"),
         ({"k": 0}, "k must be"),
+        ({"k": [1, 2]}, "k must be an integer of 1 or more; got"),
+        ({"batch_size": None}, "batch_size must be"),
         ({"n_orders": 1.5}, "n_orders must be"),
         ({"average": "median"}, "average must be"),
     ):

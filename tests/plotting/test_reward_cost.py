@@ -3,7 +3,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from skqprobe import CalibratedPolicyCV, QProbePolicy
-from skqprobe.generators import ExpectedGain
+from skqprobe.generators import ExpectedGain, Threshold
 from skqprobe.metrics import best_of_k_reward, reward_at_cost
 from skqprobe.plotting import RewardCostDisplay
 
@@ -49,6 +49,7 @@ def test_rows_and_settings(sets, calibrated, rules):
     assert again.fixed_ is None and again.line_.get_color() == "red"
 
 
-def test_rules_are_needed(scored):
-    with pytest.raises(ValueError, match="stopping is empty"):
-        RewardCostDisplay.from_predictions(*scored)
+@pytest.mark.parametrize("stopping", [(), [], None, Threshold(0.5)])
+def test_rules_are_needed(scored, stopping):
+    with pytest.raises(ValueError, match="stopping must be a list of at least one"):
+        RewardCostDisplay.from_predictions(*scored, stopping=stopping)
