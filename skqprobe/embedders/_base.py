@@ -98,7 +98,7 @@ class _Transform:
         return self._wrap(embeddings, X)
 
     def _wrap(self, embeddings, X):
-        fitted = copy.copy(self)
+        fitted = self._snapshot()
         fitted.n_features_out_ = embeddings.shape[-1]
         views = check_views(fitted.view_sizes_, X, embeddings.shape[-1])
         if embeddings.ndim == 2:

@@ -96,6 +96,8 @@ class PerCandidate(
     (5,)
     """
 
+    view_sizes = _views = None  # of a transformer that an older version saved
+
     _parameter_constraints: dict = {
         "transformer": [HasMethods(["fit", "transform"])],
         "view_sizes": ["array-like", dict, None],

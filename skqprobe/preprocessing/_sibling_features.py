@@ -219,6 +219,8 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
     array(['sibling_mean', 'sibling_rank'], dtype=object)
     """
 
+    sibling_views = None  # of a transformer that an older version saved
+
     __metadata_request__fit = {"groups": True}
     __metadata_request__transform = {"groups": True}
     __metadata_request__fit_transform = {"groups": True}
@@ -312,7 +314,6 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         X_in = X
         X, layout = fitted._check_input(X, groups, reset=True)
         fitted.views_ = check_views(self.view_sizes, X_in, X.shape[1])
-        fitted._sibling_names = self._select_views(fitted.views_)
         learned = [
             fitted._learn_scale(X, layout, name, view)
             for name, view in zip(
@@ -404,6 +405,17 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
             )
         return selected
 
+    @property
+    def _sibling_names(self):
+        return self._select_views(self._fitted_views)
+
+    @property
+    def _fitted_views(self):
+        if hasattr(self, "views_"):
+            return self.views_
+        # An older version saved this transformer.
+        return check_views(self.view_sizes, None, self.n_features_in_)
+
     def _sibling_views(self):
         """List the columns, and the metric, of views for which features are computed.
 
@@ -411,7 +423,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         """
         views = []
         for name in self._sibling_names:
-            columns = self.views_[name]
+            columns = self._fitted_views[name]
             metric = self.metric if len(columns) > 1 else "sqeuclidean"
             if np.array_equal(columns, np.arange(columns[0], columns[-1] + 1)):
                 columns = slice(columns[0], columns[-1] + 1)
@@ -491,7 +503,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
             parts = [_center(rows, layout), features]
         out = np.concatenate(parts, axis=1, dtype=np.result_type(rows, np.float32))
         n_features = out.shape[1] - features.shape[1]
-        views = self.views_ if n_features else {}
+        views = self._fitted_views if n_features else {}
         name = "siblings" + "_" * ("siblings" in views)
         views = views | {name: np.arange(n_features, out.shape[1])}
         out = out.reshape(*layout.shape, out.shape[1])

@@ -211,7 +211,8 @@ def test_log_loss_checks_every_objective(vector_sets):
     assert_refused(QProbePolicyCV(["log_loss"]).fit, words, X, y)
     found = QProbePolicyCV(alphas=[1.0], cv=2).fit(X, y)
     assert {each["loss"] for each in found.cv_results_["params"]} == {
-        "pairwise_logistic"
+        "pairwise_logistic",
+        "contrastive_policy_gradient",
     }
 
 

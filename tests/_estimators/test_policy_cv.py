@@ -198,7 +198,10 @@ def test_first_of_equal_settings_is_best(sets):
 
 @pytest.mark.parametrize(
     ("low", "expected"),
-    [(0, {"pairwise_logistic", "log_loss"}), (-1, {"pairwise_logistic"})],
+    [
+        (0, {"pairwise_logistic", "log_loss"}),
+        (-1, {"pairwise_logistic", "contrastive_policy_gradient"}),
+    ],
 )
 def test_default_losses_depend_on_the_range_of_rewards(sets, low, expected):
     X, y = sets

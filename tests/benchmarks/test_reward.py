@@ -53,7 +53,7 @@ def test_train_and_test(reward, run, k):
     base, oracle = base_reward(y), oracle_reward(y, k)
     assert rows["base"]["reward"]["value"] == pytest.approx(base)
     assert rows["oracle"]["reward"]["value"] == pytest.approx(oracle)
-    for name in set(rows) - {"base", "oracle"}:
+    for name in set(rows) - {"base", "oracle", "consensus"}:
         value, share = rows[name]["reward"]["value"], rows[name]["recovery"]
         assert base < value <= oracle + 1e-12
         assert rows[name]["reward"]["low"] < value < rows[name]["reward"]["high"]
@@ -101,7 +101,7 @@ def test_difference_from_the_best_other_method(run_reward, make_npz, tmp_path):
     _, y = make_npz(test, more=more, seed=1, m=6, binary=False)
     names = ["Ridge", "squared_error", "policy_gradient"]
     rows = run_reward("--train", train, "--test", test, "--methods", *names)[6]
-    assert list(rows) == [*names, "base", "oracle", "longest", "shortest"]
+    assert list(rows) == [*names, "base", "oracle", "longest", "shortest", "consensus"]
     value = {name: row["reward"]["value"] for name, row in rows.items()}
     assert value["longest"] == pytest.approx(y[:, -1].mean())
     assert value["shortest"] == pytest.approx(y[:, 0].mean())
@@ -149,7 +149,7 @@ def test_nested_on_a_folder(run_reward, make_npz, tmp_path, capsys):
     tables = run_reward("--data", tmp_path, *only, "--ks", 2, 3)
     printed = capsys.readouterr().out
     assert "alpacaeval_gpt4: left out" in printed
-    assert "best other method: none" in printed
+    assert f"best other method: {name}\n" in printed  # of the consensus
     for k in (2, 3):
         row, base = tables[k][name], tables[k]["base"]
         assert len(row["settings"]) == 5 and row["difference"] is None
