@@ -345,6 +345,11 @@ def _check_shape(values, shape):
             f"The pipeline must return one number for each of the {shape[1]} "
             f"candidates of {shape[0]} prompts; got shape {values.shape}."
         )
+    if np.isnan(values).any():
+        raise ValueError(
+            "The pipeline returned NaN for a candidate, so there is no best one; check "
+            "its embedding."
+        )
     return values.reshape(shape)
 
 

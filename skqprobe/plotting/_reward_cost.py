@@ -52,14 +52,14 @@ class RewardCostDisplay(Display):
     >>> from skqprobe.generators import ExpectedGain
     >>> from skqprobe.plotting import RewardCostDisplay
     >>> X, y = load_two_words(return_X_y=True)
-    >>> policy = CalibratedPolicyCV(QProbePolicy("log_loss")).fit(X[:120], y[:120])
-    >>> prior = policy.held_out_rewards_
+    >>> policy = CalibratedPolicyCV(QProbePolicy("log_loss", alpha=0.01))
+    >>> prior = policy.fit(X[:120], y[:120]).held_out_rewards_
     >>> rules = [ExpectedGain(cost).fit(prior) for cost in (0.02, 0.05, 0.1)]
     >>> display = RewardCostDisplay.from_estimator(
     ...     policy, X[120:], y[120:], stopping=rules, random_state=0
     ... )
     >>> display.n_drawn.round()
-    array([3., 4., 6.])
+    array([2., 3., 4.])
     """
 
     ks: np.ndarray

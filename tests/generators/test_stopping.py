@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 
 from skqprobe import CalibratedPolicyCV, QProbePolicy, QProbeRegressor
@@ -246,6 +247,17 @@ def test_a_generator_that_returns_too_few(best, rule):
         words = f"The generator must return {k} completions .* 12 prompts; .* {found}"
         with pytest.raises(ValueError, match=words):
             best(rule, generator=generator).generate(NEW)
+
+
+def test_values_that_are_nan(best):
+    class Nan(Ridge):
+        def predict(self, X):
+            return np.full(len(X), np.nan)
+
+    model = Nan().fit([[1.0], [2.0]], [1.0, 2.0])
+    for rule in (None, Threshold(0.5)):
+        with pytest.raises(ValueError, match="pipeline returned NaN for a candidate"):
+            best(rule).set_params(pipeline=model).generate(NEW)
 
 
 def test_errors_before_anything_is_drawn(best):
