@@ -188,7 +188,7 @@ class PerCandidate(
         return rows, y, params, shape
 
     def _check_views(self, X):
-        """Views that `view_sizes` describes, or None."""
+        """Find the views that `view_sizes` describes; None without it."""
         if self.view_sizes is None:
             return None
         return check_views(self.view_sizes, X, np.shape(X)[-1])
