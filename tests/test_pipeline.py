@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from cases import as_rows
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.compose import make_column_selector
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.compose import make_column_selector
 from sklearn.model_selection import GroupKFold, LeaveOneGroupOut
 
 from skqprobe import make_probe_pipeline

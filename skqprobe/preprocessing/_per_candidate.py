@@ -186,7 +186,7 @@ class PerCandidate(
         return rows, y, params, shape
 
     def _check_views(self, X):
-        """Views that `view_sizes` describes, or None."""
+        """Find the columns of the views of `view_sizes`, if it is given."""
         if self.view_sizes is None:
             return None
         return check_views(self.view_sizes, X, np.shape(X)[-1])
