@@ -9,7 +9,7 @@ class LastAxisArray(np.ndarray):
     """Array with a description of its last axis, such as names.
 
     Rows, copies, other dtypes and other shapes with the same last axis have the
-    description, too. Other results have none.
+    description, too. Other results have none, and those of arithmetic are plain.
 
     Attributes
     ----------
@@ -26,6 +26,13 @@ class LastAxisArray(np.ndarray):
         if not isinstance(rows, tuple) and np.ndim(rows) < self.ndim > 1:
             part.last_axis = self.last_axis
         return part
+
+    def __array_wrap__(self, array, context=None, return_scalar=False):
+        """Return results of arithmetic as plain arrays or numbers."""
+        if array is self:  # in place
+            return self
+        plain = np.asarray(array)
+        return plain if plain.ndim else plain[()]
 
     def _described(self, array):
         array.last_axis = self.last_axis

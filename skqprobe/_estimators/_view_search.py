@@ -18,6 +18,10 @@ PENALTIES = (OFF, 100.0, 10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4)
 MIN_COLUMNS = 16
 """Fewest columns of an embedding among the views."""
 
+ROUNDING = 1e-12
+"""Largest difference inside prompts of a column that is the same for all candidates of
+a prompt, in units of its largest number."""
+
 MAX_ROWS = 2**15
 """Number of rows, about, from which the weights are chosen."""
 
@@ -150,7 +154,9 @@ class BandedRidge:
         """Columns of a view, centered and of total variance 1, and their variance."""
         # In float64, since the columns may be far from 0 or of any magnitude.
         columns = X[:, view] / np.broadcast_to(scale, X.shape[1:])[view]
+        tiny = ROUNDING * np.abs(columns).max(axis=0)
         columns = self._centered(columns, weight)
+        columns *= np.abs(columns).max(axis=0) > tiny
         share = self.row_weight * repeat_per_prompt(self.prompt_weight, self.offsets)
         variance = float(share @ np.einsum("ij,ij->i", columns, columns))
         columns = (columns / (np.sqrt(variance) or 1.0)).astype(np.float32)

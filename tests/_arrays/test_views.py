@@ -128,3 +128,14 @@ def test_frames_carry_the_views():
     assert views_of(frame.assign(u=1.0)) is None
     assert views_of(frame[["p", "p"]]) is None
     assert views_of(frame.rename(columns={"p": "z"})) is None
+
+
+def test_results_of_arithmetic_are_plain():
+    views = check_views((3, 2), X, 5)
+    carried = with_views(X.copy(), views)
+    for result in (carried + 1, np.exp(carried), carried.sum(axis=1)):
+        assert type(result) is np.ndarray
+    assert isinstance(carried.mean(), float) and isinstance(carried.max(), float)
+    same = carried
+    same += 1
+    assert same is carried and as_lists(same.views) == as_lists(views)

@@ -264,3 +264,17 @@ def test_choice_of_penalties_is_that_of_brute_force(three_views, monkeypatch):
     assert_allclose([tried[each] for each in some], [error(each) for each in some])
     grid = itertools.product([1e6, 1.0, 1e-2, 1e-4], repeat=3)
     assert min(tried.values()) < 1.005 * min(map(error, grid))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_a_view_of_the_prompt_has_weight_one(three_views, rng, standardize, dtype):
+    """Its candidates differ by the rounding of their mean."""
+    X, y = three_views
+    search = QProbePolicyCV(view_sizes=(7, 3), standardize=standardize)
+    of_prompt = np.repeat(1e3 + rng.normal(size=(60, 1, 3)), 6, axis=1)
+    X = np.concatenate([X, of_prompt], axis=2).astype(dtype)
+    assert search.fit(X, y).view_weights_ == {"view0": 1.0, "view1": 1.0}
+    rows, rewards, groups = as_rows(X, y)
+    ragged = search.fit(rows[1:], rewards[1:], groups[1:]).view_weights_
+    assert ragged == {"view0": 1.0, "view1": 1.0}
