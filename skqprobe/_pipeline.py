@@ -12,8 +12,19 @@ from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 class ProbePipeline(BaseEstimator, Pipeline):
     """Pipeline whose steps get `groups`, also without metadata routing.
 
-    It is the Pipeline of scikit-learn, and has its parameters. With `groups`, its
-    methods switch metadata routing on for the call.
+    It is the Pipeline of scikit-learn. With `groups`, its methods switch metadata
+    routing on for the call.
+
+    Parameters
+    ----------
+    steps : list of tuple
+        Pairs (name, estimator), in order.
+    transform_input : list of str, default=None
+        Metadata that the steps before the last transform, as X.
+    memory : str or object with the joblib.Memory interface, default=None
+        Cache of the fitted transformers.
+    verbose : bool, default=False
+        Whether to print the time of each step in `fit`.
 
     See Also
     --------

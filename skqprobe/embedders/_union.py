@@ -90,7 +90,7 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
 
     See Also
     --------
-    make_probe_pipeline : Pipeline that begins with it.
+    skqprobe.make_probe_pipeline : Pipeline that begins with it.
 
     Examples
     --------

@@ -157,7 +157,7 @@ def conformal_threshold(predicted, rewards, risk=0.1):
     >>> predicted = rng.random(500)
     >>> rewards = rng.random(500) < predicted
     >>> print(f"{conformal_threshold(predicted, rewards, risk=0.2):.2f}")
-    0.61
+    0.57
     """
     if not FloatInterval(Real, 0, 1, closed="neither").is_satisfied_by(risk):
         raise ValueError(f"risk must be a number in (0, 1); got {risk!r}.")
