@@ -235,8 +235,9 @@ class PerCandidate(
 
     def _like(self, X, out):
         """Give the output the views of X, if it has the columns of X."""
-        same = np.shape(out)[-1:] == np.shape(X)[-1:]
-        return with_views(out, self._views or views_of(X)) if same else out
+        views = self._views or views_of(X) or {}
+        same = sum(map(len, views.values())) == np.shape(out)[-1]
+        return with_views(out, views) if same else out
 
     @available_if(_transformer_has("get_feature_names_out"))
     def get_feature_names_out(self, input_features=None):
