@@ -237,9 +237,9 @@ class PerCandidate(
 
     def _like(self, X, out):
         """Give the output the views of X, if it has the columns of X."""
-        views = self._views or views_of(X)
-        has_columns_of_X = views is not None and out.shape[-1] == X.shape[-1]
-        return with_views(out, views) if has_columns_of_X else out
+        views = self._views or views_of(X) or {}
+        same = sum(map(len, views.values())) == np.shape(out)[-1]
+        return with_views(out, views) if same else out
 
     @available_if(_transformer_has("get_feature_names_out"))
     def get_feature_names_out(self, input_features=None):

@@ -24,6 +24,7 @@ from sklearn.preprocessing import (
 from sklearn.utils import get_tags
 
 from skqprobe import QProbePolicy
+from skqprobe._arrays.views import views_of
 from skqprobe.preprocessing import PerCandidate
 
 
@@ -386,3 +387,21 @@ def test_metadata_routing(sets, rng, kind):
             PerCandidate(StandardScaler()).fit(X, **given)
         with pytest.raises(TypeError, match="groups"):
             PerCandidate(StandardScaler()).fit(X, groups=np.arange(60))
+
+
+@pytest.mark.parametrize("transformer", [StandardScaler(), PCA(2)])
+def test_views_of_the_output(rng, transformer):
+    """The output has the views if it has as many columns."""
+    X = rng.normal(size=(9, 4, 5))
+    views = {"a": slice(0, 3), "b": [3, 4]}
+    expected = ["a", "b"] if isinstance(transformer, StandardScaler) else None
+    for layout in (X, X.reshape(-1, 5), X.astype(np.float16), X.tolist()):
+        per_candidate = PerCandidate(transformer, view_sizes=views)
+        for found in (
+            per_candidate.fit_transform(layout),
+            per_candidate.fit(layout).transform(layout),
+        ):
+            carried = views_of(found)
+            assert carried == expected or list(carried) == expected
+    with pytest.raises(ValueError, match=r"view_sizes must be .* 5"):
+        PerCandidate(transformer, view_sizes=(3, 3)).fit(X)
