@@ -37,6 +37,7 @@ class _Transform:
     """
 
     view_sizes_: Any
+    _snapshot: Any
     fit: Any
     _embed: Any
     _learns: Any

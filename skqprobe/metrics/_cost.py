@@ -98,7 +98,7 @@ def reward_at_cost(
     rewards, layout = check_rewards(y, groups)
     values = check_scores(values, layout, "values")
     for name, count in {"k": k, "batch_size": batch_size, "n_orders": n_orders}.items():
-        is_count = isinstance(count, Integral) and count >= 1
+        is_count = isinstance(count, Integral) and int(count) >= 1
         if not is_count and not (name == "k" and count is None):
             raise ValueError(f"{name} must be an integer of 1 or more; got {count!r}.")
     rng = check_random_state(random_state)
