@@ -147,46 +147,19 @@ class Chooser:
 
     def _compute_sets(self, records, k):
         """Yield the values of records with k candidates each."""
-        best = BestOfK(_Drawn(records), self._pipeline, k, embeddings=self._embeddings)
-        _, found = best.generate([""] * len(records), return_candidates=True)
-        X = records
-        if self.has_embeddings:
-            X = stack_embeddings(records, self._embeddings)
-        values = np.array([record["values"] for record in found])
+        best = BestOfK(None, self._pipeline, k, embeddings=self._embeddings)
+        values, proba, rewards, of_choice = best._evaluate(records, k)
         if not np.isfinite(values).all():
             raise ValueError("values of candidates are not finite.")
-        rewards = self._predict_rewards(X, values)
-        for i, record in enumerate(found):
-            if "predicted_reward" in record:  # that of the best of k, which it corrects
-                rewards[i, record["chosen"]] = record["predicted_reward"]
+        if is_regressor(last_step(self._pipeline)):
+            rewards = values
+        elif rewards is not None:  # of the best of k, the reward that corrects for it
+            rewards[np.arange(len(values)), values.argmax(axis=1)] = of_choice
+        X = stack_embeddings(records, self._embeddings) if self.has_embeddings else None
+        for i in range(len(records)):
             yield Values(
                 values[i],
-                np.asarray(record["probabilities"], dtype=np.float64),
+                proba[i].astype(np.float64),
                 None if rewards is None else rewards[i],
-                X[i] if self.has_embeddings else None,
+                None if X is None else X[i],
             )
-
-    def _predict_rewards(self, X, values):
-        """Return predicted rewards of the candidates; None if there are none."""
-        if is_regressor(last_step(self._pipeline)):
-            return values
-        model = getattr(self._pipeline, "best_estimator_", self._pipeline)
-        transformers = []
-        while isinstance(model, Pipeline):
-            transformers.append(model[:-1])
-            model = model[-1]
-        if not hasattr(model, "predict_rewards"):
-            return None
-        for steps in transformers:
-            X = steps.transform(X) if len(steps) else X
-        return np.asarray(model.predict_rewards(X)).reshape(values.shape)
-
-
-class _Drawn:
-    """Generator of candidates that were drawn before."""
-
-    def __init__(self, records):
-        self._records = records
-
-    def generate(self, prompts, k):
-        return self._records
