@@ -8,6 +8,10 @@ import numpy as np
 from skqprobe._arrays.last_axis import LastAxisArray
 from skqprobe._utils.sklearn_compat import column_indices
 
+EMBEDDING_COLUMNS = 16
+"""Fewest columns of a view that is an embedding: it is compared and penalized as a
+whole."""
+
 VIEWS = "skqprobe_views"
 """Key of the views in the `attrs` of a data frame."""
 

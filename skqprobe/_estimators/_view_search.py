@@ -6,17 +6,16 @@ from sklearn.utils.extmath import randomized_svd
 
 from skqprobe._arrays.blocks import BlockReader
 from skqprobe._arrays.device import to_host
-from skqprobe._candidates.segments import repeat_per_prompt, segment_mean, segment_sum
+from skqprobe._arrays.views import EMBEDDING_COLUMNS
+from skqprobe._candidates.segments import repeat_per_prompt, segment_sum
 from skqprobe._estimators._fit import weighted_layout
+from skqprobe._objectives.base import center_per_prompt
 
 OFF = 1e6
 """Penalty that leaves nothing of a view."""
 
 PENALTIES = (OFF, 100.0, 10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4)
 """Penalties of a view to try, in units of its total variance, the strongest first."""
-
-MIN_COLUMNS = 16
-"""Fewest columns of an embedding among the views."""
 
 ROUNDING = 1e-12
 """Largest difference inside prompts of a column that is the same for all candidates of
@@ -80,7 +79,7 @@ def _descend(ridge):
     """
     varies = ridge.variances > 0
     views = np.flatnonzero(varies)
-    wide = [view for view in views if ridge.sizes[view] >= MIN_COLUMNS]
+    wide = [view for view in views if ridge.sizes[view] >= EMBEDDING_COLUMNS]
     parts = [wide] * bool(wide) + [[view] for view in views if view not in wide]
     common = [np.where(varies, value, OFF) for value in PENALTIES[1:]]
     penalties = ridge.best(common)
@@ -130,11 +129,14 @@ class BandedRidge:
         self.train, self.test = train[:, some], np.array(test)[:, some]
         weight = layout.to_prompt_order(weight)
         rewards = data.rewards @ objective_weights if data.is_vector else data.rewards
-        self.rewards = self._centered(layout.to_prompt_order(rewards), weight)
+        rewards = layout.to_prompt_order(rewards)
+        self.rewards = center_per_prompt(rewards, self.offsets, weight)
         self.row_weight = np.ones(layout.n_rows) if weight is None else weight
         total = segment_sum(self.row_weight, self.offsets)
         self.prompt_weight = prompt_weight[some] / prompt_weight[some].sum()
         self.row_weight /= repeat_per_prompt(total, self.offsets)
+        of_prompt = repeat_per_prompt(self.prompt_weight, self.offsets)
+        self.share = self.row_weight * of_prompt
         rows = slice(None) if layout.order is None else layout.order
         X = np.asarray(to_host(BlockReader(data.X)(rows), "X"))
         self.sizes = [len(view) for view in data.views.values()]
@@ -146,23 +148,18 @@ class BandedRidge:
         )
         self.equations = self._sum_products()
 
-    def _centered(self, values, weight):
-        mean = segment_mean(values, self.offsets, weight)
-        return values - repeat_per_prompt(mean, self.offsets).astype(values.dtype)
-
     def _reduced(self, X, view, scale, weight):
         """Columns of a view, centered and of total variance 1, and their variance."""
         # In float64, since the columns may be far from 0 or of any magnitude.
         columns = X[:, view] / np.broadcast_to(scale, X.shape[1:])[view]
         tiny = ROUNDING * np.abs(columns).max(axis=0)
-        columns = self._centered(columns, weight)
+        columns = center_per_prompt(columns, self.offsets, weight)
         columns *= np.abs(columns).max(axis=0) > tiny
-        share = self.row_weight * repeat_per_prompt(self.prompt_weight, self.offsets)
-        variance = float(share @ np.einsum("ij,ij->i", columns, columns))
+        variance = float(self.share @ np.einsum("ij,ij->i", columns, columns))
         columns = (columns / (np.sqrt(variance) or 1.0)).astype(np.float32)
         if columns.shape[1] > MAX_COLUMNS and variance > 0:
             n_components = min(MAX_COLUMNS, len(columns))
-            weighted = columns * np.sqrt(share)[:, None].astype(np.float32)
+            weighted = columns * np.sqrt(self.share)[:, None].astype(np.float32)
             *_, directions = randomized_svd(
                 weighted, n_components, n_iter=2, random_state=0
             )
@@ -176,11 +173,10 @@ class BandedRidge:
         sides = np.zeros((len(self.train), n_columns))
         # Of prompts that are in the same training sets the sums are needed once.
         patterns, number = np.unique(self.train, axis=1, return_inverse=True)
-        share = self.row_weight * repeat_per_prompt(self.prompt_weight, self.offsets)
         number = repeat_per_prompt(number.reshape(-1), self.offsets)
         for i, pattern in enumerate(patterns.T):
             rows = number == i
-            weighted = self.X[rows] * share[rows, None]
+            weighted = self.X[rows] * self.share[rows, None]
             matrices += np.multiply.outer(pattern, weighted.T @ self.X[rows])
             sides += np.multiply.outer(pattern, self.rewards[rows] @ weighted)
         totals = np.maximum(self.train @ self.prompt_weight, np.finfo(float).tiny)

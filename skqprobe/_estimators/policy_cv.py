@@ -40,15 +40,10 @@ from skqprobe._utils.sklearn_compat import (
 )
 from skqprobe.losses import LOSSES, BaseLoss, get_loss
 
-DEFAULT_LOSSES = (
-    ("pairwise_logistic", "log_loss"),
-    (
-        "pairwise_logistic",
-        "contrastive_policy_gradient",
-    ),
-)
-"""One loss that compares and one that regresses, for rewards in [0, 1] and for others.
-On the data of docs/guide/choosing.md, one of them is near the best."""
+COMPARING_LOSS = "pairwise_logistic"
+REGRESSING_LOSS, REGRESSING_LOSS_OF_SHARES = "contrastive_policy_gradient", "log_loss"
+"""Losses that are tried by default; the last one for rewards in [0, 1]. On the data of
+docs/guide/choosing.md, one of them is near the best."""
 
 
 class QProbePolicyCV(QProbePolicy):
@@ -402,7 +397,8 @@ class QProbePolicyCV(QProbePolicy):
         """Losses to try with the rewards of the data."""
         if self.losses is None:
             in_range = data.rewards.min() >= 0 and data.rewards.max() <= 1
-            return list(DEFAULT_LOSSES[0 if in_range else 1])
+            regressing = REGRESSING_LOSS_OF_SHARES if in_range else REGRESSING_LOSS
+            return [COMPARING_LOSS, regressing]
         for loss in self.losses:
             check_loss(get_loss(loss), data)
         return list(self.losses)

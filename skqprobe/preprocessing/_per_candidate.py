@@ -103,8 +103,6 @@ class PerCandidate(
         "view_sizes": ["array-like", dict, None],
     }
 
-    _views = None  # in files of old versions
-
     def __init__(self, transformer, *, view_sizes=None):
         self.transformer = transformer
         self.view_sizes = view_sizes

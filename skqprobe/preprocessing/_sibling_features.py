@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skqprobe._arrays.blocks import BlockReader, compute_dtype, row_blocks
 from skqprobe._arrays.magnitude import LARGEST, SMALLEST
-from skqprobe._arrays.views import check_views, with_views
+from skqprobe._arrays.views import EMBEDDING_COLUMNS, check_views, with_views
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.validation import (
     check_candidates,
@@ -43,10 +43,6 @@ DISTANCES_AT_ONCE = 2**21
 
 SAMPLED_PAIRS = 2**20
 """Largest number of distances from which the scales are learned."""
-
-MIN_COLUMNS = 16
-"""Fewest columns of a view for which features are computed by default: it is then an
-embedding, whose distances say more than its columns."""
 
 SINGLE_MAGNITUDES = 1e-15, 1e15
 """Magnitudes between which squares stay in the range of float32."""
@@ -388,7 +384,7 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         """Names of the views for which features are computed."""
         names = list(views)
         if self.sibling_views is None:
-            wide = [name for name in names if len(views[name]) >= MIN_COLUMNS]
+            wide = [name for name in names if len(views[name]) >= EMBEDDING_COLUMNS]
             return wide or names
         try:
             selected = [
