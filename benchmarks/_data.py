@@ -1,5 +1,7 @@
 """Data sets of candidates: the two words, and files beside the checkout."""
 
+import gzip
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +33,9 @@ MORE_FILES = {
 DEFAULT_NAMES = (TWO_WORDS, *FILES)
 ALL_NAMES = (*DEFAULT_NAMES, *MORE_FILES)
 
+WITH_ANSWERS = ("gsm",)
+"""Files whose completions, in a file beside them, end with 'A:' and a number."""
+
 COLUMNS = ("length", "model")
 """Names of the views that `with_columns` can append."""
 
@@ -61,6 +66,9 @@ class Data:
         that were appended.
     n_embeddings : int
         Number of the views that are embeddings.
+    answers : ndarray of shape (n_prompts, m) or None
+        Numbers with which the completions end, NaN for those without one, if the
+        completions are known to end with numbers.
     """
 
     name: str
@@ -71,6 +79,7 @@ class Data:
     models: np.ndarray | None
     view_sizes: tuple
     n_embeddings: int = 1
+    answers: np.ndarray | None = None
 
     def take(self, prompts):
         """Select prompts."""
@@ -81,6 +90,7 @@ class Data:
             groups=self.groups[prompts],
             lengths=None if self.lengths is None else self.lengths[prompts],
             models=None if self.models is None else self.models[prompts],
+            answers=None if self.answers is None else self.answers[prompts],
         )
 
     def with_columns(self, names):
@@ -156,12 +166,31 @@ def load_file(path, keys, max_prompts=None):
     lengths = next((array for array in lengths if array.shape == y.shape), None)
     view_sizes = tuple(X.shape[2] for X in views)
     X = np.concatenate(views, axis=2)
-    sizes = view_sizes, len(view_sizes)
-    data = Data(Path(path).stem, X, y, groups, lengths, models, *sizes)
+    more = view_sizes, len(view_sizes), load_answers(Path(path))
+    data = Data(Path(path).stem, X, y, groups, lengths, models, *more)
     if max_prompts is None or len(y) <= max_prompts:
         return data
     selected = np.random.default_rng(0).permutation(len(y))[:max_prompts]
     return data.take(np.sort(selected))
+
+
+def load_answers(path):
+    """Load the answers of the completions beside an .npz file, or None."""
+    texts = path.with_suffix(".jsonl.gz")
+    if path.stem not in WITH_ANSWERS or not texts.exists():
+        return None
+    with gzip.open(texts, "rt", encoding="utf-8") as file:
+        completions = [json.loads(line)["completions"] for line in file]
+    return np.array([[extract_answer(text) for text in row] for row in completions])
+
+
+def extract_answer(text):
+    """Return the number after the last 'A:', or NaN."""
+    number = text.rpartition("A:")[2].strip().replace(",", "")
+    try:
+        return float(number)
+    except ValueError:
+        return np.nan
 
 
 def _models(file, shape):

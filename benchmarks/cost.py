@@ -26,8 +26,6 @@ the most probability. The policy is `make_probe_pipeline`, with ``log_loss``. Th
 temperature of the vote is the best of `TEMPERATURES` on held-out training prompts.
 """
 
-import gzip
-import json
 import time
 from dataclasses import dataclass
 
@@ -229,48 +227,26 @@ def print_calibration(found):
 # Votes
 
 
-def load_answers(folders):
-    """Load the answers of the completions of gsm: what is after the last 'A:'."""
-    for folder in folders:
-        path = folder / f"{OF_VOTES}.jsonl.gz"
-        if path.exists():
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                return [
-                    [extract_answer(text) for text in json.loads(line)["completions"]]
-                    for line in file
-                ]
-    return None
-
-
-def extract_answer(text):
-    """Return the number after the last 'A:', or None."""
-    number = text.rpartition("A:")[2].strip().replace(",", "")
-    try:
-        return float(number)
-    except ValueError:
-        return None
-
-
 def make_vote(train):
     """Fit a vote, whose temperature is set later."""
     pipeline = make_probe_pipeline(["log_loss"])
     return AnswerVote(pipeline).fit(train.X, train.y)
 
 
-def select_temperature(data, train, answers):
+def select_temperature(data, train):
     """Select the temperature with the highest reward of the vote, in three folds."""
     total = np.zeros(len(TEMPERATURES))
     for fit, held_out in GroupKFold(3).split(train, groups=data.groups[train]):
         vote = make_vote(data.take(train[fit]))
         X, y = data.X[train[held_out]], data.y[train[held_out]]
-        of_held_out = [answers[i] for i in train[held_out]]
+        of_held_out = data.answers[train[held_out]]
         for j, temperature in enumerate(TEMPERATURES):
             vote.policy_[-1].set_params(temperature=temperature)
             total[j] += vote.score(X, y, answers=of_held_out) * len(y)
     return TEMPERATURES[total.argmax()]
 
 
-def measure_votes(data, answers, n_halves):
+def measure_votes(data, n_halves):
     """Measure choices and votes on the halves: mean reward per prompt, by name."""
     names = "base", "plain", "count", "count, value", "softmax"
     total: dict = {name: np.zeros(len(data.y)) for name in names}
@@ -278,10 +254,10 @@ def measure_votes(data, answers, n_halves):
     for train, test in halves(data, n_halves):
         X, y = data.X[test], data.y[test]
         vote = make_vote(data.take(train))
-        temperature = select_temperature(data, train, answers)
+        temperature = select_temperature(data, train)
         vote.policy_[-1].set_params(temperature=temperature)
         values = vote.policy_.decision_function(X)
-        of_test = [answers[i] for i in test]
+        of_test = data.answers[test]
         proba = {
             "base": np.ones(y.shape),
             "plain": values == values.max(axis=1, keepdims=True),
@@ -339,9 +315,9 @@ def main(argv=None):
             found = measure_calibration(data, n_halves)
             print_calibration(found)
             figures[f"calibration, {name}"] = found
-    answers = load_answers(args.data)
-    if answers is not None and (data := load_or_say("votes", OF_VOTES)) is not None:
-        figures["votes"] = print_votes(measure_votes(data, answers, n_halves))
+    data = load_or_say("votes", OF_VOTES)
+    if data is not None and data.answers is not None:
+        figures["votes"] = print_votes(measure_votes(data, n_halves))
     write_json(args.json, figures)
     print(f"{time.perf_counter() - start:.0f} s")
     if args.quick:

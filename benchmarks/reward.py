@@ -3,6 +3,7 @@
     python benchmarks/reward.py                     # four data sets, nested
     python benchmarks/reward.py --train A.npz --test B.npz [--json FILE]
     python benchmarks/reward.py --quick --only hh_harmless --methods Ridge log_loss
+    python benchmarks/reward.py --prompts 10 20 40 --methods default recommended
 
 A method assigns a value to each candidate of a prompt, and the candidate of highest
 value is chosen. The figure is the mean over prompts of the reward of that choice among
@@ -28,8 +29,10 @@ is tuned and fitted on the other four, and chooses among the candidates of the f
 rewards of all folds together make the figures. Tuning is a `GridSearchCV` with folds
 inside those four alone, by the reward at the largest k of the table, so that outer
 folds choose nothing. Tuning makes sibling features from all m candidates of a training
-prompt, also if k < m. With `--train` and `--test`, all of this is one fold: tuned and
-fitted on the first file, measured on the second.
+prompt, also if k < m. With ``--prompts N``, a method gets only N prompts of the four
+folds, drawn at random; prompts of a larger N contain those of a smaller one. With
+`--train` and `--test`, all of this is one fold: tuned and fitted on the first file,
+measured on the second.
 
 **Methods.** All except two follow ``PerCandidate(StandardScaler())``. One grid serves
 all data sets, chosen for its width and its cost and not by the figures: the strength of
@@ -57,7 +60,8 @@ two learning rates.
 shortest: by the lengths in the file. best-model: if the candidates are from different
 models, the model of highest mean reward on the training prompts (for k below m, of the
 k models in the set). consensus: the candidate with the highest mean cosine to the m
-candidates of its prompt, in the last embedding.
+candidates of its prompt, in the last embedding. vote: if the completions end with
+answers, a candidate with the most frequent answer of the m.
 
 **More columns.** ``--columns length model`` appends the log of the length, and 0/1
 columns of the model that wrote a candidate, where the file has them, for all methods.
@@ -141,6 +145,9 @@ def reference_values(train, test):
     if test.models is not None and train.models is not None:
         values["best-model"] = model_values(train, test.models)
     values["consensus"] = consensus(test)
+    if test.answers is not None:
+        same = test.answers[..., None] == test.answers[:, None]
+        values["vote"] = same.sum(axis=2)
     return values
 
 
@@ -162,11 +169,15 @@ def consensus(test):
     return np.einsum("ijk,ik->ij", E, E.sum(axis=1))
 
 
-def outer_splits(data):
-    """Yield training data, test data, and the positions of the test prompts."""
+def outer_splits(data, n_prompts=None):
+    """Yield training data, test data, and the positions of the test prompts.
+
+    The training data are all prompts of the other folds, or `n_prompts` of these.
+    """
     folds = GroupKFold(OUTER_FOLDS, shuffle=True, random_state=0)
-    for train, test in folds.split(data.X, groups=data.groups):
-        yield data.take(train), data.take(test), test
+    for fold, (train, test) in enumerate(folds.split(data.X, groups=data.groups)):
+        some = np.random.default_rng(fold).permutation(train)[:n_prompts]
+        yield data.take(np.sort(some)), data.take(test), test
 
 
 def draw_sets(shape, ks, n_sets):
@@ -187,11 +198,14 @@ def run_folds(splits, shape, names, ks, plan):
         Records by name, in the order of the table.
     left_out : dict of str
         Reasons by method.
+    n_training : list of int
+        Number of training prompts of each fold.
     """
-    learned, references, left_out = {}, {}, {}
+    learned, references, left_out, n_training = {}, {}, {}, []
     unknown = np.full((shape[0], len(ks)), np.nan)
     sets = draw_sets(shape, ks, plan.n_sets)
     for number, (train, test, where) in enumerate(splits, start=1):
+        n_training.append(len(train.y))
         methods, reasons = make_methods(train, plan, names)
         left_out |= reasons
         for method in methods:
@@ -213,7 +227,7 @@ def run_folds(splits, shape, names, ks, plan):
             record.rewards[where] = exact_rewards(test.y, values, ks)
     # A method may be undefined for the rewards of one fold alone.
     learned = {name: record for name, record in learned.items() if name not in left_out}
-    return learned, references, left_out
+    return learned, references, left_out, n_training
 
 
 def short_names(settings):
@@ -268,9 +282,11 @@ def evaluate(splits, data, names, ks, plan):
         Figures, ready for JSON.
     """
     start = time.perf_counter()
-    learned, references, left_out = run_folds(splits, data.y.shape, names, ks, plan)
+    found = run_folds(splits, data.y.shape, names, ks, plan)
+    learned, references, left_out, n_training = found
     return data.shape() | {
         "left_out": left_out,
+        "n_training_prompts": n_training,
         "tables": {
             str(k): make_table(learned, references, column, plan.n_resamples)
             for column, k in enumerate(ks)
@@ -285,6 +301,7 @@ def evaluate(splits, data, names, ks, plan):
 def print_result(result):
     """Print the tables of a data set."""
     print_data(result, f"{result['seconds']:.0f} s")
+    print("training prompts of the folds:", *result["n_training_prompts"])
     for name, reason in result["left_out"].items():
         print(f"left out: {name}: {reason}")
     for k, rows in result["tables"].items():
@@ -328,6 +345,9 @@ def parse_arguments(argv):
         "--columns", nargs="+", choices=COLUMNS, default=[], help="views to append"
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS)
+    parser.add_argument(
+        "--prompts", nargs="+", type=int, help="numbers of training prompts to try"
+    )
     parser.add_argument("--ks", nargs="+", type=int, default=[10, 48])
     args = parser.parse_args(argv)
     if (args.train is None) != (args.test is None):
@@ -336,6 +356,8 @@ def parse_arguments(argv):
         parser.error("--only selects data sets of --data, not --train and --test")
     if min(args.ks) < 1:
         parser.error("--ks must be 1 or more")
+    if args.prompts is not None and (args.train is not None or min(args.prompts) < 10):
+        parser.error("--prompts must be 10 or more, and goes without --train")
     return args
 
 
@@ -344,7 +366,8 @@ def iterate_splits(args, plan):
     if args.train is None:
         for data in iterate_data(args, plan.max_prompts):
             data = data.with_columns(args.columns)
-            yield outer_splits(data), data, data.y.shape[1]
+            for n_prompts in args.prompts or [None]:
+                yield outer_splits(data, n_prompts), data, data.y.shape[1]
         return
     train = load_file(args.train, args.key, plan.max_prompts)
     test = load_file(args.test, args.key, plan.max_prompts)

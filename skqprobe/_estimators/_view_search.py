@@ -35,7 +35,8 @@ def choose_view_weights(data, sample_weight, folds, objective_weights, scale):
     penalty per view, which coordinate descent chooses. A penalty is the largest one
     whose squared error is within one standard error of the smallest, so that a view
     that does not help is left out. Embeddings share one, unless others are better by
-    more than a standard error. At most about MAX_ROWS rows are read.
+    more than a standard error. All weights are 1 unless the chosen ones lower the error
+    by more than a standard error. At most about MAX_ROWS rows are read.
 
     Parameters
     ----------
@@ -65,10 +66,19 @@ def choose_view_weights(data, sample_weight, folds, objective_weights, scale):
     varies = variances > 0
     weights = np.ones(len(variances))
     if varies.sum() > 1:
-        weights[varies] /= _descend(ridge)[varies] * variances[varies]
-        total = variances.sum() / (weights * variances)[varies].sum()
-        weights[varies] *= total
+        equal, chosen = ridge.best(_equal_weights(ridge)), _descend(ridge)
+        if ridge.best([equal, chosen]) is chosen:
+            weights[varies] /= chosen[varies] * variances[varies]
+            total = variances.sum() / (weights * variances)[varies].sum()
+            weights[varies] *= total
     return dict(zip(data.views, weights.tolist(), strict=True))
+
+
+def _equal_weights(ridge):
+    """List penalties with which all views have the same weight, the strongest first."""
+    varies, relative = ridge.variances > 0, np.full(len(ridge.variances), np.inf)
+    relative[varies] = ridge.variances[varies].mean() / ridge.variances[varies]
+    return [np.minimum(value * relative, OFF) for value in PENALTIES[1:]]
 
 
 def _descend(ridge):

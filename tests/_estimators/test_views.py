@@ -25,6 +25,13 @@ def three_views(rng):
     return X, (X[..., 4] + rng.normal(size=(60, 6)) > 0).astype(float)
 
 
+@pytest.fixture
+def clear_views(rng):
+    """Views of 40, 3 and 1 columns; equal weights are clearly worse than others."""
+    X = rng.normal(size=(60, 6, 44))
+    return X, (X[..., 41] + rng.normal(size=(60, 6)) > 0).astype(float)
+
+
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
@@ -150,22 +157,23 @@ def test_constant_and_useless_views(three_views, rng):
     assert not nothing.coef_.any()
 
 
-def test_few_rows_are_read(three_views, monkeypatch):
-    X, y = three_views
-    X = np.tile(X, (4, 1, 1))
+def test_few_rows_are_read(rng, monkeypatch):
+    X = rng.normal(size=(240, 6, 44))
+    y = (X[..., 41] + rng.normal(size=(240, 6)) > 0).astype(float)
     monkeypatch.setattr(_view_search, "MAX_ROWS", 300)
-    search = QProbePolicyCV(["pairwise_logistic"], view_sizes=SIZES)
-    weights = search.fit(X, np.tile(y, (4, 1))).view_weights_
+    search = QProbePolicyCV(["pairwise_logistic"], view_sizes=(40, 3, 1))
+    weights = search.fit(X, y).view_weights_
     assert weights["view1"] > 5 * max(weights["view0"], weights["view2"])
 
 
-def test_several_objectives(three_views):
-    X, y = three_views
-    both = np.stack([y, X[..., 0]], axis=2)
-    search = QProbePolicyCV(["pairwise_logistic"], view_sizes=SIZES)
+def test_several_objectives(clear_views):
+    X, y = clear_views
+    both = np.stack([y, X[..., 43]], axis=2)
+    search = QProbePolicyCV(["pairwise_logistic"], view_sizes=(40, 3, 1))
     first = search.set_params(objective_weights=[1, 0]).fit(X, both).view_weights_
     second = search.set_params(objective_weights=[0, 1]).fit(X, both).view_weights_
-    assert first["view1"] > first["view0"] and second["view0"] > second["view1"]
+    assert first["view1"] > 10 * first["view2"]
+    assert second["view2"] > 10 * second["view1"]
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "contrastive_policy_gradient"])
@@ -197,18 +205,31 @@ def test_a_constant_view_changes_nothing(three_views, rng):
     [(1e100, np.float64), (1e-60, np.float64), (1e25, np.float32), (1e-25, np.float32)],
 )
 @pytest.mark.parametrize("standardize", [False, True])
-def test_choice_of_weights_at_any_magnitude(three_views, standardize, factor, dtype):
-    X, y = three_views
-    settings = {"view_sizes": (4, 3), "standardize": standardize}
+def test_choice_of_weights_at_any_magnitude(clear_views, standardize, factor, dtype):
+    X, y = clear_views
+    settings = {"view_sizes": (40, 4), "standardize": standardize}
     search = QProbePolicyCV(["contrastive_policy_gradient"], **settings)
     expected = search.fit(X, y).view_weights_
-    scale = np.array([1.0] * 4 + [factor] * 3, dtype)
+    scale = np.array([1.0] * 40 + [factor] * 4, dtype)
+    assert expected["view1"] > 10 * expected["view0"]
     found = search.fit(X.astype(dtype) * scale, y).view_weights_
     ratio = found["view1"] / found["view0"]
     if not standardize:
         ratio *= float(factor) ** 2
     same = pytest.approx(expected["view1"] / expected["view0"], rel=1e-4)
     assert ratio == same
+
+
+def test_weights_stay_equal_unless_others_are_clearly_better(clear_views, rng):
+    X, y = clear_views
+    search = QProbePolicyCV(["contrastive_policy_gradient"], view_sizes=(40, 3, 1))
+    assert search.fit(X, y).view_weights_["view1"] > 10
+    noise = rng.permutation(y.ravel()).reshape(y.shape)
+    equal = dict.fromkeys(["view0", "view1", "view2"], 1.0)
+    assert search.fit(X, noise).view_weights_ == equal
+    # The views are as informative per column, so nothing is gained.
+    linear = X @ rng.normal(size=44) + rng.normal(size=y.shape)
+    assert search.fit(X, linear).view_weights_ == equal
 
 
 def test_choice_of_weights_far_from_zero(three_views):

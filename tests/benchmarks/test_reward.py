@@ -1,5 +1,6 @@
 """The benchmark of rewards runs on any .npz file, and its figures are right."""
 
+import gzip
 import json
 from contextlib import redirect_stdout
 from io import StringIO
@@ -142,6 +143,27 @@ def test_outer_splits(reward, load, make_npz, tmp_path):
     assert sorted(tested) == list(range(40))
 
 
+def test_numbers_of_training_prompts(reward, make_data):
+    data = make_data(n_prompts=40, m=3)
+    few, more, every = (list(reward.outer_splits(data, n)) for n in (12, 20, None))
+    for (some, test, _), (larger, same, _), (full, *_) in zip(
+        few, more, every, strict=True
+    ):
+        assert (len(some.y), len(larger.y), len(full.y)) == (12, 20, 32)
+        assert set(some.groups) < set(larger.groups) < set(full.groups)
+        np.testing.assert_array_equal(test.groups, same.groups)
+
+
+def test_vote_by_hand(reward, load, make_npz, tmp_path):
+    make_npz(tmp_path / "gsm.npz", n_prompts=2, m=4)
+    texts = [["A: 1", "A: 2", "A: 1.0", "none"], ["none", "A: 3", "none", "no"]]
+    with gzip.open(tmp_path / "gsm.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"completions": row}) + "\n" for row in texts)
+    data = load("_data").load_file(tmp_path / "gsm.npz", ["embeddings"])
+    found = reward.reference_values(data, data)["vote"]
+    assert found.tolist() == [[2, 1, 2, 0], [0, 1, 0, 0]]
+
+
 def test_nested_on_a_folder(run_reward, make_npz, tmp_path, capsys):
     name = "siblings+log_loss"
     make_npz(tmp_path / "hh_harmless.npz", m=3)
@@ -172,6 +194,7 @@ def test_bad_arguments(reward, make_npz, tmp_path, assert_refused):
     for arguments, message in (
         (["--train", "A.npz"], "--train and --test go together"),
         (["--ks", "0"], "--ks must be 1 or more"),
+        (["--prompts", "5"], "--prompts must be 10 or more"),
         (["--train", "A", "--test", "B", "--only", "gsm"], "--only selects data sets"),
     ):
         assert_refused(reward.main, arguments, message)
