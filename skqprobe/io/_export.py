@@ -14,6 +14,7 @@ from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators.regressor import QProbeRegressor
 from skqprobe._utils.describe import describe
 from skqprobe._utils.optional import import_optional
+from skqprobe.embedders import EmbedderUnion
 from skqprobe.preprocessing import PerCandidate
 
 FORMAT_VERSION, FORMAT_VERSION_OF_OBJECTIVES = 1, 2
@@ -33,9 +34,10 @@ def to_json(probe, *, embedder=None, metadata=None):
         Fitted linear probe, or fitted pipeline of an embedder (or none), any number of
         StandardScaler and a linear probe. The scalers may be wrapped in `PerCandidate`.
         The coefficients and the intercept include the scaling, in float64.
-    embedder : BaseEmbedder, default=None
+    embedder : BaseEmbedder or EmbedderUnion, default=None
         Embedder that makes the features. The export records its class and parameters,
-        among them how it joins prompt and completion. None takes that of a pipeline.
+        among them how it joins prompt and completion; of a union, those of its
+        embedders, and the labels of the categories. None takes that of a pipeline.
     metadata : dict, default=None
         Further information, such as the training data, in types that JSON supports.
 
@@ -88,9 +90,10 @@ def to_safetensors(probe, *, embedder=None, metadata=None):
         Fitted linear probe, or fitted pipeline of an embedder (or none), any number of
         StandardScaler and a linear probe. The scalers may be wrapped in `PerCandidate`.
         The coefficients and the intercept include the scaling, in float64.
-    embedder : BaseEmbedder, default=None
+    embedder : BaseEmbedder or EmbedderUnion, default=None
         Embedder that makes the features. The export records its class and parameters,
-        among them how it joins prompt and completion. None takes that of a pipeline.
+        among them how it joins prompt and completion; of a union, those of its
+        embedders, and the labels of the categories. None takes that of a pipeline.
     metadata : dict, default=None
         Further information, such as the training data, in types that JSON supports.
 
@@ -205,14 +208,27 @@ def _split_pipeline(model):
 
 
 def _is_embedder(step):
-    return hasattr(step, "make_texts") and hasattr(step, "inert_parameters")
+    is_single = hasattr(step, "make_texts") and hasattr(step, "inert_parameters")
+    return is_single or isinstance(step, EmbedderUnion)
 
 
 def _describe_embedder(embedder):
     """Return the class and the parameters of an embedder in JSON's types."""
     if not _is_embedder(embedder):
         raise TypeError(f"embedder must be an embedder; got {embedder!r}.")
-    cls, inert = type(embedder), embedder.inert_parameters - {"join"}
+    cls = type(embedder)
+    if isinstance(embedder, EmbedderUnion):
+        check_is_fitted(embedder)
+        labels = {
+            name: encoder.categories_[0].tolist()
+            for name, encoder in embedder.encoders_.items()
+        }
+        return {
+            "class": f"{cls.__module__}.{cls.__qualname__}",
+            "embedders": [_describe_embedder(each) for each in embedder.embedders_],
+            "categories": labels,
+        }
+    inert = embedder.inert_parameters - {"join"}
     embedder = getattr(embedder, "_shown", lambda: embedder)()  # without secrets
     parameters = {
         name: describe(value)

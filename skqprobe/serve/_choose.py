@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from skqprobe._backends.http_client import APIError
 from skqprobe._candidates.choice import choice_probabilities
 from skqprobe._candidates.layout import check_layout
-from skqprobe.embedders import BaseEmbedder
+from skqprobe.embedders import BaseEmbedder, EmbedderUnion
 from skqprobe.generators import BestOfK, stack_embeddings
 from skqprobe.metrics._values import last_step
 
@@ -68,7 +68,7 @@ class Chooser:
         self._embeddings, self._embedder = embeddings, cast(Any, None)
         if embeddings is None and isinstance(self._pipeline, Pipeline):
             first = self._pipeline.steps[0][1]
-            if isinstance(first, BaseEmbedder) and len(self._pipeline) > 1:
+            if _reads_pairs(first) and len(self._pipeline) > 1:
                 self._embedder, self._pipeline = first, self._pipeline[1:]
                 self._embeddings = EMBEDDINGS
         self._config = get_config()  # which each thread has of its own
@@ -163,3 +163,9 @@ class Chooser:
                 None if rewards is None else rewards[i],
                 None if X is None else X[i],
             )
+
+
+def _reads_pairs(step):
+    """Whether a step embeds (prompt, completion) pairs, and needs nothing else."""
+    is_union = isinstance(step, EmbedderUnion)
+    return isinstance(step, BaseEmbedder) or (is_union and not step.encoders_)

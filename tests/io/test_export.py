@@ -17,7 +17,12 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import skqprobe
 from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor, make_probe_pipeline
-from skqprobe.embedders import OpenAIEmbedder, VectorizerEmbedder
+from skqprobe.embedders import (
+    EmbedderUnion,
+    OpenAIEmbedder,
+    TextStatistics,
+    VectorizerEmbedder,
+)
 from skqprobe.io import to_json, to_safetensors
 from skqprobe.losses import PairwiseHinge, SoftmaxCrossEntropy
 from skqprobe.preprocessing import PerCandidate
@@ -161,6 +166,18 @@ def test_embedder_of_a_pipeline_is_recorded(join, recorded, form):
     # A probe on features that were computed before does not hold its embedder.
     assert read(model[1:])["embedder"] is None
     assert read(model[1:], embedder=embedder)["embedder"] == found["embedder"]
+    records = [record | {"model": ["a", "b"]} for record in RECORDS]
+    union = EmbedderUnion([embedder, TextStatistics()], categories=["model"])
+    model = make_pipeline(union, PerCandidate(StandardScaler()), QProbePolicy())
+    model.fit(records, [[1, 0], [1, 0]])
+    of_union = read(model)
+    assert of_union["embedder"]["class"] == "skqprobe.embedders.EmbedderUnion"
+    first, second = of_union["embedder"]["embedders"]
+    assert first == found["embedder"]
+    assert second["class"] == "skqprobe.embedders.TextStatistics"
+    assert of_union["embedder"]["categories"] == {"model": ["a", "b"]}
+    expected = model.decision_function(records)
+    assert_allclose(score(of_union, model[0].transform(records)), expected, atol=1e-5)
 
 
 def test_secrets_of_an_embedder_are_not_exported(policy):

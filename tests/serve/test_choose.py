@@ -13,9 +13,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skqprobe import CalibratedPolicyCV, QProbePolicy
+from skqprobe import CalibratedPolicyCV, QProbePolicy, make_probe_pipeline
 from skqprobe._backends.http_client import APIError
-from skqprobe.embedders import VectorizerEmbedder
+from skqprobe.embedders import EmbedderUnion, VectorizerEmbedder
 from skqprobe.generators import BestOfK
 from skqprobe.preprocessing import PerCandidate, SiblingFeatures
 from skqprobe.serve._choose import Chooser
@@ -88,14 +88,19 @@ def test_rows_get_groups_with_the_configuration_of_the_thread_that_made_it():
     np.testing.assert_array_equal(found[0].rewards, found[0].values)
 
 
-def test_sets_of_different_sizes_are_embedded_in_one_call():
+@pytest.mark.parametrize("union", [False, True])
+def test_sets_of_different_sizes_are_embedded_in_one_call(union):
     calls = []
 
     def embed(texts):
         calls.append(len(texts))
         return count_a(texts)
 
-    pipeline = fit(make_pipeline(VectorizerEmbedder(embed), QProbePolicy()))
+    embedder = VectorizerEmbedder(embed)
+    if union:
+        pipeline = fit(make_probe_pipeline(embedder=embedder, cv=2))
+    else:
+        pipeline = fit(make_pipeline(embedder, QProbePolicy()))
     chooser = Chooser(pipeline, None, 0.0, lambda n: None)
     sizes = [1, 4, 2, 4]
     cut = [
@@ -107,7 +112,16 @@ def test_sets_of_different_sizes_are_embedded_in_one_call():
     assert len(calls) == 1
     assert [len(values.values) for values in found] == sizes
     expected = pipeline.decision_function(cut[1:2])[0]
-    np.testing.assert_allclose(found[1].values, expected, rtol=1e-6)
+    np.testing.assert_allclose(found[1].values, expected, rtol=1e-5)
+
+
+def test_categories_come_with_the_record():
+    union = EmbedderUnion([letters()], categories=["model"])
+    records = [r | {"model": list("aabb")} for r in RECORDS]
+    pipeline = make_pipeline(union, QProbePolicy()).fit(records, Y)
+    (found,) = Chooser(pipeline, None, 0.0, lambda n: None).compute(records[:1])
+    expected = pipeline.decision_function(records[:1])[0]
+    np.testing.assert_allclose(found.values, expected, rtol=1e-6)
 
 
 def test_a_server_that_embeds_and_is_down_is_asked_once():
