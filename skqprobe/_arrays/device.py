@@ -163,7 +163,7 @@ class DeviceArray:
             return max_precision_float_dtype(self.xp, self.device)
         return self.xp.float32
 
-    def astype(self, dtype):
+    def astype(self, dtype, copy=False):
         """Convert to float64 or float32, with a copy only if the type changes."""
         return DeviceArray(self.xp.astype(self.array, self._type(dtype), copy=False))
 
@@ -240,18 +240,24 @@ class DeviceArray:
 
 def concatenate(arrays):
     """Join arrays along the first axis, all of numpy or all on a device."""
+    if len(arrays) == 1:
+        return arrays[0]
     if isinstance(arrays[0], np.ndarray):
         return np.concatenate(arrays)
     return DeviceArray(arrays[0].xp.concat([array.array for array in arrays]))
 
 
-def add_gram(gram, X):
-    """Add X' X to the lower triangle of `gram`, in Fortran order and the dtype of X.
+def add_gram(gram, X, weight=None):
+    """Add X' diag(weight) X to the lower triangle of `gram`, in Fortran order.
 
     In place and with half the operations of a full product. For X on a device, the sum
-    moves to the device.
+    moves to the device. Both have the dtype of X.
     """
+    is_equal = weight is None or (isinstance(X, np.ndarray) and np.ptp(weight) == 0)
+    if not is_equal:
+        X = X * np.sqrt(weight).astype(X.dtype)[:, None]
     if isinstance(X, DeviceArray):
         return gram + X.T @ X
     (syrk,) = get_blas_funcs(("syrk",), (X,))
-    return syrk(1.0, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True)
+    factor = weight[0] if is_equal and weight is not None else 1.0
+    return syrk(factor, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True)

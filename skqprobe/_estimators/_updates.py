@@ -47,7 +47,7 @@ def update(objectives, before, forgetting_factor):
             total.gram, total.sides, total.ends, total.weight = sums
         else:
             has_center = first.has_intercept or first.loss.shift_invariant
-            center = first.least_squares_means[0] * has_center
+            center = first.sampled_mean * has_center
         if center.any():
             objectives = [replace(each, center=center) for each in objectives]
         total.add_objectives(objectives, first.total_weight)

@@ -67,10 +67,12 @@ class Objective:
         self.reader = BlockReader(self.X)
         self.dtype = self.reader.dtype
         self.n_features = self.X.shape[1]
-        self._buffer = np.empty(0)
+        self._buffer, self._rows = np.empty(0), None
 
     def _read(self, rows):
         """Read embeddings of rows in prompt order, in the dtype to compute in."""
+        if isinstance(rows, slice) and rows == self._rows:  # all rows, if they are few
+            return self._centered
         order = self.layout.order
         X = self.reader(rows if order is None else order[rows])
         if self.center is None or not isinstance(X, np.ndarray):
@@ -78,8 +80,9 @@ class Objective:
         # In memory that is used again: new memory takes longer than the subtraction.
         if self._buffer.size < X.size:
             self._buffer = np.empty(X.size, X.dtype)
-        out = self._buffer[: X.size].reshape(X.shape)
-        return np.subtract(X, self.center, out=out)
+        self._centered = self._buffer[: X.size].reshape(X.shape)
+        self._rows = rows
+        return np.subtract(X, self.center, out=self._centered)
 
     def _weight(self, rows):
         return None if self.candidate_weight is None else self.candidate_weight[rows]

@@ -27,6 +27,9 @@ Their products cost less than an approximation."""
 SAMPLED_ROWS = 2**12
 """Number of rows from which the offset of the columns is estimated."""
 
+MEAN_ROWS = 2**8
+"""Number of rows whose mean is near enough to all, to subtract it for precision."""
+
 
 def linear_scores(X, coef, intercept):
     """Compute ``X @ coef + intercept``, in blocks unless X is a plain array in memory.
@@ -299,11 +302,11 @@ class LinearObjective(Objective):
                     X = center_per_prompt(X, offsets, share)
                 else:
                     X = X - mean.astype(X.dtype)
-                if share is not None:
-                    X = X * np.sqrt(share).astype(X.dtype)[:, None]
                 if full:
-                    moment = add_gram(moment, X)
+                    moment = add_gram(moment, X, share)
                 else:
+                    if share is not None:
+                        X = X * np.sqrt(share).astype(X.dtype)[:, None]
                     moment = moment + (X * X).sum(axis=0, dtype=np.float64)
                 total += len(X) if share is None else share.sum()
         moment = np.asarray(moment, dtype=np.float64) / total
@@ -340,8 +343,10 @@ class LinearObjective(Objective):
 
     @cached_property
     def sampled_mean(self):
-        """Mean of the columns in a sample of rows, (d,)."""
-        return self._column_mean(self.sampled_blocks(SAMPLED_ROWS))
+        """Mean of the columns in a sample of rows, (d,), up to rounding in its type."""
+        n_rows = min(self.layout.n_rows, MEAN_ROWS)
+        rows = np.linspace(0, self.layout.n_rows - 1, n_rows).astype(int)
+        return np.full(n_rows, 1 / n_rows, self.dtype) @ self._read(rows)
 
     def moment_product(self, mean, basis, blocks, weight=None):
         """Multiply the second moments, as defined by `moments`, by a matrix.
@@ -377,7 +382,12 @@ class LinearObjective(Objective):
             total += len(X) if share is None else share.sum()
         return product / total
 
-    def least_squares_rows(self, others=()):
+    @cached_property
+    def are_pairs(self):
+        """Whether only the difference of the two rows of each prompt has an effect."""
+        return self.loss.shift_invariant and bool((self.layout.sizes == 2).all())
+
+    def least_squares_rows(self, others=(), merge_pairs=False):
         """Yield the least-squares problem of a loss with the method `least_squares`.
 
         It is that of columns divided by `scale`. Up to a constant, the objective is
@@ -388,6 +398,8 @@ class LinearObjective(Objective):
         ----------
         others : sequence of LinearObjective, default=()
             Objectives of other rewards with the same weights.
+        merge_pairs : bool, default=False
+            Whether each prompt is one row, the difference of two, if they `are_pairs`.
 
         Yields
         ------
@@ -406,13 +418,17 @@ class LinearObjective(Objective):
                 objective._least_squares_terms(prompts, rows, offsets)
                 for objective in (self, *others)
             ]
-            v, t = terms[0][0], [targets for _, targets in terms]
-            if self.loss.shift_invariant:
+            v, t = terms[0][0], np.array([targets for _, targets in terms])
+            if merge_pairs and self.are_pairs:
+                X, t = X[::2] - X[1::2], t[:, ::2] - t[:, 1::2]
+                total = v[::2] + v[1::2]
+                v = v[::2] * v[1::2] / np.where(total, total, 1)
+            elif self.loss.shift_invariant:
                 X = center_per_prompt(X, offsets, weight)
-                t = [center_per_prompt(targets, offsets, weight) for targets in t]
+                t = center_per_prompt(t.T, offsets, weight).T
             if self.columns is not None:
                 X = X * np.asarray(1 / self.scale, X.dtype)
-            yield X, np.array(t), v
+            yield X, t, v
 
     def least_squares_weights(self):
         """Compute the weights v of all rows of the least-squares problem."""
@@ -427,20 +443,6 @@ class LinearObjective(Objective):
             squares += (X * X).sum(axis=0, dtype=np.float64)
         squares /= self.layout.n_rows * self.scale**2
         return (8 * np.finfo(self.dtype).eps) ** 2 * squares
-
-    @cached_property
-    def least_squares_means(self):
-        """Weighted means of the rows and of the targets of the least-squares problem.
-
-        The optimal intercept is ``t_mean - x_mean @ coef``.
-        """
-        x_mean, t_mean, total = np.zeros(self.n_features), 0.0, 0.0
-        for prompts, rows, offsets in self._blocks:
-            v, t = self._least_squares_terms(prompts, rows, offsets)
-            x_mean += v.astype(self.dtype) @ self._read(rows)
-            t_mean += v @ t
-            total += v.sum()
-        return x_mean / (total or 1), t_mean / (total or 1)
 
 
 def evaluate_together(objectives, thetas):

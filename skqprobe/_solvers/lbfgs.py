@@ -1,5 +1,6 @@
 """L-BFGS in well-conditioned parameters, for one objective or for a grid of them."""
 
+from dataclasses import replace
 from itertools import repeat
 from types import SimpleNamespace
 
@@ -81,7 +82,7 @@ def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
         converged=np.zeros(n, dtype=bool),
         length=np.zeros(n),
         left=np.zeros(n),
-        is_near=False,
+        models=None,
         stopped=False,
     )
     settings = {"max_iter": max_iter, "on_iteration": on_iteration and callback}
@@ -119,7 +120,7 @@ def _minimize_stage(grid, state, active, is_last, tol, max_iter, on_iteration):
     tol, max_iter, on_iteration
         See `minimize_lbfgs`.
     """
-    is_near, state.is_near = state.is_near, True
+    is_near = state.models is not None
     ftol = (0.1 if is_near and is_last else 0.3) * tol
     constants = grid.best_constants()
     at_constants = grid.value_and_gradient(constants, np.arange(grid.n_objectives))
@@ -129,16 +130,21 @@ def _minimize_stage(grid, state, active, is_last, tol, max_iter, on_iteration):
     elif not is_near:
         state.thetas = _check_start(grid, state.thetas, constants, at_constants[0])
     goes_on = is_last and grid.objective.loss.smooth
-    curvatures = None
     # A later search is better conditioned, so that less is left where it gains little.
     later, min_recent, gap = 5 * ftol, 2, GAP
-    if is_near:
+    if not is_near:  # they all share the moments of X
+        state.models = np.repeat(model_fold_hessians(grid), len(grid.alphas))
+        models = state.models[active]
+    else:
         # Only their scale counts: other rows curve the loss after few steps.
         curvatures = grid.score_curvatures(state.thetas[active], active)
-        curvatures = [np.full_like(each, each.mean()) for each in curvatures]
+        models = [
+            replace(model, curvature=curvature.sum() or model.curvature)
+            for model, curvature in zip(state.models[active], curvatures, strict=True)
+        ]
         later, min_recent, gap = 0.3 * ftol, 5, GAP_WITH_KINKS
     for number in range(MAX_ROUNDS if is_last else 1):
-        preconditioners = _preconditioners(grid, active, curvatures)
+        preconditioners = _preconditioners(grid, active, models)
         problems = _PreconditionedProblems(grid, preconditioners, at_constants, active)
 
         def has_fallen(v, which, problems=problems, numbers=active):
@@ -170,26 +176,21 @@ def _minimize_stage(grid, state, active, is_last, tol, max_iter, on_iteration):
         is_done = found.converged & is_minimum & (fall < MAX_FALL)
         is_done |= state.n_iter[active] >= max_iter
         active = active[~is_done]
-        curvatures = [curvatures[i] for i in np.flatnonzero(~is_done)]
         if len(active) == 0:
             return
+        curvatures = [curvatures[i] for i in np.flatnonzero(~is_done)]
+        models = map(model_hessian, _folds(grid, active), curvatures, repeat(len(active)))
 
 
-def _preconditioners(grid, which, curvatures):
-    """Make the preconditioners of objectives, with the curvatures of their rows.
+def _folds(grid, which):
+    """List the objectives, without penalties, that have these numbers in a grid."""
+    return [grid.fold_objectives[i] for i in which // len(grid.alphas)]
 
-    None means the curvatures at scores of 0, which share the moments of X.
-    """
-    objectives = [grid.fold_objectives[i] for i in which // len(grid.alphas)]
+
+def _preconditioners(grid, which, models):
+    """Make the preconditioners of objectives from models of their Hessians."""
     alphas = grid.alphas[which % len(grid.alphas)]
-    if curvatures is None:
-        models = iter(np.repeat(model_fold_hessians(grid), len(grid.alphas)))
-    else:
-        models = map(model_hessian, objectives, curvatures, repeat(len(which)))
-    return [
-        Preconditioner(objective, alpha, model)
-        for objective, alpha, model in zip(objectives, alphas, models, strict=True)
-    ]
+    return list(map(Preconditioner, _folds(grid, which), alphas, models))
 
 
 def _widths(tol):

@@ -16,8 +16,9 @@ FULL_ENTRIES = 2**27
 N_DIRECTIONS = 64
 """Maximum number of principal directions of X, if all moments cost too much."""
 
-N_SAMPLED = 2**14
-"""Minimum number of rows in the sample in which these directions are found."""
+SAMPLED_SHARE, N_SAMPLED, SAMPLED_PER_FEATURE = 4, 2**12, 16
+"""Moments are those of a sample of a quarter of the rows, but at least N_SAMPLED, and
+if all of them are computed, of at least 16 rows per feature."""
 
 N_POWERS = 3
 """Number of power iterations, each of which reads the sample once."""
@@ -171,7 +172,8 @@ def model_hessian(objective, curvature=None, n_factors=1):
         weight = np.maximum(curvature, 1e-12 * curvature.max())
     if not _is_affordable(objective, n_factors):
         return _sampled_model(objective, weight)
-    mean, moment = objective.moments(True, weight=weight)
+    blocks = objective.sampled_blocks(_sampled_rows(objective, True), weight)
+    mean, moment = objective.moments(True, blocks, weight)
     return _full_model(objective, mean, moment, weight)
 
 
@@ -190,20 +192,20 @@ def model_fold_hessians(grid):
         of samples if the factors of all folds and penalties would take too much memory.
     """
     n_rewards = len(grid.objectives)
-    if not _is_affordable(grid.objective, grid.n_objectives):
-        models = [_sampled_model(fold) for fold in grid.fold_objectives[::n_rewards]]
+    folds = grid.fold_objectives[::n_rewards]
+    is_full = _is_affordable(grid.objective, grid.n_objectives)
+    if not is_full or _sampled_rows(folds[0], True) < folds[0].layout.n_rows:
+        models = [model_hessian(fold, None, grid.n_objectives) for fold in folds]
         return _per_reward(models, grid)
     d, shift_invariant = grid.objective.n_features, grid.objective.loss.shift_invariant
     pooled = [(0, np.zeros(d), np.zeros((d, d)))] * len(grid.in_fold)
-    for folds, (part, *_), _ in grid.parts():
+    for in_folds, (part, *_), _ in grid.parts():
         moments = part.layout.n_rows, *part.moments(full=True)
-        for fold in folds:
+        for fold in in_folds:
             pooled[fold] = _pool(pooled[fold], moments, shift_invariant)
     models = [
         _full_model(objective, mean, moment)
-        for objective, (_, mean, moment) in zip(
-            grid.fold_objectives[::n_rewards], pooled, strict=True
-        )
+        for objective, (_, mean, moment) in zip(folds, pooled, strict=True)
     ]
     return _per_reward(models, grid)
 
@@ -223,6 +225,13 @@ def _is_affordable(objective, n_factors=1):
     """Check that full second moments, and this number of factors, cost little."""
     d = objective.n_features
     return d <= FULL_FEATURES and n_factors * d**2 <= FULL_ENTRIES
+
+
+def _sampled_rows(objective, is_full):
+    """Number of rows whose moments are near enough to those of all."""
+    n_features = is_full * objective.n_features
+    share = objective.layout.n_rows // SAMPLED_SHARE
+    return max(share, N_SAMPLED, SAMPLED_PER_FEATURE * n_features)
 
 
 def _full_model(objective, mean, moment, curvature=None):
@@ -256,7 +265,7 @@ def _sampled_model(objective, weight=None):
     columns have another span, from which many small steps lead back. Square roots of
     standard deviations are a compromise.
     """
-    blocks = objective.sampled_blocks(N_SAMPLED, weight)
+    blocks = objective.sampled_blocks(_sampled_rows(objective, False), weight)
     mean, variance = objective.moments(False, blocks, weight)
     layout = objective.layout
     n_lost = layout.n_prompts if objective.loss.shift_invariant else 0

@@ -86,7 +86,7 @@ def _solve(grid):
     is_primal = n_spanned >= objective.n_features
     noise = None if grid.alphas.all() else objective.rounding_noise()
     if objective.has_intercept:
-        grid = _centered(grid, objective.least_squares_means[0])
+        grid = _centered(grid)
     if is_primal.any():
         thetas[is_primal] = _solve_primal(grid, np.flatnonzero(is_primal), noise)
     if not is_primal.all():
@@ -100,9 +100,10 @@ def _to_raw(objective, thetas):
     return objective.to_raw(thetas)
 
 
-def _centered(grid, center):
-    """Subtract a vector from each row of X as it is read, for precision."""
-    return grid.replace(center=center.astype(grid.objective.dtype))
+def _centered(grid):
+    """Subtract about the mean from each row of X as it is read, for precision."""
+    objective = grid.objective
+    return grid.replace(center=objective.sampled_mean.astype(objective.dtype))
 
 
 def _with_intercept(objective, coefs, x_means, t_means):
@@ -127,13 +128,12 @@ def _solve_in_float32(grid):
     correction shows that the errors were small.
     """
     objective, centered, required = grid.objective, grid, TOLERANCE**2
-    n_rows = (grid.in_fold > 0) @ objective.layout.sizes
+    n_rows = (grid.in_fold > 0) @ _n_rows(objective)
     has_few_rows = (n_rows < objective.n_features).any()
     if has_few_rows and not grid.is_whole:
         return None
     if objective.has_intercept or objective.loss.shift_invariant:
-        _, some_rows, _ = objective.sampled_blocks(1)[0]  # which have a similar mean
-        centered = _centered(grid, objective._read(some_rows).mean(axis=0))
+        centered = _centered(grid)
     else:  # scores also have a mean, but only what varies makes a choice
         rewards = np.array([each.rewards for each in grid.objectives])
         required *= rewards.var(axis=1) / (rewards**2).mean(axis=1)
@@ -204,26 +204,58 @@ def _dual_solutions(grid):
     """Yield the same for a single fit, in the span of its rows; see `_solve_dual`."""
     objective, shift = grid.objective, grid.alphas[0] / 2
     X, t, v = _all_rows(grid, np.copy)
-    x_mean, t_mean, root = np.zeros((1, X.shape[1])), np.zeros(len(t)), np.sqrt(v)
-    if objective.has_intercept:
-        x_mean[0], t_mean = v.astype(X.dtype) @ X / v.sum(), t @ v / v.sum()
-    X -= x_mean.astype(X.dtype)
-    X *= root.astype(X.dtype)[:, None]
-    target = root * (t - t_mean[:, None])
-    (syrk,) = get_blas_funcs(("syrk",), (X,))
-    gram = syrk(1.0, X.T, trans=True, lower=True)
+    root, share = np.sqrt(v), objective.has_intercept * v / v.sum()
+    gram = _weighted_gram(_gram(X), root, share)
     solve = partial(
         MeanPreconditioner(gram, _penalties(grid)), active=np.arange(len(t))
     )
-    coef, rest = np.zeros((len(t), X.shape[1])), target
+    coef, intercept = np.zeros((len(t), X.shape[1])), t @ share
+    rest = root * (t - intercept[:, None])
     while True:
         dual = solve(rest[None])[0]
-        step = dual.astype(X.dtype) @ X
-        image, coef = step @ X.T, coef + step
-        theta = _with_intercept(objective, coef[None], x_mean, t_mean[None])
+        weights = root * dual
+        weights -= share * weights.sum(axis=1, keepdims=True)  # centers the rows
+        step = weights.astype(X.dtype) @ X
+        scores, coef = (step @ X.T).astype(np.float64), coef + step
+        offset = scores @ share
+        image, intercept = root * (scores - offset[:, None]), intercept - offset
+        theta = np.column_stack([coef, intercept])[:, : objective.n_parameters]
         squares = dots(image[None], image[None]) + shift * dots(step[None], step[None])
-        yield theta, squares
+        yield theta[None], squares
         rest = rest - image - shift * dual
+
+
+def _n_rows(objective):
+    """Count the least-squares rows of each prompt."""
+    return objective.layout.sizes // (2 if objective.are_pairs else 1)
+
+
+def _gram(X):
+    """Compute X X', or its lower triangle in Fortran order."""
+    if isinstance(X, DeviceArray):
+        return np.asarray(X @ X.T, order="F")
+    (syrk,) = get_blas_funcs(("syrk",), (X,))
+    return syrk(1.0, X.T, trans=True, lower=True)
+
+
+def _weighted_gram(gram, root, share):
+    """Subtract the mean from rows, then multiply them by roots of their weights.
+
+    In the memory of the lower triangle of their products. The mean has weights `share`,
+    which are all 0 for none.
+    """
+    if share.any():
+        symv, syr2 = get_blas_funcs(("symv", "syr2"), (gram,))
+        mean = symv(1.0, gram, share, lower=True)
+        mean -= share @ mean / 2
+        ones = np.ones(len(gram))
+        gram = syr2(-1.0, ones, mean, a=gram, lower=True, overwrite_a=True)
+    if np.ptp(root) == 0:
+        gram *= root[0] ** 2
+    else:
+        gram *= root
+        gram *= root[:, None]
+    return gram
 
 
 def _all_rows(grid, convert):
@@ -232,7 +264,8 @@ def _all_rows(grid, convert):
     Shapes are (n, d), (n_rewards, n) and (n,).
     """
     objective, *others = grid.objectives
-    rows = ((convert(X), t, v) for X, t, v in objective.least_squares_rows(others))
+    rows = objective.least_squares_rows(others, merge_pairs=True)
+    rows = ((convert(X), t, v) for X, t, v in rows)
     blocks, targets, weights = zip(*rows, strict=True)
     return concatenate(blocks), np.concatenate(targets, axis=1), np.concatenate(weights)
 
@@ -298,13 +331,12 @@ class NormalSums:
             Sum of the weights of the prompts.
         """
         dtype, (objective, *others) = self.gram.dtype, objectives
-        for X, t, v in objective.least_squares_rows(others):
-            root = np.sqrt(share * v)
-            sides = np.vstack([t * root, root])
-            X = X * root.astype(dtype)[:, None]
-            self.gram, products = add_products(self.gram, X, sides)
+        for X, t, v in objective.least_squares_rows(others, merge_pairs=True):
+            v = share * v
+            sides, X = np.vstack([t * v, v]), X.astype(dtype, copy=False)
+            self.gram, products = add_products(self.gram, X, sides, v)
             self.sides += products
-            self.ends += sides @ root
+            self.ends += sides.sum(axis=1)
         self.weight += share
 
     def add(self, other):
@@ -354,15 +386,15 @@ class NormalSums:
         return gram, moments / weight, x_mean, t_means, v_sum / weight or 1.0
 
 
-def add_products(gram, X, sides):
-    """Add X' X to the lower triangle of `gram`, and compute ``sides @ X``."""
+def add_products(gram, X, sides, weight=None):
+    """Add X' diag(weight) X to the lower triangle of `gram`; compute ``sides @ X``."""
     if isinstance(X, DeviceArray):
-        return add_gram(gram, X), sides @ X
+        return add_gram(gram, X, weight), sides @ X
     # Only scipy's BLAS: the threads of numpy's busy-wait for its next call, and slow
     # down those of scipy's.
     (gemv,) = get_blas_funcs(("gemv",), (X,))
     products = np.stack([gemv(1.0, X.T, side) for side in sides])
-    return add_gram(gram, X), products
+    return add_gram(gram, X, weight), products
 
 
 # --- fewer rows than features ---------------------------------------------------------
@@ -376,31 +408,28 @@ def _solve_dual(grid, numbers):
     """
     objective, alphas = grid.objective, grid.alphas
     X, t, v = _all_rows(grid, lambda X: X.astype(np.float64))
-    gram = np.asarray(X @ X.T)
+    gram = _gram(X)
     duals = np.zeros((len(numbers), len(t), len(alphas), len(v)))
     means = np.zeros((len(numbers), len(v)))  # X's mean is `means @ X`
     t_means = np.zeros((len(numbers), len(t)))
     for i, number in enumerate(numbers):
-        copies = np.repeat(grid.in_fold[number], objective.layout.sizes)
+        copies = np.repeat(grid.in_fold[number], _n_rows(objective))
         inside = copies > 0
         if not inside.any():
             continue
         total = grid.in_fold[number] @ objective.prompt_weight
         weight = (copies * v)[inside] / (total or 1)
-        K, target, root = gram[np.ix_(inside, inside)], t[:, inside], np.sqrt(weight)
-        share = weight / (weight.sum() or 1)
-        if objective.has_intercept:
-            K_mean = K @ share
-            K = K - K_mean - K_mean[:, None] + share @ K_mean
-            t_means[i] = target @ share
-            target = target - t_means[i][:, None]
-            means[i, inside] = share
-        K = root * K * root[:, None]
+        K = gram if grid.is_whole else gram.T[np.ix_(inside, inside)].T
+        target, root = t[:, inside], np.sqrt(weight)
+        share = objective.has_intercept * weight / (weight.sum() or 1)
+        K = _weighted_gram(K, root, share)
+        t_means[i] = target @ share
+        target = target - t_means[i][:, None]
+        means[i, inside] = share
         for j, alpha in enumerate(alphas):
-            dual = root * solve_system(K.copy(order="F"), (root * target).T, alpha).T
-            if objective.has_intercept:
-                # Centers the rows in duals @ X.
-                dual -= share * dual.sum(axis=1, keepdims=True)
+            own = K if len(alphas) == 1 else K.copy(order="F")
+            dual = root * solve_system(own, (root * target).T, alpha).T
+            dual -= share * dual.sum(axis=1, keepdims=True)  # centers the rows
             duals[i, :, j, inside] = dual.T
     coefs = (duals.reshape(-1, len(v)) @ X).reshape(len(numbers), -1, X.shape[1])
     t_means = t_means.repeat(len(alphas), axis=1)

@@ -18,18 +18,18 @@ def solve_system(gram, moment, alpha):
     """
     diagonal = np.einsum("ii->i", gram)  # a view
     diagonal += alpha / 2
+    if alpha > 0:
+        try:
+            factor = cho_factor(gram, lower=True, check_finite=False)
+            return cho_solve(factor, moment, check_finite=False)
+        except LinAlgError:
+            pass  # singular to working precision
     # With a unit diagonal, columns of very different scales cost no digits.
     scale = np.sqrt(diagonal)
     scale[scale == 0] = 1
     gram /= scale
     gram /= scale[:, None]
     scale = scale.reshape(-1, *[1] * (moment.ndim - 1))
-    if alpha > 0:
-        try:
-            factor = cho_factor(gram, lower=True, check_finite=False)
-            return cho_solve(factor, moment / scale, check_finite=False) / scale
-        except LinAlgError:
-            pass  # singular to working precision
     full = np.tril(gram) + np.tril(gram, -1).T
     return lstsq(full, moment / scale, lapack_driver="gelsy", cond=1e-13)[0] / scale
 

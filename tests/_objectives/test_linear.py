@@ -262,18 +262,36 @@ def test_least_squares_rows_are_the_objective(
     settings = {"weighted": weighted, "fit_intercept": fit_intercept}
     objective = objective_of(data, loss, **settings)
     theta = rng.normal(size=objective.n_parameters)
-    coef, _ = objective.split(theta)
-    if objective.has_intercept:
-        x_mean, t_mean = objective.least_squares_means
-        theta[-1] = t_mean - x_mean @ coef
-    _, intercept = objective.split(theta)
+    coef, intercept = objective.split(theta)
     problem = list(objective.least_squares_rows())
     assert len(problem) > 1
+    if objective.has_intercept:
+        v = np.concatenate([v for *_, v in problem])
+        errors = np.concatenate([t[0] - X @ coef for X, t, _ in problem])
+        theta[-1] = intercept = v @ errors / v.sum()
     squares = sum(v @ (X @ coef + intercept - t) ** 2 for X, (t,), v in problem)
     value, gradient = objective.value_and_gradient(theta)
     assert squares + 0.3 / 2 * coef @ coef == pytest.approx(value, rel=1e-12)
     if objective.has_intercept:
         assert gradient[-1] == pytest.approx(0, abs=1e-13)
+
+
+@with_and_without_weights
+def test_pairs_can_be_rows_of_differences(weighted, rng, monkeypatch):
+    monkeypatch.setattr(linear, "PRODUCT_ROWS", 1)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 300)
+    X, y = rng.normal(size=(20, 2, 5)), rng.random((20, 2))
+    data = X, y, None
+    objective = objective_of(data, "contrastive_policy_gradient", weighted=weighted)
+    coef = rng.normal(size=5)
+    rows = objective.least_squares_rows(merge_pairs=True)
+    blocks_, targets, weights = zip(*rows, strict=True)
+    assert len(blocks_) > 1
+    merged = np.concatenate(blocks_)
+    assert_allclose(merged, X[:, 0] - X[:, 1])
+    errors = merged @ coef - np.concatenate(targets, axis=1)[0]
+    value = np.concatenate(weights) @ errors**2 + 0.3 / 2 * coef @ coef
+    assert value == pytest.approx(objective.value_and_gradient(coef)[0], rel=1e-12)
 
 
 @pytest.mark.parametrize("block_bytes", [1, 64, 2**20])
