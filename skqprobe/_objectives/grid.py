@@ -39,9 +39,9 @@ class GridObjective:
 
     def __init__(self, objectives, in_fold, alphas):
         self.objectives, self.objective = objectives, objectives[0]
-        self.in_fold = in_fold
+        self.in_fold, self.n_folds = in_fold, len(in_fold)
         self.alphas = np.asarray(alphas, dtype=np.float64)
-        self.n_objectives = len(in_fold) * len(objectives) * len(self.alphas)
+        self.n_objectives = self.n_folds * len(objectives) * len(self.alphas)
         self._prepare()
 
     def _prepare(self):
@@ -85,6 +85,18 @@ class GridObjective:
         """Return the grid of another loss."""
         return self.replace(loss=loss)
 
+    def total(self, function, *arguments, add=None):
+        """Compute a sum over prompts, ``function(grid, *arguments)``.
+
+        The data of a subclass may have parts. The results for the grid of each part are
+        then added, by `add` or the operator +.
+        """
+        return function(self, *arguments)
+
+    def gathered(self):
+        """Return the grid with the data in this process."""
+        return self
+
     def best_constants(self):
         """Find the best constant scores, as parameters of shape (n_objectives, n)."""
         constants = [fold.best_constant() for fold in self.fold_objectives]
@@ -113,7 +125,7 @@ class GridObjective:
                 yield folds, [restrict(each, mask) for each in self.objectives], share
 
     def value_and_gradient(self, thetas, which):
-        """Evaluate some of the objectives in two reads of X.
+        """Evaluate some of the objectives.
 
         Parameters
         ----------
@@ -129,12 +141,16 @@ class GridObjective:
         gradients : ndarray of shape (n, n_parameters)
             Gradients with respect to `thetas`.
         """
+        alphas = self.alphas[which % len(self.alphas), None]
+        values, gradients = self.objective.penalty(thetas, alphas)
+        losses, slopes = self.losses(thetas, which)
+        return values + losses, gradients + slopes
+
+    def losses(self, thetas, which):
+        """Evaluate some of the objectives without penalty, in two reads of X."""
         objective = self.objective
         coefs, intercepts = self.split(thetas)
-        alphas = self.alphas[which % len(self.alphas), None]
-        penalized = alphas * objective.scale**2 * coefs
-        values = np.einsum("ij,ij->i", penalized, coefs) / 2
-        gradients = np.zeros_like(thetas)
+        values, gradients = np.zeros(len(thetas)), np.zeros_like(thetas)
         scores = self.scores(coefs)
         slopes = np.zeros_like(scores)
         for i, number in enumerate(which // len(self.alphas)):
@@ -142,8 +158,10 @@ class GridObjective:
             fold = self.fold_objectives[number]
             fold_scores = scores[i, rows].astype(np.float64) + intercepts[i]
             every, offsets = slice(None), fold.layout.offsets
+            if fold.layout.n_prompts == 0:
+                continue
             loss, slope = fold._weighted_loss(fold_scores, every, every, offsets)
-            values[i] += loss
+            values[i] = loss
             slopes[i, rows] = slope
             if objective.has_intercept:
                 gradients[i, -1] = slope.sum()
@@ -152,7 +170,7 @@ class GridObjective:
         def multiply(blocks):
             return sum(slopes[:, rows] @ objective._read(rows) for _, rows, _ in blocks)
 
-        gradients[:, :d] = penalized + sum(map_parts(multiply, objective._parts))
+        gradients[:, :d] = sum(map_parts(multiply, objective._parts))
         return values, gradients
 
     def split(self, thetas):
@@ -172,7 +190,7 @@ class GridObjective:
         map_parts(multiply, objective._parts)
         return scores
 
-    def score_curvatures(self, thetas, which):
+    def score_curvatures(self, thetas, which, even=False):
         """Measure the curvature of some objectives at the scores of their parameters.
 
         Parameters
@@ -181,6 +199,8 @@ class GridObjective:
             Parameters of each of these objectives.
         which : ndarray of int, of shape (n,)
             Numbers of the objectives.
+        even : bool, default=False
+            Whether to replace the curvatures of an objective by their mean.
 
         Returns
         -------
@@ -193,6 +213,8 @@ class GridObjective:
             rows = self.fold_rows[fold // len(self.objectives)]
             here = scores[i, rows].astype(np.float64) + intercepts[i]
             curvatures.append(self.fold_objectives[fold].score_curvature(here))
+        if even:
+            curvatures = [np.full_like(each, each.mean()) for each in curvatures]
         return curvatures
 
 

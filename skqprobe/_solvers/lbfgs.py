@@ -134,8 +134,7 @@ def _minimize_stage(grid, state, active, is_last, tol, max_iter, on_iteration):
     later, min_recent, gap = 5 * ftol, 2, GAP
     if is_near:
         # Only their scale counts: other rows curve the loss after few steps.
-        curvatures = grid.score_curvatures(state.thetas[active], active)
-        curvatures = [np.full_like(each, each.mean()) for each in curvatures]
+        curvatures = grid.score_curvatures(state.thetas[active], active, even=True)
         later, min_recent, gap = 0.3 * ftol, 5, GAP_WITH_KINKS
     for number in range(MAX_ROUNDS if is_last else 1):
         preconditioners = _preconditioners(grid, active, curvatures)
