@@ -80,6 +80,10 @@ class Objective:
         self.n_features = self.X.shape[1]
         self._buffer = np.empty(0)
 
+    def leave_out_all(self):
+        """Set the weights of all prompts to 0."""
+        self.prompt_weight, self.total_weight = np.zeros_like(self.prompt_weight), 0.0
+
     def _read(self, rows):
         """Read embeddings of rows in prompt order, in the dtype to compute in."""
         order = self.layout.order

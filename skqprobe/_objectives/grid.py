@@ -7,7 +7,7 @@ import numpy as np
 
 from skqprobe._arrays.threads import map_parts
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._objectives.linear import evaluate_together
+from skqprobe._objectives.linear import evaluate_losses, evaluate_together
 
 
 class GridObjective:
@@ -243,14 +243,23 @@ class WholeGrid(GridObjective):
 
     def parts(self):
         """Return the only part, see `GridObjective`."""
-        return [([0], self.objectives, 1.0)]
+        if self.objective.whole_weight is None:
+            return [([0], self.objectives, 1.0)]
+        share = self.objective.prompt_weight.sum()
+        own = [replace(each, whole_weight=None) for each in self.objectives]
+        return [([0], own, share)]
+
+    def losses(self, thetas, which):
+        """Evaluate some of the objectives without penalty, in one read of X."""
+        terms = evaluate_losses([self.objectives[i] for i in which], thetas)
+        return [sum(each) for each in zip(*terms, strict=True)]
 
     def value_and_gradient(self, thetas, which):
         """Evaluate some of the objectives in one read of X; see `GridObjective`."""
         return evaluate_together([self.objectives[i] for i in which], thetas)
 
 
-def restrict(objective, copies):
+def restrict(objective, copies, whole_weight=None, noise=None):
     """Make the objective of some of the prompts, with the mean over these alone.
 
     Parameters
@@ -259,6 +268,8 @@ def restrict(objective, copies):
         Objective of all prompts.
     copies : ndarray of int or bool, of shape (n_prompts,)
         Number of copies of each prompt; 0 leaves it out.
+    whole_weight, noise
+        Settings of the result, see `Objective`.
 
     Returns
     -------
@@ -273,4 +284,6 @@ def restrict(objective, copies):
         rewards=objective.rewards[rows],
         prompt_weight=(objective.prompt_weight * copies)[kept],
         candidate_weight=objective._weight(rows),
+        whole_weight=whole_weight,
+        noise=noise,
     )

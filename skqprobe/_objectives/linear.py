@@ -65,7 +65,7 @@ class LinearObjective(LinearParameters, Objective):
         super().__post_init__()
         self._set_parameters()
         self._n_rows_at_once = rows_at_once(self.X, self.dtype.itemsize)
-        self._blocks = self._prompt_blocks(self._n_rows_at_once)
+        self._blocks = prompt_blocks(self.layout.offsets, self._n_rows_at_once)
         self._parts = self._parts_of_threads()
 
     def _parts_of_threads(self):
@@ -76,18 +76,6 @@ class LinearObjective(LinearParameters, Objective):
         n_parts = min(n_blas_threads(), len(self._blocks))
         ends = np.linspace(0, len(self._blocks), n_parts + 1).round().astype(int)
         return [self._blocks[a:b] for a, b in pairwise(ends)]
-
-    def _prompt_blocks(self, n_rows):
-        """List blocks (prompts, rows, offsets) of up to `n_rows`, or of one prompt."""
-        offsets = self.layout.offsets
-        blocks, first = [], 0
-        while first < self.layout.n_prompts:
-            after = np.searchsorted(offsets, offsets[first] + n_rows, side="right") - 1
-            after = max(after, first + 1)
-            prompts, rows = slice(first, after), slice(offsets[first], offsets[after])
-            blocks.append((prompts, rows, offsets[first : after + 1] - offsets[first]))
-            first = after
-        return blocks
 
     def in_span(self, alpha):
         """Return the objective in the span of its rows, if these are few.
@@ -332,7 +320,7 @@ class LinearObjective(LinearParameters, Objective):
             Weights.
         """
         n_rows = max(PRODUCT_ROWS, self._n_rows_at_once)
-        for prompts, rows, offsets in self._prompt_blocks(n_rows):
+        for prompts, rows, offsets in prompt_blocks(self.layout.offsets, n_rows):
             X, weight = self._read(rows), self._weight(rows)
             terms = [
                 objective._least_squares_terms(prompts, rows, offsets)
@@ -406,6 +394,18 @@ class Moments:
             moment += share * (1 - share) * square
         mean = self.mean + share * step
         return Moments(total, mean, moment, self.is_around_mean)
+
+
+def prompt_blocks(offsets, n_rows):
+    """List blocks (prompts, rows, offsets) of up to `n_rows`, or of one prompt."""
+    blocks, first = [], 0
+    while first < len(offsets) - 1:
+        after = np.searchsorted(offsets, offsets[first] + n_rows, side="right") - 1
+        after = max(after, first + 1)
+        prompts, rows = slice(first, after), slice(offsets[first], offsets[after])
+        blocks.append((prompts, rows, offsets[first : after + 1] - offsets[first]))
+        first = after
+    return blocks
 
 
 def choose_blocks(sizes, n_rows, weights=None):
