@@ -37,8 +37,8 @@ def threads_for(X):
 
 
 def is_small(X):
-    """Whether products with X use one thread."""
-    return len(X) * X.shape[1] * X.itemsize <= SMALL_BYTES
+    """Whether products with X use one thread; None is an X in other processes."""
+    return X is None or len(X) * X.shape[1] * X.itemsize <= SMALL_BYTES
 
 
 @contextmanager

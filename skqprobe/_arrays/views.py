@@ -1,10 +1,12 @@
 """Views: the columns of each embedding where X has several side by side."""
 
+import copy
 from collections.abc import Mapping
 from numbers import Integral
 
 import numpy as np
 
+from skqprobe._arrays.collections import is_collection
 from skqprobe._arrays.last_axis import LastAxisArray
 from skqprobe._utils.sklearn_compat import column_indices
 
@@ -13,7 +15,7 @@ EMBEDDING_COLUMNS = 16
 whole."""
 
 VIEWS = "skqprobe_views"
-"""Key of the views in the `attrs` of a data frame."""
+"""Key of the views in the `attrs` of a data frame, and attribute of a Dask array."""
 
 
 class ViewArray(LastAxisArray):
@@ -51,6 +53,9 @@ def with_views(X, views):
         names = {view: X.columns[each].tolist() for view, each in views.items()}
         X = X.copy(deep=False)  # which may be that of the user
         X.attrs[VIEWS] = names
+    if is_collection(X):
+        X = copy.copy(X)
+        setattr(X, VIEWS, views)
     if not isinstance(X, np.ndarray):
         return X
     X = X.view(ViewArray)
@@ -62,6 +67,8 @@ def views_of(X):
     """Return the views that X carries, or None."""
     if isinstance(X, ViewArray):
         return X.views
+    if is_collection(X) and hasattr(X, "chunks"):
+        return getattr(X, VIEWS, None)
     names = getattr(X, "attrs", {}).get(VIEWS)
     if names is None or not X.columns.is_unique:
         return None

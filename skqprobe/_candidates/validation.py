@@ -29,6 +29,8 @@ SEVERAL = (
     "weighted sum, {name} @ weights."
 )
 
+NO_WEIGHT = "sample_weight is zero everywhere; nothing is left to use."
+
 
 def no_groups(name="X"):
     """Make the message about rows without groups, in an argument of this name."""
@@ -419,7 +421,7 @@ def check_scored(values, groups, name, allow_nan=False):
     return layout.to_prompt_order(values), layout
 
 
-def check_weights(sample_weight, layout):
+def check_weights(sample_weight, layout, is_part=False):
     """Validate sample weights, and separate weights of prompts and of candidates.
 
     Parameters
@@ -430,6 +432,8 @@ def check_weights(sample_weight, layout):
         without groups. A number is the weight of every prompt or row.
     layout : Layout
         Layout of the candidates.
+    is_part : bool, default=False
+        Whether all weights may be 0, since others may not be.
 
     Returns
     -------
@@ -465,9 +469,9 @@ def check_weights(sample_weight, layout):
             "sample_weight has negative values; a weight is a number of copies, and "
             "must be 0 or more."
         )
-    if not weight.any():
-        raise ValueError("sample_weight is zero everywhere; nothing is left to use.")
-    check_magnitude(weight, "sample_weight", SMALLEST)
+    if not (weight.any() or is_part):
+        raise ValueError(NO_WEIGHT)
+    check_magnitude(weight, "sample_weight", 0.0 if is_part else SMALLEST)
     return (weight, None) if by_prompt else (ones, weight)
 
 

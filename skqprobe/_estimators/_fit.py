@@ -12,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 
 from skqprobe._arrays.blocks import BlockReader, row_blocks
+from skqprobe._arrays.collections import is_collection
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._arrays.magnitude import (
     LARGEST,
@@ -41,7 +42,8 @@ from skqprobe._candidates.validation import (
     raise_unless_finite,
 )
 from skqprobe._objectives.base import Objective
-from skqprobe._objectives.grid import WholeGrid
+from skqprobe._objectives.distributed import DistributedGrid, DistributedObjective
+from skqprobe._objectives.grid import GridObjective, WholeGrid
 from skqprobe._objectives.linear import LinearObjective
 from skqprobe._objectives.network import NetworkObjective
 from skqprobe._solvers import (
@@ -56,6 +58,9 @@ NOTHING_TO_LEARN = (
     "and needs prompts with at least two candidates (a pairwise loss, with two "
     "different rewards; conditional_logit, with a choice). All coefficients are zero."
 )
+
+
+NO_REWARDS = "y is NaN everywhere: no candidate has a reward."
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,16 @@ class TrainingData:
     views: dict
 
     @property
+    def n_features(self):
+        """Number of columns of X."""
+        return self.X.shape[1]
+
+    @property
+    def grouped(self):
+        """Whether rows share prompts."""
+        return self.layout.grouped
+
+    @property
     def is_vector(self):
         """Whether the rewards have an axis of objectives."""
         return self.rewards.ndim > len(self.layout.shape)
@@ -110,7 +125,9 @@ class TrainingData:
         return scaler.mean_, scaler.scale_
 
 
-def check_training_data(estimator, X, y, groups, sample_weight=None, *, reset=True):
+def check_training_data(
+    estimator, X, y, groups, sample_weight=None, *, reset=True, is_part=False
+):
     """Validate training data, without a change to the estimator.
 
     Parameters
@@ -121,34 +138,40 @@ def check_training_data(estimator, X, y, groups, sample_weight=None, *, reset=Tr
         Arguments of `fit`.
     reset : bool, default=True
         Whether X and y may have other features and objectives than in the last fit.
+    is_part : bool, default=False
+        Whether the data are a part, for which fewer conditions hold than for all.
 
     Returns
     -------
-    data : TrainingData
+    data : TrainingData, or PartitionedData for a Dask collection
     """
-    checked, X_in = copy.copy(estimator), X
-    X, shape = check_candidates(checked, X, reset=reset)
-    view_sizes = getattr(estimator, "view_sizes", None)
-    views = check_views(view_sizes, X_in, X.shape[1])
-    if X.dtype == np.float64 and isinstance(X, np.ndarray):
-        check_limits(X, shape, SMALLEST, LARGEST)
-    else:  # squares of smaller types fit in float64
-        raise_unless_finite(X, shape)
-    layout = check_layout(shape, groups)
     if y is None:
         raise ValueError(
             f"{type(estimator).__name__} requires y to be passed, but the target y is "
             "None. Pass one reward per candidate: for pairs (chosen, rejected), y is "
             "np.tile([1.0, 0.0], (n_pairs, 1))."
         )
+    if is_collection(X):
+        from skqprobe._estimators._partitions import check_partitioned_data
+
+        return check_partitioned_data(estimator, X, y, groups, sample_weight, reset)
+    checked, X_in = copy.copy(estimator), X
+    X, shape = check_candidates(checked, X, reset=reset)
+    view_sizes = getattr(estimator, "view_sizes", None)
+    views = check_views(view_sizes, X_in, X.shape[1])
+    if X.dtype == np.float64 and isinstance(X, np.ndarray):
+        check_limits(X, shape, 0.0 if is_part else SMALLEST, LARGEST)
+    else:  # squares of smaller types fit in float64
+        raise_unless_finite(X, shape)
+    layout = check_layout(shape, groups)
     rewards, objective_names = check_rewards(y, shape, allow_nan=True)
     if not reset:
         rewards = order_as_fitted(rewards, objective_names, estimator)
         objective_names = getattr(estimator, "objective_names_", None)
-    known = known_rewards(rewards, layout, sample_weight, estimator.missing)
+    known = known_rewards(rewards, layout, sample_weight, estimator.missing, is_part)
     if known is not None:  # of the candidates left out, the numbers must be valid only
         filled = known.reshape(*shape, *[1] * (rewards.ndim - len(shape)))
-        rewards = np.where(filled, rewards, rewards[known][0])
+        rewards = np.where(filled, rewards, rewards[known][0] if known.any() else 0)
     names = ("n_features_in_", "feature_names_in_")
     features = {name: vars(checked)[name] for name in names if name in vars(checked)}
     if objective_names is not None:
@@ -156,24 +179,37 @@ def check_training_data(estimator, X, y, groups, sample_weight=None, *, reset=Tr
     if len(shape) == 1 and layout.grouped and np.ptp(layout.sizes):
         features["_mean_group_size_"] = float(layout.sizes.mean())
     data = TrainingData(X, layout, rewards, known, features, views)
-    if is_regressor(estimator) and len(shape) == 1 and rewards.shape[1:] == (1,):
+    if not is_part:
+        warn_of_column(estimator, shape, rewards.shape)
+        check_reward_magnitudes(data.rewards_by_name, X.dtype)
+    return data
+
+
+def warn_of_column(estimator, shape, y_shape):
+    """Warn of rewards in a column, which scikit-learn's regressors flatten."""
+    if is_regressor(estimator) and len(shape) == 1 and y_shape[1:] == (1,):
         warn_user(
             "A column-vector y was passed when a 1d array was expected. It is fitted "
             "as rewards with one objective; for a coef_ of one dimension, pass "
             "y.ravel().",
             DataConversionWarning,
         )
-    for name, values in data.rewards_by_name.items():
-        if X.dtype == np.float64:
+
+
+def check_reward_magnitudes(rewards_by_name, dtype):
+    """Raise unless rewards are in the range of the type of X."""
+    for name, values in rewards_by_name.items():
+        if dtype == np.float64:
             check_magnitude(values, name, SMALLEST)
         else:
-            hint = f", or pass X in float64 instead of {X.dtype}"
+            hint = f", or pass X in float64 instead of {dtype}"
             check_magnitude(values, name, SMALLEST_SINGLE, LARGEST_SINGLE, hint)
-    return data
 
 
 def check_loss(loss, data):
     """Raise unless a loss is defined for the rewards of all objectives."""
+    if not isinstance(data, TrainingData):
+        return data.check_loss(loss)
     for name, rewards in data.rewards_by_name.items():
         try:
             loss.check_rewards(rewards)
@@ -185,7 +221,7 @@ def check_loss(loss, data):
             ) from None
 
 
-def known_rewards(rewards, layout, sample_weight, missing):
+def known_rewards(rewards, layout, sample_weight, missing, is_part=False):
     """Find the candidates with a reward, of all objectives.
 
     Parameters
@@ -198,6 +234,8 @@ def known_rewards(rewards, layout, sample_weight, missing):
         Weights: a candidate of weight 0 needs no reward.
     missing : {"raise", "ignore"}
         Parameter of the estimators.
+    is_part : bool, default=False
+        Whether no candidate needs a reward, since others may have one.
 
     Returns
     -------
@@ -207,7 +245,7 @@ def known_rewards(rewards, layout, sample_weight, missing):
     if known.all():
         return None
     if missing == "raise":
-        of_prompt, weight = check_weights(sample_weight, layout)
+        of_prompt, weight = check_weights(sample_weight, layout, is_part)
         if weight is None:
             weight = repeat_per_prompt(of_prompt, layout.offsets)
             weight = layout.to_user_order(weight)
@@ -215,12 +253,12 @@ def known_rewards(rewards, layout, sample_weight, missing):
         is_rows = len(layout.shape) == 1
         what = "row out" if is_rows else "candidate out, as rows with groups"
         check_numbers(needed, "y", f"Leave the {what}, or set missing='ignore'.")
-    if not known.any():
-        raise ValueError("y is NaN everywhere: no candidate has a reward.")
+    if not (known.any() or is_part):
+        raise ValueError(NO_REWARDS)
     return known
 
 
-def weighted_layout(layout, sample_weight, known=None):
+def weighted_layout(layout, sample_weight, known=None, is_part=False):
     """Leave out candidates of weight 0, and prompts without other candidates.
 
     Candidates without a reward, where `known` is False, have weight 0.
@@ -234,7 +272,7 @@ def weighted_layout(layout, sample_weight, known=None):
     candidate_weight : ndarray in user order, or None
         Weights of all candidates.
     """
-    prompt_weight, candidate_weight = check_weights(sample_weight, layout)
+    prompt_weight, candidate_weight = check_weights(sample_weight, layout, is_part)
     used = True if candidate_weight is None else candidate_weight > 0
     used = used if known is None else used & known
     if not np.all(used):
@@ -278,43 +316,74 @@ def make_objectives(
         network for all of them. If no prompt is informative for a reward, all prompts
         have weight 0, with a warning.
     """
-    layout, prompt_weight, candidate_weight = weighted_layout(
-        data.layout, sample_weight, data.known
-    )
-    origin = None
+    settings = {"alpha": float(alpha), "fit_intercept": fit_intercept}
+    if len(hidden_layer_sizes) and not isinstance(data, TrainingData):
+        raise ValueError(
+            "Hidden layers are trained in one process, but X is a Dask collection. "
+            "Pass X.compute(), or use hidden_layer_sizes=()."
+        )
+    settings["columns"] = _columns(data, standardize, view_weights)
     if n_candidates is not None:
         random_state = check_random_state(random_state)
+    if not isinstance(data, TrainingData):
+        objectives = data.make_objectives(loss, n_candidates, random_state, settings)
+        has_choice = not loss.shift_invariant or data.max_size > 1
+    else:
+        weighted = weighted_layout(data.layout, sample_weight, data.known)
+        layout, arguments, origin = split_candidates(
+            *weighted, n_candidates, random_state
+        )
+        make = Objective if len(hidden_layer_sizes) else LinearObjective
+        objectives = [
+            make(data.X, layout, rewards, loss, **each, **settings)
+            for rewards, each in informative_rewards(data, loss, layout, arguments)
+        ]
+        has_choice = not loss.shift_invariant or (layout.sizes > 1).any()
+    for name, objective in zip(data.rewards_by_name, objectives, strict=True):
+        if not (has_choice and objective.total_weight):
+            message = NOTHING_TO_LEARN.format(loss) if data.grouped else no_groups()
+            warn_user(f"{name}: {message}" if data.is_vector else message)
+            objective.leave_out_all()
+    if not len(hidden_layer_sizes):
+        return objectives
+    sizes = {"hidden_layer_sizes": hidden_layer_sizes, "origin": origin}
+    return [NetworkObjective(objectives, **sizes)]
+
+
+def split_candidates(
+    layout, prompt_weight, candidate_weight, n_candidates, random_state
+):
+    """Split the prompts of a weighted layout into sets, if there is an `n_candidates`.
+
+    Returns
+    -------
+    layout : Layout
+        Layout of the sets.
+    weights : dict
+        Weights of the sets and of their candidates in prompt order, as arguments of
+        `Objective`.
+    origin : ndarray or None
+        Prompt of each set.
+    """
+    origin = None
+    if n_candidates is not None:
         layout, n_sets = layout.split(n_candidates, random_state)
         origin = np.repeat(np.arange(len(n_sets)), n_sets)
     candidate_weight = layout.to_prompt_order(candidate_weight)
     if n_candidates is not None:
         prompt_weight = _set_weights(prompt_weight, candidate_weight, layout, n_sets)
-    arguments: dict[str, Any] = {
-        "alpha": float(alpha),
-        "fit_intercept": fit_intercept,
-        "candidate_weight": candidate_weight,
-        "columns": _columns(data, standardize, view_weights),
-    }
-    make = LinearObjective if not len(hidden_layer_sizes) else Objective
-    objectives = []
-    for name, values in data.rewards_by_name.items():
+    weights = {"prompt_weight": prompt_weight, "candidate_weight": candidate_weight}
+    return layout, weights, origin
+
+
+def informative_rewards(data, loss, layout, arguments):
+    """Yield the rewards of each objective, and arguments with prompts left out."""
+    for values in data.rewards_by_name.values():
         rewards = layout.to_prompt_order(values)
         informative = loss.informative_prompts(rewards, layout.offsets)
-        weight = np.where(informative, prompt_weight, 0)
-        no_choice = loss.shift_invariant and (layout.sizes == 1).all()
-        if no_choice or not weight.any():
-            message = (
-                NOTHING_TO_LEARN.format(loss) if data.layout.grouped else no_groups()
-            )
-            warn_user(f"{name}: {message}" if data.is_vector else message)
-            weight = np.zeros_like(weight)
-        arguments["prompt_weight"] = weight
-        arguments["n_skipped"] = int((~informative).sum())
-        objectives.append(make(data.X, layout, rewards, loss, **arguments))
-    if make is LinearObjective:
-        return objectives
-    sizes = {"hidden_layer_sizes": hidden_layer_sizes, "origin": origin}
-    return [NetworkObjective(objectives, **sizes)]
+        weight = np.where(informative, arguments["prompt_weight"], 0)
+        n_skipped = int((~informative).sum())
+        yield rewards, arguments | {"prompt_weight": weight, "n_skipped": n_skipped}
 
 
 def _columns(data, standardize, view_weights):
@@ -326,7 +395,7 @@ def _columns(data, standardize, view_weights):
     columns = data.columns if standardize else None
     if view_weights is None:
         return columns
-    n_features = data.X.shape[1]
+    n_features = data.n_features
     weights = column_weights(view_weights, data.views, n_features)
     mean, scale = (np.zeros(n_features), 1.0) if columns is None else columns
     return mean, scale / np.sqrt(weights)
@@ -379,19 +448,19 @@ def minimize(
         Number of iterations, at least 1; of several objectives, the largest.
     """
     first = objectives[0]
-    if not any(objective.prompt_weight.any() for objective in objectives):
+    if not any(objective.total_weight for objective in objectives):
         return np.zeros_like(thetas), 1
     options = solver_options(tol, max_iter)
     with raise_on_overflow(), threads_for(first.X):
         if solver == "closed_form":
-            grid = WholeGrid(objectives)
+            grid = make_grid(objectives)
             thetas = solve_ridge_grid(grid)
             if on_iteration is not None:
                 values, _ = grid.value_and_gradient(thetas, range(len(thetas)))
                 on_iteration(thetas, values.sum())
             return thetas, 1
         if solver == "lbfgs":
-            grid = WholeGrid(objectives)
+            grid = make_grid(objectives)
             state = minimize_lbfgs(grid, thetas, on_iteration=on_iteration, **options)
             n_iter = max(int(state.n_iter.max()), 1)
             if len(objectives) > 1:
@@ -412,6 +481,13 @@ def minimize(
         options["random_state"] = check_random_state(random_state)
         theta, n_iter = minimize_adam(first, thetas[0], **options)
         return theta[None], n_iter
+
+
+def make_grid(objectives, *folds):
+    """Make the grid of objectives, with folds and penalties or of all prompts once."""
+    if isinstance(objectives[0], DistributedObjective):
+        return DistributedGrid(objectives, *folds)
+    return GridObjective(objectives, *folds) if folds else WholeGrid(objectives)
 
 
 def max_iterations(objectives, estimator):

@@ -44,6 +44,11 @@ class Objective:
         columns from which the mean is subtracted, and that are divided by the scale.
     span : RowSpan, default=None
         Span of the rows of other columns, if X are coordinates in it.
+    whole_weight : float, default=None
+        Sum of the weights of all prompts, if these are a part of more. Means over
+        prompts are then sums over the parts.
+    noise : tuple, default=None
+        State of the generator of `score_curvature` at these rows, if they are a part.
     """
 
     X: Any
@@ -59,15 +64,25 @@ class Objective:
     center: np.ndarray | None = None
     columns: tuple | None = None
     span: Any = None
+    whole_weight: float | None = None
+    noise: tuple | None = None
 
     def __post_init__(self):
         self.has_intercept = self.fit_intercept and not self.loss.shift_invariant
-        self.total_weight = self.prompt_weight.sum()
+        self.total_weight = self.whole_weight
+        if self.whole_weight is None:
+            self.total_weight = self.prompt_weight.sum()
+        else:
+            self.whole_weight = 1.0  # of the scaled weights
         self.prompt_weight = self.prompt_weight / (self.total_weight or 1)
         self.reader = BlockReader(self.X)
         self.dtype = self.reader.dtype
         self.n_features = self.X.shape[1]
         self._buffer, self._rows = np.empty(0), None
+
+    def leave_out_all(self):
+        """Set the weights of all prompts to 0."""
+        self.prompt_weight, self.total_weight = np.zeros_like(self.prompt_weight), 0.0
 
     def _read(self, rows):
         """Read embeddings of rows in prompt order, in the dtype to compute in."""

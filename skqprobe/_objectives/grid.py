@@ -7,7 +7,7 @@ import numpy as np
 
 from skqprobe._arrays.threads import map_parts
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._objectives.linear import evaluate_together
+from skqprobe._objectives.linear import evaluate_losses, evaluate_together
 
 
 class GridObjective:
@@ -39,9 +39,9 @@ class GridObjective:
 
     def __init__(self, objectives, in_fold, alphas):
         self.objectives, self.objective = objectives, objectives[0]
-        self.in_fold = in_fold
+        self.in_fold, self.n_folds = in_fold, len(in_fold)
         self.alphas = np.asarray(alphas, dtype=np.float64)
-        self.n_objectives = len(in_fold) * len(objectives) * len(self.alphas)
+        self.n_objectives = self.n_folds * len(objectives) * len(self.alphas)
         self._prepare()
 
     def _prepare(self):
@@ -85,6 +85,18 @@ class GridObjective:
         """Return the grid of another loss."""
         return self.replace(loss=loss)
 
+    def total(self, function, *arguments, add=None):
+        """Compute a sum over prompts, ``function(grid, *arguments)``.
+
+        The data of a subclass may have parts. The results for the grid of each part are
+        then added, by `add` or the operator +.
+        """
+        return function(self, *arguments)
+
+    def gathered(self):
+        """Return the grid with the data in this process."""
+        return self
+
     def best_constants(self):
         """Find the best constant scores, as parameters of shape (n_objectives, n)."""
         constants = [fold.best_constant() for fold in self.fold_objectives]
@@ -113,7 +125,7 @@ class GridObjective:
                 yield folds, [restrict(each, mask) for each in self.objectives], share
 
     def value_and_gradient(self, thetas, which):
-        """Evaluate some of the objectives in two reads of X.
+        """Evaluate some of the objectives.
 
         Parameters
         ----------
@@ -129,12 +141,16 @@ class GridObjective:
         gradients : ndarray of shape (n, n_parameters)
             Gradients with respect to `thetas`.
         """
+        alphas = self.alphas[which % len(self.alphas), None]
+        values, gradients = self.objective.penalty(thetas, alphas)
+        losses, slopes = self.losses(thetas, which)
+        return values + losses, gradients + slopes
+
+    def losses(self, thetas, which):
+        """Evaluate some of the objectives without penalty, in two reads of X."""
         objective = self.objective
         coefs, intercepts = self.split(thetas)
-        alphas = self.alphas[which % len(self.alphas), None]
-        penalized = alphas * objective.scale**2 * coefs
-        values = np.einsum("ij,ij->i", penalized, coefs) / 2
-        gradients = np.zeros_like(thetas)
+        values, gradients = np.zeros(len(thetas)), np.zeros_like(thetas)
         scores = self.scores(coefs)
         slopes = np.zeros_like(scores)
         for i, number in enumerate(which // len(self.alphas)):
@@ -142,8 +158,10 @@ class GridObjective:
             fold = self.fold_objectives[number]
             fold_scores = scores[i, rows].astype(np.float64) + intercepts[i]
             every, offsets = slice(None), fold.layout.offsets
+            if fold.layout.n_prompts == 0:
+                continue
             loss, slope = fold._weighted_loss(fold_scores, every, every, offsets)
-            values[i] += loss
+            values[i] = loss
             slopes[i, rows] = slope
             if objective.has_intercept:
                 gradients[i, -1] = slope.sum()
@@ -152,7 +170,7 @@ class GridObjective:
         def multiply(blocks):
             return sum(slopes[:, rows] @ objective._read(rows) for _, rows, _ in blocks)
 
-        gradients[:, :d] = penalized + sum(map_parts(multiply, objective._parts))
+        gradients[:, :d] = sum(map_parts(multiply, objective._parts))
         return values, gradients
 
     def split(self, thetas):
@@ -221,14 +239,23 @@ class WholeGrid(GridObjective):
 
     def parts(self):
         """Return the only part, see `GridObjective`."""
-        return [([0], self.objectives, 1.0)]
+        if self.objective.whole_weight is None:
+            return [([0], self.objectives, 1.0)]
+        share = self.objective.prompt_weight.sum()
+        own = [replace(each, whole_weight=None) for each in self.objectives]
+        return [([0], own, share)]
+
+    def losses(self, thetas, which):
+        """Evaluate some of the objectives without penalty, in one read of X."""
+        terms = evaluate_losses([self.objectives[i] for i in which], thetas)
+        return [sum(each) for each in zip(*terms, strict=True)]
 
     def value_and_gradient(self, thetas, which):
         """Evaluate some of the objectives in one read of X; see `GridObjective`."""
         return evaluate_together([self.objectives[i] for i in which], thetas)
 
 
-def restrict(objective, copies):
+def restrict(objective, copies, whole_weight=None, noise=None):
     """Make the objective of some of the prompts, with the mean over these alone.
 
     Parameters
@@ -237,6 +264,8 @@ def restrict(objective, copies):
         Objective of all prompts.
     copies : ndarray of int or bool, of shape (n_prompts,)
         Number of copies of each prompt; 0 leaves it out.
+    whole_weight, noise
+        Settings of the result, see `Objective`.
 
     Returns
     -------
@@ -251,4 +280,6 @@ def restrict(objective, copies):
         rewards=objective.rewards[rows],
         prompt_weight=(objective.prompt_weight * copies)[kept],
         candidate_weight=objective._weight(rows),
+        whole_weight=whole_weight,
+        noise=noise,
     )

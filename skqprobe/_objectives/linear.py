@@ -1,6 +1,7 @@
 """Scores of a linear probe, and the objective of its training."""
 
-from dataclasses import replace
+import copy
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
 
@@ -11,21 +12,12 @@ from skqprobe._arrays.device import add_gram
 from skqprobe._arrays.threads import is_small, map_parts, n_blas_threads, one_thread
 from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._objectives.base import Objective, center_per_prompt
+from skqprobe._objectives.parameters import LinearParameters
 from skqprobe._objectives.span import RowSpan
-
-LARGEST_OFFSET = 200
-"""Norm of the column means, in standard deviations, above which columns are centered in
-float32. That slows an evaluation down."""
-
-MAX_SECANTS = 20
-"""Maximum number of steps to the best constant score."""
 
 SPAN_ROWS = 768
 """Maximum number of rows, if they cannot span the features, to compute in their span.
 Their products cost less than an approximation."""
-
-SAMPLED_ROWS = 2**12
-"""Number of rows from which the offset of the columns is estimated."""
 
 MEAN_ROWS = 2**8
 """Number of rows whose mean is near enough to all, to subtract it for precision."""
@@ -61,11 +53,10 @@ def linear_scores(X, coef, intercept):
     return scores + intercept
 
 
-class LinearObjective(Objective):
+class LinearObjective(LinearParameters, Objective):
     """Mean loss of a linear probe over prompts, plus ``alpha / 2 * |coef|**2``.
 
-    The parameters theta are the d coefficients, followed by the intercept if there is
-    one. X is read in blocks of whole prompts.
+    X is read in blocks of whole prompts.
 
     Parameters
     ----------
@@ -75,13 +66,9 @@ class LinearObjective(Objective):
 
     def __post_init__(self):
         super().__post_init__()
-        self.n_parameters = self.n_features + self.has_intercept
-        self.scale = 1.0 if self.columns is None else self.columns[1]
-        absorbs_mean = self.has_intercept or self.loss.shift_invariant
-        if self.columns is not None and not absorbs_mean:
-            self.center = self.columns[0]
+        self._set_parameters()
         self._n_rows_at_once = rows_at_once(self.X, self.dtype.itemsize)
-        self._blocks = self._prompt_blocks(self._n_rows_at_once)
+        self._blocks = prompt_blocks(self.layout.offsets, self._n_rows_at_once)
         self._parts = self._parts_of_threads()
 
     def _parts_of_threads(self):
@@ -93,57 +80,13 @@ class LinearObjective(Objective):
         ends = np.linspace(0, len(self._blocks), n_parts + 1).round().astype(int)
         return [self._blocks[a:b] for a, b in pairwise(ends)]
 
-    def _prompt_blocks(self, n_rows):
-        """List blocks (prompts, rows, offsets) of up to `n_rows`, or of one prompt."""
-        offsets = self.layout.offsets
-        blocks, first = [], 0
-        while first < self.layout.n_prompts:
-            after = np.searchsorted(offsets, offsets[first] + n_rows, side="right") - 1
-            after = max(after, first + 1)
-            prompts, rows = slice(first, after), slice(offsets[first], offsets[after])
-            blocks.append((prompts, rows, offsets[first : after + 1] - offsets[first]))
-            first = after
-        return blocks
-
-    def split(self, theta):
-        """Split parameters, (..., n_parameters), into coefficients and intercepts."""
-        if self.has_intercept:
-            return theta[..., :-1], theta[..., -1]
-        return theta, np.zeros(theta.shape[:-1])
-
-    def split_raw(self, theta):
-        """Split parameters into coefficients and intercept for X as it is."""
-        coef, intercept = self.split(theta)
-        if self.columns is not None and not self.has_intercept:
-            intercept = -(coef @ self.columns[0])
-        return coef, intercept
-
-    def centered(self):
-        """Return the objective with centered columns, if it needs them for precision.
-
-        Products with X in float32 lose the digits that a large common offset of the
-        columns takes. Only columns that an intercept or a shift-invariant loss can
-        center are changed.
-        """
-        can_center = self.has_intercept or self.loss.shift_invariant
-        if self.dtype != np.float32 or not can_center:
-            return self
-        with np.errstate(over="ignore"):  # an infinite variance exceeds any offset
-            mean, variance = self.moments(False, self.sampled_blocks(SAMPLED_ROWS))
-        # The variance of a constant column is rounding.
-        varies = variance > (8 * np.finfo(np.float32).eps * mean) ** 2
-        offset = np.linalg.norm(mean[varies] / np.sqrt(variance[varies]))
-        if offset < LARGEST_OFFSET:
-            return self
-        return replace(self, center=mean.astype(np.float32))
-
     def in_span(self, alpha):
         """Return the objective in the span of its rows, if these are few.
 
         It has the same minima for penalties from `alpha` on; see `RowSpan`.
         """
         few = min(SPAN_ROWS, self.n_features - 1)
-        if not isinstance(self.X, np.ndarray) or self.layout.n_rows > few:
+        if not self.on_host or self.n_rows > few:
             return self
         span = RowSpan(self)
         is_empty = span.coordinates.size == 0
@@ -157,54 +100,6 @@ class LinearObjective(Objective):
             columns=None,
             span=span,
         )
-
-    def to_raw(self, theta):
-        """Convert parameters, (..., n_parameters), to those of columns as they are."""
-        if self.span is not None:
-            theta, self = self.span.to_raw(theta), self.span.objective
-        return self._shift_intercept(theta, -1)
-
-    def from_raw(self, theta):
-        """Convert parameters of columns as they are; the inverse of `to_raw`."""
-        if self.span is not None:
-            return self.span.from_raw(self.span.objective.from_raw(theta))
-        return self._shift_intercept(theta, 1)
-
-    def _shift_intercept(self, theta, sign):
-        if self.center is None or not self.has_intercept:
-            return theta
-        coef, intercept = self.split(theta)
-        intercept = intercept + sign * (coef @ self.center)
-        return np.concatenate([coef, intercept[..., None]], axis=-1)
-
-    def best_constant(self):
-        """Find the parameters of the best probe whose scores are all equal.
-
-        Only the loss is evaluated, not X. If the loss has no minimum, as for rewards
-        that are all 1, the intercept is large.
-        """
-        theta = np.zeros(self.n_parameters)
-        if not self.has_intercept:
-            return theta
-        everything = slice(None), slice(None), self.layout.offsets
-
-        def evaluate(intercept):
-            scores = np.full(self.layout.n_rows, intercept)
-            loss, slope = self._weighted_loss(scores, *everything)
-            return loss, slope.sum()
-
-        loss, slope = evaluate(0.0)
-        enough, curvature = 1e-6 * loss, self.score_curvature().sum()
-        for _ in range(MAX_SECANTS):  # of the slope
-            if slope == 0 or curvature <= 0 or loss < enough:
-                break
-            intercept = theta[-1] - slope / curvature
-            new_loss, new_slope = evaluate(intercept)
-            if not new_loss < loss:
-                break
-            curvature = (new_slope - slope) / (intercept - theta[-1])
-            theta[-1], loss, slope = intercept, new_loss, new_slope
-        return theta
 
     def value_and_gradient(self, theta):
         """Evaluate the objective in one read of X.
@@ -248,6 +143,8 @@ class LinearObjective(Objective):
             Typical curvature in the score of each row, in prompt order.
         """
         rng = np.random.RandomState(0)
+        if self.noise is not None:
+            rng.set_state(self.noise)
         near = np.zeros(self.layout.n_rows) if scores is None else scores
         far = near + 0.1 * rng.standard_normal(len(near))
         curvature = np.empty(self.layout.n_rows)
@@ -262,7 +159,7 @@ class LinearObjective(Objective):
             curvature[rows] = weight * bend
         return curvature
 
-    def moments(self, full, blocks=None, weight=None, dtype=None):
+    def moments(self, full, weight=None, dtype=None):
         """Compute the mean of the columns, and their second moments around it.
 
         For a shift-invariant loss, the second moments are around the mean of each
@@ -272,8 +169,6 @@ class LinearObjective(Objective):
         ----------
         full : bool
             Whether to compute all second moments. Otherwise, only the variances.
-        blocks : list, default=None
-            Blocks from `sampled_blocks` to use. None means all.
         weight : ndarray of shape (n_rows,), default=None
             Positive weights of the rows, in prompt order. None means equal weights.
         dtype : dtype, default=None
@@ -287,13 +182,12 @@ class LinearObjective(Objective):
         moment : ndarray of shape (d, d) or (d,)
             Second moments, of which only the lower triangle is valid, or variances.
         """
-        blocks, d = self._blocks if blocks is None else blocks, self.n_features
-        mean = self._column_mean(blocks, weight)
+        d, mean = self.n_features, self.column_mean(weight)
         total, moment = 0.0, np.zeros(d)
         if full:
             moment = np.zeros((d, d), dtype or self.dtype, order="F")
         with np.errstate(over="ignore", invalid="ignore"):
-            for _, rows, offsets in blocks:
+            for _, rows, offsets in self._blocks:
                 X = self._read(rows)
                 if dtype is not None:
                     X = X.astype(dtype)
@@ -313,27 +207,62 @@ class LinearObjective(Objective):
         variance = moment.diagonal() if full else moment
         lost = (variance < 1e-30) & (mean != 0) & (abs(mean) < 1e-10)
         if dtype is None and (lost | ~np.isfinite(variance)).any():
-            return self.moments(full, blocks, weight, np.float64)
+            return self.moments(full, weight, np.float64)
         return mean, moment
 
-    def sampled_blocks(self, n_rows, weight=None):
-        """List blocks of at least `n_rows` in total, or all blocks.
+    def pooled_moments(self, full, weight=None):
+        """Compute `moments` that can be added to those of other rows."""
+        total = self.n_rows
+        if weight is not None:
+            total = sum(weight[rows].sum() for _, rows, _ in self._blocks)
+        is_around_mean = not self.loss.shift_invariant
+        return Moments(total, *self.moments(full, weight), is_around_mean)
+
+    def sampled_moments(self, full, n_rows, weight=None):
+        """Compute the `moments` of the blocks of `sample`."""
+        sample, weight = self.sample(n_rows, weight)
+        return sample.moments(full, weight)
+
+    def sample(self, n_rows, weight=None):
+        """Return the objective of blocks of at least `n_rows` in total, or of all.
 
         They are drawn at a fixed seed, or those with the largest weights of the rows.
+
+        Returns
+        -------
+        objective : LinearObjective
+            Objective whose `moments` and `moment_product` read these blocks only.
+        weight : ndarray or None
+            Weights of its rows.
         """
         sizes = np.array([rows.stop - rows.start for _, rows, _ in self._blocks])
-        if weight is None:
-            order = np.random.RandomState(0).permutation(len(sizes))
-        else:
+        sums = None
+        if weight is not None:
             sums = [weight[rows].sum() for _, rows, _ in self._blocks]
-            order = np.argsort(sums)[::-1]
-        n_blocks = np.searchsorted(np.cumsum(sizes[order]), n_rows) + 1
-        return [self._blocks[i] for i in order[:n_blocks]]
+        chosen = choose_blocks(sizes, n_rows, sums)
+        sample = copy.copy(self)
+        sample._blocks = [self._blocks[i] for i in chosen]
+        return sample, weight
 
-    def _column_mean(self, blocks, weight=None):
-        """Compute the mean of the columns over the rows of blocks, (d,)."""
+    @property
+    def on_host(self):
+        """Whether rows are numpy arrays."""
+        return isinstance(self.X, np.ndarray)
+
+    @property
+    def n_prompts(self):
+        """Number of prompts."""
+        return self.layout.n_prompts
+
+    @property
+    def n_rows(self):
+        """Number of rows that are read."""
+        return sum(rows.stop - rows.start for _, rows, _ in self._blocks)
+
+    def column_mean(self, weight=None):
+        """Compute the mean of the columns, (d,)."""
         sums, total = np.zeros(self.n_features), 0.0
-        for _, rows, _ in blocks:
+        for _, rows, _ in self._blocks:
             X, share = self._read(rows), None if weight is None else weight[rows]
             if share is not None:
                 X = X * share.astype(X.dtype)[:, None]
@@ -348,7 +277,7 @@ class LinearObjective(Objective):
         rows = np.linspace(0, self.layout.n_rows - 1, n_rows).astype(int)
         return np.full(n_rows, 1 / n_rows, self.dtype) @ self._read(rows)
 
-    def moment_product(self, mean, basis, blocks, weight=None):
+    def moment_product(self, mean, basis, weight=None):
         """Multiply the second moments, as defined by `moments`, by a matrix.
 
         Parameters
@@ -357,8 +286,6 @@ class LinearObjective(Objective):
             Mean of the columns.
         basis : ndarray of shape (d, n)
             Matrix of few columns.
-        blocks : list
-            Blocks to use.
         weight : ndarray of shape (n_rows,), default=None
             Positive weights of the rows, in prompt order.
 
@@ -368,7 +295,7 @@ class LinearObjective(Objective):
             Second moments times `basis`.
         """
         product, total, at_mean = np.zeros_like(basis), 0.0, mean @ basis
-        for _, rows, offsets in blocks:
+        for _, rows, offsets in self._blocks:
             X, share = self._read(rows), None if weight is None else weight[rows]
             # Centering one factor of the product is enough.
             image = X @ basis
@@ -412,7 +339,7 @@ class LinearObjective(Objective):
             Weights.
         """
         n_rows = max(PRODUCT_ROWS, self._n_rows_at_once)
-        for prompts, rows, offsets in self._prompt_blocks(n_rows):
+        for prompts, rows, offsets in prompt_blocks(self.layout.offsets, n_rows):
             X, weight = self._read(rows), self._weight(rows)
             terms = [
                 objective._least_squares_terms(prompts, rows, offsets)
@@ -435,14 +362,71 @@ class LinearObjective(Objective):
         every = slice(None), slice(None), self.layout.offsets
         return self._least_squares_terms(*every)[0]
 
-    def rounding_noise(self):
-        """Bound the variance that rounding leaves in a constant column, per column."""
+    def square_sums(self):
+        """Sum the squares of each column, (d,)."""
         squares = np.zeros(self.n_features)
         for _, rows, _ in self._blocks:
             X = self._read(rows).astype(np.float64)
             squares += (X * X).sum(axis=0, dtype=np.float64)
-        squares /= self.layout.n_rows * self.scale**2
-        return (8 * np.finfo(self.dtype).eps) ** 2 * squares
+        return squares
+
+    def at_constant(self, intercept):
+        """Compute the mean loss of equal scores, and its derivative by the score."""
+        every = slice(None), slice(None), self.layout.offsets
+        scores = np.full(self.layout.n_rows, intercept)
+        loss, slope = self._weighted_loss(scores, *every)
+        return loss, slope.sum()
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and second moments of rows; a sum is that of the rows of both.
+
+    Parameters
+    ----------
+    total : float
+        Number of rows, or sum of their weights.
+    mean, moment : ndarray
+        Results of `LinearObjective.moments`.
+    is_around_mean : bool
+        Whether the second moments are around the mean, which changes in a sum.
+    """
+
+    total: float
+    mean: np.ndarray
+    moment: np.ndarray
+    is_around_mean: bool
+
+    def __add__(self, other):
+        total, step = self.total + other.total, other.mean - self.mean
+        share = other.total / total
+        moment = (1 - share) * self.moment + share * other.moment
+        if self.is_around_mean:
+            square = np.outer(step, step) if moment.ndim == 2 else step * step
+            moment += share * (1 - share) * square
+        mean = self.mean + share * step
+        return Moments(total, mean, moment, self.is_around_mean)
+
+
+def prompt_blocks(offsets, n_rows):
+    """List blocks (prompts, rows, offsets) of up to `n_rows`, or of one prompt."""
+    blocks, first = [], 0
+    while first < len(offsets) - 1:
+        after = np.searchsorted(offsets, offsets[first] + n_rows, side="right") - 1
+        after = max(after, first + 1)
+        prompts, rows = slice(first, after), slice(offsets[first], offsets[after])
+        blocks.append((prompts, rows, offsets[first : after + 1] - offsets[first]))
+        first = after
+    return blocks
+
+
+def choose_blocks(sizes, n_rows, weights=None):
+    """Choose blocks of at least `n_rows` in total: random ones, or the heaviest."""
+    if weights is None:
+        order = np.random.RandomState(0).permutation(len(sizes))
+    else:
+        order = np.argsort(weights)[::-1]
+    return order[: np.searchsorted(np.cumsum(sizes[order]), n_rows) + 1]
 
 
 def evaluate_together(objectives, thetas):
@@ -462,18 +446,21 @@ def evaluate_together(objectives, thetas):
     gradients : ndarray of shape (n, n_parameters)
         Gradients with respect to `thetas`.
     """
-    first, d = objectives[0], objectives[0].n_features
+    first = objectives[0]
+    values, gradients = first.penalty(thetas, first.alpha)
+    for losses, slopes in evaluate_losses(objectives, thetas):
+        values, gradients = values + losses, gradients + slopes
+    return values, gradients
+
+
+def evaluate_losses(objectives, thetas):
+    """Evaluate the losses without the penalty: a list with the terms of each thread."""
+    first = objectives[0]
     coefs, intercepts = first.split(thetas)
-    penalized = first.alpha * first.scale**2 * coefs
-    values = np.einsum("ij,ij->i", penalized, coefs) / 2
-    gradients = np.zeros((len(objectives), first.n_parameters))
-    gradients[:, :d] = penalized
     evaluate = partial(
         _evaluate_blocks, objectives, coefs.astype(first.dtype), intercepts
     )
-    for losses, slopes in map_parts(evaluate, first._parts):
-        values, gradients = values + losses, gradients + slopes
-    return values, gradients
+    return map_parts(evaluate, first._parts)
 
 
 def _evaluate_blocks(objectives, coefs, intercepts, blocks):

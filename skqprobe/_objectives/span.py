@@ -37,7 +37,7 @@ class RowSpan:
         self.objective, n_rows = objective, objective.layout.n_rows
         self.mean = np.zeros(objective.n_features)
         if objective.has_intercept:
-            self.mean = objective._column_mean(objective._blocks)
+            self.mean = objective.column_mean()
         gram = np.empty((n_rows, n_rows), order="F")
         for i, block in enumerate(objective._blocks):
             X = self._read(block)

@@ -179,7 +179,9 @@ def _minimize_stage(grid, state, active, is_last, tol, max_iter, on_iteration):
         if len(active) == 0:
             return
         curvatures = [curvatures[i] for i in np.flatnonzero(~is_done)]
-        models = map(model_hessian, _folds(grid, active), curvatures, repeat(len(active)))
+        models = map(
+            model_hessian, _folds(grid, active), curvatures, repeat(len(active))
+        )
 
 
 def _folds(grid, which):

@@ -169,11 +169,11 @@ def model_hessian(objective, curvature=None, n_factors=1):
     """
     weight = None
     if curvature is not None and curvature.any():
-        weight = np.maximum(curvature, 1e-12 * curvature.max())
+        weight = curvature.clip(1e-12 * curvature.max())
     if not _is_affordable(objective, n_factors):
         return _sampled_model(objective, weight)
-    blocks = objective.sampled_blocks(_sampled_rows(objective, True), weight)
-    mean, moment = objective.moments(True, blocks, weight)
+    n_rows = _sampled_rows(objective, True)
+    mean, moment = objective.sampled_moments(True, n_rows, weight)
     return _full_model(objective, mean, moment, weight)
 
 
@@ -194,20 +194,41 @@ def model_fold_hessians(grid):
     n_rewards = len(grid.objectives)
     folds = grid.fold_objectives[::n_rewards]
     is_full = _is_affordable(grid.objective, grid.n_objectives)
-    if not is_full or _sampled_rows(folds[0], True) < folds[0].layout.n_rows:
+    if not is_full or _sampled_rows(folds[0], True) < folds[0].n_rows:
         models = [model_hessian(fold, None, grid.n_objectives) for fold in folds]
         return _per_reward(models, grid)
-    d, shift_invariant = grid.objective.n_features, grid.objective.loss.shift_invariant
-    pooled = [(0, np.zeros(d), np.zeros((d, d)))] * len(grid.in_fold)
-    for in_folds, (part, *_), _ in grid.parts():
-        moments = part.layout.n_rows, *part.moments(full=True)
-        for fold in in_folds:
-            pooled[fold] = _pool(pooled[fold], moments, shift_invariant)
+    pooled = grid.total(_fold_moments, add=_pool_folds)
     models = [
-        _full_model(objective, mean, moment)
-        for objective, (_, mean, moment) in zip(folds, pooled, strict=True)
+        _full_model(objective, *_mean_and_moment(moments, grid.objective.n_features))
+        for objective, moments in zip(folds, pooled, strict=True)
     ]
     return _per_reward(models, grid)
+
+
+def _fold_moments(grid):
+    """Pool the moments of the prompts of each fold; None of a fold without prompts."""
+    pooled = [None] * grid.n_folds
+    for folds, (part, *_), _ in grid.parts():
+        moments = part.pooled_moments(True)
+        for fold in folds:
+            pooled[fold] = _pool(pooled[fold], moments)
+    return pooled
+
+
+def _pool_folds(first, second):
+    return list(map(_pool, first, second))
+
+
+def _pool(first, second):
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
+
+
+def _mean_and_moment(moments, d):
+    if moments is None:
+        return np.zeros(d), np.zeros((d, d))
+    return moments.mean, moments.moment
 
 
 def _per_reward(models, grid):
@@ -228,9 +249,9 @@ def _is_affordable(objective, n_factors=1):
 
 
 def _sampled_rows(objective, is_full):
-    """Number of rows whose moments are near enough to those of all."""
+    """Count the rows whose moments are near enough to those of all."""
     n_features = is_full * objective.n_features
-    share = objective.layout.n_rows // SAMPLED_SHARE
+    share = objective.n_rows // SAMPLED_SHARE
     return max(share, N_SAMPLED, SAMPLED_PER_FEATURE * n_features)
 
 
@@ -245,18 +266,6 @@ def _total(objective, curvature):
     return (objective.score_curvature() if curvature is None else curvature).sum()
 
 
-def _pool(first, second, shift_invariant):
-    """Pool number, mean and second moments of two samples of rows."""
-    (n, mean, moment), (n_second, second_mean, second_moment) = first, second
-    if n == 0:
-        return second
-    share, step = n_second / (n + n_second), second_mean - mean
-    moment = (1 - share) * moment + share * second_moment
-    if not shift_invariant:  # moments are around the mean, which changes
-        moment += share * (1 - share) * np.outer(step, step)
-    return n + n_second, mean + share * step, moment
-
-
 def _sampled_model(objective, weight=None):
     """Make the model of scales and principal directions of a sample.
 
@@ -265,20 +274,17 @@ def _sampled_model(objective, weight=None):
     columns have another span, from which many small steps lead back. Square roots of
     standard deviations are a compromise.
     """
-    blocks = objective.sampled_blocks(_sampled_rows(objective, False), weight)
-    mean, variance = objective.moments(False, blocks, weight)
-    layout = objective.layout
-    n_lost = layout.n_prompts if objective.loss.shift_invariant else 0
+    sample, share = objective.sample(_sampled_rows(objective, False), weight)
+    mean, variance = sample.moments(False, share)
+    n_lost = objective.n_prompts if objective.loss.shift_invariant else 0
     squares = variance
-    if layout.n_rows - n_lost < objective.n_features and variance.any():
+    if objective.n_rows - n_lost < objective.n_features and variance.any():
         squares = np.sqrt(variance * np.exp(np.log(variance[variance > 0]).mean()))
-    principal = _principal_directions(
-        objective, mean, variance, squares, blocks, weight
-    )
+    principal = _principal_directions(sample, mean, variance, squares, share)
     return HessianModel(mean, squares, _total(objective, weight), *principal)
 
 
-def _principal_directions(objective, mean, variance, squares, blocks, weight):
+def _principal_directions(sample, mean, variance, squares, weight):
     """Find directions of scaled columns with exceptionally large second moments.
 
     In a sample of unstructured rows, too, moments reach up to the edge of the
@@ -294,18 +300,17 @@ def _principal_directions(objective, mean, variance, squares, blocks, weight):
     d, rank = len(mean), min(N_DIRECTIONS, len(mean) // 4)
     scale = np.sqrt(squares)
     inverse = np.divide(1, scale, where=scale > 0, out=np.zeros_like(scale))
-    inverse = inverse.astype(objective.dtype)[:, None]
+    inverse = inverse.astype(sample.dtype)[:, None]
     # Power iterations on a few more directions than are needed.
     image = np.random.RandomState(0).standard_normal((d, min(d, rank + 10)))
     for _ in range(N_POWERS):
-        basis = np.linalg.qr(image)[0].astype(objective.dtype)
-        product = objective.moment_product(mean, inverse * basis, blocks, weight)
+        basis = np.linalg.qr(image)[0].astype(sample.dtype)
+        product = sample.moment_product(mean, inverse * basis, weight)
         image = inverse * product
     moments, rotation = np.linalg.eigh(basis.T.astype(np.float64) @ image)
     moments, rotation = moments[::-1][:rank], rotation[:, ::-1][:, :rank]
     # All variance lies in the span of the rows.
-    n_rows = sum(rows.stop - rows.start for _, rows, _ in blocks)
-    few, many = sorted((d, n_rows))
+    few, many = sorted((d, sample.n_rows))
     total = (variance[scale > 0] / squares[scale > 0]).sum()
     rest = (total - moments.sum()) / max(few - rank, 1)
     if rest < 1e-6 * total:  # rounding: the directions are all that there is

@@ -10,6 +10,7 @@ the solution is corrected by residuals that are computed from X. Where that does
 converge, as for columns that are nearly dependent, everything is computed in float64.
 """
 
+import copy
 from functools import partial
 from itertools import islice
 
@@ -47,12 +48,16 @@ def solve_ridge_grid(grid):
         The minima. Without a penalty, those of minimum norm if the rows cannot span all
         features.
     """
-    if have_equal_weights(grid.objectives):
+    if grid.total(_have_equal_weights, add=bool.__and__):
         thetas = _solve(grid)
     else:
         thetas = [_solve(grid.with_objectives([each])) for each in grid.objectives]
         thetas = np.concatenate(thetas, axis=1)
     return thetas.reshape(grid.n_objectives, -1)
+
+
+def _have_equal_weights(grid):
+    return have_equal_weights(grid.objectives)
 
 
 def have_equal_weights(objectives):
@@ -71,20 +76,19 @@ def _penalties(grid):
 def _solve(grid):
     """Parameters of all objectives, (n_folds, n_rewards * n_alphas, n_parameters)."""
     objective = grid.objective
-    on_host = isinstance(objective.X, np.ndarray)
-    if objective.dtype == np.float32 and on_host and grid.alphas.all():
+    if objective.dtype == np.float32 and objective.on_host and grid.alphas.all():
         with np.errstate(all="ignore"):  # then float64 follows
             thetas = _solve_in_float32(grid)
         if thetas is not None:
             return thetas
-    thetas = np.empty(
-        (len(grid.in_fold), len(_penalties(grid)), objective.n_parameters)
-    )
+    thetas = np.empty((grid.n_folds, len(_penalties(grid)), objective.n_parameters))
     # Centered inside prompts, the rows of a prompt span one dimension less.
-    ranks = objective.layout.sizes - objective.loss.shift_invariant
-    n_spanned = (grid.in_fold > 0) @ ranks - objective.has_intercept
+    n_spanned = grid.total(_count_rows, objective.loss.shift_invariant)
+    n_spanned = n_spanned - objective.has_intercept
     is_primal = n_spanned >= objective.n_features
     noise = None if grid.alphas.all() else objective.rounding_noise()
+    if not is_primal.all():
+        grid = grid.gathered()
     if objective.has_intercept:
         grid = _centered(grid)
     if is_primal.any():
@@ -92,6 +96,16 @@ def _solve(grid):
     if not is_primal.all():
         thetas[~is_primal] = _solve_dual(grid, np.flatnonzero(~is_primal))
     return _to_raw(grid.objective, thetas)
+
+
+def _count_rows(grid, n_lost):
+    """Count the rows of each fold, less `n_lost` per prompt."""
+    return (grid.in_fold > 0) @ (grid.objective.layout.sizes - n_lost)
+
+
+def _count_least_squares_rows(grid):
+    """Count the rows of the least-squares problem of each fold."""
+    return (grid.in_fold > 0) @ _n_rows(grid.objective)
 
 
 def _to_raw(objective, thetas):
@@ -128,22 +142,22 @@ def _solve_in_float32(grid):
     correction shows that the errors were small.
     """
     objective, centered, required = grid.objective, grid, TOLERANCE**2
-    n_rows = (grid.in_fold > 0) @ _n_rows(objective)
+    n_rows = grid.total(_count_least_squares_rows)
     has_few_rows = (n_rows < objective.n_features).any()
     if has_few_rows and not grid.is_whole:
         return None
     if objective.has_intercept or objective.loss.shift_invariant:
         centered = _centered(grid)
     else:  # scores also have a mean, but only what varies makes a choice
-        rewards = np.array([each.rewards for each in grid.objectives])
-        required *= rewards.var(axis=1) / (rewards**2).mean(axis=1)
+        n, sums, squares = grid.total(_reward_sums)
+        required *= 1 - sums**2 / squares / n
         if not (required > (4 * np.finfo(np.float32).eps) ** 2).all():
             return None
         required = required.repeat(len(grid.alphas))
     # Rows that are centered inside prompts need no other center.
     rows = grid if objective.loss.shift_invariant else centered
     if has_few_rows:
-        solutions = _dual_solutions(rows)
+        solutions = _dual_solutions(rows.gathered())
     else:
         solutions = _primal_solutions(rows, centered)
     first = None
@@ -152,6 +166,13 @@ def _solve_in_float32(grid):
         if (squares < required * first).all():  # not if all underflow to 0
             return _to_raw(centered.objective, thetas)
     return None
+
+
+def _reward_sums(grid):
+    """Count the rewards, and sum them and their squares, of each objective."""
+    rewards = np.array([each.rewards for each in grid.objectives])
+    one = np.ones(len(rewards))
+    return np.array([one * rewards.shape[1], rewards.sum(1), (rewards**2).sum(1)])
 
 
 def _primal_solutions(rows, grid):
@@ -172,8 +193,8 @@ def _primal_solutions(rows, grid):
         Squares of the last corrections, in the norm of the objective.
     """
     objective, penalties = grid.objective, _penalties(grid)
-    shape = len(grid.in_fold), len(penalties)
-    sums = _sum_folds(rows, range(shape[0]), np.float32)
+    shape = grid.n_folds, len(penalties)
+    sums = rows.total(_sum_folds, range(shape[0]), np.float32, add=_add_folds)
     equations = [fold.equations(objective.has_intercept) for fold in sums]
     grams, *others = zip(*equations, strict=True)
     moments, x_means, t_means, v_sums = map(np.array, others)
@@ -276,7 +297,7 @@ def _all_rows(grid, convert):
 def _solve_primal(grid, numbers, noise):
     """Solve folds by their normal equations."""
     objective, alphas = grid.objective, grid.alphas
-    sums = _sum_folds(grid, numbers, np.float64)
+    sums = grid.total(_sum_folds, numbers, np.float64, add=_add_folds)
     equations = [fold.equations(objective.has_intercept, noise) for fold in sums]
     grams, *others = zip(*equations, strict=True)
     moments, x_means, t_means, _ = map(np.array, others)
@@ -309,6 +330,13 @@ def _sum_folds(grid, numbers, dtype):
             for fold in folds:
                 sums[fold].add(total)
     return list(sums.values())
+
+
+def _add_folds(first, second):
+    sums = copy.deepcopy(first)
+    for one, other in zip(sums, second, strict=True):
+        one.add(other)
+    return sums
 
 
 class NormalSums:

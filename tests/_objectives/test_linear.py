@@ -125,7 +125,7 @@ def test_blocks_change_nothing(loss, block_bytes, data, rng, monkeypatch):
     assert value == pytest.approx(expected_value, rel=1e-13)
     assert_allclose(gradient, expected_gradient, atol=1e-13)
     weight = rng.uniform(1, 2, whole.layout.n_rows)
-    for arguments in ((False,), (True,), (False, None, weight), (True, None, weight)):
+    for arguments in ((False,), (True,), (False, weight), (True, weight)):
         found, expected = blocked.moments(*arguments), whole.moments(*arguments)
         for one, other in zip(found, expected, strict=True):
             assert_allclose(one, other, atol=1e-13)
@@ -198,17 +198,20 @@ def test_weights_in_moments_are_copies(loss, sets, rng):
     basis = rng.normal(size=(X.shape[1], 2))
     mean, moment = copied.moments(full=True)
     moment += np.tril(moment, -1).T
-    product = whole.moment_product(mean, basis, whole._blocks, copies)
+    product = whole.moment_product(mean, basis, copies)
     assert_allclose(product, moment @ basis, atol=1e-12)
 
 
-def test_sampled_blocks_are_those_of_the_largest_weights(sets, monkeypatch):
+def test_sampled_blocks_have_the_largest_weights(sets, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
     objective = objective_of((*sets, None), "log_loss")
     k, weight = sets[1].shape[1], np.arange(sets[1].size)
-    chosen = objective.sampled_blocks(2 * k, weight)
+    sample, same = objective.sample(2 * k, weight)
+    assert same is weight and sample.n_rows >= 2 * k
     last = len(sets[1]) - 1
-    assert [prompts.start for prompts, _, _ in chosen[:2]] == [last, last - 1]
+    assert [prompts.start for prompts, _, _ in sample._blocks[:2]] == [last, last - 1]
+    expected = np.concatenate([sets[0][-1], sets[0][-2]]).mean(axis=0)
+    assert_allclose(objective.sample(k + 1, weight)[0].column_mean(), expected)
 
 
 # Curvature of the loss in the scores

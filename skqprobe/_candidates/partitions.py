@@ -1,0 +1,283 @@
+"""Dask collections of candidates: partitions of whole prompts."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skqprobe._arrays.collections import (
+    Parts,
+    as_array,
+    import_dask,
+    is_collection,
+    row_chunks,
+)
+from skqprobe._candidates.labels import check_groups, encode_labels
+from skqprobe._candidates.validation import wrong_shape
+
+HASHES_AT_ONCE = 2**23
+"""Number of prompts whose labels are compared in one task."""
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """Arguments of a method as Dask arrays with the same partitions of whole prompts.
+
+    Parameters
+    ----------
+    X : dask array of shape (n_prompts, k, d) or (n_rows, d)
+        Embeddings.
+    named : data frame or dask array
+        X with the names or views of its columns; a data frame is empty.
+    others : dict of dask array or None
+        Arguments with one entry per row of X, such as "y" and "groups".
+    n_prompts : list of int
+        Number of prompts of each partition.
+    """
+
+    X: Any
+    named: Any
+    others: dict
+    n_prompts: list
+
+    @property
+    def shape(self):
+        """Leading shape of X."""
+        return self.X.shape[:-1]
+
+    @property
+    def n_features(self):
+        """Number of columns of X."""
+        return self.X.shape[-1]
+
+    @property
+    def frame(self):
+        """Empty two-dimensional X, with the names of the columns."""
+        if is_collection(self.named):
+            return np.empty((0, self.n_features))
+        return self.named
+
+    def map(self, function, *names, arguments=()):
+        """Call ``function(block, start, *arguments)`` for each partition.
+
+        Parameters
+        ----------
+        function : callable
+            Function of a tuple of X and other arguments, and of the index of its first
+            row.
+        *names : str
+            Names of the other arguments.
+        arguments : tuple
+            Further arguments for all partitions.
+
+        Returns
+        -------
+        parts : Parts
+        """
+        delayed = import_dask().delayed
+        call = delayed(_call, pure=False)
+        shared = delayed((function, arguments), traverse=False, pure=False)
+        arrays = [self.X, *(self.others[name] for name in names)]
+        starts = np.cumsum((0, *self.X.chunks[0]))
+        blocks = zip(*map(self._blocks, arrays), strict=True)
+        return Parts(
+            [
+                call(shared, list(block), start)
+                for block, start in zip(blocks, starts.tolist(), strict=False)
+            ]
+        )
+
+    def _blocks(self, array):
+        if array is None:
+            return [None] * len(self.X.chunks[0])
+        return array.to_delayed().ravel().tolist()
+
+
+def _call(shared, block, start):
+    function, arguments = shared
+    return function(block, start, *arguments)
+
+
+def check_partitions(X, **others):
+    """Bring X and other arguments to partitions with the same rows, of whole prompts.
+
+    A prompt whose rows are contiguous in two partitions moves to the first of them.
+
+    Parameters
+    ----------
+    X : dask array or data frame
+        Embeddings, as sets or rows.
+    **others : array-like
+        Arguments with one entry per row of X, or None. The labels of "groups" are
+        read, those of sets are left out.
+
+    Returns
+    -------
+    partitions : Partitions
+
+    Raises
+    ------
+    ValueError
+        If arguments differ in length, or prompts have rows in several partitions.
+    """
+    array, frame = _whole_rows(X, "X")
+    if array.ndim not in (2, 3):
+        raise ValueError(
+            f"X has {array.ndim} dimensions; candidate sets have 3, (n_prompts, k, "
+            "n_features), and rows have 2, (n_rows, n_features)."
+        )
+    if 0 in array.shape[:-1]:
+        raise ValueError(f"There are no candidates: the shape is {array.shape[:-1]}.")
+    sizes = [size for size in array.chunks[0] if size]
+    array = row_chunks(array, sizes)
+    aligned = {}
+    for name, values in others.items():
+        if values is None or np.isscalar(values):
+            aligned[name] = (
+                None
+                if values is None
+                else as_array(np.full(len_of(array), values), sizes)
+            )
+            continue
+        values = _whole_rows(values, name)[0] if is_collection(values) else values
+        n_rows = np.shape(values)[0] if np.ndim(values) else 0
+        if n_rows != array.shape[0]:
+            if name == "groups":
+                unit = "row" if array.ndim == 2 else "prompt"
+                raise ValueError(
+                    f"groups has {n_rows} labels, but X has {array.shape[0]} {unit}s; "
+                    f"pass one label per {unit}."
+                )
+            found = tuple(np.shape(values))
+            raise ValueError(f"{wrong_shape(name, found, array.shape[:-1])}.")
+        aligned[name] = as_array(values, sizes)
+    groups = aligned.get("groups")
+    if array.ndim == 3 or groups is None:
+        aligned |= {"groups": None} if "groups" in aligned else {}
+        return Partitions(array, X if frame is None else frame, aligned, list(sizes))
+    sizes, n_prompts = _whole_prompts(groups)
+    array = row_chunks(array, sizes)
+    aligned = {
+        name: None if values is None else row_chunks(values, sizes)
+        for name, values in aligned.items()
+    }
+    return Partitions(array, X if frame is None else frame, aligned, n_prompts)
+
+
+def len_of(array):
+    """Return the length of an array along its first axis."""
+    return int(array.shape[0])
+
+
+def _whole_rows(values, name):
+    """Convert a collection to an array of known chunks along the first axis only.
+
+    Returns
+    -------
+    array : dask array
+    frame : data frame or None
+        Empty frame with the names of the columns, if there are any.
+    """
+    da = import_dask("dask.array")
+    frame = values._meta if hasattr(values, "to_dask_array") else None
+    if frame is not None:
+        values = values.to_dask_array(lengths=True)
+    elif not isinstance(values, da.Array):
+        raise ValueError(
+            f"{name} is a Dask {type(values).__name__}; pass a Dask array or data frame."
+        )
+    if values.ndim == 0:
+        raise ValueError(f"{name} is a Dask array without axes; pass one per row of X.")
+    if any(size != size for sizes in values.chunks for size in sizes):
+        values = copy.copy(values)  # whose sizes of chunks are set in place
+        values.compute_chunk_sizes()
+    return row_chunks(values, values.chunks[0]), frame
+
+
+def _whole_prompts(groups):
+    """Find sizes of partitions that contain whole prompts.
+
+    Returns
+    -------
+    sizes : list of int
+        Numbers of rows of the partitions.
+    n_prompts : list of int
+        Numbers of their prompts.
+    """
+    n_rows = sum(groups.chunks[0])
+    moved = row_chunks(groups, groups.chunks[0])
+    runs = Parts(moved.to_delayed().ravel().tolist()).collect(_runs)
+    sizes, open_label = [], None
+    for first, last, length, size in runs:
+        head = length if sizes and _same(first, open_label) else 0
+        if head:  # the rest of the prompt at the end of the partition before
+            sizes[-1] += head
+        if size > head:
+            sizes.append(size - head)
+        open_label = last
+    assert sum(sizes) == n_rows
+    parts = Parts(row_chunks(groups, sizes).to_delayed().ravel().tolist())
+    hashes = parts.map(_label_hashes)
+    n_prompts = hashes.collect(len)
+    n_slices = -(-sum(n_prompts) // HASHES_AT_ONCE)
+    n_spanning = sum(
+        hashes.map(_slice_of, i, n_slices).total(_spread, add=_merge)[1]
+        for i in range(n_slices)
+    )
+    if n_spanning:
+        raise ValueError(
+            f"groups: {n_spanning} of {sum(n_prompts) - n_spanning} prompts have rows in "
+            "several partitions, but a prompt must be in one. Sort the rows by prompt, "
+            "or shuffle a data frame of X, y and groups by the labels: "
+            "frame = frame.shuffle('group')."
+        )
+    return sizes, n_prompts
+
+
+def _runs(groups):
+    """Return the first and last label, the length of the first run, and the size."""
+    labels = _labels(groups)
+    differs = np.flatnonzero(labels != labels[0])
+    length = int(differs[0]) if len(differs) else len(labels)
+    return labels[0], labels[-1], length, len(labels)
+
+
+def _labels(groups):
+    """Validate labels, and return them without a conversion to codes."""
+    groups = np.asarray(groups)
+    check_groups(groups, groups.shape)
+    return groups if groups.dtype.kind in "biufUSmM" else np.fromiter(groups, object)
+
+
+def _same(label, other):
+    return type(label) is type(other) and label == other
+
+
+def _label_hashes(groups):
+    """Hash the distinct labels, in the same way in all processes, in ascending order."""
+    labels = _labels(groups)
+    codes = encode_labels(labels)
+    first = np.flatnonzero(
+        np.concatenate(([True], np.diff(np.maximum.accumulate(codes)) > 0))
+    )
+    labels = labels[first]
+    if labels.dtype.kind not in "biufmM":
+        labels = np.array([repr(each) for each in labels.tolist()], dtype=object)
+    hash_array = import_dask("pandas.util").hash_array
+    return np.sort(hash_array(labels, categorize=False))
+
+
+def _slice_of(hashes, number, n_slices):
+    return hashes[hashes % np.uint64(n_slices) == number], 0
+
+
+def _spread(part):
+    return part
+
+
+def _merge(first, second):
+    """Merge sorted hashes of distinct labels, and count those that are in both."""
+    (one, count), (other, more) = first, second
+    merged = np.union1d(one, other)
+    return merged, count + more + len(one) + len(other) - len(merged)

@@ -1,0 +1,414 @@
+"""Training data in the partitions of a Dask collection."""
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import validate_data
+
+from skqprobe._arrays.blocks import BlockReader, compute_dtype, row_blocks
+from skqprobe._arrays.collections import (
+    Parts,
+    generator_states,
+    import_dask,
+)
+from skqprobe._arrays.magnitude import (
+    LARGEST,
+    SMALLEST,
+    check_magnitude,
+    largest_magnitude,
+)
+from skqprobe._arrays.views import check_views
+from skqprobe._candidates.partitions import check_partitions
+from skqprobe._candidates.validation import (
+    NO_WEIGHT,
+    names_of_objectives,
+    order_as_fitted,
+)
+from skqprobe._estimators._fit import (
+    NO_REWARDS,
+    TrainingData,
+    check_loss,
+    check_reward_magnitudes,
+    check_training_data,
+    informative_rewards,
+    split_candidates,
+    warn_of_column,
+    weighted_layout,
+)
+from skqprobe._objectives.distributed import (
+    DistributedObjective,
+    OwnSettings,
+    PartGrid,
+    Settings,
+    Source,
+)
+from skqprobe._objectives.grid import WholeGrid
+from skqprobe._objectives.linear import LinearObjective
+
+MAX_KEPT = 4
+"""Maximum number of grids that a partition keeps."""
+
+
+class Partition:
+    """Checked training data of one partition, on its worker.
+
+    Parameters
+    ----------
+    data : TrainingData
+        Data.
+    weighted : tuple
+        Result of `weighted_layout`.
+    """
+
+    def __init__(self, data, weighted):
+        self.data, self.weighted = data, weighted
+        self._prepare()
+
+    def _prepare(self):
+        self.lock, self._grids = Lock(), {}
+
+    def __sizeof__(self):
+        arrays = self.data.X, self.data.rewards, self.weighted[0].offsets
+        return object.__sizeof__(self) + sum(each.nbytes for each in arrays)
+
+    def __getstate__(self):
+        return self.data, self.weighted
+
+    def __setstate__(self, state):
+        self.data, self.weighted = state
+        self._prepare()
+
+    def grid(self, settings, own):
+        """Make the grid of the objectives of this partition, or find it again."""
+        if settings.key not in self._grids:
+            while len(self._grids) >= MAX_KEPT:
+                del self._grids[next(iter(self._grids))]
+            self._grids[settings.key] = self._make_grid(settings, own)
+        return self._grids[settings.key]
+
+    def _make_grid(self, settings, own):
+        random_state = None
+        if settings.n_candidates is not None:
+            random_state = np.random.RandomState()
+            random_state.set_state(own.split)
+        layout, arguments, _ = split_candidates(
+            *self.weighted, settings.n_candidates, random_state
+        )
+        objectives = []
+        for rewards, each in informative_rewards(
+            self.data, settings.informing_loss, layout, arguments
+        ):
+            if settings.weights is not None:
+                each["whole_weight"] = settings.weights[len(objectives)]
+            if own.noise is not None:
+                each["noise"] = own.noise[0]
+            objectives.append(
+                LinearObjective(
+                    self.data.X,
+                    layout,
+                    rewards,
+                    settings.loss,
+                    alpha=0.0,
+                    fit_intercept=settings.fit_intercept,
+                    center=settings.center,
+                    columns=settings.columns,
+                    **each,
+                )
+            )
+        if own.in_fold is None:
+            return WholeGrid(objectives)
+        return PartGrid(objectives, settings, own)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Properties of a partition that the client needs.
+
+    Parameters
+    ----------
+    error : Exception or None
+        Reason why the partition is invalid.
+    sizes : tuple
+        Smallest and largest number of candidates of a prompt, before weights.
+    n_rows, n_prompts : int
+        Numbers that have a weight and a reward.
+    max_size : int
+        Largest number of candidates of a prompt among these.
+    has_weight : bool
+        Whether a weight is above 0.
+    rewards : ndarray of shape (2, n_rewards)
+        Smallest and largest rewards.
+    magnitude : float
+        Largest magnitude in X.
+    """
+
+    error: Any
+    sizes: tuple = (0, 0)
+    n_rows: int = 0
+    n_prompts: int = 0
+    max_size: int = 0
+    has_weight: bool = True
+    rewards: Any = None
+    magnitude: float = 1.0
+
+
+def _check_partition(block, start, estimator, reset):
+    """Make a Partition, or the error in its place."""
+    X, y, groups, sample_weight = block
+    try:
+        data = check_training_data(
+            estimator, X, y, groups, sample_weight, reset=reset, is_part=True
+        )
+        weighted = weighted_layout(data.layout, sample_weight, data.known, True)
+    except (ValueError, TypeError) as error:
+        message = f"{error} (In the partition that begins at X[{start}].)"
+        return type(error)(message)
+    return Partition(data, weighted)
+
+
+def _summarize(partition):
+    if isinstance(partition, Exception):
+        return Summary(partition)
+    data, (layout, prompt_weight, weight) = partition.data, partition.weighted
+    rewards = data.rewards.reshape(data.layout.n_rows, -1)
+    return Summary(
+        None,
+        (data.layout.sizes.min(), data.layout.sizes.max()),
+        int(layout.n_rows),
+        layout.n_prompts,
+        int(layout.sizes.max(initial=0)),
+        bool(np.any(prompt_weight if weight is None else weight)),
+        np.array([rewards.min(axis=0), rewards.max(axis=0)]),
+        largest_magnitude(data.X) if data.X.dtype == np.float64 else 1.0,
+    )
+
+
+def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
+    """Validate training data in Dask collections; see `check_training_data`."""
+    partitions = check_partitions(X, y=y, groups=groups, sample_weight=sample_weight)
+    checked, n_features = copy.copy(estimator), partitions.n_features
+    validate_data(checked, partitions.frame, skip_check_array=True, reset=reset)
+    view_sizes = getattr(estimator, "view_sizes", None)
+    views = check_views(view_sizes, partitions.named, n_features)
+    names = ("n_features_in_", "feature_names_in_")
+    features = {name: vars(checked)[name] for name in names if name in vars(checked)}
+    if (objective_names := column_names_of(y)) is not None:
+        features["objective_names_"] = objective_names
+    params = estimator.get_params(deep=False)
+    bare = type(estimator)(
+        **params | {"view_sizes": None} if "view_sizes" in params else params
+    )
+    bare.n_features_in_ = n_features
+    parts = partitions.map(
+        _check_partition, "y", "groups", "sample_weight", arguments=(bare, reset)
+    )
+    summaries = parts.collect(_summarize)
+    for summary in summaries:
+        if summary.error is not None:
+            raise summary.error
+    if not any(summary.has_weight for summary in summaries):
+        raise ValueError(NO_WEIGHT)
+    if not any(summary.n_rows for summary in summaries):
+        raise ValueError(NO_REWARDS)
+    dtype = partitions.X.dtype
+    if dtype == np.float64:
+        largest = max(summary.magnitude for summary in summaries)
+        check_magnitude(np.float64(largest), "X", SMALLEST, LARGEST)
+    lowest = np.min([summary.rewards[0] for summary in summaries], axis=0)
+    highest = np.max([summary.rewards[1] for summary in summaries], axis=0)
+    y_shape = partitions.others["y"].shape
+    is_vector = len(y_shape) > len(partitions.shape)
+    names = [f"y[..., {j}]" for j in range(len(lowest))] if is_vector else ["y"]
+    ranges = np.transpose([lowest, highest])
+    check_reward_magnitudes(dict(zip(names, ranges, strict=True)), dtype)
+    warn_of_column(estimator, partitions.shape, y_shape)
+    grouped = len(partitions.shape) == 2 or groups is not None
+    smallest, largest = np.transpose([summary.sizes for summary in summaries])
+    if len(partitions.shape) == 1 and grouped and smallest.min() < largest.max():
+        mean = partitions.X.shape[0] / sum(partitions.n_prompts)
+        features["_mean_group_size_"] = float(mean)
+    used = [summary.n_rows > 0 for summary in summaries]
+    return PartitionedData(
+        parts.keep(used),
+        [summary for summary in summaries if summary.n_rows],
+        grouped,
+        is_vector,
+        dict(zip(names, ranges, strict=True)),
+        dtype,
+        features,
+        views,
+        partitions,
+    )
+
+
+def column_names_of(y):
+    """Return the names of the columns of a Dask data frame of rewards, or None."""
+    if not hasattr(y, "_meta") or getattr(y._meta, "ndim", 1) == 1:
+        return None
+    names = names_of_objectives(y._meta)
+    return None if names is None else np.asarray(names, dtype=object)
+
+
+@dataclass(frozen=True)
+class PartitionedData:
+    """Checked training data in partitions, in place of `TrainingData`.
+
+    Parameters
+    ----------
+    parts : Parts
+        The `Partition` objects that have candidates.
+    summaries : list of Summary
+        Their properties.
+    grouped, is_vector : bool
+        Whether rows share prompts, and whether rewards have an axis of objectives.
+    rewards_by_name : dict of ndarray of shape (2,)
+        Range of the rewards of each objective.
+    dtype : dtype
+        Type of X.
+    features, views : dict
+        See `TrainingData`.
+    partitions : Partitions
+        Arguments of `fit`.
+    """
+
+    parts: Parts
+    summaries: list
+    grouped: bool
+    is_vector: bool
+    rewards_by_name: dict
+    dtype: Any
+    features: dict
+    views: dict
+    partitions: Any
+
+    @property
+    def n_features(self):
+        """Number of columns of X."""
+        return self.features["n_features_in_"]
+
+    @property
+    def max_size(self):
+        """Largest number of candidates of a prompt."""
+        return max(summary.max_size for summary in self.summaries)
+
+    @property
+    def rewards(self):
+        """Smallest and largest rewards."""
+        return np.array(list(self.rewards_by_name.values()))
+
+    @cached_property
+    def columns(self):
+        """Mean and scale of the columns of X, those of StandardScaler."""
+        moments = self.parts.collect(_column_moments)
+        scaler = pooled_scaler(moments)
+        return scaler.mean_, scaler.scale_
+
+    def check_loss(self, loss):
+        """Raise unless a loss is defined for the rewards of all objectives."""
+        for error in self.parts.collect(_loss_error, loss):
+            if error is not None:
+                raise error
+
+    def make_objectives(self, loss, n_candidates, random_state, settings):
+        """Make the objectives, one per reward; see `make_objectives`.
+
+        Parameters
+        ----------
+        loss : BaseLoss
+            Loss.
+        n_candidates : int or None
+            Maximum size of a set.
+        random_state : RandomState instance
+            Generator of the sets.
+        settings : dict
+            Other settings of an objective.
+        """
+        n_rows = [summary.n_rows for summary in self.summaries]
+        splits = [None] * len(n_rows)
+        if n_candidates is not None:
+            n_candidates = min(n_candidates, self.max_size)
+            draw = np.random.RandomState.random_sample
+            splits = generator_states(random_state, n_rows, draw)
+        draw = np.random.RandomState.standard_normal
+        noise = generator_states(np.random.RandomState(0), n_rows, draw)
+        own = [
+            OwnSettings(split, [state])
+            for split, state in zip(splits, noise, strict=True)
+        ]
+        of_all = Settings(
+            uuid4().hex,
+            loss,
+            settings["fit_intercept"],
+            loss,
+            columns=settings["columns"],
+            n_candidates=n_candidates,
+        )
+        source = Source(self.parts, Parts.scatter(own), of_all)
+        n_prompts, skipped, weights = zip(*source.collect(_count_prompts), strict=True)
+        weights = np.sum(weights, axis=0)
+        source = source.changed(weights=weights)
+        return [
+            DistributedObjective(
+                source,
+                number,
+                loss,
+                dtype=compute_dtype(self),
+                n_features=self.n_features,
+                n_rows=sum(n_rows),
+                n_prompts=sum(n_prompts),
+                total_weight=weight,
+                n_skipped=int(n_skipped),
+                **settings,
+            )
+            for number, (weight, n_skipped) in enumerate(
+                zip(weights, np.sum(skipped, axis=0), strict=True)
+            )
+        ]
+
+
+def _column_moments(partition):
+    """Number, mean and variance of the columns, by `StandardScaler`."""
+    return column_moments(partition.data.X)
+
+
+def column_moments(X):
+    """Compute number, mean and variance of the columns of X, read in blocks."""
+    read, scaler = BlockReader(X), StandardScaler()
+    for rows in row_blocks(X):
+        scaler.partial_fit(np.asarray(read(rows)))
+    return len(X), scaler.mean_, scaler.var_
+
+
+def pooled_scaler(moments):
+    """Make a StandardScaler of the moments of parts.
+
+    Two rows with half of the weight each have the mean and the variance of a part.
+    """
+    scaler = StandardScaler()
+    for n, mean, variance in moments:
+        step = np.sqrt(variance)
+        scaler.partial_fit(
+            np.stack([mean - step, mean + step]), sample_weight=[n / 2] * 2
+        )
+    scaler.n_samples_seen_ = int(sum(n for n, _, _ in moments))
+    return scaler
+
+
+def _loss_error(partition, loss):
+    try:
+        check_loss(loss, partition.data)
+    except ValueError as error:
+        return error
+
+
+def _count_prompts(grid):
+    """Count prompts, those left out, and sum the weights, per reward."""
+    skipped = [each.n_skipped for each in grid.objectives]
+    weights = [each.total_weight for each in grid.objectives]
+    return grid.objective.n_prompts, np.array(skipped), np.array(weights)
