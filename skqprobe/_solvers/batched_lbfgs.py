@@ -19,7 +19,7 @@ RECENT = 4
 NEARLY_FLAT = 5
 """Factor of the tolerance of the gradient, below which a search converges steadily."""
 
-REVIEW = 12
+REVIEW = 20
 """Number of iterations after which the caller decides whether a search goes on."""
 
 N_RESTARTS = 2

@@ -14,6 +14,9 @@ from skqprobe.losses._functions import positive_setting, softplus
 PAIRS_AT_ONCE = 2**15
 """Number of pairs that a pairwise loss computes at a time, few enough for the cache."""
 
+SORTED_PROMPT = 64
+"""Number of candidates from which they are sorted to leave out parts without pairs."""
+
 LARGE_PROMPT = 1000
 """Number of candidates above which a hinge loss sorts them, and does not list pairs."""
 
@@ -62,21 +65,42 @@ class _PairwiseLoss(BaseLoss):
 
     def _mean_over_pairs(self, z, r, w):
         """Compute values and gradients of prompts of one size from (n_prompts, k)."""
+        if z.shape[1] < SORTED_PROMPT:
+            return self._mean_over_table(z, r, w)
+        order = np.argsort(-r, axis=1)
+        z, r, w = (
+            array if array is None else np.take_along_axis(array, order, axis=1)
+            for array in (z, r, w)
+        )
+        value, gradient = self._mean_over_table(z, r, w, is_sorted=True)
+        back = np.argsort(order, axis=1)
+        return value, np.take_along_axis(gradient, back, axis=1)
+
+    def _mean_over_table(self, z, r, w, is_sorted=False):
+        """Compute them from tables of pairs.
+
+        With the highest rewards first, rows and columns without pairs are left out:
+        the last and the first ones.
+        """
         value, gradient = np.zeros(len(z)), np.zeros_like(z)
-        n_pairs = np.zeros(len(z))
+        n_pairs, n_rows, worse = np.zeros(len(z)), z.shape[1], slice(None)
         if w is not None:
             w = w / w.max(axis=1, keepdims=True)  # keeps products in range
-        step = max(1, PAIRS_AT_ONCE // z.size)
-        for better in gen_batches(z.shape[1], step):
-            pairs = np.greater(r[:, better, None], r[:, None, :]).astype(z.dtype)
+        if is_sorted:
+            n_rows = np.count_nonzero((r > r[:, -1:]).any(axis=0))
+        for better in gen_batches(max(1, n_rows), max(1, PAIRS_AT_ONCE // z.size)):
+            if is_sorted:
+                is_worse = (r < r[:, better.start, None]).any(axis=0)
+                worse = slice(np.argmax(is_worse), None)
+            pairs = np.greater(r[:, better, None], r[:, None, worse]).astype(z.dtype)
             if w is not None:
-                pairs *= w[:, better, None] * w[:, None, :]
-            loss, slope = self._pair_loss(z[:, better, None] - z[:, None, :])
+                pairs *= w[:, better, None] * w[:, None, worse]
+            loss, slope = self._pair_loss(z[:, better, None] - z[:, None, worse])
             slope *= pairs
             n_pairs += pairs.sum(axis=(1, 2))
             value += np.einsum("pij,pij->p", loss, pairs)
             gradient[:, better] += slope.sum(axis=2)
-            gradient -= slope.sum(axis=1)
+            gradient[:, worse] -= slope.sum(axis=1)
         n_pairs[n_pairs == 0] = 1
         return value / n_pairs, gradient / n_pairs[:, None]
 

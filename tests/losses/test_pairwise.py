@@ -36,6 +36,23 @@ def test_number_of_pairs_at_once_does_not_matter(
 
 
 @both_losses
+@pytest.mark.parametrize("n_rewards", [1, 2, 3, 1000])
+@pytest.mark.parametrize("pairs", [1, 100, 2**15])
+def test_tables_of_sorted_candidates_have_all_pairs(
+    Loss, n_rewards, pairs, weight, rng, monkeypatch
+):
+    offsets = np.arange(0, 161, 20)
+    scores, rewards = rng.normal(size=160), rng.integers(n_rewards, size=160) / 3
+    weight = None if weight is None else rng.uniform(0.5, 2, 160)
+    expected = Loss().value_and_gradient(scores, rewards, offsets, weight)
+    monkeypatch.setattr(MODULE + "SORTED_PROMPT", 1)
+    monkeypatch.setattr(MODULE + "PAIRS_AT_ONCE", pairs)
+    result = Loss().value_and_gradient(scores, rewards, offsets, weight)
+    for one, other in zip(result, expected, strict=True):
+        assert_allclose(one, other, atol=1e-14)
+
+
+@both_losses
 def test_products_of_extreme_weights_stay_in_range(Loss, rng):
     scores, rewards, offsets = rng.normal(size=6), np.arange(6.0), np.array([0, 3, 6])
     one, extreme = (
