@@ -52,7 +52,9 @@ class Parts:
     def keep(self, mask):
         """Return some of the parts."""
         kept = object.__new__(Parts)
-        kept.tasks = [task for task, is_kept in zip(self.tasks, mask, strict=True) if is_kept]
+        kept.tasks = [
+            task for task, is_kept in zip(self.tasks, mask, strict=True) if is_kept
+        ]
         return kept
 
     def map(self, function, *shared, each=()):

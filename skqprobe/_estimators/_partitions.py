@@ -17,10 +17,19 @@ from skqprobe._arrays.collections import (
     generator_states,
     import_dask,
 )
-from skqprobe._arrays.magnitude import LARGEST, SMALLEST, check_magnitude, largest_magnitude
+from skqprobe._arrays.magnitude import (
+    LARGEST,
+    SMALLEST,
+    check_magnitude,
+    largest_magnitude,
+)
 from skqprobe._arrays.views import check_views
 from skqprobe._candidates.partitions import check_partitions
-from skqprobe._candidates.validation import NO_WEIGHT, names_of_objectives, order_as_fitted
+from skqprobe._candidates.validation import (
+    NO_WEIGHT,
+    names_of_objectives,
+    order_as_fitted,
+)
 from skqprobe._estimators._fit import (
     NO_REWARDS,
     TrainingData,
@@ -128,11 +137,13 @@ class Summary:
     sizes : tuple
         Smallest and largest number of candidates of a prompt, before weights.
     n_rows, n_prompts : int
-        Numbers that have a weight and a reward.
+        Numbers that have a weight and a reward; no prompts if all have the weight 0.
     max_size : int
         Largest number of candidates of a prompt among these.
-    has_weight : bool
-        Whether a weight is above 0.
+    has_reward : bool
+        Whether a candidate has a reward.
+    dtype : dtype
+        Type of X.
     rewards : ndarray of shape (2, n_rewards)
         Smallest and largest rewards.
     magnitude : float
@@ -144,7 +155,8 @@ class Summary:
     n_rows: int = 0
     n_prompts: int = 0
     max_size: int = 0
-    has_weight: bool = True
+    has_reward: bool = False
+    dtype: Any = None
     rewards: Any = None
     magnitude: float = 1.0
 
@@ -166,15 +178,16 @@ def _check_partition(block, start, estimator, reset):
 def _summarize(partition):
     if isinstance(partition, Exception):
         return Summary(partition)
-    data, (layout, prompt_weight, weight) = partition.data, partition.weighted
+    data, layout = partition.data, partition.weighted[0]
     rewards = data.rewards.reshape(data.layout.n_rows, -1)
     return Summary(
         None,
         (data.layout.sizes.min(), data.layout.sizes.max()),
         int(layout.n_rows),
-        layout.n_prompts,
+        layout.n_prompts * bool(partition.weighted[1].any()),
         int(layout.sizes.max(initial=0)),
-        bool(np.any(prompt_weight if weight is None else weight)),
+        data.known is None or bool(data.known.any()),
+        data.X.dtype,
         np.array([rewards.min(axis=0), rewards.max(axis=0)]),
         largest_magnitude(data.X) if data.X.dtype == np.float64 else 1.0,
     )
@@ -192,7 +205,9 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
     if (objective_names := column_names_of(y)) is not None:
         features["objective_names_"] = objective_names
     params = estimator.get_params(deep=False)
-    bare = type(estimator)(**params | {"view_sizes": None} if "view_sizes" in params else params)
+    bare = type(estimator)(
+        **params | {"view_sizes": None} if "view_sizes" in params else params
+    )
     bare.n_features_in_ = n_features
     parts = partitions.map(
         _check_partition, "y", "groups", "sample_weight", arguments=(bare, reset)
@@ -201,11 +216,11 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
     for summary in summaries:
         if summary.error is not None:
             raise summary.error
-    if not any(summary.has_weight for summary in summaries):
-        raise ValueError(NO_WEIGHT)
-    if not any(summary.n_rows for summary in summaries):
+    if not any(summary.has_reward for summary in summaries):
         raise ValueError(NO_REWARDS)
-    dtype = partitions.X.dtype
+    if not any(summary.n_prompts for summary in summaries):
+        raise ValueError(NO_WEIGHT)
+    dtype = summaries[0].dtype
     if dtype == np.float64:
         largest = max(summary.magnitude for summary in summaries)
         check_magnitude(np.float64(largest), "X", SMALLEST, LARGEST)
@@ -224,6 +239,7 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
         features["_mean_group_size_"] = float(mean)
     used = [summary.n_rows > 0 for summary in summaries]
     return PartitionedData(
+        parts,
         parts.keep(used),
         [summary for summary in summaries if summary.n_rows],
         grouped,
@@ -250,10 +266,10 @@ class PartitionedData:
 
     Parameters
     ----------
-    parts : Parts
-        The `Partition` objects that have candidates.
+    all_parts, parts : Parts
+        All `Partition` objects, and those with candidates that have a weight.
     summaries : list of Summary
-        Their properties.
+        Properties of the latter.
     grouped, is_vector : bool
         Whether rows share prompts, and whether rewards have an axis of objectives.
     rewards_by_name : dict of ndarray of shape (2,)
@@ -266,6 +282,7 @@ class PartitionedData:
         Arguments of `fit`.
     """
 
+    all_parts: Parts
     parts: Parts
     summaries: list
     grouped: bool
@@ -294,7 +311,7 @@ class PartitionedData:
     @cached_property
     def columns(self):
         """Mean and scale of the columns of X, those of StandardScaler."""
-        moments = self.parts.collect(_column_moments)
+        moments = self.all_parts.collect(_column_moments)
         scaler = pooled_scaler(moments)
         return scaler.mean_, scaler.scale_
 
@@ -382,7 +399,9 @@ def pooled_scaler(moments):
     scaler = StandardScaler()
     for n, mean, variance in moments:
         step = np.sqrt(variance)
-        scaler.partial_fit(np.stack([mean - step, mean + step]), sample_weight=[n / 2] * 2)
+        scaler.partial_fit(
+            np.stack([mean - step, mean + step]), sample_weight=[n / 2] * 2
+        )
     scaler.n_samples_seen_ = int(sum(n for n, _, _ in moments))
     return scaler
 

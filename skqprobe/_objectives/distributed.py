@@ -150,7 +150,16 @@ class Source:
         """Leave the results of a function for each part on the workers."""
         return self._call(self.parts.map, function, arguments, **where)
 
-    def _call(self, method, function, arguments, number=None, weight=None, each=None, **options):
+    def _call(
+        self,
+        method,
+        function,
+        arguments,
+        number=None,
+        weight=None,
+        each=None,
+        **options,
+    ):
         """Call a function for each part.
 
         Parameters
@@ -406,7 +415,12 @@ class DistributedObjective(LinearParameters):
 
     def joined(self, pieces):
         """Make a LinearObjective of `Piece` objects, and return the weights of rows."""
-        whole = Piece(*(None if each[0] is None else np.concatenate(each) for each in zip(*pieces, strict=True)))
+        whole = Piece(
+            *(
+                None if each[0] is None else np.concatenate(each)
+                for each in zip(*pieces, strict=True)
+            )
+        )
         offsets = np.concatenate(([0], np.cumsum(whole.sizes)))
         objective = LinearObjective(
             whole.X,
@@ -501,7 +515,9 @@ class DistributedGrid(GridObjective):
     def __init__(self, objectives, in_fold=None, alphas=None):
         first = objectives[0]
         self.is_whole, self.n_folds = in_fold is None, 1
-        self.fold_sizes = [[(each.n_rows, each.n_prompts, each.total_weight) for each in objectives]]
+        self.fold_sizes = [
+            [(each.n_rows, each.n_prompts, each.total_weight) for each in objectives]
+        ]
         self.alphas = np.array([first.alpha] if alphas is None else alphas, float)
         if not self.is_whole:
             self.n_folds = len(in_fold[0])
@@ -518,13 +534,17 @@ class DistributedGrid(GridObjective):
         rows, prompts, weights = (np.array(each) for each in zip(*counts, strict=True))
         weights = weights.sum(axis=0)
         states = [
-            generator_states(np.random.RandomState(0), n_rows, np.random.RandomState.standard_normal)
+            generator_states(
+                np.random.RandomState(0), n_rows, np.random.RandomState.standard_normal
+            )
             for n_rows in rows.T.tolist()
         ]
         noise = Parts.scatter([list(each) for each in zip(*states, strict=True)])
         self.fold_sizes = [
             [(n_rows, n_prompts, weight) for weight in of_rewards]
-            for n_rows, n_prompts, of_rewards in zip(rows.sum(axis=0), prompts.sum(axis=0), weights, strict=True)
+            for n_rows, n_prompts, of_rewards in zip(
+                rows.sum(axis=0), prompts.sum(axis=0), weights, strict=True
+            )
         ]
         return source.changed(own.map(_with_noise, each=[noise]), fold_weights=weights)
 
@@ -556,7 +576,11 @@ class DistributedGrid(GridObjective):
     def centered(self):
         """Return the grid with centered columns, if it needs them for precision."""
         objective = self.objective.centered()
-        return self if objective is self.objective else self.replace(center=objective.center)
+        return (
+            self
+            if objective is self.objective
+            else self.replace(center=objective.center)
+        )
 
     def in_span(self):
         """Return the grid in this process and in the span of its rows, if few."""
@@ -582,7 +606,9 @@ class DistributedGrid(GridObjective):
         copies, in_fold = zip(*self.source.collect(_copy_whole), strict=True)
         objectives = [
             each.joined(pieces)[0]
-            for each, pieces in zip(self.objectives, zip(*copies, strict=True), strict=True)
+            for each, pieces in zip(
+                self.objectives, zip(*copies, strict=True), strict=True
+            )
         ]
         if self.is_whole:
             return WholeGrid(objectives)

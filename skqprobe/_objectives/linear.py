@@ -365,7 +365,6 @@ class LinearObjective(LinearParameters, Objective):
         return loss, slope.sum()
 
 
-
 @dataclass(frozen=True)
 class Moments:
     """Mean and second moments of rows; a sum is that of the rows of both.
