@@ -194,16 +194,16 @@ def _whole_rows(values, name):
         modules = {type(each).__module__ for each in values.expr.walk()}
         if any(module.endswith("_shuffle") for module in modules):
             raise ValueError(
-                f"{name} is a data frame that was shuffled, in an order that may differ "
-                "each time it is computed. Compute the frame of X, y and groups once: "
-                "frame = frame.shuffle('group').persist()."
+                f"{name} is a shuffled data frame, whose order may differ each time it "
+                "is computed. Compute the frame of X, y and groups once: frame = "
+                "frame.shuffle('group').persist()."
             )
         with warnings.catch_warnings():  # of texts, which become objects
             warnings.filterwarnings("ignore", "Dask currently has limited support")
             values = values.to_dask_array(lengths=True)
     elif not isinstance(values, da.Array):
         raise ValueError(
-            f"{name} is a Dask {type(values).__name__}; pass a Dask array or data frame."
+            f"{name} is a Dask {type(values).__name__}; pass an array or a data frame."
         )
     if values.ndim == 0:
         raise ValueError(f"{name} is a Dask array without axes; pass one per row of X.")
@@ -272,7 +272,7 @@ def _same(label, other):
 
 
 def _label_hashes(groups):
-    """Hash the distinct labels, in the same way in all processes, in ascending order."""
+    """Hash the distinct labels, in ascending order, alike in all processes."""
     labels = _labels(groups)
     codes = encode_labels(labels)
     first = np.flatnonzero(

@@ -1,5 +1,7 @@
 """QProbePolicy: a probe that is trained to choose."""
 
+import numpy as np
+
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._candidates.choice import (
     best_candidates,
@@ -334,7 +336,7 @@ class QProbePolicy(BaseQProbe):
         )
         warn_without_groups(layout)
         if not layout.grouped or layout.n_prompts == 0:
-            return 0.0, 0.0
+            return np.zeros(2)
         chosen = choice_reward(
             layout.to_prompt_order(values),
             layout.to_prompt_order(rewards),
@@ -343,7 +345,7 @@ class QProbePolicy(BaseQProbe):
             layout.to_prompt_order(candidate_weight),
         )
         chosen = mean_terms(chosen)
-        return prompt_weight @ chosen.numerator, prompt_weight @ chosen.denominator
+        return np.array([prompt_weight @ part for part in chosen])
 
     @staticmethod
     def _score_of(terms):

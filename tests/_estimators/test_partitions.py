@@ -7,8 +7,11 @@ import warnings
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from sklearn.model_selection import GroupKFold, KFold
 
-from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
+from skqprobe._arrays import blocks
+from skqprobe._estimators import _view_search
 from skqprobe._objectives import distributed
 from skqprobe._solvers import preconditioner
 from skqprobe.losses import LOSSES
@@ -17,7 +20,6 @@ dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
 dd = pytest.importorskip("dask.dataframe")
 
-ATTRIBUTES = ("coef_", "intercept_", "n_iter_", "n_skipped_prompts_", "n_features_in_")
 CLOSED_FORM = [name for name in LOSSES if hasattr(LOSSES[name], "least_squares")]
 
 
@@ -153,8 +155,6 @@ def test_sampled_moments(loss, layout, rng, monkeypatch):
     """With many features, the sample of rows is that of one process."""
     monkeypatch.setattr(preconditioner, "FULL_FEATURES", 0)
     monkeypatch.setattr(preconditioner, "N_SAMPLED", 40)
-    from skqprobe._arrays import blocks
-
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 300)
     X, y, groups = ragged(rng)
     if layout == "sets":
@@ -177,6 +177,88 @@ def test_warm_start_and_verbose(sets, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == policy.n_iter_ and "[QProbePolicy] objective" in lines[0]
     assert policy.fit(X, y).n_iter_ <= policy.n_iter_
+
+
+# Cross-validation
+
+
+def assert_same_search(X, y, groups=None, weight=None, **params):
+    """Check that a search on Dask arrays is that on the arrays."""
+    arguments = [in_chunks(each, 23) for each in (X, y, groups, weight)]
+    expected = QProbePolicyCV(**params).fit(X, y, groups, sample_weight=weight)
+    *arguments, chunked = arguments
+    found = QProbePolicyCV(**params).fit(*arguments, sample_weight=chunked)
+    assert_same(found, expected)
+    assert found.best_params_ == expected.best_params_
+    atol = 1e-8 if X.dtype == np.float64 else 1e-3
+    for name, values in expected.cv_results_.items():
+        if "score" in name:
+            assert_allclose(found.cv_results_[name], values, atol=atol, err_msg=name)
+    return found, expected
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(
+    "losses",
+    [None, ["log_loss"], ["pairwise_hinge"], ["squared_error", "policy_gradient"]],
+)
+def test_search(losses, dtype, sets):
+    X, y = sets
+    settings = {"alphas": (1.0, 0.1, 1e-3), "temperatures": (0.0, 0.3)}
+    assert_same_search(X.astype(dtype), y, losses=losses, **settings)
+
+
+@pytest.mark.parametrize("missing", ["raise", "ignore"])
+def test_search_of_rows_with_weights(missing, rng):
+    X, y, groups = ragged(rng)
+    weight = rng.random(len(y)) * (rng.random(len(y)) < 0.8)
+    weight[:30] = 0
+    if missing == "ignore":
+        y[rng.random(len(y)) < 0.2] = np.nan
+    losses = ["log_loss", "contrastive_policy_gradient"]
+    assert_same_search(X, y, groups, weight, losses=losses, missing=missing)
+
+
+@pytest.mark.parametrize("max_rows", [40, 2**15])
+def test_search_chooses_weights_of_views(max_rows, rng, monkeypatch):
+    monkeypatch.setattr(_view_search, "MAX_ROWS", max_rows)
+    X, y, groups = ragged(rng)
+    weight = np.where(groups == "prompt 3", 0.0, 1.0)
+    settings = {"view_sizes": (2, 3), "standardize": True, "losses": ["log_loss"]}
+    found, expected = assert_same_search(X, y, groups, weight, **settings)
+    assert found.view_weights_ == pytest.approx(expected.view_weights_)
+
+
+@pytest.mark.parametrize("cv", [3, KFold(4, shuffle=True, random_state=0), "indices"])
+def test_search_of_several_rewards(cv, sets):
+    X, y = sets
+    if cv == "indices":
+        cv = [(np.arange(40), np.arange(30, 60)), (np.arange(20, 60), np.arange(20))]
+    several = np.stack([y, 1 - y / 2], axis=-1)
+    assert_same_search(X, several, losses=["squared_error", "log_loss"], cv=cv)
+
+
+@pytest.mark.parametrize("d", [60, 400])
+def test_search_with_few_rows(d, rng):
+    X, y = rng.normal(size=(20, 4, d)), rng.random((20, 4))
+    assert_same_search(X, y, losses=["squared_error", "pairwise_logistic"])
+
+
+def test_what_a_search_refuses(sets, rows):
+    X, y = (in_chunks(each, 23) for each in sets)
+    with pytest.raises(ValueError, match="scoring is called with numpy arrays"):
+        QProbePolicyCV(scoring=lambda *_: 0.0).fit(X, y)
+    with pytest.raises(ValueError, match="cv cannot split prompts"):
+        QProbePolicyCV(cv=GroupKFold(3)).fit(X, y)
+    with pytest.raises(ValueError, match="no splits"):
+        QProbePolicyCV(cv=[]).fit(X, y)
+    weight = np.ones(60)
+    weight[:12] = 0
+    with pytest.raises(ValueError, match="zero for all prompts that a fold"):
+        QProbePolicyCV().fit(X, y, sample_weight=weight)
+    X, y, groups = ragged(np.random.default_rng(0))
+    with pytest.raises(ValueError, match="cv must be the number of folds for rows"):
+        QProbePolicyCV(cv=KFold(3)).fit(in_chunks(X, 50), y, groups)
 
 
 # Data frames
@@ -225,10 +307,12 @@ def test_shuffled_frames(rng):
     ):
         QProbePolicy().fit(data[list(range(5))], data["y"], data["group"])
     shuffled = data.shuffle("group")
-    with pytest.raises(ValueError, match=r"order that may differ.*persist"):
+    with pytest.raises(ValueError, match=r"order may differ.*persist"):
         QProbePolicy().fit(shuffled[list(range(5))], data["y"], data["group"])
     kept = shuffled.persist()
     found = QProbePolicy().fit(kept[list(range(5))], kept["y"], kept["group"])
+    same = kept.compute()
+    X, y, groups = same[list(range(5))].to_numpy(), same["y"], same["group"]
     assert_same(found, QProbePolicy().fit(X, y, groups))
 
 
@@ -248,7 +332,10 @@ def test_shuffled_frames(rng):
         (lambda X, y: (X * 1e-200, y), "X has numbers of up to"),
         (lambda X, y: (X, y * 1e-200), "y has numbers of up to"),
         (lambda X, y: (X, -y), "log_loss"),
-        (lambda X, y: (da.full(X.shape, "word"), y), "could not convert string"),
+        (
+            lambda X, y: (da.full(X.shape, "word", dtype="U4"), y),
+            "could not convert string",
+        ),
     ],
 )
 def test_bad_input(change, words, sets):
