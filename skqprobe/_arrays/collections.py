@@ -49,6 +49,10 @@ class Parts:
     def __len__(self):
         return len(self.tasks)
 
+    def values(self):
+        """Return the objects."""
+        return compute(*self.tasks)
+
     def keep(self, mask):
         """Return some of the parts."""
         kept = object.__new__(Parts)

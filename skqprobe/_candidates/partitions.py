@@ -21,6 +21,11 @@ HASHES_AT_ONCE = 2**23
 """Number of prompts whose labels are compared in one task."""
 
 
+AXES = {"y": "ikm", "offset": "ik", "sample_weight": "ik", "groups": "i"}
+"""Axes of the arguments with one entry per row of X. Those of X are i and, for sets, k,
+and then d."""
+
+
 @dataclass(frozen=True)
 class Partitions:
     """Arguments of a method as Dask arrays with the same partitions of whole prompts.
@@ -95,6 +100,60 @@ class Partitions:
                 for block, start in zip(blocks, self.starts, strict=True)
             ]
         )
+
+    def lazily(self, function, out, sizes, dtype, values=None, **arguments):
+        """Make the array of the results of a function for each partition.
+
+        Parameters
+        ----------
+        function : callable
+            Function ``function(X, keys, *others, **arguments)`` of a partition, with
+            the names of the other arguments that are given.
+        out : str
+            Axes of the result, out of "i", "k" (those of X) and "o" (another one).
+        sizes : dict
+            Sizes along "i" for each partition, if they are not those of X; size of "o".
+        dtype : dtype
+            Type of the result.
+        values : dict of list, default=None
+            Further arguments, with an object per partition.
+        **arguments : objects
+            Arguments for all partitions.
+
+        Returns
+        -------
+        result : dask array
+        """
+        da = import_dask("dask.array")
+        is_sets = len(self.shape) == 2
+        operands, keys = [self.X, "ikd" if is_sets else "id"], []
+        for key, array in self.others.items():
+            if array is not None:
+                axes = AXES[key] if is_sets else AXES[key].replace("k", "")
+                operands += [array, axes[: array.ndim]]
+                keys.append(key)
+        for key, objects in (values or {}).items():
+            entries = np.empty(len(objects), dtype=object)
+            entries[:] = objects
+            operands += [da.from_array(entries, chunks=1), "i"]
+            keys.append(key)
+        return da.blockwise(
+            function,
+            out,
+            *operands,
+            keys=keys,
+            dtype=dtype,
+            meta=np.empty((0,) * len(out), dtype),
+            new_axes={"o": sizes["o"]} if "o" in out else None,
+            adjust_chunks={"i": sizes.get("i", self.X.chunks[0])},
+            align_arrays=False,
+            concatenate=True,
+            **arguments,
+        )
+
+    def as_user(self, result):
+        """Give a result with the rows of X the partitions of the user."""
+        return result.rechunk({0: tuple(self.user_sizes)})
 
     def _blocks(self, array):
         if array is None:

@@ -9,15 +9,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skqprobe._arrays.blocks import compute_dtype
-from skqprobe._arrays.collections import generator_states, import_dask, is_collection
-from skqprobe._candidates.partitions import check_partitions
+from skqprobe._arrays.collections import generator_states, is_collection
+from skqprobe._candidates.partitions import AXES, check_partitions
 from skqprobe._candidates.sampling import check_size
 from skqprobe._candidates.validation import no_groups, warn_if_thinned
 from skqprobe._utils.warn import warn_user
-
-AXES = {"y": "ikm", "offset": "ik", "sample_weight": "ik", "groups": "i"}
-"""Axes of the arguments with one entry per row of X. Those of X are i and, for sets, k,
-and then d."""
 
 
 def lazily(kind, *, needs_groups=False):
@@ -58,63 +54,30 @@ def _apply(estimator, name, kind, needs_groups, X, arguments):
     validate_data(fitted, partitions.frame, skip_check_array=True, reset=False)
     for key in ("feature_names_in_", "_skl_callbacks"):  # a partition is an array
         vars(fitted).pop(key, None)
-    X, is_sets = partitions.X, len(partitions.shape) == 2
-    has_groups = is_sets or per_row["groups"] is not None
+    X, out = partitions.X, "ik"[: len(partitions.shape)]
+    has_groups = len(out) == 2 or per_row["groups"] is not None
     if needs_groups and not has_groups and partitions.shape[0] > 1:
         warn_user(no_groups())
-    axes = "ikd" if is_sets else "id"
-    given = {
-        key: array for key, array in partitions.others.items() if array is not None
-    }
-    per_partition = {"starts": partitions.starts}
-    sizes, dtype = (
-        {"i": X.chunks[0]},
-        compute_dtype(X) if X.dtype.kind == "f" else float,
-    )
-    out = axes[:-1]
+    sizes, values = {}, {"starts": partitions.starts}
+    dtype = compute_dtype(X) if X.dtype.kind == "f" else np.dtype(float)
     if kind == "objectives":
-        out, sizes["o"] = out + "o", _n_objectives(fitted)
+        out, sizes = out + "o", {"o": _n_objectives(fitted)}
     elif kind == "prompts":
-        out, dtype, sizes["i"] = "i", np.intp, tuple(partitions.n_prompts)
+        out, dtype, sizes = "i", np.dtype(int), {"i": tuple(partitions.n_prompts)}
         if name == "sample":
-            size = arguments.get("size")
-            per_partition["states"] = _states(fitted, partitions, arguments)
-            out, sizes = (out, sizes) if size is None else ("io", sizes | {"o": size})
+            values["states"] = _states(fitted, partitions, arguments)
+        if arguments.get("size") is not None:
+            out, sizes["o"] = "io", arguments["size"]
     elif kind == "score":
-        if has_groups and not is_sets:
+        if per_row["groups"] is not None:
             mean = partitions.shape[0] / sum(partitions.n_prompts)
             warn_if_thinned(fitted, mean)
-        out, dtype, sizes = (
-            "io",
-            float,
-            {"i": (1,) * len(X.chunks[0]), "o": 2 if needs_groups else 4},
-        )
-    da = import_dask("dask.array")
-    operands = [(X, axes)]
-    for key, array in given.items():
-        of_array = AXES[key] if is_sets else AXES[key].replace("k", "")
-        operands.append((array, of_array[: array.ndim]))
-    for values in per_partition.values():
-        entries = np.empty(len(values), dtype=object)
-        entries[:] = values
-        operands.append((da.from_array(entries, chunks=1), "i"))
-    result = da.blockwise(
-        _call,
-        out,
-        *(part for operand in operands for part in operand),
-        fitted=fitted,
-        method=name,
-        keys=[*given, *per_partition],
-        arguments=arguments,
-        dtype=dtype,
-        meta=np.empty((0,) * len(out), dtype),
-        new_axes={axis: sizes[axis] for axis in "o" if axis in out},
-        adjust_chunks={"i": sizes["i"]},
-        align_arrays=False,
-        concatenate=True,
-    )
+        out, dtype = "io", np.dtype(float)
+        sizes = {"i": (1,) * len(X.chunks[0]), "o": estimator._n_score_terms}
+    call = {"fitted": fitted, "method": name, "arguments": arguments}
+    result = partitions.lazily(_call, out, sizes, dtype, values, **call)
     if kind in ("candidates", "objectives"):
-        return result.rechunk({0: tuple(partitions.user_sizes)})
+        return partitions.as_user(result)
     if kind == "prompts":
         return result
     return result.rechunk(-1).map_blocks(
@@ -122,7 +85,7 @@ def _apply(estimator, name, kind, needs_groups, X, arguments):
     )
 
 
-def _call(X, *rest, fitted, method, keys, arguments):
+def _call(X, *rest, keys, fitted, method, arguments):
     """Call a method for a partition."""
     given = dict(zip(keys, rest, strict=True))
     (start,) = given.pop("starts")

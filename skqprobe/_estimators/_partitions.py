@@ -13,11 +13,12 @@ from sklearn.model_selection import check_cv
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import validate_data
 
-from skqprobe._arrays.blocks import BlockReader, compute_dtype, row_blocks
+from skqprobe._arrays.blocks import compute_dtype
 from skqprobe._arrays.collections import (
     Parts,
     generator_states,
 )
+from skqprobe._arrays.columns import pool_scaler, summarize_columns
 from skqprobe._arrays.magnitude import (
     LARGEST,
     SMALLEST,
@@ -317,8 +318,8 @@ class PartitionedData:
     @cached_property
     def columns(self):
         """Mean and scale of the columns of X, those of StandardScaler."""
-        moments = self.all_parts.collect(_column_moments)
-        scaler = pooled_scaler(moments)
+        summaries = self.all_parts.collect(_summarize_columns)
+        scaler = pool_scaler(StandardScaler(), summaries)
         return scaler.mean_, scaler.scale_
 
     def make_folds(self, cv):
@@ -511,31 +512,8 @@ def _sample_prompts(partition, copies, skip, objective_weights, n_rows):
     return sample_prompts(*arguments, n_rows, skip)
 
 
-def _column_moments(partition):
-    return column_moments(partition.data.X)
-
-
-def column_moments(X):
-    """Compute number, mean and variance of the columns of X, read in blocks."""
-    read, scaler = BlockReader(X), StandardScaler()
-    for rows in row_blocks(X):
-        scaler.partial_fit(np.asarray(read(rows)))
-    return len(X), scaler.mean_, scaler.var_
-
-
-def pooled_scaler(moments):
-    """Make a StandardScaler of the moments of parts.
-
-    Two rows with half of the weight each have the mean and the variance of a part.
-    """
-    scaler = StandardScaler()
-    for n, mean, variance in moments:
-        step = np.sqrt(variance)
-        scaler.partial_fit(
-            np.stack([mean - step, mean + step]), sample_weight=[n / 2] * 2
-        )
-    scaler.n_samples_seen_ = int(sum(n for n, _, _ in moments))
-    return scaler
+def _summarize_columns(partition):
+    return summarize_columns(partition.data.X, StandardScaler)
 
 
 def _loss_error(partition, loss):

@@ -347,6 +347,8 @@ class QProbePolicy(BaseQProbe):
         chosen = mean_terms(chosen)
         return np.array([prompt_weight @ part for part in chosen])
 
+    _n_score_terms = 2
+
     @staticmethod
     def _score_of(terms):
         """Compute the score from the terms of parts."""

@@ -291,6 +291,8 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         squares = weight @ (y - predicted) ** 2, weight @ (y - mean) ** 2
         return total, mean, *squares
 
+    _n_score_terms = 4
+
     @staticmethod
     def _score_of(terms):
         """Compute R^2 from the terms of parts."""
