@@ -53,6 +53,25 @@ def data(request):
     return X, y, groups[0] if groups else None
 
 
+@pytest.fixture
+def chunked():
+    """Function that makes Dask arrays with chunks of this size along the first axis.
+
+    They are computed in this thread. None stays None.
+    """
+    dask = pytest.importorskip("dask")
+    da = pytest.importorskip("dask.array")
+
+    def make(array, size):
+        if array is None:
+            return None
+        array = np.asarray(array)
+        return da.from_array(array, chunks=(size, *array.shape[1:]))
+
+    with dask.config.set(scheduler="synchronous"):
+        yield make
+
+
 @pytest.fixture(scope="session")
 def folder_of():
     """Function that finds the folder of a package with a model, without importing it.

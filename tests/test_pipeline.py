@@ -105,3 +105,25 @@ def test_views_of_a_frame_by_name(rng, output):
         assert list(weights)[:2] == ["text", "known"]
         pipeline.set_params(**{step: clone(expected[step])})
         pipeline.set_params(**{f"{step}__view_sizes": columns})
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_dask_collections(dtype, data, chunked):
+    """The recommended pipeline learns and chooses as in one process."""
+    X, y, groups = data
+    if groups is not None:
+        order = np.argsort(groups, kind="stable")
+        X, y, groups = X[order], y[order], groups[order]
+    X = X.astype(dtype)
+    expected = make_probe_pipeline(cv=3).fit(X, y, groups)
+    lazy_X, lazy_y, lazy_groups = (chunked(each, 27) for each in (X, y, groups))
+    found = make_probe_pipeline(cv=3).fit(lazy_X, lazy_y, lazy_groups)
+    policy, other = expected[-1], found[-1]
+    assert policy.best_params_ == other.best_params_
+    assert policy.view_weights_ == pytest.approx(other.view_weights_, rel=1e-3)
+    rtol = 1e-6 if dtype == np.float64 else 1e-3
+    assert_allclose(policy.coef_, other.coef_, atol=rtol * abs(policy.coef_).max())
+    chosen = found.predict(lazy_X, lazy_groups)
+    assert_array_equal(chosen.compute(), expected.predict(X, groups))
+    score = found.score(lazy_X, lazy_y, lazy_groups)
+    assert float(score) == pytest.approx(expected.score(X, y, groups))

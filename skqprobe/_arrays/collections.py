@@ -14,10 +14,15 @@ FAN_IN = 16
 """Number of results that one task adds."""
 
 
+def is_dask(values):
+    """Check for any collection of Dask."""
+    package = type(values).__module__.partition(".")[0]
+    return package == "dask" and hasattr(values, "__dask_graph__")
+
+
 def is_collection(values):
     """Check for an array, a data frame or a series of Dask."""
-    is_dask = type(values).__module__.partition(".")[0] == "dask"
-    return is_dask and hasattr(values, "__dask_graph__") and hasattr(values, "ndim")
+    return is_dask(values) and hasattr(values, "ndim")
 
 
 def import_dask(module="dask"):
@@ -48,6 +53,10 @@ class Parts:
 
     def __len__(self):
         return len(self.tasks)
+
+    def values(self):
+        """Return the objects."""
+        return compute(*self.tasks)
 
     def keep(self, mask):
         """Return some of the parts."""

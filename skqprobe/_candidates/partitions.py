@@ -1,6 +1,7 @@
 """Dask collections of candidates: partitions of whole prompts."""
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,11 @@ HASHES_AT_ONCE = 2**23
 """Number of prompts whose labels are compared in one task."""
 
 
+AXES = {"y": "ikm", "offset": "ik", "sample_weight": "ik", "groups": "i"}
+"""Axes of the arguments with one entry per row of X. Those of X are i and, for sets, k,
+and then d."""
+
+
 @dataclass(frozen=True)
 class Partitions:
     """Arguments of a method as Dask arrays with the same partitions of whole prompts.
@@ -34,12 +40,15 @@ class Partitions:
         Arguments with one entry per row of X, such as "y" and "groups".
     n_prompts : list of int
         Number of prompts of each partition.
+    user_sizes : list of int
+        Numbers of rows of the partitions of the user, which may divide prompts.
     """
 
     X: Any
     named: Any
     others: dict
     n_prompts: list
+    user_sizes: list
 
     @property
     def shape(self):
@@ -50,6 +59,11 @@ class Partitions:
     def n_features(self):
         """Number of columns of X."""
         return self.X.shape[-1]
+
+    @property
+    def starts(self):
+        """Index of the first row of each partition."""
+        return np.cumsum((0, *self.X.chunks[0]))[:-1].tolist()
 
     @property
     def frame(self):
@@ -79,14 +93,67 @@ class Partitions:
         call = delayed(_call, pure=False)
         shared = delayed((function, arguments), traverse=False, pure=False)
         arrays = [self.X, *(self.others[name] for name in names)]
-        starts = np.cumsum((0, *self.X.chunks[0]))
         blocks = zip(*map(self._blocks, arrays), strict=True)
         return Parts(
             [
                 call(shared, list(block), start)
-                for block, start in zip(blocks, starts.tolist(), strict=False)
+                for block, start in zip(blocks, self.starts, strict=True)
             ]
         )
+
+    def lazily(self, function, out, sizes, dtype, values=None, **arguments):
+        """Make the array of the results of a function for each partition.
+
+        Parameters
+        ----------
+        function : callable
+            Function ``function(X, keys, *others, **arguments)`` of a partition, with
+            the names of the other arguments that are given.
+        out : str
+            Axes of the result, out of "i", "k" (those of X) and "o" (another one).
+        sizes : dict
+            Sizes along "i" for each partition, if they are not those of X; size of "o".
+        dtype : dtype
+            Type of the result.
+        values : dict of list, default=None
+            Further arguments, with an object per partition.
+        **arguments : objects
+            Arguments for all partitions.
+
+        Returns
+        -------
+        result : dask array
+        """
+        da = import_dask("dask.array")
+        is_sets = len(self.shape) == 2
+        operands, keys = [self.X, "ikd" if is_sets else "id"], []
+        for key, array in self.others.items():
+            if array is not None:
+                axes = AXES[key] if is_sets else AXES[key].replace("k", "")
+                operands += [array, axes[: array.ndim]]
+                keys.append(key)
+        for key, objects in (values or {}).items():
+            entries = np.empty(len(objects), dtype=object)
+            entries[:] = objects
+            operands += [da.from_array(entries, chunks=1), "i"]
+            keys.append(key)
+        return da.blockwise(
+            function,
+            out,
+            *operands,
+            keys=keys,
+            dtype=dtype,
+            meta=np.empty((0,) * len(out), dtype),
+            new_axes={"o": sizes["o"]} if "o" in out else None,
+            adjust_chunks={"i": sizes.get("i", self.X.chunks[0])},
+            align_arrays=False,
+            concatenate=True,
+            **arguments,
+        )
+
+    def as_user(self, result):
+        """Give a result with the rows of X the partitions of the user."""
+        return result.rechunk({0: tuple(self.user_sizes)})
 
     def _blocks(self, array):
         if array is None:
@@ -129,7 +196,8 @@ def check_partitions(X, **others):
         )
     if 0 in array.shape[:-1]:
         raise ValueError(f"There are no candidates: the shape is {array.shape[:-1]}.")
-    sizes = [size for size in array.chunks[0] if size]
+    named = X if frame is None else frame
+    sizes = user_sizes = [size for size in array.chunks[0] if size]
     array = row_chunks(array, sizes)
     aligned = {}
     for name, values in others.items():
@@ -155,14 +223,14 @@ def check_partitions(X, **others):
     groups = aligned.get("groups")
     if array.ndim == 3 or groups is None:
         aligned |= {"groups": None} if "groups" in aligned else {}
-        return Partitions(array, X if frame is None else frame, aligned, list(sizes))
+        return Partitions(array, named, aligned, sizes, sizes)
     sizes, n_prompts = _whole_prompts(groups)
     array = row_chunks(array, sizes)
     aligned = {
         name: None if values is None else row_chunks(values, sizes)
         for name, values in aligned.items()
     }
-    return Partitions(array, X if frame is None else frame, aligned, n_prompts)
+    return Partitions(array, named, aligned, n_prompts, user_sizes)
 
 
 def len_of(array):
@@ -182,10 +250,19 @@ def _whole_rows(values, name):
     da = import_dask("dask.array")
     frame = values._meta if hasattr(values, "to_dask_array") else None
     if frame is not None:
-        values = values.to_dask_array(lengths=True)
+        modules = {type(each).__module__ for each in values.expr.walk()}
+        if any(module.endswith("_shuffle") for module in modules):
+            raise ValueError(
+                f"{name} is a shuffled data frame, whose order may differ each time it "
+                "is computed. Compute the frame of X, y and groups once: frame = "
+                "frame.shuffle('group').persist()."
+            )
+        with warnings.catch_warnings():  # of texts, which become objects
+            warnings.filterwarnings("ignore", "Dask currently has limited support")
+            values = values.to_dask_array(lengths=True)
     elif not isinstance(values, da.Array):
         raise ValueError(
-            f"{name} is a Dask {type(values).__name__}; pass a Dask array or data frame."
+            f"{name} is a Dask {type(values).__name__}; pass an array or a data frame."
         )
     if values.ndim == 0:
         raise ValueError(f"{name} is a Dask array without axes; pass one per row of X.")
@@ -221,16 +298,15 @@ def _whole_prompts(groups):
     hashes = parts.map(_label_hashes)
     n_prompts = hashes.collect(len)
     n_slices = -(-sum(n_prompts) // HASHES_AT_ONCE)
-    n_spanning = sum(
-        hashes.map(_slice_of, i, n_slices).total(_spread, add=_merge)[1]
-        for i in range(n_slices)
-    )
+    merged = [hashes.total(_slice_of, i, n_slices, add=_merge) for i in range(n_slices)]
+    n_spanning = sum(len(spanning) for _, spanning in merged)
     if n_spanning:
+        n_distinct = sum(len(distinct) for distinct, _ in merged)
         raise ValueError(
-            f"groups: {n_spanning} of {sum(n_prompts) - n_spanning} prompts have rows in "
-            "several partitions, but a prompt must be in one. Sort the rows by prompt, "
-            "or shuffle a data frame of X, y and groups by the labels: "
-            "frame = frame.shuffle('group')."
+            f"groups: {n_spanning} of {n_distinct} prompts have rows in several "
+            "partitions, but a prompt must be in one. Sort the rows by prompt, or "
+            "shuffle a data frame of X, y and groups by the labels: frame = "
+            "frame.shuffle('group').persist()."
         )
     return sizes, n_prompts
 
@@ -255,7 +331,7 @@ def _same(label, other):
 
 
 def _label_hashes(groups):
-    """Hash the distinct labels, in the same way in all processes, in ascending order."""
+    """Hash the distinct labels, in ascending order, alike in all processes."""
     labels = _labels(groups)
     codes = encode_labels(labels)
     first = np.flatnonzero(
@@ -269,15 +345,11 @@ def _label_hashes(groups):
 
 
 def _slice_of(hashes, number, n_slices):
-    return hashes[hashes % np.uint64(n_slices) == number], 0
-
-
-def _spread(part):
-    return part
+    return hashes[hashes % np.uint64(n_slices) == number], hashes[:0]
 
 
 def _merge(first, second):
-    """Merge sorted hashes of distinct labels, and count those that are in both."""
-    (one, count), (other, more) = first, second
-    merged = np.union1d(one, other)
-    return merged, count + more + len(one) + len(other) - len(merged)
+    """Merge hashes of distinct labels of parts, and those that are in several."""
+    (one, of_one), (other, of_other) = first, second
+    both = np.intersect1d(one, other, assume_unique=True)
+    return np.union1d(one, other), np.union1d(np.union1d(of_one, of_other), both)

@@ -34,9 +34,7 @@ def draw_candidates(proba, layout, size, random_state):
     ValueError
         If `size` is not None or an integer of 1 or more.
     """
-    is_count = isinstance(size, Integral) and not isinstance(size, bool)
-    if size is not None and not (is_count and int(size) >= 1):
-        raise ValueError(f"size must be None or an integer of 1 or more; got {size!r}.")
+    check_size(size)
     starts = layout.offsets[:-1]
     cumulated = np.cumsum(proba, dtype=np.float64)
     before = cumulated[starts] - proba[starts]
@@ -52,6 +50,13 @@ def draw_candidates(proba, layout, size, random_state):
     last = possible[np.searchsorted(possible, layout.offsets[1:]) - 1]
     rows = np.clip(rows, first[:, None], last[:, None])
     return rows[:, 0] if size is None else rows
+
+
+def check_size(size):
+    """Raise unless the number of draws is None, or an integer of 1 or more."""
+    is_count = isinstance(size, Integral) and not isinstance(size, bool)
+    if size is not None and not (is_count and int(size) >= 1):
+        raise ValueError(f"size must be None or an integer of 1 or more; got {size!r}.")
 
 
 def sample_candidates(proba, groups=None, *, size=None, random_state=None):

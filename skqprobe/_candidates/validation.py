@@ -519,10 +519,13 @@ def warn_without_groups(layout):
         warn_user(no_groups())
 
 
-def warn_if_thinned(policy, layout):
-    """Warn if a tool sampled rows for the fit of a policy, instead of prompts."""
-    before, now = getattr(policy, "_mean_group_size_", np.inf), layout.sizes.mean()
-    if len(layout.shape) == 1 and 2 * before < now:
+def warn_if_thinned(policy, now):
+    """Warn if a tool sampled rows for the fit of a policy, instead of prompts.
+
+    `now` is the mean number of candidates of the prompts that it is scored on.
+    """
+    before = getattr(policy, "_mean_group_size_", np.inf)
+    if 2 * before < now:
         warn_user(
             f"The policy was trained on {before:.1f} candidates per prompt, and is "
             f"scored on {now:.1f}. learning_curve and other tools that sample rows "

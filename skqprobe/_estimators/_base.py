@@ -31,6 +31,7 @@ from skqprobe._estimators._fit import (
     minimize,
     set_fitted,
 )
+from skqprobe._estimators._lazy import lazily
 from skqprobe._estimators._updates import update
 from skqprobe._objectives.linear import LinearObjective, linear_scores
 from skqprobe._objectives.network import NetworkObjective, network_scores
@@ -390,6 +391,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             )
         return self._weigh(order_as_fitted(rewards, names, self))
 
+    @lazily("objectives")
     def predict_objectives(self, X):
         """Compute the value of each objective, before they are weighted.
 
@@ -407,6 +409,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         values, shape = self._snapshot()._expected_rewards(X, "predict_objectives")
         return to_namespace_of(X, values.reshape(*shape, -1))
 
+    @lazily("prompts", needs_groups=True)
     def sample(self, X, groups=None, *, offset=None, size=None, random_state=None):
         """Draw one candidate per prompt at `temperature`.
 

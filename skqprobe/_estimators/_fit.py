@@ -11,8 +11,8 @@ from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 
-from skqprobe._arrays.blocks import BlockReader, row_blocks
 from skqprobe._arrays.collections import is_collection
+from skqprobe._arrays.columns import fit_scaler
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._arrays.magnitude import (
     LARGEST,
@@ -119,9 +119,7 @@ class TrainingData:
     @cached_property
     def columns(self):
         """Mean and scale of the columns of X, those of StandardScaler."""
-        read, scaler = BlockReader(self.X), StandardScaler()
-        for rows in row_blocks(self.X):
-            scaler.partial_fit(np.asarray(read(rows)))
+        scaler = fit_scaler(StandardScaler(), self.X)
         return scaler.mean_, scaler.scale_
 
 

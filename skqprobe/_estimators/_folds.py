@@ -12,7 +12,13 @@ from skqprobe._candidates.choice import choice_reward
 from skqprobe._candidates.layout import Layout
 from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._estimators._fit import TrainingData, weighted_layout
-from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
+from skqprobe._estimators._view_search import sample_prompts
+from skqprobe.metrics._per_prompt import divide, mean_terms
+
+NO_HELD_OUT_WEIGHT = (
+    "sample_weight is zero for all prompts that a fold of cv is scored on. Leave these "
+    "prompts out of X, or use another cv."
+)
 
 
 def make_folds(data, groups, sample_weight, cv, X):
@@ -34,12 +40,70 @@ def make_folds(data, groups, sample_weight, cv, X):
     held_out : list of HeldOut
         Prompts to score on.
     """
-    layout, prompt_weight, candidate_weight = weighted_layout(
-        data.layout, sample_weight, data.known
-    )
+    weighted = weighted_layout(data.layout, sample_weight, data.known)
+    splits = row_splits(data.layout, data.rewards, groups, cv, X)
+    train, held_out = split_data(data, weighted, splits, groups)
+    if not held_out:
+        raise ValueError("cv has no splits; give at least one.")
+    return train, held_out
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Folds of training data in one process, see `make_folds`."""
+
+    train: np.ndarray
+    held_out: list
+
+    @property
+    def n_folds(self):
+        """Number of folds."""
+        return len(self.held_out)
+
+    def train_with(self, with_all):
+        """Return the prompts to train on, with a fold of all prompts or without."""
+        if not with_all:
+            return self.train
+        return np.vstack([self.train, np.ones_like(self.train[:1])])
+
+    def rewards(self, grid, coefs, temperatures, weights):
+        """Compute the rewards of policies, (n_alphas, n_temperatures, n_folds).
+
+        Parameters
+        ----------
+        grid : GridObjective
+            Grid of the folds.
+        coefs : ndarray of shape (n_folds * n_alphas, d)
+            Coefficients of the policies.
+        temperatures : sequence of float
+            Temperatures of the choice.
+        weights : ndarray of shape (n_objectives,)
+            Weights of the objectives.
+        """
+        values = grid.scores(coefs).reshape(self.n_folds, len(grid.alphas), -1)
+        rewards = [
+            [
+                [each.reward(row, temperature, weights) for temperature in temperatures]
+                for row in rows
+            ]
+            for each, rows in zip(self.held_out, values, strict=True)
+        ]
+        return np.moveaxis(rewards, 0, -1)
+
+    def sample_prompts(self, data, sample_weight, objective_weights):
+        """Sample prompts from which to choose the weights of views."""
+        weighted = weighted_layout(data.layout, sample_weight, data.known)
+        return sample_prompts(
+            data, weighted, (self.train, self.held_out), objective_weights
+        )
+
+
+def split_data(data, weighted, splits, groups=None):
+    """Make the arrays of `make_folds` from the copies of rows in each split."""
+    layout, prompt_weight, candidate_weight = weighted
     first_rows = layout.offsets[:-1]
     trains, held_out = [], []
-    for train, test in row_splits(data.layout, data.rewards, groups, cv, X):
+    for train, test in splits:
         trains.append(layout.to_prompt_order(train)[first_rows])
         copies = layout.to_prompt_order(test)
         rows = copies > 0
@@ -51,8 +115,6 @@ def make_folds(data, groups, sample_weight, cv, X):
         held_out.append(
             HeldOut(data, groups, test, np.flatnonzero(rows), kept, *weights)
         )
-    if not held_out:
-        raise ValueError("cv has no splits; give at least one.")
     return np.array(trains), held_out
 
 
@@ -132,10 +194,11 @@ class HeldOut:
         if not self.layout.grouped:
             return np.nan
         if not self.prompt_weight.any():
-            raise ValueError(
-                "sample_weight is zero for all prompts that a fold of cv is scored on. "
-                "Leave these prompts out of X, or use another cv."
-            )
+            raise ValueError(NO_HELD_OUT_WEIGHT)
+        return divide(*self.reward_terms(values, temperature, weights))
+
+    def reward_terms(self, values, temperature, weights):
+        """Sum the weighted rewards of the choices, and the weights."""
         rewards = choice_reward(
             values[self.rows],
             self.rewards @ weights if self.data.is_vector else self.rewards,
@@ -143,7 +206,7 @@ class HeldOut:
             temperature,
             self.candidate_weight,
         )
-        return weighted_mean(mean_terms(rewards), self.prompt_weight)
+        return [self.prompt_weight @ part for part in mean_terms(rewards)]
 
     def score(self, scoring, policy):
         """Score a policy by a function of the user, in the layout of the user."""

@@ -3,20 +3,22 @@
 import copy
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from threading import Lock
 from typing import Any
 from uuid import uuid4
 
 import numpy as np
+from sklearn.model_selection import check_cv
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import validate_data
 
-from skqprobe._arrays.blocks import BlockReader, compute_dtype, row_blocks
+from skqprobe._arrays.blocks import compute_dtype
 from skqprobe._arrays.collections import (
     Parts,
     generator_states,
-    import_dask,
 )
+from skqprobe._arrays.columns import pool_scaler, summarize_columns
 from skqprobe._arrays.magnitude import (
     LARGEST,
     SMALLEST,
@@ -25,14 +27,13 @@ from skqprobe._arrays.magnitude import (
 )
 from skqprobe._arrays.views import check_views
 from skqprobe._candidates.partitions import check_partitions
+from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._candidates.validation import (
     NO_WEIGHT,
     names_of_objectives,
-    order_as_fitted,
 )
 from skqprobe._estimators._fit import (
     NO_REWARDS,
-    TrainingData,
     check_loss,
     check_reward_magnitudes,
     check_training_data,
@@ -41,6 +42,8 @@ from skqprobe._estimators._fit import (
     warn_of_column,
     weighted_layout,
 )
+from skqprobe._estimators._folds import NO_HELD_OUT_WEIGHT, Folds, split_data
+from skqprobe._estimators._view_search import SampledPrompts, sample_prompts
 from skqprobe._objectives.distributed import (
     DistributedObjective,
     OwnSettings,
@@ -49,7 +52,7 @@ from skqprobe._objectives.distributed import (
     Source,
 )
 from skqprobe._objectives.grid import WholeGrid
-from skqprobe._objectives.linear import LinearObjective
+from skqprobe._objectives.linear import LinearObjective, linear_scores
 
 MAX_KEPT = 4
 """Maximum number of grids that a partition keeps."""
@@ -137,11 +140,13 @@ class Summary:
     sizes : tuple
         Smallest and largest number of candidates of a prompt, before weights.
     n_rows, n_prompts : int
-        Numbers that have a weight and a reward.
+        Numbers that have a weight and a reward; no prompts if all have the weight 0.
     max_size : int
         Largest number of candidates of a prompt among these.
-    has_weight : bool
-        Whether a weight is above 0.
+    has_reward : bool
+        Whether a candidate has a reward.
+    dtype : dtype
+        Type of X.
     rewards : ndarray of shape (2, n_rewards)
         Smallest and largest rewards.
     magnitude : float
@@ -153,7 +158,8 @@ class Summary:
     n_rows: int = 0
     n_prompts: int = 0
     max_size: int = 0
-    has_weight: bool = True
+    has_reward: bool = False
+    dtype: Any = None
     rewards: Any = None
     magnitude: float = 1.0
 
@@ -175,15 +181,16 @@ def _check_partition(block, start, estimator, reset):
 def _summarize(partition):
     if isinstance(partition, Exception):
         return Summary(partition)
-    data, (layout, prompt_weight, weight) = partition.data, partition.weighted
+    data, layout = partition.data, partition.weighted[0]
     rewards = data.rewards.reshape(data.layout.n_rows, -1)
     return Summary(
         None,
         (data.layout.sizes.min(), data.layout.sizes.max()),
         int(layout.n_rows),
-        layout.n_prompts,
+        layout.n_prompts * bool(partition.weighted[1].any()),
         int(layout.sizes.max(initial=0)),
-        bool(np.any(prompt_weight if weight is None else weight)),
+        data.known is None or bool(data.known.any()),
+        data.X.dtype,
         np.array([rewards.min(axis=0), rewards.max(axis=0)]),
         largest_magnitude(data.X) if data.X.dtype == np.float64 else 1.0,
     )
@@ -212,11 +219,11 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
     for summary in summaries:
         if summary.error is not None:
             raise summary.error
-    if not any(summary.has_weight for summary in summaries):
-        raise ValueError(NO_WEIGHT)
-    if not any(summary.n_rows for summary in summaries):
+    if not any(summary.has_reward for summary in summaries):
         raise ValueError(NO_REWARDS)
-    dtype = partitions.X.dtype
+    if not any(summary.n_prompts for summary in summaries):
+        raise ValueError(NO_WEIGHT)
+    dtype = summaries[0].dtype
     if dtype == np.float64:
         largest = max(summary.magnitude for summary in summaries)
         check_magnitude(np.float64(largest), "X", SMALLEST, LARGEST)
@@ -235,8 +242,10 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
         features["_mean_group_size_"] = float(mean)
     used = [summary.n_rows > 0 for summary in summaries]
     return PartitionedData(
+        parts,
         parts.keep(used),
         [summary for summary in summaries if summary.n_rows],
+        used,
         grouped,
         is_vector,
         dict(zip(names, ranges, strict=True)),
@@ -261,10 +270,12 @@ class PartitionedData:
 
     Parameters
     ----------
-    parts : Parts
-        The `Partition` objects that have candidates.
+    all_parts, parts : Parts
+        All `Partition` objects, and those with candidates that have a weight.
     summaries : list of Summary
-        Their properties.
+        Properties of the latter.
+    used : list of bool
+        Whether each part is among the latter.
     grouped, is_vector : bool
         Whether rows share prompts, and whether rewards have an axis of objectives.
     rewards_by_name : dict of ndarray of shape (2,)
@@ -277,8 +288,10 @@ class PartitionedData:
         Arguments of `fit`.
     """
 
+    all_parts: Parts
     parts: Parts
     summaries: list
+    used: list
     grouped: bool
     is_vector: bool
     rewards_by_name: dict
@@ -305,9 +318,38 @@ class PartitionedData:
     @cached_property
     def columns(self):
         """Mean and scale of the columns of X, those of StandardScaler."""
-        moments = self.parts.collect(_column_moments)
-        scaler = pooled_scaler(moments)
+        summaries = self.all_parts.collect(_summarize_columns)
+        scaler = pool_scaler(StandardScaler(), summaries)
         return scaler.mean_, scaler.scale_
+
+    def make_folds(self, cv):
+        """Split the prompts; see `make_folds`."""
+        n_prompts = self.partitions.n_prompts
+        is_sets = len(self.partitions.shape) == 2
+        if not (cv is None or isinstance(cv, Integral) or is_sets):
+            raise ValueError(
+                "cv must be the number of folds for rows in a Dask collection. Pass "
+                "sets, an int, or X.compute()."
+            )
+        n = sum(n_prompts)
+        try:
+            splits = list(check_cv(cv).split(np.zeros(n)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"cv cannot split prompts in a Dask collection: {error} Use an int, or "
+                "a splitter that needs neither y nor groups."
+            ) from error
+        if not splits:
+            raise ValueError("cv has no splits; give at least one.")
+        if not all(len(side) for split in splits for side in split):
+            raise ValueError("cv has a split without training or without test data.")
+        copies = np.zeros((2, len(splits), n), dtype=np.int32)
+        for number, sides in enumerate(splits):
+            for side, indices in enumerate(sides):
+                np.add.at(copies[side, number], indices, 1)
+        pieces = np.split(copies, np.cumsum(n_prompts)[:-1], axis=2)
+        pieces = [piece for piece, used in zip(pieces, self.used, strict=True) if used]
+        return PartitionedFolds(self, Parts.scatter(pieces), len(splits))
 
     def check_loss(self, loss):
         """Raise unless a loss is defined for the rewards of all objectives."""
@@ -372,32 +414,106 @@ class PartitionedData:
         ]
 
 
-def _column_moments(partition):
-    """Number, mean and variance of the columns, by `StandardScaler`."""
-    return column_moments(partition.data.X)
+@dataclass(frozen=True)
+class PartitionedFolds:
+    """Folds of prompts in partitions, in place of `Folds`.
 
-
-def column_moments(X):
-    """Compute number, mean and variance of the columns of X, read in blocks."""
-    read, scaler = BlockReader(X), StandardScaler()
-    for rows in row_blocks(X):
-        scaler.partial_fit(np.asarray(read(rows)))
-    return len(X), scaler.mean_, scaler.var_
-
-
-def pooled_scaler(moments):
-    """Make a StandardScaler of the moments of parts.
-
-    Two rows with half of the weight each have the mean and the variance of a part.
+    Parameters
+    ----------
+    data : PartitionedData
+        Training data.
+    copies : Parts
+        Arrays of shape (2, n_folds, n_prompts): number of times to train on each prompt
+        of a partition, and to score on it.
+    n_folds : int
+        Number of folds.
     """
-    scaler = StandardScaler()
-    for n, mean, variance in moments:
-        step = np.sqrt(variance)
-        scaler.partial_fit(
-            np.stack([mean - step, mean + step]), sample_weight=[n / 2] * 2
+
+    data: PartitionedData
+    copies: Parts
+    n_folds: int
+
+    def train_with(self, with_all):
+        """Return the prompts to train on, with a fold of all prompts or without."""
+        return self.data.parts.map(_train, with_all, each=[self.copies])
+
+    def rewards(self, grid, coefs, temperatures, weights):
+        """Compute the rewards of policies, see `Folds`."""
+        arguments = coefs, len(grid.alphas), list(temperatures), weights
+        terms = self.data.parts.total(_reward_terms, *arguments, each=[self.copies])
+        if not self.data.grouped:
+            return np.full(terms.shape[1:], np.nan)
+        if not terms[1].all():
+            raise ValueError(NO_HELD_OUT_WEIGHT)
+        return terms[0] / terms[1]
+
+    def sample_prompts(self, data, sample_weight, objective_weights):
+        """Sample prompts from which to choose the weights of views."""
+        counts = np.array(data.parts.collect(_count_used))
+        skips = Parts.scatter((np.cumsum(counts[:, 0]) - counts[:, 0]).tolist())
+        pieces = data.parts.collect(
+            _sample_prompts,
+            objective_weights,
+            int(counts[:, 1].sum()),
+            each=[self.copies, skips],
         )
-    scaler.n_samples_seen_ = int(sum(n for n, _, _ in moments))
-    return scaler
+        columns = zip(*(vars(piece).values() for piece in pieces), strict=True)
+        joined = [
+            None if each[0] is None else np.concatenate(each, axis=-1 if i > 4 else 0)
+            for i, each in enumerate(columns)
+        ]
+        return SampledPrompts(*joined)
+
+
+def _split_part(partition, copies):
+    """Make the arrays of `make_folds` for a part."""
+    layout = partition.data.layout
+    rows = [
+        [
+            layout.to_user_order(repeat_per_prompt(each, layout.offsets)).reshape(-1)
+            for each in sides
+        ]
+        for sides in copies
+    ]
+    return split_data(partition.data, partition.weighted, zip(*rows, strict=True))
+
+
+def _train(partition, copies, with_all):
+    return Folds(*_split_part(partition, copies)).train_with(with_all)
+
+
+def _reward_terms(partition, copies, coefs, n_alphas, temperatures, weights):
+    """Sum rewards and weights, (2, n_alphas, n_temperatures, n_folds)."""
+    _, held_out = _split_part(partition, copies)
+    values = linear_scores(partition.data.X, coefs.T, np.zeros(len(coefs)))
+    layout = partition.weighted[0]
+    values = layout.to_prompt_order(values.reshape(*layout.shape, -1)).T
+    terms = np.zeros((2, n_alphas, len(temperatures), len(held_out)))
+    for number, of_policy in enumerate(values):
+        fold, i = divmod(number, n_alphas)
+        if held_out[fold].layout.n_prompts:
+            for j, temperature in enumerate(temperatures):
+                terms[:, i, j, fold] = held_out[fold].reward_terms(
+                    of_policy, temperature, weights
+                )
+    return terms
+
+
+def _count_used(partition):
+    """Count prompts with a weight, and their rows."""
+    layout, prompt_weight, _ = partition.weighted
+    used = prompt_weight > 0
+    return used.sum(), layout.sizes[used].sum()
+
+
+def _sample_prompts(partition, copies, skip, objective_weights, n_rows):
+    folds = _split_part(partition, copies)
+    arguments = partition.data, partition.weighted, folds, objective_weights
+    return sample_prompts(*arguments, n_rows, skip)
+
+
+def _summarize_columns(partition):
+    return summarize_columns(partition.data.X, StandardScaler)
 
 
 def _loss_error(partition, loss):

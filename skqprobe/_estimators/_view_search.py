@@ -1,5 +1,8 @@
 """Selection of the weights of views by cross-validated ridge regression."""
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from scipy.linalg import solve
 from sklearn.utils.extmath import randomized_svd
@@ -8,7 +11,6 @@ from skqprobe._arrays.blocks import BlockReader
 from skqprobe._arrays.device import to_host
 from skqprobe._arrays.views import EMBEDDING_COLUMNS
 from skqprobe._candidates.segments import repeat_per_prompt, segment_sum
-from skqprobe._estimators._fit import weighted_layout
 from skqprobe._objectives.base import center_per_prompt
 
 OFF = 1e6
@@ -28,7 +30,64 @@ MAX_COLUMNS = 128
 """Number of principal directions to which a view with more columns is reduced."""
 
 
-def choose_view_weights(data, sample_weight, folds, objective_weights, scale):
+@dataclass(frozen=True)
+class SampledPrompts:
+    """Evenly spaced prompts, from which the weights are chosen.
+
+    Parameters
+    ----------
+    X : ndarray or DeviceArray of shape (n_rows, d)
+        Embeddings in prompt order.
+    sizes : ndarray of int, of shape (n_prompts,)
+        Numbers of candidates.
+    rewards : ndarray of shape (n_rows,)
+        Rewards, those of several objectives weighted.
+    weight : ndarray of shape (n_rows,), or None
+        Weights of the candidates.
+    prompt_weight : ndarray of shape (n_prompts,)
+        Weights of the prompts.
+    train, test : ndarray of int, of shape (n_folds, n_prompts)
+        Number of times that each fold trains on a prompt, and scores on it.
+    """
+
+    X: Any
+    sizes: Any
+    rewards: Any
+    weight: Any
+    prompt_weight: Any
+    train: Any
+    test: Any
+
+
+def sample_prompts(data, weighted, folds, objective_weights, n_rows=None, skip=0):
+    """Sample prompts with a weight, about MAX_ROWS rows out of `n_rows`.
+
+    If the data are a part, `n_rows` is the number for all, and `skip` that of the
+    prompts with a weight in the parts before.
+    """
+    layout, prompt_weight, weight = weighted
+    train, held_out = folds
+    first = layout.offsets[:-1]
+    test = [layout.to_prompt_order(fold.copies)[first] for fold in held_out]
+    used, some = np.flatnonzero(prompt_weight), np.zeros(layout.n_prompts, bool)
+    n_rows = layout.sizes[used].sum() if n_rows is None else n_rows
+    step = -(-n_rows // MAX_ROWS)
+    some[used[-skip % step :: step]] = True
+    layout = layout.keep(repeat_per_prompt(some, layout.offsets))
+    rewards = data.rewards @ objective_weights if data.is_vector else data.rewards
+    rows = slice(None) if layout.order is None else layout.order
+    return SampledPrompts(
+        to_host(BlockReader(data.X)(rows), "X"),
+        layout.sizes,
+        layout.to_prompt_order(rewards),
+        layout.to_prompt_order(weight),
+        prompt_weight[some],
+        train[:, some],
+        np.array(test)[:, some],
+    )
+
+
+def choose_view_weights(sample, views, scale):
     """Choose the weights of views by the error of ridge regression in other folds.
 
     Banded ridge regression [1]_ of the rewards minus their mean per prompt has one
@@ -36,18 +95,14 @@ def choose_view_weights(data, sample_weight, folds, objective_weights, scale):
     whose squared error is within one standard error of the smallest, so that a view
     that does not help is left out. Embeddings share one, unless others are better by
     more than a standard error. All weights are 1 unless the chosen ones lower the error
-    by more than a standard error. At most about MAX_ROWS rows are read.
+    by more than a standard error.
 
     Parameters
     ----------
-    data : TrainingData
-        Training data.
-    sample_weight : array-like or None
-        Weights of candidates or prompts.
-    folds : tuple
-        Result of `make_folds`.
-    objective_weights : ndarray of shape (n_objectives,)
-        Weights of the objectives.
+    sample : SampledPrompts
+        Prompts and their folds.
+    views : dict of ndarray of int
+        Columns of each view, by name.
     scale : ndarray of shape (n_features,) or float
         Numbers by which the columns are divided.
 
@@ -61,7 +116,7 @@ def choose_view_weights(data, sample_weight, folds, objective_weights, scale):
     .. [1] Nunez-Elizalde, Huth, Gallant, "Voxelwise encoding models with non-spherical
        multivariate normal priors", NeuroImage, 2019.
     """
-    ridge = BandedRidge(data, sample_weight, folds, objective_weights, scale)
+    ridge = BandedRidge(sample, views, scale)
     variances = ridge.variances
     varies = variances > 0
     weights = np.ones(len(variances))
@@ -71,7 +126,7 @@ def choose_view_weights(data, sample_weight, folds, objective_weights, scale):
             weights[varies] /= chosen[varies] * variances[varies]
             total = variances.sum() / (weights * variances)[varies].sum()
             weights[varies] *= total
-    return dict(zip(data.views, weights.tolist(), strict=True))
+    return dict(zip(views, weights.tolist(), strict=True))
 
 
 def _equal_weights(ridge):
@@ -113,7 +168,7 @@ class BandedRidge:
 
     Parameters
     ----------
-    data, sample_weight, folds, objective_weights, scale
+    sample, views, scale
         See `choose_view_weights`.
 
     Attributes
@@ -124,33 +179,19 @@ class BandedRidge:
         Total variance of the columns of each view inside prompts.
     """
 
-    def __init__(self, data, sample_weight, folds, objective_weights, scale):
-        layout, prompt_weight, weight = weighted_layout(
-            data.layout, sample_weight, data.known
-        )
-        train, held_out = folds
-        first = layout.offsets[:-1]
-        test = [layout.to_prompt_order(fold.copies)[first] for fold in held_out]
-        # Evenly spaced prompts, out of those with a weight.
-        used, some = np.flatnonzero(prompt_weight), np.zeros(layout.n_prompts, bool)
-        some[used[:: -(-layout.sizes[used].sum() // MAX_ROWS)]] = True
-        layout = layout.keep(repeat_per_prompt(some, layout.offsets))
-        self.offsets, self._errors = layout.offsets, {}
-        self.train, self.test = train[:, some], np.array(test)[:, some]
-        weight = layout.to_prompt_order(weight)
-        rewards = data.rewards @ objective_weights if data.is_vector else data.rewards
-        rewards = layout.to_prompt_order(rewards)
-        self.rewards = center_per_prompt(rewards, self.offsets, weight)
-        self.row_weight = np.ones(layout.n_rows) if weight is None else weight
+    def __init__(self, sample, views, scale):
+        self.offsets, self._errors = np.append(0, np.cumsum(sample.sizes)), {}
+        self.train, self.test, weight = sample.train, sample.test, sample.weight
+        self.rewards = center_per_prompt(sample.rewards, self.offsets, weight)
+        self.row_weight = np.ones(self.offsets[-1]) if weight is None else weight
         total = segment_sum(self.row_weight, self.offsets)
-        self.prompt_weight = prompt_weight[some] / prompt_weight[some].sum()
-        self.row_weight /= repeat_per_prompt(total, self.offsets)
+        self.prompt_weight = sample.prompt_weight / sample.prompt_weight.sum()
+        self.row_weight = self.row_weight / repeat_per_prompt(total, self.offsets)
         of_prompt = repeat_per_prompt(self.prompt_weight, self.offsets)
         self.share = self.row_weight * of_prompt
-        rows = slice(None) if layout.order is None else layout.order
-        X = np.asarray(to_host(BlockReader(data.X)(rows), "X"))
-        self.sizes = [len(view) for view in data.views.values()]
-        views = [self._reduced(X, view, scale, weight) for view in data.views.values()]
+        X = np.asarray(sample.X)
+        self.sizes = [len(view) for view in views.values()]
+        views = [self._reduced(X, view, scale, weight) for view in views.values()]
         self.variances = np.array([variance for _, variance in views])
         self.X = np.hstack([columns for columns, _ in views])
         self.view_of_column = np.repeat(

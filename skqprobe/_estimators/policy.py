@@ -1,5 +1,7 @@
 """QProbePolicy: a probe that is trained to choose."""
 
+import numpy as np
+
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._candidates.choice import (
     best_candidates,
@@ -10,9 +12,10 @@ from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.validation import warn_if_thinned, warn_without_groups
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators._fit import known_rewards, weighted_layout
+from skqprobe._estimators._lazy import lazily
 from skqprobe._utils.sklearn_compat import StrOptions
 from skqprobe.losses import LOSSES, BaseLoss
-from skqprobe.metrics._per_prompt import mean_terms, weighted_mean
+from skqprobe.metrics._per_prompt import divide, mean_terms
 
 
 class QProbePolicy(BaseQProbe):
@@ -211,6 +214,7 @@ class QProbePolicy(BaseQProbe):
         self.random_state = random_state
         self.verbose = verbose
 
+    @lazily("candidates")
     def decision_function(self, X, *, offset=None):
         """Compute the probe value Q of each candidate.
 
@@ -230,6 +234,7 @@ class QProbePolicy(BaseQProbe):
         values, shape = self._snapshot()._values(X, "decision_function", offset)
         return to_namespace_of(X, values.reshape(shape))
 
+    @lazily("candidates", needs_groups=True)
     def predict_proba(self, X, groups=None, *, offset=None):
         """Compute the choice probability of each candidate at `temperature`.
 
@@ -254,6 +259,7 @@ class QProbePolicy(BaseQProbe):
         proba = choice_probabilities(values, layout, self.temperature)
         return to_namespace_of(X, layout.to_user_order(proba))
 
+    @lazily("prompts", needs_groups=True)
     def predict(self, X, groups=None, *, offset=None):
         """Choose the best candidate of each prompt; of equal ones, the first.
 
@@ -278,6 +284,7 @@ class QProbePolicy(BaseQProbe):
         layout, values = self._valued_layout(X, groups, "predict", offset)
         return to_namespace_of(X, layout.to_user_index(best_candidates(values, layout)))
 
+    @lazily("score", needs_groups=True)
     def score(self, X, y, groups=None, *, sample_weight=None, offset=None):
         """Compute the expected reward of the chosen candidate at `temperature`.
 
@@ -310,18 +317,26 @@ class QProbePolicy(BaseQProbe):
             If rows have no groups, or more than twice as many candidates per prompt as
             the rows of `fit`.
         """
+        terms = self._score_terms(X, y, groups, sample_weight, offset, is_part=False)
+        return divide(*terms)
+
+    def _score_terms(
+        self, X, y, groups=None, sample_weight=None, offset=None, is_part=True
+    ):
+        """Sum the weighted rewards of the choices, and the weights."""
         self = self._snapshot()
         values, shape = self._values(X, "score", offset)
         layout = check_layout(shape, groups)
-        warn_if_thinned(self, layout)
+        if len(shape) == 1:
+            warn_if_thinned(self, layout.sizes.mean())
         rewards = self._weighted_rewards(y, shape)
-        known = known_rewards(rewards, layout, sample_weight, self.missing)
+        known = known_rewards(rewards, layout, sample_weight, self.missing, is_part)
         layout, prompt_weight, candidate_weight = weighted_layout(
-            layout, sample_weight, known
+            layout, sample_weight, known, is_part
         )
         warn_without_groups(layout)
-        if not layout.grouped:
-            return float("nan")
+        if not layout.grouped or layout.n_prompts == 0:
+            return np.zeros(2)
         chosen = choice_reward(
             layout.to_prompt_order(values),
             layout.to_prompt_order(rewards),
@@ -329,7 +344,15 @@ class QProbePolicy(BaseQProbe):
             self.temperature,
             layout.to_prompt_order(candidate_weight),
         )
-        return weighted_mean(mean_terms(chosen), prompt_weight)
+        chosen = mean_terms(chosen)
+        return np.array([prompt_weight @ part for part in chosen])
+
+    _n_score_terms = 2
+
+    @staticmethod
+    def _score_of(terms):
+        """Compute the score from the terms of parts."""
+        return divide(*terms.sum(axis=0))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -7,16 +7,17 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.model_selection import ParameterGrid
 
-from skqprobe._arrays.device import DeviceArray
 from skqprobe._arrays.magnitude import downcast, raise_on_overflow
 from skqprobe._arrays.threads import threads_for
 from skqprobe._arrays.views import view_weights_by_name
 from skqprobe._candidates.choice import check_objective_weights, check_temperature
-from skqprobe._candidates.validation import warn_without_groups
+from skqprobe._candidates.validation import no_groups
 from skqprobe._estimators._fit import (
+    TrainingData,
     check_loss,
     check_training_data,
     fitted_attributes,
+    make_grid,
     make_objectives,
     max_iterations,
     minimize,
@@ -24,11 +25,9 @@ from skqprobe._estimators._fit import (
     solver_options,
     warn_unless_converged,
 )
-from skqprobe._estimators._folds import make_folds
+from skqprobe._estimators._folds import Folds, make_folds
 from skqprobe._estimators._view_search import choose_view_weights
 from skqprobe._estimators.policy import QProbePolicy
-from skqprobe._objectives.grid import GridObjective
-from skqprobe._objectives.linear import evaluate_together
 from skqprobe._solvers import minimize_lbfgs, solve_ridge_grid
 from skqprobe._utils.callbacks import Iterations, begin_fit
 from skqprobe._utils.sklearn_compat import (
@@ -38,6 +37,7 @@ from skqprobe._utils.sklearn_compat import (
     _fit_context,
     with_callbacks,
 )
+from skqprobe._utils.warn import warn_user
 from skqprobe.losses import LOSSES, BaseLoss, get_loss
 
 COMPARING_LOSS = "pairwise_logistic"
@@ -294,21 +294,23 @@ class QProbePolicyCV(QProbePolicy):
         """
         self._check_settings()
         data = check_training_data(self, X, y, groups, sample_weight)
-        if self.scoring is not None and isinstance(data.X, DeviceArray):
+        on_host = isinstance(data, TrainingData) and isinstance(data.X, np.ndarray)
+        if self.scoring is not None and not on_host:
             raise ValueError(
                 "scoring is called with numpy arrays, but X is not one. Use "
                 "scoring=None, or convert X to numpy."
             )
-        if self.scoring is None:
-            warn_without_groups(data.layout)
+        if self.scoring is None and not data.grouped:
+            warn_user(no_groups())
         losses = self._losses(data)
         weights = check_objective_weights(
             self.objective_weights, len(data.rewards_by_name)
         )
-        train, held_out = make_folds(data, groups, sample_weight, self.cv, X)
-        view_weights = self._choose_view_weights(
-            data, sample_weight, (train, held_out), weights
-        )
+        if isinstance(data, TrainingData):
+            folds = Folds(*make_folds(data, groups, sample_weight, self.cv, X))
+        else:
+            folds = data.make_folds(self.cv)
+        view_weights = self._choose_view_weights(data, sample_weight, folds, weights)
         settings = {"alpha": self.alphas, "loss": losses}
         settings["temperature"] = self.temperatures
         grid = ParameterGrid({name: list(values) for name, values in settings.items()})
@@ -329,8 +331,8 @@ class QProbePolicyCV(QProbePolicy):
                     view_weights=view_weights,
                 )
             )
-            folds = data, train, held_out, weights
-            of_loss, end = self._cross_validate(loss, problems[-1], *folds)
+            settings = data, folds, weights
+            of_loss, end = self._cross_validate(loss, problems[-1], *settings)
             of_losses.append(of_loss)
             ends.append(end)
             search.end()
@@ -338,7 +340,7 @@ class QProbePolicyCV(QProbePolicy):
         scores = np.stack(of_losses, axis=1)
         results = _cv_results(list(grid), scores.reshape(len(grid), -1))
         mean = results["mean_test_score"]
-        if data.layout.grouped and np.isnan(mean).all():
+        if data.grouped and np.isnan(mean).all():
             raise ValueError(
                 "All settings have a mean score of NaN, so none is the best. Check "
                 "that scoring returns numbers for every fold of cv."
@@ -349,7 +351,7 @@ class QProbePolicyCV(QProbePolicy):
             "best_index_": best,
             "best_params_": grid[best],
             "best_score_": float(mean[best]),
-            "n_splits_": len(held_out),
+            "n_splits_": folds.n_folds,
             "view_weights_": view_weights,
             "alpha_edge_": _edge(grid[best]["alpha"], self.alphas),
             **{f"{name}_": value for name, value in grid[best].items()},
@@ -371,8 +373,8 @@ class QProbePolicyCV(QProbePolicy):
         if self.view_weights is not None:
             return view_weights_by_name(self.view_weights, data.views)
         scale = data.columns[1] if self.standardize else 1.0
-        arguments = sample_weight, folds, objective_weights, scale
-        return choose_view_weights(data, *arguments)
+        sample = folds.sample_prompts(data, sample_weight, objective_weights)
+        return choose_view_weights(sample, data.views, scale)
 
     def _check_settings(self):
         for name in ("losses", "alphas", "temperatures"):
@@ -403,48 +405,47 @@ class QProbePolicyCV(QProbePolicy):
             check_loss(get_loss(loss), data)
         return list(self.losses)
 
-    def _cross_validate(self, loss, objectives, data, train, held_out, weights):
+    def _cross_validate(self, loss, objectives, data, folds, weights):
         """Scores of a loss, of shape (n_alphas, n_temperatures, n_folds).
 
         And its parameters for all prompts per penalty, if it has a closed form, whose
         sums of X'X are those of the folds.
         """
-        n_folds, end = len(train), None
+        n_folds, end = folds.n_folds, None
         has_closed_form = hasattr(get_loss(loss), "least_squares")
-        if has_closed_form and self.refit:
-            train = np.vstack([train, np.ones_like(train[:1])])
-        grid = GridObjective(objectives, train, self.alphas)
-        with raise_on_overflow(), threads_for(data.X):
+        with_all = has_closed_form and self.refit
+        grid = make_grid(objectives, folds.train_with(with_all), self.alphas)
+        with raise_on_overflow(), threads_for(objectives[0].X):
             # Of all folds and penalties, those of the objectives together.
             thetas = self._minimize_grid(grid)
-            thetas = thetas.reshape(len(train), len(weights), len(self.alphas), -1)
+            thetas = thetas.reshape(grid.n_folds, len(weights), len(self.alphas), -1)
             thetas = thetas.swapaxes(1, 2)
-            if len(train) > n_folds:
+            if with_all:
                 thetas, end = thetas[:n_folds], thetas[n_folds]
             thetas = thetas.reshape(-1, *thetas.shape[2:])
             coefs = downcast(grid.split(thetas)[0], grid.objective.dtype)
-            values = grid.scores(np.einsum("j,njd->nd", weights, coefs))
-        scores = np.empty((len(self.alphas), len(self.temperatures), len(held_out)))
+            coefs = np.einsum("j,njd->nd", weights, coefs)
+            if self.scoring is None:
+                rewards = folds.rewards(grid, coefs, self.temperatures, weights)
+                return rewards, end
+        scores = np.empty((len(self.alphas), len(self.temperatures), n_folds))
         for number, of_objectives in enumerate(thetas):
             fold, i = divmod(number, len(self.alphas))
             for j, temperature in enumerate(self.temperatures):
-                if self.scoring is None:
-                    score = held_out[fold].reward(values[number], temperature, weights)
-                else:
-                    policy = QProbePolicy(
-                        loss,
-                        alpha=self.alphas[i],
-                        temperature=temperature,
-                        objective_weights=self.objective_weights,
-                        fit_intercept=self.fit_intercept,
-                        max_iter=self.max_iter,
-                        tol=self.tol,
-                        missing=self.missing,
-                    )
-                    set_fitted(
-                        policy, fitted_attributes(data, objectives, of_objectives, 1)
-                    )
-                    score = held_out[fold].score(self.scoring, policy)
+                policy = QProbePolicy(
+                    loss,
+                    alpha=self.alphas[i],
+                    temperature=temperature,
+                    objective_weights=self.objective_weights,
+                    fit_intercept=self.fit_intercept,
+                    max_iter=self.max_iter,
+                    tol=self.tol,
+                    missing=self.missing,
+                )
+                set_fitted(
+                    policy, fitted_attributes(data, objectives, of_objectives, 1)
+                )
+                score = folds.held_out[fold].score(self.scoring, policy)
                 scores[i, j, fold] = score
         return scores, end
 
@@ -476,7 +477,8 @@ class QProbePolicyCV(QProbePolicy):
         if end is not None:
             thetas, n_iter = end, 1
             if iterations.callback is not None:
-                value, _ = evaluate_together(objectives, thetas)
+                grid = make_grid(objectives)
+                value, _ = grid.value_and_gradient(thetas, range(len(thetas)))
                 iterations.callback(thetas, value.sum())
         else:
             thetas, n_iter = minimize(

@@ -12,6 +12,7 @@ from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._candidates.validation import check_weights
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators._fit import known_rewards
+from skqprobe._estimators._lazy import lazily
 from skqprobe._utils.sklearn_compat import StrOptions
 from skqprobe.losses import get_loss
 
@@ -201,6 +202,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         self.random_state = random_state
         self.verbose = verbose
 
+    @lazily("candidates")
     def predict(self, X, *, offset=None):
         """Predict the reward of each candidate, weighted if there are several.
 
@@ -230,6 +232,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         rewards, shape = self._expected_rewards(X, method)
         return self._weigh(rewards).astype(rewards.dtype, copy=False), shape
 
+    @lazily("score")
     def score(self, X, y, groups=None, *, sample_weight=None, offset=None):
         """Compute R^2 over all candidates.
 
@@ -255,20 +258,47 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         score : float
             R^2, at most 1.
         """
+        y, predicted, weight = self._scored(X, y, groups, sample_weight, offset)
+        return r2_score(y, predicted, sample_weight=weight)
+
+    def _scored(self, X, y, groups, sample_weight, offset, is_part=False):
+        """Return rewards, predictions and weights of all candidates."""
         self = self._snapshot()
         predicted, shape = self._values(X, "score")
         if offset is not None:
             check_offset(offset, shape, predicted.dtype)
         layout = check_layout(shape, groups)
         y = self._weighted_rewards(y, shape)
-        known = known_rewards(y, layout, sample_weight, self.missing)
+        known = known_rewards(y, layout, sample_weight, self.missing, is_part)
         if known is not None:
             y = np.where(known, y, 0.0)
-        check_magnitude(y, "y", SMALLEST)
-        prompt_weight, candidate_weight = check_weights(sample_weight, layout)
+        check_magnitude(y, "y", 0.0 if is_part else SMALLEST)
+        weights = check_weights(sample_weight, layout, is_part)
+        prompt_weight, candidate_weight = weights
         weight = layout.to_user_order(repeat_per_prompt(prompt_weight, layout.offsets))
         if candidate_weight is not None:
             weight = weight * candidate_weight
         if known is not None:
             weight = weight * known
-        return r2_score(y.ravel(), predicted, sample_weight=weight.ravel())
+        return y.ravel(), predicted, weight.ravel()
+
+    def _score_terms(self, X, y, groups=None, sample_weight=None, offset=None):
+        """Sum weights and squared errors; mean and squared deviation of rewards."""
+        arguments = X, y, groups, sample_weight, offset
+        y, predicted, weight = self._scored(*arguments, is_part=True)
+        total = weight.sum()
+        mean = weight @ y / (total or 1)
+        squares = weight @ (y - predicted) ** 2, weight @ (y - mean) ** 2
+        return total, mean, *squares
+
+    _n_score_terms = 4
+
+    @staticmethod
+    def _score_of(terms):
+        """Compute R^2 from the terms of parts."""
+        weights, means, errors, deviations = terms.T
+        mean = weights @ means / (weights.sum() or 1)
+        total = deviations.sum() + weights @ (means - mean) ** 2
+        if total == 0:  # as in r2_score
+            return float(errors.sum() == 0)
+        return 1 - errors.sum() / total

@@ -141,11 +141,11 @@ class Source:
         return Source(self.parts, self.own if own is None else own, settings)
 
     def total(self, function, *arguments, add=operator.add, **where):
-        """Add the results of a function for the grid, or an objective, of each part."""
+        """Add the results of a function for the grid or an objective of each part."""
         return self._call(self.parts.total, function, arguments, add=add, **where)
 
     def collect(self, function, *arguments, **where):
-        """List the results of a function for the grid, or an objective, of each part."""
+        """List the results of a function for the grid or an objective of each part."""
         return self._call(self.parts.collect, function, arguments, **where)
 
     def map(self, function, *arguments, **where):
@@ -394,8 +394,10 @@ class DistributedObjective(LinearParameters):
         pieces = []
         for low, high in pairwise(np.cumsum([0, *n_prompts])):
             begin = max(np.searchsorted(starts, low, side="right") - 1, 0)
-            numbers = range(begin, np.searchsorted(starts, high))
-            ends = [*starts[begin + 1 : numbers.stop], high]
+            numbers = range(
+                begin, np.searchsorted(starts, high) if high > low else begin
+            )
+            ends = [*starts[begin + 1 : numbers.stop], high][: len(numbers)]
             pieces.append(
                 [
                     (number, max(starts[number] - low, 0), end - low)
@@ -520,9 +522,10 @@ class DistributedGrid(GridObjective):
     ----------
     objectives : list of DistributedObjective
         Objectives of all prompts, one per reward.
-    in_fold : list of ndarray of int, of shape (n_folds, n_prompts), default=None
-        Number of times that each fold trains on each prompt, for each partition. None
-        makes a grid of one fold of all prompts, with the penalty of the objectives.
+    in_fold : Parts, default=None
+        Arrays of int, (n_folds, n_prompts), for each partition: number of times that
+        each fold trains on each prompt. None makes a grid of one fold of all prompts,
+        with the penalty of the objectives.
     alphas : ndarray of shape (n_alphas,), default=None
         Strengths of the L2 penalty of a grid with folds.
     """
@@ -535,7 +538,6 @@ class DistributedGrid(GridObjective):
         ]
         self.alphas = np.array([first.alpha] if alphas is None else alphas, float)
         if not self.is_whole:
-            self.n_folds = len(in_fold[0])
             source = self._add_folds(first.source, in_fold)
             objectives = [replace(each, source=source) for each in objectives]
         self.n_objectives = self.n_folds * len(objectives) * len(self.alphas)
@@ -543,11 +545,11 @@ class DistributedGrid(GridObjective):
 
     def _add_folds(self, source, in_fold):
         """Make the source of objectives of folds, and count their rows."""
-        own = source.own.map(_with_folds, each=[Parts.scatter(in_fold)])
+        own = source.own.map(_with_folds, each=[in_fold])
         source = source.changed(own)
         counts = source.collect(_count_folds)
         rows, prompts, weights = (np.array(each) for each in zip(*counts, strict=True))
-        weights = weights.sum(axis=0)
+        weights, self.n_folds = weights.sum(axis=0), rows.shape[1]
         states = [
             generator_states(
                 np.random.RandomState(0), n_rows, np.random.RandomState.standard_normal

@@ -80,6 +80,7 @@ class NetworkObjective:
         self.dtype, self.n_features = first.dtype, first.n_features
         self.has_intercept = first.has_intercept
         self.prompt_weight = sum(objective.prompt_weight for objective in objectives)
+        self.total_weight = sum(objective.total_weight for objective in objectives)
         self.origin = np.arange(self.layout.n_prompts) if origin is None else origin
         widths = [self.n_features, *hidden_layer_sizes, len(objectives)]
         self.layer_shapes = list(pairwise(widths))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 
+from skqprobe._arrays.collections import is_dask
 from skqprobe._arrays.device import detach
 from skqprobe._arrays.views import check_views, with_views
 from skqprobe._backends.identity import identify
@@ -24,6 +25,11 @@ from skqprobe._utils.sklearn_compat import (
 from skqprobe._utils.warn import warn_user
 from skqprobe.embedders._cache import EmbeddingCache, text_keys
 from skqprobe.embedders._inputs import check_texts, find_surrogate
+from skqprobe.embedders._partitions import (
+    embed_partitions,
+    fit_to_partitions,
+    refuse_to_learn,
+)
 
 ON_ERROR: dict = {"on_error": [StrOptions({"raise", "skip"})]}
 """Constraint of the parameter `on_error`, of the backends that have it."""
@@ -36,8 +42,7 @@ class _Transform:
     make a data frame of sets, which have three dimensions.
     """
 
-    view_sizes_: Any
-    _snapshot: Any
+    _view_sizes_for: Any
     fit: Any
     _embed: Any
     _learns: Any
@@ -61,7 +66,7 @@ class _Transform:
                 (n_prompts, k, n_features) for records
             Embeddings of dtype `dtype`. Rows have the container that `set_output` sets.
         """
-        if self._learns():
+        if self._learns() or is_dask(X):
             return self.fit(X).transform(X)
         embeddings = self._embed(check_texts(X))
         self.n_features_out_ = embeddings.shape[-1]
@@ -89,6 +94,8 @@ class _Transform:
             embedded. The others are embedded and kept first.
         """
         self._validate_params()
+        if is_dask(X):
+            return embed_partitions(self, X)
         embeddings = self._embed(check_texts(X))
         expected = getattr(self, "n_features_out_", embeddings.shape[-1])
         if embeddings.shape[-1] != expected:
@@ -99,9 +106,8 @@ class _Transform:
         return self._wrap(embeddings, X)
 
     def _wrap(self, embeddings, X):
-        fitted = self._snapshot()
-        fitted.n_features_out_ = embeddings.shape[-1]
-        views = check_views(fitted.view_sizes_, X, embeddings.shape[-1])
+        n_features = embeddings.shape[-1]
+        views = check_views(self._view_sizes_for(n_features), X, n_features)
         if embeddings.ndim == 2:
             embeddings = wrap_output(embeddings, X, self)
         return with_views(embeddings, views)
@@ -187,6 +193,11 @@ class BaseEmbedder(
         self : object
             This embedder.
         """
+        if is_dask(X):
+            if self._learns():
+                refuse_to_learn(self)
+            self.__dict__ = fit_to_partitions(self, X).__dict__
+            return self
         X = check_texts(X)
         fitted = copy.copy(self)  # if an error occurs, self does not change
         texts = fitted.make_texts(X)
@@ -258,6 +269,12 @@ class BaseEmbedder(
     def view_sizes_(self):
         """Number of features of each view, by its name."""
         return {self._view: self.n_features_out_}
+
+    def _view_sizes_for(self, n_features):
+        """Return `view_sizes_` of embeddings with this number of features."""
+        fitted = self._snapshot()
+        fitted.n_features_out_ = n_features
+        return fitted.view_sizes_
 
     def _learns(self):
         """Return whether `fit` learns from the texts."""

@@ -9,9 +9,15 @@ from sklearn.base import TransformerMixin, clone
 from sklearn.preprocessing import OneHotEncoder
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._arrays.collections import is_dask
 from skqprobe._arrays.views import check_views, with_views
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import _fit_context, wrap_output
+from skqprobe.embedders._partitions import (
+    embed_partitions,
+    fit_to_partitions,
+    refuse_to_learn,
+)
 
 
 class _Transform:
@@ -56,6 +62,8 @@ class _Transform:
             `set_output` sets.
         """
         check_is_fitted(self)
+        if is_dask(X):
+            return embed_partitions(self, X)
         embeddings = self._join(X)
         views = check_views(self.view_sizes_, X, embeddings.shape[-1])
         if embeddings.ndim == 2:
@@ -147,6 +155,9 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
         for each in self.embedders:
             if not hasattr(type(each), "view_sizes_"):
                 raise TypeError(f"embedders must hold embedders; got {each!r}.")
+        if is_dask(X):
+            self.__dict__ = self._fitted_to_partitions(X).__dict__
+            return self
         encoders = {
             name: OneHotEncoder(
                 handle_unknown="ignore", sparse_output=False, dtype=np.float32
@@ -156,6 +167,23 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
         self.embedders_ = [clone(each).fit(X) for each in self.embedders]
         self.encoders_ = encoders
         return self
+
+    def _fitted_to_partitions(self, X):
+        """Return the union that is fitted to a text of a Dask collection."""
+        for each in self.embedders:
+            if each._learns():
+                refuse_to_learn(each)
+        if self._category_names(getattr(X, "_meta", X)):
+            raise ValueError(
+                "Categories are learned from all candidates, but X is a Dask "
+                "collection. Fit EmbedderUnion to candidates in memory, or pass "
+                "categories=()."
+            )
+        return fit_to_partitions(self, X)
+
+    def _view_sizes_for(self, n_features):
+        """Return `view_sizes_`."""
+        return self.view_sizes_
 
     def _category_names(self, X):
         if self.categories is not None:

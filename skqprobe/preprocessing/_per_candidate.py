@@ -3,7 +3,6 @@
 import numpy as np
 from sklearn import get_config
 from sklearn.base import MetaEstimatorMixin, TransformerMixin, clone
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.metadata_routing import (
     MetadataRouter,
@@ -13,16 +12,21 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skqprobe._arrays.blocks import BlockReader, memory_map, row_blocks
+from skqprobe._arrays.blocks import memory_map
+from skqprobe._arrays.collections import is_collection
+from skqprobe._arrays.columns import (
+    FIT_IN_BLOCKS,
+    fit_scaler,
+    pool_scaler,
+    summarize_columns,
+)
 from skqprobe._arrays.device import check_container, to_host
 from skqprobe._arrays.views import check_views, views_of, with_views
+from skqprobe._candidates.partitions import check_partitions
 from skqprobe._candidates.validation import check_rewards, explain_texts, list_to_array
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, _fit_context
 from skqprobe._utils.warn import warn_user
-
-FIT_IN_BLOCKS = StandardScaler, MinMaxScaler, MaxAbsScaler
-"""Transformers for which `partial_fit` on the blocks of X is `fit` on X."""
 
 
 def _transformer_has(method):
@@ -129,6 +133,10 @@ class PerCandidate(
         self : object
             Fitted transformer.
         """
+        if is_collection(X):
+            transformer = _fit_to_partitions(clone(self.transformer), X, params)
+            self.transformer_, self._views = transformer, self._check_views(X)
+            return self
         rows, y, params, _ = self._training_rows(X, y, params)
         transformer, views = clone(self.transformer), self._check_views(X)
         if not _fit_in_blocks(transformer, rows, params):
@@ -159,6 +167,8 @@ class PerCandidate(
                 transformer for rows
             Transformed embeddings.
         """
+        if is_collection(X):
+            return self.fit(X, y, **params).transform(X)
         rows, y, params, shape = self._training_rows(X, y, params)
         transformer, views = clone(self.transformer), self._check_views(X)
         is_fitted = _fit_in_blocks(transformer, rows, params)
@@ -229,6 +239,8 @@ class PerCandidate(
 
     def _apply(self, method, X):
         check_is_fitted(self)
+        if is_collection(X):
+            return self._like(X, _apply_to_partitions(self, method, X))
         rows, shape = _flatten_sets(X)
         rows = getattr(self.transformer_, method)(_in_memory(rows))
         return self._like(X, _restore_sets(rows, shape))
@@ -332,10 +344,46 @@ def _fit_in_blocks(transformer, rows, params):
     """Fit a scaler to a memory map block by block. Return whether this was done."""
     if type(transformer) not in FIT_IN_BLOCKS or memory_map(rows) is None or params:
         return False
-    read = BlockReader(rows)
-    for block in row_blocks(rows):
-        transformer.partial_fit(read(block))
+    fit_scaler(transformer, rows)
     return True
+
+
+def _fit_to_partitions(transformer, X, params):
+    """Fit a scaler to a Dask collection, by sums over its partitions."""
+    if type(transformer) not in FIT_IN_BLOCKS or params:
+        raise ValueError(
+            f"{type(transformer).__name__} cannot be fitted to a Dask collection, "
+            "except StandardScaler, MinMaxScaler and MaxAbsScaler without metadata. "
+            "Fit it to a sample that is computed first, X[:1000].compute()."
+        )
+    partitions = check_partitions(X)
+    parts = partitions.map(_summarize, arguments=(type(transformer),))
+    return pool_scaler(transformer, parts.values())
+
+
+def _summarize(block, start, kind):
+    rows, _ = _flatten_sets(block[0])
+    return summarize_columns(rows, kind)
+
+
+def _apply_to_partitions(transformer, method, X):
+    """Make the array of a method's results for all partitions."""
+    partitions = check_partitions(X)
+    some = np.zeros((1, partitions.n_features), partitions.X.dtype)
+    out = np.asarray(getattr(transformer, method)(some))
+    result = partitions.lazily(
+        _apply_to_block,
+        "iko" if len(partitions.shape) == 2 else "io",
+        {"o": out.shape[1]},
+        out.dtype,
+        transformer=transformer,
+        method=method,
+    )
+    return partitions.as_user(result)
+
+
+def _apply_to_block(X, *, keys, transformer, method):
+    return np.asarray(getattr(transformer, method)(X))
 
 
 def _in_memory(rows):

@@ -1,20 +1,26 @@
 """SiblingFeatures: features that compare each candidate with its siblings."""
 
 import copy
+from itertools import chain
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import TransformerMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skqprobe._arrays.blocks import BlockReader, compute_dtype, row_blocks
+from skqprobe._arrays.collections import Parts, is_collection
+from skqprobe._arrays.columns import pool_scaler, summarize_columns
 from skqprobe._arrays.magnitude import LARGEST, SMALLEST
 from skqprobe._arrays.views import EMBEDDING_COLUMNS, check_views, with_views
 from skqprobe._candidates.layout import check_layout
+from skqprobe._candidates.partitions import check_partitions
 from skqprobe._candidates.validation import (
     check_candidates,
     check_limits,
+    no_groups,
     warn_without_groups,
 )
 from skqprobe._utils.estimator import BaseEstimator
@@ -48,6 +54,113 @@ SINGLE_MAGNITUDES = 1e-15, 1e15
 """Magnitudes between which squares stay in the range of float32."""
 
 
+class _Block:
+    """Checked embeddings of a partition, on its worker."""
+
+    def __init__(self, X, layout):
+        self.X, self.layout = X, layout
+
+    def __sizeof__(self):
+        return object.__sizeof__(self) + self.X.nbytes + self.layout.offsets.nbytes
+
+
+def fit_to_partitions(siblings, X, groups):
+    """Return SiblingFeatures with the scales of a Dask collection.
+
+    They are learned from the same sample of prompts as in one process.
+    """
+    partitions = check_partitions(X, groups=groups)
+    fitted, n_features = copy.copy(siblings), partitions.n_features
+    validate_data(fitted, partitions.frame, skip_check_array=True)
+    fitted.views_ = check_views(siblings.view_sizes, partitions.named, n_features)
+    _warn_of_partitions(partitions)
+    blocks = partitions.map(_check_block, "groups", arguments=(_bare(fitted),))
+    counts = blocks.collect(_count_block)
+    step = sampling_step(sum(n_pairs for _, n_pairs in counts))
+    before = np.cumsum([0, *(n_prompts for n_prompts, _ in counts)]).tolist()
+    skips = Parts.scatter(before[:-1])
+    n_sampled = blocks.total(_count_sampled, step, each=[skips])
+    some = slice(None, None, max(1, n_sampled // SAMPLED_PAIRS))
+    sampled = blocks.collect(_sample_block, fitted, step, some, each=[skips])
+    fitted._learn_scales(list(chain(*each)) for each in zip(*sampled, strict=True))
+    views = [view for view, _ in fitted._sibling_views()]
+    keeps = siblings.embedding != "drop"
+    summaries = zip(*blocks.collect(_summarize_block, fitted, keeps), strict=True)
+    features, *columns = (
+        pool_scaler(StandardScaler(), each).var_ for each in summaries
+    )
+    variance = sum(columns[0][view].sum() for view in views) if keeps else 0.0
+    fitted._set_feature_scales(np.sqrt(features), variance)
+    return fitted
+
+
+def _warn_of_partitions(partitions):
+    """Warn of rows without groups."""
+    if len(partitions.shape) == 1 and partitions.others["groups"] is None:
+        warn_user(no_groups())
+
+
+def _bare(fitted):
+    """Return a copy for the partitions, which are arrays without names."""
+    bare = fitted._snapshot()
+    vars(bare).pop("feature_names_in_", None)
+    return bare
+
+
+def _check_block(block, start, fitted):
+    X, groups = block
+    return _Block(*fitted._check_input(X, groups, reset=False, is_part=True))
+
+
+def _count_block(block):
+    return block.layout.n_prompts, count_pairs(block.layout)
+
+
+def _count_sampled(block, skip, step):
+    return count_pairs(keep_sampled(block.layout, step, skip))
+
+
+def _sample_block(block, skip, fitted, step, some):
+    layout, views = keep_sampled(block.layout, step, skip), fitted._sibling_views()
+    if layout.n_prompts == 0:
+        return [[] for _ in views]
+    return [fitted._sample_distances(block.X, layout, view, some) for view in views]
+
+
+def _summarize_block(block, fitted, keeps):
+    features = fitted._compute_features(block.X, block.layout)
+    arrays = [features, block.X] if keeps else [features]
+    return [summarize_columns(each, StandardScaler) for each in arrays]
+
+
+def transform_partitions(siblings, X, groups):
+    """Make the array of the results of `transform` for all partitions."""
+    check_is_fitted(siblings, "feature_scales_")
+    partitions = check_partitions(X, groups=groups)
+    fitted = siblings._snapshot()
+    validate_data(fitted, partitions.frame, skip_check_array=True, reset=False)
+    _warn_of_partitions(partitions)
+    kept = 0 if fitted.embedding == "drop" else partitions.n_features
+    n_features = kept + len(fitted.feature_scales_)
+    X = partitions.X
+    dtype = compute_dtype(X) if X.dtype.kind == "f" else np.dtype(float)
+    out = partitions.lazily(
+        _transform_block,
+        "iko" if len(partitions.shape) == 2 else "io",
+        {"o": n_features},
+        dtype,
+        fitted=_bare(fitted),
+    )
+    return with_views(partitions.as_user(out), fitted._views_out(kept, n_features))
+
+
+def _transform_block(X, *groups, keys, fitted):
+    (groups,) = groups or (None,)
+    X, layout = fitted._check_input(X, groups, reset=False, is_part=True)
+    features = fitted._compute_features(X, layout) * fitted.feature_scales_
+    return fitted._joined(X, layout, features)
+
+
 class _Transform:
     """The methods that return candidates: only rows have the container of set_output.
 
@@ -58,6 +171,7 @@ class _Transform:
     _fit: Any
     _transform: Any
     _append: Any
+    fit: Any
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None, groups=None):
@@ -80,6 +194,8 @@ class _Transform:
             Embeddings and features, in float64 for a float64 X, otherwise in float32.
             Rows have the container that `set_output` sets.
         """
+        if is_collection(X):
+            return self.fit(X, y, groups).transform(X, groups)
         return self._append(X, *self._fit(X, groups))
 
     def transform(self, X, groups=None):
@@ -100,6 +216,8 @@ class _Transform:
             Embeddings and features, in float64 for a float64 X, otherwise in float32.
             Rows have the container that `set_output` sets.
         """
+        if is_collection(X):
+            return transform_partitions(self, X, groups)
         return self._append(X, *self._transform(X, groups))
 
 
@@ -275,7 +393,11 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         self : object
             Fitted transformer.
         """
-        self._fit(X, groups)
+        if is_collection(X):
+            self._check_settings()
+            self.__dict__ = fit_to_partitions(self, X, groups).__dict__
+        else:
+            self._fit(X, groups)
         return self
 
     def get_feature_names_out(self, input_features=None):
@@ -310,24 +432,28 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         X_in = X
         X, layout = fitted._check_input(X, groups, reset=True)
         fitted.views_ = check_views(self.view_sizes, X_in, X.shape[1])
-        learned = [
-            fitted._learn_scale(X, layout, name, view)
-            for name, view in zip(
-                fitted._sibling_names, fitted._sibling_views(), strict=True
-            )
-        ]
-        fitted.scales_ = np.array([scale for scale, _ in learned])
-        fitted.thresholds_ = np.array([thresholds for _, thresholds in learned])
+        step = sampling_step(count_pairs(layout))
+        views = fitted._sibling_views()
+        sampled = keep_sampled(layout, step)
+        some = slice(None, None, max(1, count_pairs(sampled) // SAMPLED_PAIRS))
+        fitted._learn_scales(
+            fitted._sample_distances(X, sampled, view, some) for view in views
+        )
         features = fitted._compute_features(X, layout)
-        variance = float(self.variance_share)
+        variance = 0.0
         if self.embedding != "drop":
-            parts = [_total_variance(X, view) for view, _ in fitted._sibling_views()]
-            variance *= sum(parts) / features.shape[1]
-        deviation = features.std(axis=0)
-        fitted.feature_scales_ = np.sqrt(variance) / np.where(deviation, deviation, 1)
+            variance = sum(_total_variance(X, view) for view, _ in views)
+        fitted._set_feature_scales(features.std(axis=0), variance)
         features *= fitted.feature_scales_
         self.__dict__ = fitted.__dict__
         return X, layout, features
+
+    def _set_feature_scales(self, deviation, view_variance):
+        """Set the factors of the features from their deviations, and variances of X."""
+        variance = float(self.variance_share)
+        if self.embedding != "drop":
+            variance *= view_variance / len(deviation)
+        self.feature_scales_ = np.sqrt(variance) / np.where(deviation, deviation, 1)
 
     def _transform(self, X, groups):
         """Return X as rows, its layout and its scaled features."""
@@ -357,14 +483,16 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
                     + f"; got {getattr(self, name)!r}."
                 )
 
-    def _check_input(self, X, groups, reset):
+    def _check_input(self, X, groups, reset, is_part=False):
         X, shape = check_candidates(self, X, reset=reset)
         X = np.asarray(X)  # copies X from a device
         is_double = X.dtype == np.float64
         low, high = (SMALLEST, LARGEST) if is_double else SINGLE_MAGNITUDES
+        low = 0.0 if is_part else low
         check_limits(X, shape, low, high, ", as StandardScaler does")
         layout = check_layout(shape, groups)
-        warn_without_groups(layout)
+        if not is_part:
+            warn_without_groups(layout)
         return X, layout
 
     def _columns(self):
@@ -426,9 +554,15 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
             views.append((columns, metric))
         return views
 
-    def _learn_scale(self, X, layout, name, view):
+    def _learn_scales(self, distances):
+        """Learn the scales of all views, from sampled distances of each."""
+        views = zip(self._sibling_names, self._sibling_views(), distances, strict=True)
+        learned = [self._learn_scale(*each) for each in views]
+        self.scales_ = np.array([scale for scale, _ in learned])
+        self.thresholds_ = np.array([thresholds for _, thresholds in learned])
+
+    def _learn_scale(self, name, view, sampled):
         """Learn the median distance and the quantiles of a view."""
-        sampled = self._sample_distances(X, layout, view)
         learned = learn_scale(sampled, self.quantiles, view[1])
         if learned is not None:
             return learned
@@ -446,14 +580,8 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
         for rows, E in _prompts(X, layout):
             yield rows, Siblings(E[..., columns], metric)
 
-    def _sample_distances(self, X, layout, view):
-        """Compute evenly spaced distances, at most about twice SAMPLED_PAIRS."""
-        n_pairs = (layout.sizes * (layout.sizes - 1)).sum()
-        kept = np.zeros(layout.n_prompts, dtype=bool)
-        kept[:: -(-max(n_pairs, 1) // SAMPLED_PAIRS)] = True
-        layout = layout.keep(np.repeat(kept, layout.sizes))
-        n_pairs = (layout.sizes * (layout.sizes - 1)).sum()
-        some = slice(None, None, max(1, n_pairs // SAMPLED_PAIRS))
+    def _sample_distances(self, X, layout, view, some):
+        """Compute distances of some candidates of each prompt."""
         return [
             siblings.sorted_distances(some)[..., 1:]
             for _, siblings in self._siblings(X, layout, view)
@@ -492,25 +620,49 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
 
     def _append(self, X, rows, layout, features):
         """Append the features to the embedding, in the layout of X."""
+        out = self._joined(rows, layout, features)
+        views = self._views_out(out.shape[-1] - features.shape[1], out.shape[-1])
+        out = wrap_output(out, X, self) if len(layout.shape) == 1 else out
+        return with_views(out, views)
+
+    def _joined(self, rows, layout, features):
+        """Join the embedding and the features, in the layout of X."""
         parts = [features]
         if self.embedding == "keep":
             parts = [rows, features]
         elif self.embedding == "center":
             parts = [_center(rows, layout), features]
         out = np.concatenate(parts, axis=1, dtype=np.result_type(rows, np.float32))
-        n_features = out.shape[1] - features.shape[1]
-        views = self._fitted_views if n_features else {}
+        return out.reshape(*layout.shape, out.shape[1])
+
+    def _views_out(self, n_kept, n_features):
+        """Return the views of the output, of which some columns are those of X."""
+        views = self._fitted_views if n_kept else {}
         name = "siblings" + "_" * ("siblings" in views)
-        views = views | {name: np.arange(n_features, out.shape[1])}
-        out = out.reshape(*layout.shape, out.shape[1])
-        out = wrap_output(out, X, self) if len(layout.shape) == 1 else out
-        return with_views(out, views)
+        return views | {name: np.arange(n_kept, n_features)}
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def count_pairs(layout):
+    """Count the pairs of siblings, each in both orders."""
+    return int((layout.sizes * (layout.sizes - 1)).sum())
+
+
+def sampling_step(n_pairs):
+    """Return the spacing of prompts with at most about SAMPLED_PAIRS pairs."""
+    return -(-max(n_pairs, 1) // SAMPLED_PAIRS)
+
+
+def keep_sampled(layout, step, skip=0):
+    """Keep evenly spaced prompts, where `skip` prompts come before."""
+    kept = np.zeros(layout.n_prompts, dtype=bool)
+    kept[-skip % step :: step] = True
+    return layout.keep(np.repeat(kept, layout.sizes))
 
 
 def _total_variance(X, view):

@@ -405,3 +405,58 @@ def test_views_of_the_output(rng, transformer):
             assert carried == expected or list(carried) == expected
     with pytest.raises(ValueError, match=r"view_sizes must be .* 5"):
         PerCandidate(transformer, view_sizes=(3, 3)).fit(X)
+
+
+# Dask collections
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize(
+    "scaler",
+    [
+        StandardScaler(),
+        StandardScaler(with_mean=False),
+        StandardScaler(with_std=False),
+        MinMaxScaler(),
+        MaxAbsScaler(),
+    ],
+)
+def test_scalers_of_partitions(scaler, dtype, data, chunked):
+    X, _, _ = data
+    X = (X + np.array([0, 100, 1000, 0])).astype(dtype)
+    X[..., 3] = 7
+    expected = PerCandidate(scaler).fit(X)
+    lazy = chunked(X, 23)
+    found = PerCandidate(scaler).fit(lazy)
+    for name, value in vars(expected.transformer_).items():
+        if name.endswith("_") and value is not None:
+            assert_allclose(getattr(found.transformer_, name), value, err_msg=name)
+    out = found.transform(lazy)
+    assert out.chunks == lazy.chunks
+    expected = expected.transform(X)
+    assert out.dtype == expected.dtype == out.compute().dtype
+    rtol = 1e-6 if dtype == np.float64 else 1e-3
+    assert_allclose(out, expected, rtol=rtol, atol=rtol)
+    assert_allclose(PerCandidate(scaler).fit_transform(lazy), out)
+
+
+def test_other_transformers_transform_partitions(data, chunked):
+    X, _, _ = data
+    lazy = chunked(X, 23)
+    with pytest.raises(ValueError, match="PCA cannot be fitted to a Dask collection"):
+        PerCandidate(PCA(2)).fit(lazy)
+    fitted = PerCandidate(PCA(2)).fit(X)
+    out = fitted.transform(lazy)
+    assert out.shape == (*X.shape[:-1], 2)
+    assert_allclose(out, fitted.transform(X))
+    assert_allclose(
+        fitted.inverse_transform(out), fitted.inverse_transform(out.compute())
+    )
+
+
+def test_views_of_partitions(sets, chunked):
+    X, _ = sets
+    lazy = chunked(X, 23)
+    out = PerCandidate(StandardScaler(), view_sizes=(1, 3)).fit_transform(lazy)
+    assert list(views_of(out)) == ["view0", "view1"]
+    assert views_of(lazy) is None

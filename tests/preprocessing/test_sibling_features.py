@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy
-from skqprobe.preprocessing import PerCandidate, SiblingFeatures
+from skqprobe._arrays.views import views_of
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures, _sibling_features
 
 MODULE = "skqprobe.preprocessing._sibling_features."
 ALL = ("mean", "nearest", "share", "density", "duplicates", "rank")
@@ -444,3 +445,49 @@ def test_set_output_for_rows(rows, library):
         pipeline.set_output(transform=library)
         framed = pipeline.fit_transform(data, groups=groups)
         assert isinstance(framed, module.DataFrame)
+
+
+# Dask collections
+
+
+@pytest.mark.parametrize("pairs", [50, 2**20])
+@pytest.mark.parametrize("embedding", ["keep", "center", "drop"])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_partitions(dtype, embedding, pairs, data, chunked, monkeypatch):
+    """The sample of distances is that of one process."""
+    monkeypatch.setattr(_sibling_features, "SAMPLED_PAIRS", pairs)
+    X, _, groups = data
+    if groups is not None:
+        order = np.argsort(groups, kind="stable")
+        X, groups = X[order], groups[order]
+    X, settings = X.astype(dtype), {"embedding": embedding, "view_sizes": (1, 3)}
+    expected = SiblingFeatures(**settings).fit(X, None, groups)
+    lazy, lazy_groups = chunked(X, 23), chunked(groups, 31)
+    found = SiblingFeatures(**settings).fit(lazy, None, lazy_groups)
+    for name in ("scales_", "thresholds_", "feature_scales_"):
+        assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6)
+    assert found.n_features_in_ == 4 and found.views_.keys() == expected.views_.keys()
+    out, in_memory = found.transform(lazy, lazy_groups), expected.transform(X, groups)
+    assert out.chunks[0] == lazy.chunks[0] and out.dtype == in_memory.dtype
+    atol = 1e-6 if dtype == np.float64 else 1e-3
+    assert_allclose(out, in_memory, atol=atol)
+    views = (views_of(each) or {} for each in (out, in_memory))
+    np.testing.assert_equal(*views)
+
+
+def test_partitions_without_groups(rows, chunked):
+    X, _, _ = rows
+    with pytest.warns(UserWarning, match="X has rows but no groups"):
+        SiblingFeatures().fit(chunked(X, 50))
+
+
+def test_bad_partitions(sets, chunked):
+    X, _ = sets
+    before = SiblingFeatures().fit(chunked(X, 23))
+    scales = before.scales_
+    X = np.where(X > 2.5, np.nan, X)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        before.fit(chunked(X, 23))
+    assert before.scales_ is scales
+    with pytest.raises(ValueError, match="expecting 4 features"):
+        before.transform(chunked(X[..., :3], 23))
