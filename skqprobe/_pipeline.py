@@ -187,7 +187,8 @@ def make_probe_pipeline(
     cv : int, splitter or iterable, default=None
         Cross-validation splits, see `QProbePolicyCV`.
     scoring : callable, default=None
-        Function to maximize, see `QProbePolicyCV`.
+        Function to maximize, see `QProbePolicyCV`. None maximizes the reward of the
+        choice, after a penalty was selected for each loss by its held-out loss.
     view_sizes : tuple of int, dict or list of str, default=None
         Views of X, if it has several embeddings side by side: the number of columns of
         each, in order; or by name, this number or the columns, selected as in
@@ -215,7 +216,12 @@ def make_probe_pipeline(
     0.36 -> 0.86
     """
     policy = QProbePolicyCV(
-        losses, alphas=alphas, temperatures=temperatures, cv=cv, scoring=scoring
+        losses,
+        alphas=alphas,
+        temperatures=temperatures,
+        cv=cv,
+        scoring=scoring,
+        select_alpha="loss" if scoring is None else "score",
     )
     siblings = SiblingFeatures(view_sizes=view_sizes, sibling_views=sibling_views)
     steps = [

@@ -90,6 +90,28 @@ class Folds:
         ]
         return np.moveaxis(rewards, 0, -1)
 
+    def losses(self, grid, thetas, weights):
+        """Compute the mean losses of held-out prompts, (n_alphas, n_folds).
+
+        Parameters
+        ----------
+        grid : GridObjective
+            Grid of the folds.
+        thetas : ndarray of shape (n_folds * n_alphas, n_objectives, n_parameters)
+            Parameters.
+        weights : ndarray of shape (n_objectives,)
+            Weights of the losses of the objectives.
+        """
+        coefs, intercepts = grid.objective.split_raw(thetas.swapaxes(0, 1))
+        losses = np.zeros((self.n_folds, len(grid.alphas)))
+        for j, weight in enumerate(weights):
+            scores = grid.scores(coefs[j]) + intercepts[j][:, None]
+            scores = scores.reshape(*losses.shape, -1)
+            for each, rows, out in zip(self.held_out, scores, losses, strict=True):
+                terms = [each.loss_terms(grid.objective.loss, row, j) for row in rows]
+                out += weight * np.array([divide(*of_alpha) for of_alpha in terms])
+        return losses.T
+
     def sample_prompts(self, data, sample_weight, objective_weights):
         """Sample prompts from which to choose the weights of views."""
         weighted = weighted_layout(data.layout, sample_weight, data.known)
@@ -207,6 +229,17 @@ class HeldOut:
             self.candidate_weight,
         )
         return [self.prompt_weight @ part for part in mean_terms(rewards)]
+
+    def loss_terms(self, loss, scores, number):
+        """Sum the weighted losses of the scores of an objective, and the weights."""
+        rewards = self.rewards[:, number] if self.data.is_vector else self.rewards
+        losses, _ = loss.value_and_gradient(
+            scores[self.rows].astype(np.float64),
+            rewards,
+            self.layout.offsets,
+            self.candidate_weight,
+        )
+        return self.prompt_weight @ losses, self.prompt_weight.sum()
 
     def score(self, scoring, policy):
         """Score a policy by a function of the user, in the layout of the user."""

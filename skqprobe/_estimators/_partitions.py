@@ -53,6 +53,7 @@ from skqprobe._objectives.distributed import (
 )
 from skqprobe._objectives.grid import WholeGrid
 from skqprobe._objectives.linear import LinearObjective, linear_scores
+from skqprobe.metrics._per_prompt import divide
 
 MAX_KEPT = 4
 """Maximum number of grids that a partition keeps."""
@@ -447,6 +448,17 @@ class PartitionedFolds:
             raise ValueError(NO_HELD_OUT_WEIGHT)
         return terms[0] / terms[1]
 
+    def losses(self, grid, thetas, weights):
+        """Compute the mean losses of held-out prompts, see `Folds`."""
+        loss = grid.objective.loss
+        coefs, intercepts = grid.objective.split_raw(thetas.swapaxes(0, 1))
+        losses = np.zeros((len(grid.alphas), self.n_folds))
+        for j, weight in enumerate(weights):
+            arguments = coefs[j], intercepts[j], len(grid.alphas), loss, j
+            terms = self.data.parts.total(_loss_terms, *arguments, each=[self.copies])
+            losses += weight * divide(*terms)
+        return losses
+
     def sample_prompts(self, data, sample_weight, objective_weights):
         """Sample prompts from which to choose the weights of views."""
         counts = np.array(data.parts.collect(_count_used))
@@ -482,12 +494,30 @@ def _train(partition, copies, with_all):
     return Folds(*_split_part(partition, copies)).train_with(with_all)
 
 
+def _scores(partition, coefs, intercepts):
+    """Compute the scores of several probes in prompt order, (n, n_rows)."""
+    scores = linear_scores(partition.data.X, coefs.T, intercepts)
+    layout = partition.weighted[0]
+    return layout.to_prompt_order(scores.reshape(*layout.shape, -1)).T
+
+
+def _loss_terms(partition, copies, coefs, intercepts, n_alphas, loss, number):
+    """Sum losses of an objective and weights, (2, n_alphas, n_folds)."""
+    _, held_out = _split_part(partition, copies)
+    scores = _scores(partition, coefs, intercepts)
+    scores = scores.reshape(len(held_out), n_alphas, -1)
+    terms = np.zeros((2, n_alphas, len(held_out)))
+    for fold, (each, rows) in enumerate(zip(held_out, scores, strict=True)):
+        if each.layout.n_prompts:
+            of_fold = [each.loss_terms(loss, row, number) for row in rows]
+            terms[:, :, fold] = np.transpose(of_fold)
+    return terms
+
+
 def _reward_terms(partition, copies, coefs, n_alphas, temperatures, weights):
     """Sum rewards and weights, (2, n_alphas, n_temperatures, n_folds)."""
     _, held_out = _split_part(partition, copies)
-    values = linear_scores(partition.data.X, coefs.T, np.zeros(len(coefs)))
-    layout = partition.weighted[0]
-    values = layout.to_prompt_order(values.reshape(*layout.shape, -1)).T
+    values = _scores(partition, coefs, np.zeros(len(coefs)))
     terms = np.zeros((2, n_alphas, len(temperatures), len(held_out)))
     for number, of_policy in enumerate(values):
         fold, i = divmod(number, n_alphas)

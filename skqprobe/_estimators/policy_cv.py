@@ -75,6 +75,14 @@ class QProbePolicyCV(QProbePolicy):
         Called as ``scoring(policy, X, y)``, with ``groups=groups`` for rows; higher is
         better. The scorers of :mod:`skqprobe.metrics` have this signature. None uses
         the expected reward of the choice at the temperature, as `score` does.
+    select_alpha : {"score", "loss"}, default="score"
+        Selection of the penalty. "score" selects the loss, the penalty and the
+        temperature with the highest mean score, as GridSearchCV does. "loss" first
+        selects a penalty for each loss: the largest one whose mean held-out loss is at
+        most one standard error, over the folds, above the smallest. The loss and the
+        temperature are then selected by the mean score. The score of a choice varies
+        more between prompts than the loss, so that "loss" is the better choice with
+        few prompts.
     refit : bool, default=True
         Whether to fit a policy with the best setting to all prompts. Without it, the
         estimator cannot predict.
@@ -135,7 +143,8 @@ class QProbePolicyCV(QProbePolicy):
     cv_results_ : dict of ndarray
         As in GridSearchCV: `params`, `param_loss` and so on, `split0_test_score` and so
         on, `mean_test_score`, `std_test_score`, `rank_test_score`. There are no times,
-        since the fits run together.
+        since the fits run together. With ``select_alpha="loss"``, also
+        `split0_held_out_loss` and so on, and `mean_held_out_loss`.
     n_splits_ : int
         Number of folds.
     coef_, intercept_, n_iter_, n_skipped_prompts_
@@ -171,6 +180,7 @@ class QProbePolicyCV(QProbePolicy):
         "temperatures": ["array-like"],
         "cv": ["cv_object"],
         "scoring": [callable, None],
+        "select_alpha": [StrOptions({"score", "loss"})],
         "refit": ["boolean"],
         "objective_weights": ["array-like", None],
         "fit_intercept": ["boolean"],
@@ -191,6 +201,7 @@ class QProbePolicyCV(QProbePolicy):
         temperatures=(0.0,),
         cv=None,
         scoring=None,
+        select_alpha="score",
         refit=True,
         objective_weights=None,
         fit_intercept=True,
@@ -207,6 +218,7 @@ class QProbePolicyCV(QProbePolicy):
         self.temperatures = temperatures
         self.cv = cv
         self.scoring = scoring
+        self.select_alpha = select_alpha
         self.refit = refit
         self.objective_weights = objective_weights
         self.fit_intercept = fit_intercept
@@ -317,7 +329,7 @@ class QProbePolicyCV(QProbePolicy):
 
         metadata = {"groups": groups, "sample_weight": sample_weight}
         task = begin_fit(self, X, y, len(losses) + 1, **metadata)
-        problems, of_losses, ends = [], [], []
+        problems, found = [], []
         for loss in losses:
             search = task.subtask("search")
             problems.append(
@@ -332,10 +344,9 @@ class QProbePolicyCV(QProbePolicy):
                 )
             )
             settings = data, folds, weights
-            of_loss, end = self._cross_validate(loss, problems[-1], *settings)
-            of_losses.append(of_loss)
-            ends.append(end)
+            found.append(self._cross_validate(loss, problems[-1], *settings))
             search.end()
+        of_losses, held_out, ends = zip(*found, strict=True)
         # Settings vary in the order of ParameterGrid: alpha, loss, temperature.
         scores = np.stack(of_losses, axis=1)
         results = _cv_results(list(grid), scores.reshape(len(grid), -1))
@@ -345,7 +356,13 @@ class QProbePolicyCV(QProbePolicy):
                 "All settings have a mean score of NaN, so none is the best. Check "
                 "that scoring returns numbers for every fold of cv."
             )
-        best = int(results["rank_test_score"].argmin())
+        ranks = results["rank_test_score"]
+        if self.select_alpha == "loss":
+            held_out = np.repeat(np.stack(held_out, axis=1), scores.shape[2], axis=1)
+            results |= _held_out_results(held_out.reshape(len(grid), -1))
+            is_selected = _strongest_within_error(held_out, self.alphas)
+            ranks = np.where(is_selected.reshape(-1), ranks, len(grid) + 1)
+        best = int(ranks.argmin())
         attributes = {
             "cv_results_": results,
             "best_index_": best,
@@ -408,10 +425,11 @@ class QProbePolicyCV(QProbePolicy):
     def _cross_validate(self, loss, objectives, data, folds, weights):
         """Scores of a loss, of shape (n_alphas, n_temperatures, n_folds).
 
-        And its parameters for all prompts per penalty, if it has a closed form, whose
-        sums of X'X are those of the folds.
+        And its held-out losses, of shape (n_alphas, n_folds), if these select the
+        penalty; and its parameters for all prompts per penalty, if it has a closed
+        form, whose sums of X'X are those of the folds.
         """
-        n_folds, end = folds.n_folds, None
+        n_folds, held_out, end = folds.n_folds, None, None
         has_closed_form = hasattr(get_loss(loss), "least_squares")
         with_all = has_closed_form and self.refit
         grid = make_grid(objectives, folds.train_with(with_all), self.alphas)
@@ -423,11 +441,13 @@ class QProbePolicyCV(QProbePolicy):
             if with_all:
                 thetas, end = thetas[:n_folds], thetas[n_folds]
             thetas = thetas.reshape(-1, *thetas.shape[2:])
+            if self.select_alpha == "loss":
+                held_out = folds.losses(grid, thetas, np.abs(weights))
             coefs = downcast(grid.split(thetas)[0], grid.objective.dtype)
             coefs = np.einsum("j,njd->nd", weights, coefs)
             if self.scoring is None:
                 rewards = folds.rewards(grid, coefs, self.temperatures, weights)
-                return rewards, end
+                return rewards, held_out, end
         scores = np.empty((len(self.alphas), len(self.temperatures), n_folds))
         for number, of_objectives in enumerate(thetas):
             fold, i = divmod(number, len(self.alphas))
@@ -447,7 +467,7 @@ class QProbePolicyCV(QProbePolicy):
                 )
                 score = folds.held_out[fold].score(self.scoring, policy)
                 scores[i, j, fold] = score
-        return scores, end
+        return scores, held_out, end
 
     def _minimize_grid(self, grid):
         """Parameters of all fits of a grid, of shape (n_objectives, n_parameters)."""
@@ -502,6 +522,28 @@ def _edge(alpha, alphas):
     if min(alphas) == max(alphas):
         return None
     return {min(alphas): "smallest", max(alphas): "largest"}.get(alpha)
+
+
+def _strongest_within_error(losses, alphas):
+    """Find the penalties that `select_alpha="loss"` selects, (n_alphas, n).
+
+    `losses` has shape (n_alphas, n, n_folds).
+    """
+    best = losses.mean(axis=2).argmin(axis=0)
+    excess = losses - losses[best, np.arange(len(best))]
+    error, n_folds = 0.0, losses.shape[2]
+    if n_folds > 1:
+        error = excess.std(axis=2, ddof=1) / np.sqrt(n_folds)
+    is_near = excess.mean(axis=2) <= error
+    strengths = np.asarray(alphas, dtype=np.float64)[:, None]
+    strongest = np.where(is_near, strengths, -1.0).argmax(axis=0)
+    return np.arange(len(losses))[:, None] == strongest
+
+
+def _held_out_results(losses):
+    """Make the columns of `cv_results_` from losses of shape (n_settings, n_folds)."""
+    results = {f"split{i}_held_out_loss": each for i, each in enumerate(losses.T)}
+    return results | {"mean_held_out_loss": losses.mean(axis=1)}
 
 
 def _cv_results(settings, scores):

@@ -192,7 +192,7 @@ def assert_same_search(X, y, groups=None, weight=None, **params):
     assert found.best_params_ == expected.best_params_
     atol = 1e-8 if X.dtype == np.float64 else 1e-3
     for name, values in expected.cv_results_.items():
-        if "score" in name:
+        if "score" in name or "held_out" in name:
             assert_allclose(found.cv_results_[name], values, atol=atol, err_msg=name)
     return found, expected
 
@@ -216,7 +216,8 @@ def test_search_of_rows_with_weights(missing, rng):
     if missing == "ignore":
         y[rng.random(len(y)) < 0.2] = np.nan
     losses = ["log_loss", "contrastive_policy_gradient"]
-    assert_same_search(X, y, groups, weight, losses=losses, missing=missing)
+    settings = {"losses": losses, "missing": missing, "alphas": (1.0, 0.1, 0.01)}
+    assert_same_search(X, y, groups, weight, select_alpha="loss", **settings)
 
 
 @pytest.mark.parametrize("max_rows", [40, 2**15])
@@ -235,7 +236,8 @@ def test_search_of_several_rewards(cv, sets):
     if cv == "indices":
         cv = [(np.arange(40), np.arange(30, 60)), (np.arange(20, 60), np.arange(20))]
     several = np.stack([y, 1 - y / 2], axis=-1)
-    assert_same_search(X, several, losses=["squared_error", "log_loss"], cv=cv)
+    settings = {"losses": ["squared_error", "log_loss"], "objective_weights": [2, -1]}
+    assert_same_search(X, several, cv=cv, select_alpha="loss", **settings)
 
 
 @pytest.mark.parametrize("d", [60, 400])

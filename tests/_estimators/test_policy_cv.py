@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy, QProbePolicyCV
-from skqprobe.losses import LOSSES, PairwiseHinge
+from skqprobe.losses import LOSSES, PairwiseHinge, get_loss
 from skqprobe.metrics import best_of_k_scorer
 from skqprobe.preprocessing import PerCandidate
 
@@ -164,6 +164,84 @@ def test_low_precision(loss, dtype, sets):
     policy, expected = (policy_cv([loss]).fit(a, y) for a in (X, X.astype(float)))
     assert policy.coef_.dtype == np.float32
     assert_allclose(policy.coef_, expected.coef_, rtol=1e-2, atol=1e-4)
+
+
+# Selection of the penalty by the held-out loss
+
+
+def held_out_loss(probe, loss, X, y, groups):
+    """Mean loss per prompt, prompt by prompt."""
+    scores, values = probe.decision_function(X), []
+    for group in np.unique(groups):
+        of_prompt = groups == group
+        offsets = np.array([0, of_prompt.sum()])
+        data = scores[of_prompt].astype(float), y[of_prompt], offsets, None
+        values.extend(get_loss(loss).value_and_gradient(*data)[0])
+    return np.mean(values)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("loss", ["log_loss", "pairwise_logistic", "policy_gradient"])
+def test_held_out_losses(loss, standardize, rows):
+    X, y, groups = rows
+    X, cv = X + 3, GroupKFold(3)
+    search = policy_cv([loss], cv=cv, select_alpha="loss", standardize=standardize)
+    results = search.fit(X, y, groups).cv_results_
+    mean, scale = (X.mean(axis=0), X.std(axis=0)) if standardize else (0, 1)
+    Z = (X - mean) / scale
+    for i, (train, test) in enumerate(cv.split(X, y, groups)):
+        for j, params in enumerate(results["params"]):
+            probe = QProbePolicy(**params, tol=1e-6)
+            probe.fit(Z[train], y[train], groups[train])
+            expected = held_out_loss(probe, loss, Z[test], y[test], groups[test])
+            found = results[f"split{i}_held_out_loss"][j]
+            assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    every = [results[f"split{i}_held_out_loss"] for i in range(3)]
+    assert_allclose(results["mean_held_out_loss"], np.mean(every, axis=0))
+
+
+def test_largest_penalty_within_a_standard_error(sets):
+    X, y = sets
+    losses = ["log_loss", "policy_gradient"]
+    search = policy_cv(losses, select_alpha="loss", alphas=(1e-3, 0.1, 1.0)).fit(X, y)
+    results, selected = search.cv_results_, []
+    for loss in losses:
+        of_loss = [
+            i
+            for i, params in enumerate(results["params"])
+            if params["loss"] == loss and params["temperature"] == 0
+        ]
+        split = [
+            [results[f"split{j}_held_out_loss"][i] for j in range(5)] for i in of_loss
+        ]
+        best = split[np.argmin(np.mean(split, axis=1))]
+        allowed = [
+            results["params"][i]["alpha"]
+            for i, each in zip(of_loss, split, strict=True)
+            if np.mean(np.subtract(each, best))
+            <= np.std(np.subtract(each, best), ddof=1) / np.sqrt(5)
+        ]
+        selected.append({"loss": loss, "alpha": max(allowed)})
+    scores = {
+        i: results["mean_test_score"][i]
+        for i, params in enumerate(results["params"])
+        if {"loss": params["loss"], "alpha": params["alpha"]} in selected
+    }
+    assert len(scores) == 4  # two temperatures each
+    assert search.best_index_ == max(scores, key=scores.get)
+    assert search.best_score_ == scores[search.best_index_]
+    assert {**search.best_params_} == results["params"][search.best_index_]
+    plain = policy_cv(losses, alphas=(1e-3, 0.1, 1.0)).fit(X, y)
+    assert_array_equal(plain.cv_results_["mean_test_score"], results["mean_test_score"])
+    assert "mean_held_out_loss" not in plain.cv_results_
+
+
+def test_one_fold_has_no_standard_error(sets):
+    X, y = sets
+    cv = ShuffleSplit(1, random_state=0)
+    search = policy_cv(["log_loss"], cv=cv, select_alpha="loss").fit(X, y)
+    best = search.cv_results_["mean_held_out_loss"].argmin()
+    assert search.alpha_ == search.cv_results_["params"][best]["alpha"]
 
 
 # The fitted policy
