@@ -4,11 +4,17 @@ No function imports dask, except with a collection as argument.
 """
 
 import operator
+import threading
+import weakref
 from contextlib import contextmanager
+from itertools import compress
 
 import numpy as np
 
 from skqprobe._utils.optional import import_optional
+
+FAULTS = MemoryError, TimeoutError, ConnectionError
+"""Errors of a cluster, besides those of its package."""
 
 FAN_IN = 16
 """Number of results that one task adds."""
@@ -33,7 +39,8 @@ def import_dask(module="dask"):
 class Parts:
     """Objects on the workers of a cluster, one per partition of the data.
 
-    The scheduler computes those of a worker that is lost again, on other workers.
+    The scheduler computes those of a worker that is lost again, on other workers. Parts
+    exist only during a call. If a computation fails, the cluster forgets all of them.
 
     Parameters
     ----------
@@ -42,8 +49,14 @@ class Parts:
     """
 
     def __init__(self, tasks):
-        with explain_faults():
-            self.tasks = list(import_dask().persist(*tasks))
+        self.get = import_dask("dask.base").get_scheduler()
+        with explain_faults(self.get):
+            kept = import_dask().persist(*tasks, scheduler=self.get)
+        self._set(list(kept))
+
+    def _set(self, tasks):
+        self.tasks = tasks
+        _live.parts.add(self)
 
     @classmethod
     def scatter(cls, values):
@@ -56,14 +69,13 @@ class Parts:
 
     def values(self):
         """Return the objects."""
-        return compute(*self.tasks)
+        return compute(*self.tasks, get=self.get)
 
     def keep(self, mask):
         """Return some of the parts."""
         kept = object.__new__(Parts)
-        kept.tasks = [
-            task for task, is_kept in zip(self.tasks, mask, strict=True) if is_kept
-        ]
+        kept.get = self.get
+        kept._set(list(compress(self.tasks, mask)))
         return kept
 
     def map(self, function, *shared, each=()):
@@ -82,7 +94,7 @@ class Parts:
 
     def collect(self, function, *shared, each=()):
         """Return a list of the results of `map`."""
-        return compute(*self._apply(function, shared, each))
+        return compute(*self._apply(function, shared, each), get=self.get)
 
     def total(self, function, *shared, each=(), add=operator.add):
         """Add the results of `map` in a tree, in the order of the parts.
@@ -97,7 +109,7 @@ class Parts:
                 for start in range(0, len(level), FAN_IN)
             ]
             if len(level) == 1:
-                return compute(*level)[0]
+                return compute(*level, get=self.get)[0]
 
     def _apply(self, function, shared, each):
         delayed = import_dask().delayed
@@ -122,21 +134,35 @@ def _join(add, results):
     return total
 
 
-def compute(*tasks):
-    """Compute collections, which are optimized already."""
-    with explain_faults():
-        return import_dask().compute(*tasks, optimize_graph=False)
+class _Live(threading.local):
+    """Parts of the calls in this thread."""
+
+    def __init__(self):
+        self.parts = weakref.WeakSet()
+
+
+_live = _Live()
+
+
+def compute(*tasks, get=None):
+    """Compute tasks, which are optimized already, by the scheduler `get`."""
+    with explain_faults(get):
+        return import_dask().compute(*tasks, optimize_graph=False, scheduler=get)
 
 
 @contextmanager
-def explain_faults():
-    """Explain errors of the cluster, as opposed to those of a function."""
+def explain_faults(get=None):
+    """Explain errors of the cluster, and forget the parts after any error."""
+    client = getattr(get, "__self__", None)
     try:
+        if getattr(client, "status", "running") != "running":
+            raise ConnectionError(f"the client is {client.status}.")
         yield
-    except Exception as error:
+    except BaseException as error:
+        _forget_parts(client)
         package = type(error).__module__.partition(".")[0]
-        is_fault = package in ("distributed", "concurrent", "tornado")
-        if not is_fault and not isinstance(error, (MemoryError, TimeoutError)):
+        is_fault = package in ("distributed", "concurrent", "asyncio", "tornado")
+        if not (is_fault or isinstance(error, FAULTS)):
             raise
         raise RuntimeError(
             f"The Dask cluster failed with {type(error).__name__}: {error} If a worker "
@@ -144,6 +170,15 @@ def explain_faults():
             "or give each worker more memory (memory_limit). If the scheduler was "
             "lost, connect a new Client. The estimator is unchanged: repeat the call."
         ) from error
+
+
+def _forget_parts(client):
+    """Cancel all parts, which the traceback of an error would keep on the workers."""
+    tasks = [task for parts in _live.parts for task in parts.tasks]
+    for parts in list(_live.parts):
+        parts.tasks = []
+    if getattr(client, "status", None) == "running":
+        client.cancel(import_dask("distributed").futures_of(tasks))
 
 
 def generator_states(random_state, sizes, draw):

@@ -1,7 +1,7 @@
 """Training data in the partitions of a Dask collection."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
 from threading import Lock
@@ -71,22 +71,18 @@ class Partition:
     """
 
     def __init__(self, data, weighted):
-        self.data, self.weighted = data, weighted
-        self._prepare()
-
-    def _prepare(self):
+        # A message leaves arrays unaligned, of which numpy adds the products in another
+        # order, and slowly.
+        X, rewards = (np.require(each, None, "A") for each in (data.X, data.rewards))
+        self.data, self.weighted = replace(data, X=X, rewards=rewards), weighted
         self.lock, self._grids = Lock(), {}
 
     def __sizeof__(self):
         arrays = self.data.X, self.data.rewards, self.weighted[0].offsets
         return object.__sizeof__(self) + sum(each.nbytes for each in arrays)
 
-    def __getstate__(self):
-        return self.data, self.weighted
-
-    def __setstate__(self, state):
-        self.data, self.weighted = state
-        self._prepare()
+    def __reduce__(self):
+        return Partition, (self.data, self.weighted)
 
     def grid(self, settings, own):
         """Make the grid of the objectives of this partition, or find it again."""
