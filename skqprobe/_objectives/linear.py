@@ -24,8 +24,11 @@ SPAN_ROWS = 768
 """Maximum number of rows, if they cannot span the features, to compute in their span.
 Their products cost less than an approximation."""
 
-SAMPLED_ROWS = 2**12
+SAMPLED_ROWS = 2**9
 """Number of rows from which the offset of the columns is estimated."""
+
+SAMPLED_BLOCKS = 8
+"""Minimum number of blocks in a sample of rows, so that it has several prompts."""
 
 MEAN_ROWS = 2**8
 """Number of rows whose mean is near enough to all, to subtract it for precision."""
@@ -283,12 +286,12 @@ class LinearObjective(Objective):
         Returns
         -------
         mean : ndarray of shape (d,)
-            Mean of the columns.
+            Mean of the columns, or about it for a shift-invariant loss.
         moment : ndarray of shape (d, d) or (d,)
             Second moments, of which only the lower triangle is valid, or variances.
         """
         blocks, d = self._blocks if blocks is None else blocks, self.n_features
-        mean = self._column_mean(blocks, weight)
+        mean, sums = self.sampled_mean, np.zeros(d)
         total, moment = 0.0, np.zeros(d)
         if full:
             moment = np.zeros((d, d), dtype or self.dtype, order="F")
@@ -302,6 +305,8 @@ class LinearObjective(Objective):
                     X = center_per_prompt(X, offsets, share)
                 else:
                     X = X - mean.astype(X.dtype)
+                    ones = np.ones(len(X)) if share is None else share
+                    sums += ones.astype(X.dtype) @ X
                 if full:
                     moment = add_gram(moment, X, share)
                 else:
@@ -309,7 +314,8 @@ class LinearObjective(Objective):
                         X = X * np.sqrt(share).astype(X.dtype)[:, None]
                     moment = moment + (X * X).sum(axis=0, dtype=np.float64)
                 total += len(X) if share is None else share.sum()
-        moment = np.asarray(moment, dtype=np.float64) / total
+        moment, step = np.asarray(moment, dtype=np.float64) / total, sums / total
+        mean, moment = mean + step, moment - (np.outer(step, step) if full else step**2)
         variance = moment.diagonal() if full else moment
         lost = (variance < 1e-30) & (mean != 0) & (abs(mean) < 1e-10)
         if dtype is None and (lost | ~np.isfinite(variance)).any():
@@ -321,14 +327,16 @@ class LinearObjective(Objective):
 
         They are drawn at a fixed seed, or those with the largest weights of the rows.
         """
-        sizes = np.array([rows.stop - rows.start for _, rows, _ in self._blocks])
+        n_rows_of_block = min(self._n_rows_at_once, -(-n_rows // SAMPLED_BLOCKS))
+        blocks = self._prompt_blocks(n_rows_of_block)
+        sizes = np.array([rows.stop - rows.start for _, rows, _ in blocks])
         if weight is None:
             order = np.random.RandomState(0).permutation(len(sizes))
         else:
-            sums = [weight[rows].sum() for _, rows, _ in self._blocks]
+            sums = [weight[rows].sum() for _, rows, _ in blocks]
             order = np.argsort(sums)[::-1]
         n_blocks = np.searchsorted(np.cumsum(sizes[order]), n_rows) + 1
-        return [self._blocks[i] for i in order[:n_blocks]]
+        return [blocks[i] for i in order[:n_blocks]]
 
     def _column_mean(self, blocks, weight=None):
         """Compute the mean of the columns over the rows of blocks, (d,)."""
