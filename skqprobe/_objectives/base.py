@@ -96,7 +96,7 @@ class Objective:
         if self._buffer.size < X.size:
             self._buffer = np.empty(X.size, X.dtype)
         self._centered = self._buffer[: X.size].reshape(X.shape)
-        self._rows = rows
+        self._rows = rows if isinstance(rows, slice) else None
         return np.subtract(X, self.center, out=self._centered)
 
     def _weight(self, rows):

@@ -26,6 +26,7 @@ from skqprobe._objectives.linear import (
     LinearObjective,
     choose_blocks,
     prompt_blocks,
+    rows_of_block,
 )
 from skqprobe._objectives.parameters import LinearParameters
 
@@ -388,6 +389,7 @@ class DistributedObjective(LinearParameters):
         """List the pieces of these blocks in each part, as (block, start, stop)."""
         sizes = np.concatenate([np.diff(each) for each in self._offsets])
         at_once = rows_at_once(np.empty((0, self.n_features)), self.dtype.itemsize)
+        at_once = rows_of_block(n_rows, at_once)
         blocks = prompt_blocks(np.concatenate(([0], np.cumsum(sizes))), at_once)
         starts = np.array([prompts.start for prompts, _, _ in blocks])
         n_prompts = [len(each) - 1 for each in self._offsets]

@@ -19,6 +19,9 @@ SPAN_ROWS = 768
 """Maximum number of rows, if they cannot span the features, to compute in their span.
 Their products cost less than an approximation."""
 
+SAMPLED_BLOCKS = 8
+"""Minimum number of blocks in a sample of rows, so that it has several prompts."""
+
 MEAN_ROWS = 2**8
 """Number of rows whose mean is near enough to all, to subtract it for precision."""
 
@@ -178,11 +181,11 @@ class LinearObjective(LinearParameters, Objective):
         Returns
         -------
         mean : ndarray of shape (d,)
-            Mean of the columns.
+            Mean of the columns, or about it for a shift-invariant loss.
         moment : ndarray of shape (d, d) or (d,)
             Second moments, of which only the lower triangle is valid, or variances.
         """
-        d, mean = self.n_features, self.column_mean(weight)
+        d, mean, sums = self.n_features, self.sampled_mean, np.zeros(self.n_features)
         total, moment = 0.0, np.zeros(d)
         if full:
             moment = np.zeros((d, d), dtype or self.dtype, order="F")
@@ -196,6 +199,8 @@ class LinearObjective(LinearParameters, Objective):
                     X = center_per_prompt(X, offsets, share)
                 else:
                     X = X - mean.astype(X.dtype)
+                    ones = np.ones(len(X)) if share is None else share
+                    sums += ones.astype(X.dtype) @ X
                 if full:
                     moment = add_gram(moment, X, share)
                 else:
@@ -203,7 +208,8 @@ class LinearObjective(LinearParameters, Objective):
                         X = X * np.sqrt(share).astype(X.dtype)[:, None]
                     moment = moment + (X * X).sum(axis=0, dtype=np.float64)
                 total += len(X) if share is None else share.sum()
-        moment = np.asarray(moment, dtype=np.float64) / total
+        moment, step = np.asarray(moment, dtype=np.float64) / total, sums / total
+        mean, moment = mean + step, moment - (np.outer(step, step) if full else step**2)
         variance = moment.diagonal() if full else moment
         lost = (variance < 1e-30) & (mean != 0) & (abs(mean) < 1e-10)
         if dtype is None and (lost | ~np.isfinite(variance)).any():
@@ -235,13 +241,15 @@ class LinearObjective(LinearParameters, Objective):
         weight : ndarray or None
             Weights of its rows.
         """
-        sizes = np.array([rows.stop - rows.start for _, rows, _ in self._blocks])
+        blocks = prompt_blocks(
+            self.layout.offsets, rows_of_block(n_rows, self._n_rows_at_once)
+        )
+        sizes = np.array([rows.stop - rows.start for _, rows, _ in blocks])
         sums = None
         if weight is not None:
-            sums = [weight[rows].sum() for _, rows, _ in self._blocks]
-        chosen = choose_blocks(sizes, n_rows, sums)
+            sums = [weight[rows].sum() for _, rows, _ in blocks]
         sample = copy.copy(self)
-        sample._blocks = [self._blocks[i] for i in chosen]
+        sample._blocks = [blocks[i] for i in choose_blocks(sizes, n_rows, sums)]
         return sample, weight
 
     @property
@@ -418,6 +426,11 @@ def prompt_blocks(offsets, n_rows):
         blocks.append((prompts, rows, offsets[first : after + 1] - offsets[first]))
         first = after
     return blocks
+
+
+def rows_of_block(n_sampled, n_rows_at_once):
+    """Return the number of rows of a block in a sample."""
+    return min(n_rows_at_once, -(-n_sampled // SAMPLED_BLOCKS))
 
 
 def choose_blocks(sizes, n_rows, weights=None):

@@ -12,7 +12,7 @@ float32. That slows an evaluation down."""
 MAX_SECANTS = 20
 """Maximum number of steps to the best constant score."""
 
-SAMPLED_ROWS = 2**12
+SAMPLED_ROWS = 2**9
 """Number of rows from which the offset of the columns is estimated."""
 
 

@@ -63,7 +63,8 @@ class CandidateScorer:
             warn_user(no_groups())
             return float("nan")
         if np.ndim(y) == 1:
-            warn_if_thinned(last_step(estimator), check_layout(np.shape(y), groups))
+            sizes = check_layout(np.shape(y), groups).sizes
+            warn_if_thinned(last_step(estimator), sizes.mean())
         values = candidate_values(estimator, X, groups if np.ndim(y) == 1 else None)
         options = self.options
         if "temperature" in options and options["temperature"] is None:

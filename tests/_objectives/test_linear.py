@@ -177,7 +177,8 @@ def test_moments(loss, dtype, data):
     mean, moment = objective.moments(full=True)
     _, variance = objective.moments(full=False)
     rtol = 1e-12 if dtype == np.float64 else 1e-5
-    assert_allclose(mean, X.mean(axis=0), rtol=rtol)
+    if loss == "squared_error":
+        assert_allclose(mean, X.mean(axis=0), rtol=rtol)
     expected = np.tril(centered.T @ centered) / len(X)
     assert_allclose(np.tril(moment), expected, rtol=rtol, atol=rtol)
     assert_allclose(variance, (centered**2).mean(axis=0), rtol=rtol)
@@ -192,12 +193,17 @@ def test_weights_in_moments_are_copies(loss, sets, rng):
         [each.repeat(copies, axis=0) for each in (X, y, groups)], loss
     )
     for full in (False, True):
-        found, expected = whole.moments(full, weight=copies), copied.moments(full)
-        for one, other in zip(found, expected, strict=True):
-            assert_allclose(one, other, atol=1e-12)
+        (mean, found), (expected_mean, expected) = (
+            whole.moments(full, weight=copies),
+            copied.moments(full),
+        )
+        if loss == "squared_error":
+            assert_allclose(mean, expected_mean, atol=1e-12)
+        lower = np.tril if full else np.asarray
+        assert_allclose(lower(found), lower(expected), atol=1e-12)
     basis = rng.normal(size=(X.shape[1], 2))
     mean, moment = copied.moments(full=True)
-    moment += np.tril(moment, -1).T
+    moment = np.tril(moment) + np.tril(moment, -1).T
     product = whole.moment_product(mean, basis, copies)
     assert_allclose(product, moment @ basis, atol=1e-12)
 
