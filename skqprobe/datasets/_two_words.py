@@ -156,7 +156,8 @@ def _to_frame(data, target, words, feature_names):
     X = pd.DataFrame(
         data.reshape(-1, data.shape[-1]).astype(np.float32),
         columns=feature_names,
-        index=pd.Index(labels, name="prompt"),
+        # scikit-learn cannot index strings of pyarrow, as groups.
+        index=pd.Index(labels, dtype=object, name="prompt"),
     )
     y = pd.Series(target.ravel(), index=X.index, name="reward")
     return X.assign(reward=y.to_numpy()), X, y
