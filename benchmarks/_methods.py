@@ -23,7 +23,12 @@ WITH_SIBLINGS = (
     "siblings+policy_gradient",
     "siblings+network",
 )
-WITHOUT_SEARCH = ("default", "recommended", "recommended-one-penalty")
+WITHOUT_SEARCH = (
+    "default",
+    "recommended",
+    "recommended-one-penalty",
+    "recommended-by-score",
+)
 PEERS = (
     "Ridge",
     "Ridge-centered",
@@ -186,6 +191,8 @@ def make_method(name, train, plan):
         pipeline = make_probe_pipeline(view_sizes=train.view_sizes)
         if name == "recommended-one-penalty":  # for all views, and for siblings
             pipeline.set_params(probe__view_weights=[1] * (len(train.view_sizes) + 1))
+        if name == "recommended-by-score":
+            pipeline.set_params(probe__select_alpha="score")
         return Method(name, pipeline)
     loss, siblings = name.removeprefix("siblings+"), None
     if loss != name:
