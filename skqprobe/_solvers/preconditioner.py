@@ -228,7 +228,7 @@ def _is_affordable(objective, n_factors=1):
 
 
 def _sampled_rows(objective, is_full):
-    """Number of rows whose moments are near enough to those of all."""
+    """Count rows whose moments are near enough to those of all."""
     n_features = is_full * objective.n_features
     share = objective.layout.n_rows // SAMPLED_SHARE
     return max(share, N_SAMPLED, SAMPLED_PER_FEATURE * n_features)
