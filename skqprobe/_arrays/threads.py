@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from threading import Lock
+from time import perf_counter, thread_time
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -17,7 +18,12 @@ from threadpoolctl import ThreadpoolController
 SMALL_BYTES = 2**25
 """Maximum number of bytes of an X whose products use one thread."""
 
+N_SERIAL = 50
+"""Number of sums in one thread after one that threads slowed down."""
+
 _limited = Lock()
+_n_serial = 0
+_n_unlimited = 1
 
 
 @cache
@@ -44,15 +50,21 @@ def is_small(X):
 @contextmanager
 def one_thread(limited=True):
     """Limit BLAS to one thread, unless it is limited already."""
+    global _n_unlimited
     with ExitStack() as stack:
         # In one expression: an interrupt in between would leave it locked.
         if limited and _limited.acquire(False) and [stack.callback(_limited.release)]:
+            _n_unlimited = _n_blas_threads()
             stack.enter_context(_controller().limit(limits=1, user_api="blas"))
         yield
 
 
 def n_blas_threads():
-    """Return the number of threads that BLAS would use, at least 1."""
+    """Return the number of threads that BLAS would use without our limit."""
+    return _n_unlimited if _limited.locked() else _n_blas_threads()
+
+
+def _n_blas_threads():
     blas = (lib for lib in _controller().info() if lib["user_api"] == "blas")
     return max((lib["num_threads"] for lib in blas), default=1)
 
@@ -60,18 +72,28 @@ def n_blas_threads():
 def map_parts(function, parts):
     """Apply a function to each part, in a thread each, with BLAS in one thread.
 
+    Where another process has a core, threads can take longer than all their work takes
+    in one thread. Then the next N_SERIAL calls use one.
+
     Returns
     -------
     results : list
     """
+    global _n_serial
     with one_thread():
-        if len(parts) == 1:
-            return [function(parts[0])]
+        if len(parts) == 1 or _n_serial > 0:
+            _n_serial -= len(parts) > 1
+            return [function(part) for part in parts]
         errors = np.geterr()  # which hold in this thread alone
 
         def call(part):
+            start = thread_time()
             with np.errstate(**errors):
-                return function(part)
+                return function(part), thread_time() - start
 
+        start = perf_counter()
         with ThreadPoolExecutor(len(parts)) as pool:
-            return list(pool.map(call, parts))
+            results, seconds = zip(*pool.map(call, parts), strict=True)
+        if perf_counter() - start > sum(seconds):
+            _n_serial = N_SERIAL
+        return list(results)

@@ -2,8 +2,9 @@
 
 import copy
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from itertools import pairwise
+from operator import add
 
 import numpy as np
 
@@ -72,16 +73,21 @@ class LinearObjective(LinearParameters, Objective):
         self._set_parameters()
         self._n_rows_at_once = rows_at_once(self.X, self.dtype.itemsize)
         self._blocks = prompt_blocks(self.layout.offsets, self._n_rows_at_once)
-        self._parts = self._parts_of_threads()
+        self._parts = self._parts_of_threads(self._blocks)
 
-    def _parts_of_threads(self):
-        """Split the blocks among threads, where these can read X at the same time."""
+    def _parts_of_threads(self, blocks):
+        """Split blocks among threads, where these can read X at the same time."""
         is_shareable = self.reader.is_plain and self.center is None
         if not is_shareable or is_small(self.X):
-            return [self._blocks]
-        n_parts = min(n_blas_threads(), len(self._blocks))
-        ends = np.linspace(0, len(self._blocks), n_parts + 1).round().astype(int)
-        return [self._blocks[a:b] for a, b in pairwise(ends)]
+            return [blocks]
+        n_parts = min(n_blas_threads(), len(blocks))
+        ends = np.linspace(0, len(blocks), n_parts + 1).round().astype(int)
+        return [blocks[a:b] for a, b in pairwise(ends)]
+
+    def _sum_over_parts(self, function):
+        """Sum each of the results of a function of blocks, computed in threads."""
+        results = map_parts(function, self._parts_of_threads(self._blocks))
+        return [reduce(add, parts) for parts in zip(*results, strict=True)]
 
     def in_span(self, alpha):
         """Return the objective in the span of its rows, if these are few.
@@ -185,12 +191,13 @@ class LinearObjective(LinearParameters, Objective):
         moment : ndarray of shape (d, d) or (d,)
             Second moments, of which only the lower triangle is valid, or variances.
         """
-        d, mean, sums = self.n_features, self.sampled_mean, np.zeros(self.n_features)
-        total, moment = 0.0, np.zeros(d)
-        if full:
-            moment = np.zeros((d, d), dtype or self.dtype, order="F")
-        with np.errstate(over="ignore", invalid="ignore"):
-            for _, rows, offsets in self._blocks:
+        d, mean = self.n_features, self.sampled_mean
+
+        def square(blocks):
+            total, sums, moment = 0.0, np.zeros(d), np.zeros(d)
+            if full:
+                moment = np.zeros((d, d), dtype or self.dtype, order="F")
+            for _, rows, offsets in blocks:
                 X = self._read(rows)
                 if dtype is not None:
                     X = X.astype(dtype)
@@ -208,6 +215,10 @@ class LinearObjective(LinearParameters, Objective):
                         X = X * np.sqrt(share).astype(X.dtype)[:, None]
                     moment = moment + (X * X).sum(axis=0, dtype=np.float64)
                 total += len(X) if share is None else share.sum()
+            return total, sums, moment
+
+        with np.errstate(over="ignore", invalid="ignore"):
+            total, sums, moment = self._sum_over_parts(square)
         moment, step = np.asarray(moment, dtype=np.float64) / total, sums / total
         mean, moment = mean + step, moment - (np.outer(step, step) if full else step**2)
         variance = moment.diagonal() if full else moment
@@ -302,19 +313,25 @@ class LinearObjective(LinearParameters, Objective):
         product : ndarray of shape (d, n)
             Second moments times `basis`.
         """
-        product, total, at_mean = np.zeros_like(basis), 0.0, mean @ basis
-        for _, rows, offsets in self._blocks:
-            X, share = self._read(rows), None if weight is None else weight[rows]
-            # Centering one factor of the product is enough.
-            image = X @ basis
-            if self.loss.shift_invariant:
-                image = center_per_prompt(image, offsets, share)
-            else:
-                image -= at_mean.astype(image.dtype)
-            if share is not None:
-                image = image * share.astype(image.dtype)[:, None]
-            product = product + X.T @ image
-            total += len(X) if share is None else share.sum()
+        at_mean = mean @ basis
+
+        def multiply(blocks):
+            product, total = np.zeros_like(basis), 0.0
+            for _, rows, offsets in blocks:
+                X, share = self._read(rows), None if weight is None else weight[rows]
+                # Centering one factor of the product is enough.
+                image = X @ basis
+                if self.loss.shift_invariant:
+                    image = center_per_prompt(image, offsets, share)
+                else:
+                    image -= at_mean.astype(image.dtype)
+                if share is not None:
+                    image = image * share.astype(image.dtype)[:, None]
+                product = product + X.T @ image
+                total += len(X) if share is None else share.sum()
+            return product, total
+
+        product, total = self._sum_over_parts(multiply)
         return product / total
 
     @cached_property

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from skqprobe._arrays.threads import one_thread
 from skqprobe._solvers.batched_lbfgs import minimize_batched_lbfgs
 from skqprobe._solvers.preconditioner import (
     Preconditioner,
@@ -28,6 +29,7 @@ MAX_ROUNDS = 3
 one before."""
 
 
+@one_thread()  # but for sums over large X
 def minimize_lbfgs(grid, thetas=None, *, tol, max_iter, on_iteration=None):
     """Minimize all objectives of a grid with L-BFGS, in common reads of X.
 
@@ -179,9 +181,8 @@ def _minimize_stage(grid, state, active, is_last, tol, max_iter, on_iteration):
         if len(active) == 0:
             return
         curvatures = [curvatures[i] for i in np.flatnonzero(~is_done)]
-        models = map(
-            model_hessian, _folds(grid, active), curvatures, repeat(len(active))
-        )
+        folds = _folds(grid, active)
+        models = map(model_hessian, folds, curvatures, repeat(len(active)))
 
 
 def _folds(grid, which):

@@ -8,7 +8,7 @@ from scipy.linalg.lapack import dpotrf
 
 FULL_FEATURES = 768
 """Maximum number of features for which all second moments of X are computed. They halve
-the number of evaluations, and cost as much as about d / 80 of them."""
+the number of evaluations, and cost as much as at most about d / 80 of them."""
 
 FULL_ENTRIES = 2**27
 """Maximum number of entries in all factors of second moments: 1 GiB."""
@@ -17,8 +17,8 @@ N_DIRECTIONS = 64
 """Maximum number of principal directions of X, if all moments cost too much."""
 
 SAMPLED_SHARE, N_SAMPLED, SAMPLED_PER_FEATURE = 4, 2**12, 16
-"""Moments are those of a sample of a quarter of the rows, but at least N_SAMPLED, and
-if all of them are computed, of at least 16 rows per feature."""
+"""Moments are those of a sample of a quarter of the rows, but of at least N_SAMPLED
+rows, and of at least 16 per feature if all second moments are computed."""
 
 N_POWERS = 3
 """Number of power iterations, each of which reads the sample once."""
@@ -249,7 +249,7 @@ def _is_affordable(objective, n_factors=1):
 
 
 def _sampled_rows(objective, is_full):
-    """Count the rows whose moments are near enough to those of all."""
+    """Count rows whose moments are near enough to those of all."""
     n_features = is_full * objective.n_features
     share = objective.n_rows // SAMPLED_SHARE
     return max(share, N_SAMPLED, SAMPLED_PER_FEATURE * n_features)

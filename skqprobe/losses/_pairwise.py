@@ -233,11 +233,11 @@ class _SmoothedHinge(PairwiseHinge):
         return [(self.margin, factor, 2), (self.margin - self.width, -factor, 2)]
 
     def _pair_loss(self, margin):
-        short = np.subtract(self.margin, margin, out=margin)
-        slope = np.clip(short / self.width, 0, 1)
-        short -= self.width / 2 * slope
-        short *= slope
-        return short, -slope
+        margin -= self.margin
+        slope = np.clip(margin / self.width, -1, 0)
+        margin -= self.width / 2 * slope
+        margin *= slope
+        return margin, slope
 
 
 def _sums_over_lower(z, codes, w, margin, power):

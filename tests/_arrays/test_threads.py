@@ -1,5 +1,6 @@
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -17,6 +18,11 @@ def n_threads():
         (lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"),
         default=1,
     )
+
+
+@pytest.fixture(autouse=True)
+def no_busy_neighbor(monkeypatch):
+    monkeypatch.setattr(threads, "_n_serial", 0)
 
 
 @pytest.fixture
@@ -87,6 +93,29 @@ def test_parts_have_a_thread_each_with_blas_in_one(two_threads):
     assert n_threads() == 2
 
 
+def test_sums_that_threads_slow_down_use_one(two_threads, monkeypatch):
+    monkeypatch.setattr(threads, "N_SERIAL", 2)
+    here = threading.get_ident()
+
+    def wait(part):  # takes longer than the work
+        time.sleep(0.005)
+        return threading.get_ident() == here
+
+    for _ in range(2):
+        assert map_parts(wait, "ab") == [False, False]
+        assert map_parts(wait, "a") == [True]  # does not count
+        assert map_parts(wait, "ab") == map_parts(wait, "ab") == [True, True]
+    monkeypatch.setattr(threads, "perf_counter", lambda: 0)
+    for _ in range(2):
+        assert map_parts(wait, "ab") == [False, False]
+
+
+def test_our_limit_does_not_count(two_threads):
+    with one_thread():
+        assert n_threads() == 1 and threads.n_blas_threads() == 2
+    assert threads.n_blas_threads() == 2
+
+
 def test_parts_raise_as_the_caller_does(two_threads):
     with np.errstate(over="raise"), pytest.raises(FloatingPointError):
         map_parts(lambda x: x * x, [np.ones(1), np.full(1, 1e200)])
@@ -123,7 +152,7 @@ def test_an_interrupt_at_any_line_leaves_no_limit(monkeypatch):
                 raise KeyboardInterrupt
         return trace
 
-    for last in range(1, 5):
+    for last in range(1, 6):
         lines_left = [last]
         monkeypatch.setattr(threads, "_limited", threading.Lock())
         before = sys.gettrace()

@@ -303,6 +303,14 @@ def test_pairs_can_be_rows_of_differences(weighted, rng, monkeypatch):
     assert value == pytest.approx(objective.value_and_gradient(coef)[0], rel=1e-12)
 
 
+def test_centered_rows_are_kept_until_others_are_read(rng):
+    X, y = rng.normal(size=(6, 3, 2)), rng.random((6, 3))
+    objective = objective_of((X, y, None), "squared_error", center=np.array([1.0, 2]))
+    expected = X.reshape(-1, 2) - [1, 2]
+    for rows in (slice(0, 9), slice(0, 9), slice(9, 18), np.arange(5), slice(0, 9)):
+        assert_array_equal(objective._read(rows), expected[rows])
+
+
 @pytest.mark.parametrize("block_bytes", [1, 64, 2**20])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_linear_scores(dtype, block_bytes, rng, monkeypatch):

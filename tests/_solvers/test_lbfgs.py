@@ -44,6 +44,20 @@ def test_gradient_vanishes(loss, sets, conditioning):
     assert abs(gradient).max() < 1e-7 * abs(at_zero).max()
 
 
+def test_stages_of_pairwise_hinge_share_one_model_of_the_moments(rng, monkeypatch):
+    X, y, calls = rng.normal(size=(30, 4, 5)), rng.random((30, 4)), []
+
+    def counting(grid, model=lbfgs.model_fold_hessians):
+        calls.append(grid)
+        return model(grid)
+
+    monkeypatch.setattr(lbfgs, "model_fold_hessians", counting)
+    monkeypatch.setattr(lbfgs, "model_hessian", None)  # no other model
+    monkeypatch.setattr(lbfgs, "MAX_ROUNDS", 1)
+    solve(objective_of(X, y, "pairwise_hinge"))
+    assert len(calls) == 1
+
+
 def test_pairwise_hinge_is_a_support_vector_machine_on_differences(rng):
     # Prompts of a chosen candidate and a rejected one, in this order.
     X = rng.normal(size=(80, 2, 4))

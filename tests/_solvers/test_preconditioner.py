@@ -107,3 +107,21 @@ def test_factors_of_many_objectives_take_little_memory(n_factors, sets, monkeypa
     monkeypatch.setattr(preconditioner, "FULL_ENTRIES", 2 * d**2)
     model = model_hessian(objective, objective.score_curvature(), n_factors)
     assert model.moment.ndim == (2 if n_factors == 1 else 1)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_moments_are_those_of_a_quarter_of_the_rows(full, rng, monkeypatch):
+    X, y = rng.normal(size=(400, 4, 5)), rng.random((400, 4))
+    monkeypatch.setattr(preconditioner, "FULL_FEATURES", 5 * full)
+    monkeypatch.setattr(preconditioner, "N_SAMPLED", 1)
+    objective = make_objective(X, y, "log_loss")
+    read, rows_read = objective._read, set()
+
+    def reading(rows):
+        rows_read.update(np.arange(y.size)[rows])
+        return read(rows)
+
+    monkeypatch.setattr(objective, "_read", reading)
+    model_hessian(objective)
+    n_of_mean = len(np.linspace(0, y.size - 1, 256))
+    assert y.size / 4 <= len(rows_read) <= y.size / 3 + n_of_mean

@@ -64,6 +64,26 @@ def test_contrastive_policy_gradient_is_ridge_on_centered_rows(b, weighted, rows
     assert policy.n_iter_ == 1
 
 
+@pytest.mark.parametrize("n_folds", [1, 3])
+@pytest.mark.parametrize("d", [7, 90])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pairs(dtype, weighted, d, n_folds, rng):
+    """60 pairs, of fewer features or of more."""
+    X, y = (rng.normal(size=(60, 2, d)) + 3).astype(dtype), rng.random((60, 2))
+    weight = rng.uniform(0.5, 2, size=y.size) if weighted else None
+    settings = {"candidate_weight": weight, "prompt_weight": rng.uniform(1, 2, 60)}
+    objective = make_objective(X, y, "contrastive_policy_gradient", **settings)
+    in_fold = np.arange(60) % n_folds != 1
+    in_fold = np.array([np.roll(in_fold, i) for i in range(n_folds)]).astype(int)
+    grid = GridObjective([objective], in_fold, [1e-3, 0.1])
+    thetas, which = solve_ridge_grid(grid), np.arange(grid.n_objectives)
+    _, at_zero = grid.value_and_gradient(np.zeros_like(thetas), which)
+    _, gradient = grid.value_and_gradient(thetas, which)
+    tolerance = 1e-4 if dtype == np.float32 else 1e-10
+    assert abs(gradient).max() < tolerance * abs(at_zero).max()
+
+
 @every_loss
 def test_without_penalty(loss, problem):
     X, y = problem
