@@ -15,7 +15,7 @@ from skqprobe._backends.causal_lm import (
 )
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.sklearn_compat import Interval
-from skqprobe.generators._base import BaseGenerator
+from skqprobe.generators._base import BaseGenerator, check_prefix
 
 
 class BadPromptError(PromptRefused, ValueError):
@@ -101,6 +101,9 @@ class TransformersGenerator(BaseGenerator):
     For such texts, and for texts that the tokenizer splits differently than the model
     wrote them, an embedder returns slightly different states.
 
+    With a `prefix` of `sample`, "completions" begin with it. The numbers of tokens, the
+    log-likelihoods, `max_tokens` and `stop` are of the text after it.
+
     To chat messages, the model's chat template is applied. If the last message has the
     role "assistant", the model continues it. A prompt that begins with the BOS token
     gets no second one.
@@ -173,7 +176,7 @@ class TransformersGenerator(BaseGenerator):
         self.log_likelihoods = log_likelihoods
         self.progress = progress
 
-    def sample(self, prompt, k):
+    def sample(self, prompt, k, prefix=""):
         """Sample candidates for one prompt.
 
         Parameters
@@ -182,6 +185,8 @@ class TransformersGenerator(BaseGenerator):
             A text, or chat messages with the keys "role" and "content".
         k : int
             Number of completions per prompt.
+        prefix : str, default=""
+            Beginning of all completions, which the model continues.
 
         Returns
         -------
@@ -195,9 +200,9 @@ class TransformersGenerator(BaseGenerator):
             a prompt, if the model has no such hidden states, or if the model cannot
             read the prompt.
         """
-        return self.generate([prompt], k)[0]
+        return self._generate([prompt], k, prefix=prefix)[0]
 
-    def sample_each(self, prompts, k):
+    def sample_each(self, prompts, k, prefix=""):
         """Sample candidates for prompts one by one.
 
         Parameters
@@ -206,6 +211,8 @@ class TransformersGenerator(BaseGenerator):
             Texts, or chat messages with the keys "role" and "content".
         k : int
             Number of completions per prompt.
+        prefix : str, default=""
+            Beginning of all completions, which the model continues.
 
         Yields
         ------
@@ -221,6 +228,7 @@ class TransformersGenerator(BaseGenerator):
             If `k` is more than 1 at temperature 0, if `max_tokens` leaves no space for
             a prompt, or if the model has no such hidden states.
         """
+        check_prefix(prefix)
         if not prompts:
             return  # the model is not loaded
         if self.temperature == 0 and k > 1:
@@ -233,20 +241,20 @@ class TransformersGenerator(BaseGenerator):
         layers = None
         if self.hidden_states is not None:
             layers = lm.layer_numbers(self.hidden_states, "hidden_states")
-        encoded = self._encode(lm, prompts)
+        encoded = self._encode(lm, prompts, prefix)
         for number, pair in enumerate(encoded):
             if isinstance(pair, ValueError):  # before any prompt is answered
                 yield number, BadPromptError(str(pair))
         for number, (prompt, pair) in enumerate(zip(prompts, encoded, strict=True)):
             if not isinstance(pair, ValueError):
-                uniforms = self._uniforms(prompt, k)
-                drafts = self._write(lm, pair[0], uniforms, stops, layers)
-                yield number, self._record(prompt, drafts)
+                uniforms = self._uniforms([prompt, prefix] if prefix else prompt, k)
+                drafts = self._write(lm, *pair, uniforms, stops, layers)
+                yield number, self._record(prompt, prefix, drafts)
 
-    def _record(self, prompt, drafts):
+    def _record(self, prompt, prefix, drafts):
         record: dict[str, Any] = {
             "prompt": prompt,
-            "completions": [draft.finish() for draft in drafts],
+            "completions": [prefix + draft.finish() for draft in drafts],
             "n_tokens": np.array([len(draft.ids) for draft in drafts]),
             "finish_reasons": [draft.finish_reason for draft in drafts],
         }
@@ -265,32 +273,33 @@ class TransformersGenerator(BaseGenerator):
             )
         return stops
 
-    def _encode(self, lm, prompts):
-        """Tokenize all prompts, with space for `max_tokens`."""
+    def _encode(self, lm, prompts, prefix):
+        """Tokenize all prompts and the prefix, with space for `max_tokens`."""
         space = lm.context() - self.max_tokens
         if space < 1:
             raise ValueError(
                 f"max_tokens={self.max_tokens} leaves no space for a prompt in the "
                 f"context of the model, {lm.context()} tokens; set a smaller one."
             )
-        return lm.encode_pairs([(prompt, "") for prompt in prompts], space)
+        return lm.encode_pairs([(prompt, prefix) for prompt in prompts], space)
 
-    def _uniforms(self, prompt, k):
+    def _uniforms(self, text, k):
         """Draw a number from [0, 1) for each token of each completion."""
         if self.seed is None:
             rng = np.random.default_rng()
         else:
-            digest = blake2b(json.dumps(prompt).encode(), digest_size=8).digest()
+            digest = blake2b(json.dumps(text).encode(), digest_size=8).digest()
             rng = np.random.default_rng([self.seed, int.from_bytes(digest)])
         return rng.random((k, self.max_tokens), dtype=np.float32)
 
-    def _write(self, lm, prompt_ids, uniforms, stops, layers):
+    def _write(self, lm, prompt_ids, prefix_ids, uniforms, stops, layers):
         """Write completions in parallel; finished ones leave the batch."""
         torch = import_backend("torch")
-        drafts = [_Draft(lm, stops) for _ in uniforms]
+        drafts = [_Draft(lm, prefix_ids, stops) for _ in uniforms]
         alive = np.arange(len(drafts))  # the drafts in the batch
         with torch.inference_mode():
-            cache, logits, states = _read(lm, torch.tensor([prompt_ids]), layers)
+            ids = torch.tensor([prompt_ids + prefix_ids])
+            cache, logits, states = _read(lm, ids, layers)
             # reorder_cache selects rows of the cache, any number of times.
             cache.reorder_cache(torch.zeros(len(drafts), dtype=torch.long))
             logits, states = logits.repeat(len(drafts), 1), states * len(drafts)
@@ -336,11 +345,15 @@ class _Draft:
     """A completion in progress."""
 
     lm: Any
+    before: list[int]  # tokens of the prefix
     stops: list[str]
     ids: list[int] = field(default_factory=list)
     logp: list[float] = field(default_factory=list)
     states: list[Any] = field(default_factory=list)  # before each token, and at the end
     finish_reason: str = "length"
+
+    def __post_init__(self):
+        self.n_before = len(self.lm.decode(self.before))
 
     def add(self, state, token, logp):
         """Add a token and the state before it; return whether to continue."""
@@ -350,19 +363,23 @@ class _Draft:
             return False
         self.ids.append(token)
         self.logp.append(logp)
-        if self.stops and self._end(self.lm.decode(self.ids)) is not None:
+        if self.stops and self._end(self._text()) is not None:
             self.finish_reason = "stop"
             return False
         return True
 
     def finish(self):
         """Return the text before the stop string; remove tokens that exceed it."""
-        text = self.lm.decode(self.ids)
+        text = self._text()
         text = text[: self._end(text)]
-        while self.ids and len(self.lm.decode(self.ids)) > len(text):
+        while self.ids and len(self._text()) > len(text):
             self.ids.pop()
             self.logp.pop()
         return text
+
+    def _text(self):
+        """Return the text of the tokens after the prefix."""
+        return self.lm.decode(self.before + self.ids)[self.n_before :]
 
     def _end(self, text):
         """Return the position of the first stop string; None if there is none."""
