@@ -1,7 +1,6 @@
 """TransformersGenerator: completions from a causal language model of transformers."""
 
 import json
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from numbers import Integral, Real
 from typing import Any
@@ -16,6 +15,7 @@ from skqprobe._backends.causal_lm import (
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.generators._base import BaseGenerator, check_prefix
+from skqprobe.generators._drafts import Drafts
 
 
 class BadPromptError(PromptRefused, ValueError):
@@ -231,25 +231,52 @@ class TransformersGenerator(BaseGenerator):
         check_prefix(prefix)
         if not prompts:
             return  # the model is not loaded
-        if self.temperature == 0 and k > 1:
-            raise ValueError(
-                f"temperature=0 gives the same completion every time, but k={k}. "
-                "Set k=1, or a temperature above 0."
-            )
-        stops = self._stops()
-        lm = load_causal_lm(self)
-        layers = None
-        if self.hidden_states is not None:
-            layers = lm.layer_numbers(self.hidden_states, "hidden_states")
-        encoded = self._encode(lm, prompts, prefix)
+        start, encoded = self._starter(prompts, prefix, k)
         for number, pair in enumerate(encoded):
             if isinstance(pair, ValueError):  # before any prompt is answered
                 yield number, BadPromptError(str(pair))
         for number, (prompt, pair) in enumerate(zip(prompts, encoded, strict=True)):
             if not isinstance(pair, ValueError):
-                uniforms = self._uniforms([prompt, prefix] if prefix else prompt, k)
-                drafts = self._write(lm, *pair, uniforms, stops, layers)
-                yield number, self._record(prompt, prefix, drafts)
+                drafts = start(pair)
+                drafts.select([0] * k)
+                drafts.write(self._uniforms([prompt, prefix] if prefix else prompt, k))
+                yield number, self._record(prompt, prefix, drafts.drafts)
+
+    def write_blocks(self, prompt, k):
+        """Read a prompt, to write its candidates block by block.
+
+        Parameters
+        ----------
+        prompt : str or list of dict
+            A text, or chat messages with the keys "role" and "content".
+        k : int
+            Number of completions per prompt.
+
+        Returns
+        -------
+        blocks : object
+            Has the method ``extend(numbers, n_tokens)``; see `BlockwiseBestOfK`.
+        """
+        start, [pair] = self._starter([prompt], "", k)
+        if isinstance(pair, ValueError):
+            raise BadPromptError(str(pair))
+        return _Blocks(self, prompt, start(pair), self._uniforms(prompt, k))
+
+    def _starter(self, prompts, prefix, k):
+        """Load the model; return a function that reads a prompt, and token ids."""
+        if self.temperature == 0 and k > 1:
+            raise ValueError(
+                f"temperature=0 gives the same completion every time, but k={k}. "
+                "Set k=1, or a temperature above 0."
+            )
+        stops, lm, layers = self._stops(), load_causal_lm(self), None
+        if self.hidden_states is not None:
+            layers = lm.layer_numbers(self.hidden_states, "hidden_states")
+
+        def start(pair):
+            return Drafts(lm, *pair, stops, layers, self._draw)
+
+        return start, self._encode(lm, prompts, prefix)
 
     def _record(self, prompt, prefix, drafts):
         record: dict[str, Any] = {
@@ -292,32 +319,6 @@ class TransformersGenerator(BaseGenerator):
             rng = np.random.default_rng([self.seed, int.from_bytes(digest)])
         return rng.random((k, self.max_tokens), dtype=np.float32)
 
-    def _write(self, lm, prompt_ids, prefix_ids, uniforms, stops, layers):
-        """Write completions in parallel; finished ones leave the batch."""
-        torch = import_backend("torch")
-        drafts = [_Draft(lm, prefix_ids, stops) for _ in uniforms]
-        alive = np.arange(len(drafts))  # the drafts in the batch
-        with torch.inference_mode():
-            ids = torch.tensor([prompt_ids + prefix_ids])
-            cache, logits, states = _read(lm, ids, layers)
-            # reorder_cache selects rows of the cache, any number of times.
-            cache.reorder_cache(torch.zeros(len(drafts), dtype=torch.long))
-            logits, states = logits.repeat(len(drafts), 1), states * len(drafts)
-            for column in uniforms.T:
-                tokens, logp = self._draw(logits, column[alive])
-                drawn = zip(alive, states, tokens.tolist(), logp, strict=True)
-                goes_on = np.array([drafts[i].add(*values) for i, *values in drawn])
-                alive = alive[goes_on]
-                if len(alive) == 0:
-                    break
-                kept = torch.tensor(goes_on).nonzero()[:, 0].to(tokens.device)
-                cache.reorder_cache(kept)
-                cache, logits, states = _read(lm, tokens[kept, None], layers, cache)
-            else:
-                for i, state in zip(alive, states, strict=True):
-                    drafts[i].states.append(state)
-        return drafts
-
     def _draw(self, logits, uniforms):
         """Draw a token for each row of logits; return the tokens and their log p."""
         torch = import_backend("torch")
@@ -340,67 +341,18 @@ class TransformersGenerator(BaseGenerator):
         return tokens, logp.tolist()
 
 
-@dataclass
-class _Draft:
-    """A completion in progress."""
+class _Blocks:
+    """Candidates of one prompt that are continued with the cached keys and values."""
 
-    lm: Any
-    before: list[int]  # tokens of the prefix
-    stops: list[str]
-    ids: list[int] = field(default_factory=list)
-    logp: list[float] = field(default_factory=list)
-    states: list[Any] = field(default_factory=list)  # before each token, and at the end
-    finish_reason: str = "length"
+    def __init__(self, generator, prompt, drafts, uniforms):
+        self.generator = generator
+        self.prompt = prompt
+        self.drafts = drafts
+        self.uniforms = uniforms
 
-    def __post_init__(self):
-        self.n_before = len(self.lm.decode(self.before))
-
-    def add(self, state, token, logp):
-        """Add a token and the state before it; return whether to continue."""
-        self.states.append(state)
-        if token in self.lm.end_ids:
-            self.finish_reason = "stop"
-            return False
-        self.ids.append(token)
-        self.logp.append(logp)
-        if self.stops and self._end(self._text()) is not None:
-            self.finish_reason = "stop"
-            return False
-        return True
-
-    def finish(self):
-        """Return the text before the stop string; remove tokens that exceed it."""
-        text = self._text()
-        text = text[: self._end(text)]
-        while self.ids and len(self._text()) > len(text):
-            self.ids.pop()
-            self.logp.pop()
-        return text
-
-    def _text(self):
-        """Return the text of the tokens after the prefix."""
-        return self.lm.decode(self.before + self.ids)[self.n_before :]
-
-    def _end(self, text):
-        """Return the position of the first stop string; None if there is none."""
-        return min(
-            (text.find(stop) for stop in self.stops if stop in text), default=None
-        )
-
-
-def _read(lm, ids, layers, cache=None):
-    """Run the model on tokens; return cache, logits and states at the last token."""
-    torch = import_backend("torch")
-    out = lm.network(
-        ids.to(lm.network.device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-        output_hidden_states=layers is not None,
-    )
-    if layers is None:
-        states = [None] * len(ids)
-    else:
-        states = [out.hidden_states[layer][:, -1].float() for layer in layers]
-        states = list(torch.cat(states, 1).cpu().numpy())
-    return out.past_key_values, out.logits[:, -1].float(), states
+    def extend(self, numbers, n_tokens):
+        """Continue candidates of the last record by a number of tokens."""
+        self.drafts.select(numbers)
+        self.drafts.write(self.uniforms[: len(numbers), :n_tokens])
+        self.uniforms = self.uniforms[:, n_tokens:]
+        return self.generator._record(self.prompt, "", self.drafts.drafts)

@@ -391,7 +391,9 @@ def test_bad_prompts(tiny, monkeypatch):
     assert (first, second) == (1, 0)
     assert isinstance(error, PromptRefused) and "no chat template" in error.reason
     assert len(record["completions"]) == 2
-    monkeypatch.setattr(generator, "_write", None, raising=False)  # nothing is sampled
+    monkeypatch.setattr(
+        generator, "_uniforms", None, raising=False
+    )  # nothing is sampled
     message = r"prompts\[1\] \('Name a color.'\) was refused: .*no chat template"
     with pytest.raises(ValueError, match=message):
         generator.generate(["ab", CHAT], 2)
