@@ -1,0 +1,259 @@
+"""Choice while the model writes: blocks, rejection in the middle, and guidance.
+
+A word is in one of three parts: training, settings and test. A test prompt has words
+that are in no other test prompt. No pair is in the shipped data. The constants below
+were chosen on the prompts of "settings".
+"""
+
+import numpy as np
+from _intervals import mean_interval
+from _output import format_interval
+from _two_words import TEMPLATE, WORDS, draw_pairs, reward
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skqprobe import QProbeRegressor
+from skqprobe.embedders import HiddenStateEmbedder, expand_prefixes
+from skqprobe.generators import collect, stack_embeddings
+from skqprobe.metrics import best_of_k_reward
+
+LAYERS = [15, 18, 21, 24]
+BLOCK_TOKENS = 2
+SIZES = (4, 8)
+N_DRAWN = 32
+N_RUNS = 8
+N_RESAMPLES = 9999
+
+
+def make_parts():
+    """Make the prompts of the three parts, as items with the prompt and its words.
+
+    Words of training and settings are in up to three prompts.
+    """
+    seen = {frozenset(pair) for pair in draw_pairs(len(WORDS) // 2).tolist()}
+    order = np.random.default_rng(2026).permutation(WORDS)
+    parts = {"test": order[:304], "settings": order[304:368], "train": order[368:]}
+    items: dict[str, list] = {name: [] for name in parts}
+    for name, words in parts.items():
+        rng = np.random.default_rng(7)
+        for repeat in range(1 if name == "test" else 3):
+            words = rng.permutation(words) if repeat else words
+            for pair in words[: len(words) // 2 * 2].reshape(-1, 2).tolist():
+                if frozenset(pair) not in seen:
+                    seen.add(frozenset(pair))
+                    prompt = TEMPLATE.format(*pair)
+                    items[name].append({"prompt": prompt, "words": pair})
+    return items
+
+
+def score(item, completion):
+    return reward(item["words"], completion)
+
+
+# %% Values of prefixes, and the curve of the best of k
+
+
+def fit_value(X, y, sample_weight=None):
+    """Fit a reward model to states."""
+    value = make_pipeline(StandardScaler(), QProbeRegressor("log_loss", alpha=0.03))
+    return value.fit(X, y, qproberegressor__sample_weight=sample_weight)
+
+
+def fit_values(items, generator, k, folder):
+    """Collect training candidates; fit the values of prefixes and of whole texts.
+
+    Returns
+    -------
+    values : dict of str to estimator
+        "prefix" and "whole".
+    embedder : HiddenStateEmbedder
+        Its model and layers are those of the generator.
+    """
+    records = collect(
+        items, generator, score, k, path=folder and folder / "train.jsonl"
+    )
+    embedder = HiddenStateEmbedder(
+        generator.model,
+        gguf_file=generator.gguf_file,
+        model_dtype=generator.model_dtype,
+        layer=generator.hidden_states,
+        batch_size=k,
+        cache=folder and folder / "states.sqlite",
+    )
+    pairs, _, y, sample_weight = expand_prefixes(records, BLOCK_TOKENS, embedder)
+    prefix = fit_value(embedder.transform(pairs), y, sample_weight)
+    X = np.concatenate(stack_embeddings(records, "hidden_states"))
+    whole = fit_value(X, np.ravel([record["rewards"] for record in records]))
+    return {"prefix": prefix, "whole": whole}, embedder
+
+
+class Curve:
+    """Rewards of the best of k whole completions, per prompt.
+
+    Parameters
+    ----------
+    y, values : ndarray of shape (n_prompts, m)
+        Rewards and values of the completions.
+    n_tokens : ndarray of shape (n_prompts, m)
+        Numbers of their tokens.
+    """
+
+    def __init__(self, y, values, n_tokens):
+        self.tokens = n_tokens.mean()
+        self.rewards = [np.zeros(len(y))]
+        for k in range(1, y.shape[1] + 1):
+            self.rewards.append(best_of_k_reward(y, values, k, average=None))
+
+    def at(self, n_tokens):
+        """Interpolate the rewards at a mean number of tokens per prompt."""
+        k = n_tokens / self.tokens
+        i = min(int(k), len(self.rewards) - 2)
+        return self.rewards[i] + (k - i) * (self.rewards[i + 1] - self.rewards[i])
+
+    def tokens_for(self, reward):
+        """Return the mean number of tokens with which the best of k has a reward."""
+        means = [rewards.mean() for rewards in self.rewards]
+        return np.interp(reward, means, self.tokens * np.arange(len(means)))
+
+
+def draw_pool(items, generator, values):
+    """Draw whole completions; return records with rewards, and their curve."""
+    records = generator.generate(items, N_DRAWN)
+    y = rewards_of(items, [record["completions"] for record in records])
+    X = stack_embeddings(records, "hidden_states")
+    found = values["whole"].predict(X.reshape(-1, X.shape[-1])).reshape(y.shape)
+    n_tokens = np.array([record["n_tokens"] for record in records])
+    return records, Curve(y, found, n_tokens), (y, found, n_tokens)
+
+
+def rewards_of(items, texts):
+    return np.array(
+        [[score(item, t) for t in row] for item, row in zip(items, texts, strict=True)],
+        dtype=float,
+    )
+
+
+# %% Blocks
+
+
+def write_blockwise(generator, prompt, value, k, n_runs, rng):
+    """Run `BlockwiseBestOfK` with keep=1 several times, in one batch.
+
+    The candidates of run r are those from r * k on. A run that has ended keeps its
+    answer, and its other candidates are left out.
+
+    Returns
+    -------
+    texts : list of str
+        Answer of each run.
+    n_tokens : float
+        Mean number of tokens of a run.
+    """
+    start, [pair] = generator._starter([prompt], "", k)
+    drafts = start(pair)
+    runs, parents = np.repeat(np.arange(n_runs), k), [0] * (n_runs * k)
+    lengths, answers, total = np.zeros(1, dtype=int), [None] * n_runs, 0
+    for left in range(generator.max_tokens, 0, -BLOCK_TOKENS):
+        n_block = min(BLOCK_TOKENS, left)
+        drafts.select(parents)
+        drafts.write(rng.random((len(parents), n_block), dtype=np.float32))
+        record = generator._record(prompt, "", drafts.drafts)
+        total += (record["n_tokens"] - lengths[parents]).sum()
+        found, lengths = value.predict(record["hidden_states"]), record["n_tokens"]
+        parents = []
+        for run in np.unique(runs):
+            rows = np.flatnonzero(runs == run)
+            best = rows[found[rows].argmax()]
+            goes_on = record["finish_reasons"][best] == "length" and left > n_block
+            if goes_on:
+                parents += [best] * k
+            else:
+                answers[run] = record["completions"][best]
+        runs = np.array([runs[row] for row in parents], dtype=int)
+        if not parents:
+            break
+    return answers, total / n_runs
+
+
+def measure_blockwise(items, generator, values, curve, k):
+    """Measure blocks against the best of k at equal numbers of tokens."""
+    texts, n_tokens = [], []
+    for i, item in enumerate(items):
+        rng = np.random.default_rng([generator.seed, k, i])
+        found = write_blockwise(
+            generator, item["prompt"], values["prefix"], k, N_RUNS, rng
+        )
+        texts.append(found[0])
+        n_tokens.append(found[1])
+    return compare(rewards_of(items, texts).mean(axis=1), np.mean(n_tokens), curve)
+
+
+def compare(rewards, n_tokens, curve):
+    """Compare rewards per prompt with those of the best of k at equal tokens."""
+    same = curve.at(n_tokens)
+    return {
+        "reward": mean_interval(rewards, N_RESAMPLES),
+        "tokens": n_tokens,
+        "k": n_tokens / curve.tokens,
+        "best of k": same.mean(),
+        "gain": mean_interval(rewards - same, N_RESAMPLES),
+        "saved": 1 - n_tokens / curve.tokens_for(rewards.mean()),
+    }
+
+
+# %% Rejection in the middle
+
+
+def measure_rejection(records, pool, values, embedder, curve, k, cut, n_orders=200):
+    """Draw k completions, and drop the worst half after `cut` tokens."""
+    half = N_DRAWN // 2
+    some = [
+        {"prompt": r["prompt"], "completions": r["completions"][:half]} for r in records
+    ]
+    pairs, groups, _, _ = expand_prefixes(some, cut, embedder)
+    first = [row for row, (_, number) in enumerate(groups) if number == cut]
+    X = embedder.transform([pairs[row] for row in first])
+    early = values["prefix"].predict(X).reshape(len(records), half)
+    rng = np.random.default_rng(0)
+    rewards, n_tokens = [], []
+    for z, y, late, lengths in zip(
+        early, *(each[:, :half] for each in pool), strict=True
+    ):
+        drawn = rng.permuted(np.tile(np.arange(half), (n_orders, 1)), axis=1)[:, :k]
+        order = np.take_along_axis(drawn, np.argsort(-z[drawn], axis=1), axis=1)
+        kept, dropped = order[:, : k // 2], order[:, k // 2 :]
+        best = np.take_along_axis(kept, late[kept].argmax(axis=1)[:, None], axis=1)
+        rewards.append(y[best].mean())
+        cost = lengths[kept].sum(axis=1) + np.minimum(lengths[dropped], cut).sum(axis=1)
+        n_tokens.append(cost.mean())
+    return compare(np.array(rewards), np.mean(n_tokens), curve)
+
+
+def print_comparison(name, found):
+    print(
+        f"  {name:32}{format_interval(found['reward'])} with {found['tokens']:.1f} "
+        f"tokens, {found['k']:.2f} draws; best of k {found['best of k']:.3f}, gain "
+        f"{format_interval(found['gain'], '+')}, tokens saved {found['saved']:.0%}",
+        flush=True,
+    )
+
+
+def run_blockwise(items, generator, values, embedder):
+    """Measure and print blocks and rejection."""
+    records, curve, pool = draw_pool(items, generator, values)
+    y, found, _ = pool
+    by_prefix = values["prefix"].predict(
+        np.concatenate(stack_embeddings(records, "hidden_states"))
+    )
+    print(f"{len(items)} prompts, {curve.tokens:.1f} tokens per completion")
+    for name, z in ("value of whole", found), ("value of prefixes", by_prefix):
+        means = {
+            k: best_of_k_reward(y, np.reshape(z, y.shape), k) for k in (1, 2, 4, 8, 16)
+        }
+        print(f"  best of k, by the {name}: {means}", flush=True)
+    for k, cut in (8, 4), (16, 4):
+        rejection = measure_rejection(records, pool, values, embedder, curve, k, cut)
+        print_comparison(f"best of {k}, half dropped after {cut}", rejection)
+    for k in SIZES:
+        blockwise = measure_blockwise(items, generator, values, curve, k)
+        print_comparison(f"{k} blocks of {BLOCK_TOKENS} tokens", blockwise)
