@@ -9,12 +9,13 @@ import numpy as np
 from _intervals import mean_interval
 from _output import format_interval
 from _two_words import TEMPLATE, WORDS, draw_pairs, reward
+from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skqprobe import QProbeRegressor
+from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe.embedders import HiddenStateEmbedder, expand_prefixes
-from skqprobe.generators import collect, stack_embeddings
+from skqprobe.generators import Guidance, collect, stack_embeddings
 from skqprobe.metrics import best_of_k_reward
 
 LAYERS = [15, 18, 21, 24]
@@ -22,6 +23,9 @@ BLOCK_TOKENS = 2
 SIZES = (4, 8)
 N_DRAWN = 32
 N_RUNS = 8
+GUIDED_LAYER, GUIDED_EVERY = 21, 4
+STRENGTHS = (8, 4, 12, -8)
+N_GUIDED, N_CHOSEN = 16, 8
 N_RESAMPLES = 9999
 
 
@@ -66,6 +70,8 @@ def fit_values(items, generator, k, folder):
     -------
     values : dict of str to estimator
         "prefix" and "whole".
+    records : list of dict
+        The candidates.
     embedder : HiddenStateEmbedder
         Its model and layers are those of the generator.
     """
@@ -84,7 +90,7 @@ def fit_values(items, generator, k, folder):
     prefix = fit_value(embedder.transform(pairs), y, sample_weight)
     X = np.concatenate(stack_embeddings(records, "hidden_states"))
     whole = fit_value(X, np.ravel([record["rewards"] for record in records]))
-    return {"prefix": prefix, "whole": whole}, embedder
+    return {"prefix": prefix, "whole": whole}, records, embedder
 
 
 class Curve:
@@ -257,3 +263,62 @@ def run_blockwise(items, generator, values, embedder):
     for k in SIZES:
         blockwise = measure_blockwise(items, generator, values, curve, k)
         print_comparison(f"{k} blocks of {BLOCK_TOKENS} tokens", blockwise)
+
+
+# %% Guidance
+
+
+def fit_guidance(records, embedder):
+    """Fit a policy to the states of the guided layer at prefixes, inside prompts."""
+    pairs, groups, y, _ = expand_prefixes(records, GUIDED_EVERY, embedder)
+    X = np.split(embedder.transform(pairs), len(LAYERS), axis=1)
+    policy = make_pipeline(
+        StandardScaler(), QProbePolicy("pairwise_logistic", alpha=0.03)
+    )
+    X = X[LAYERS.index(GUIDED_LAYER)]
+    return policy.fit(X, y, qprobepolicy__groups=groups)
+
+
+def measure_draws(items, generator, value, embedder):
+    """Draw candidates; return figures per prompt, those of the model without guidance.
+
+    "reward" of a random candidate, "chosen" of the best of N_CHOSEN, the share of
+    "distinct" texts, and "log_likelihood" and "tokens" of a candidate.
+    """
+    records = generator.generate(items, N_GUIDED)
+    texts = [record["completions"] for record in records]
+    y = rewards_of(items, texts)
+    X = embedder.transform(records)
+    states, likelihood = X[..., :-5], X[..., -5]
+    z = value.predict(states.reshape(-1, states.shape[-1])).reshape(y.shape)
+    return {
+        "reward": y.mean(axis=1),
+        "chosen": best_of_k_reward(y, z, N_CHOSEN, average=None),
+        "distinct": np.array([len(set(row)) / len(row) for row in texts]),
+        "log_likelihood": likelihood.mean(axis=1).astype(float),
+        "tokens": np.array([record["n_tokens"].mean() for record in records]),
+    }
+
+
+def run_guidance(items, generator, value, records, embedder):
+    """Measure and print guidance of several strengths against none."""
+    policy = fit_guidance(records, embedder)
+    reader = clone(embedder).set_params(likelihood=True, cache=None)
+    base = measure_draws(items, generator, value, reader)
+    print_draws("no guidance", base, base)
+    for strength in STRENGTHS:
+        guidance = Guidance(policy, GUIDED_LAYER, strength)
+        guided = clone(generator).set_params(guidance=guidance)
+        found = measure_draws(items, guided, value, reader)
+        print_draws(f"strength {strength}", found, base)
+
+
+def print_draws(name, found, base):
+    """Print the means of figures, and the intervals of their differences."""
+    print(f"  {name}")
+    for key, values in found.items():
+        row = f"    {key:16}{values.mean():8.3f}"
+        if found is not base:
+            gain = mean_interval(values - base[key], N_RESAMPLES)
+            row += f"  difference {format_interval(gain, '+')}"
+        print(row, flush=True)

@@ -244,7 +244,10 @@ def run_while_writing(args):
     test = items[args.part][: args.n or 150]
     train = items["train"][: args.n or 160]
     with stage(f"fit values to {len(train)} prompts x {args.k}"):
-        values, embedder = while_writing.fit_values(train, generator, args.k, args.path)
+        fitted = while_writing.fit_values(train, generator, args.k, args.path)
+        values, records, embedder = fitted
+    if args.guidance:
+        while_writing.run_guidance(test, generator, values["whole"], records, embedder)
     if args.blockwise:
         while_writing.run_blockwise(test, generator, values, embedder)
 

@@ -1,5 +1,6 @@
 """Drafts: completions of one prompt that a causal language model writes in parallel."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +24,8 @@ class Drafts:
         Numbers of the layers whose states are captured.
     draw : callable
         Function ``draw(logits, uniforms)`` to tokens and their log-probabilities.
+    guidance : Guidance or None
+        Move of the states of a layer.
 
     Attributes
     ----------
@@ -30,8 +33,9 @@ class Drafts:
         The completions; a single empty one at first.
     """
 
-    def __init__(self, lm, prompt, prefix, stops, layers, draw):
+    def __init__(self, lm, prompt, prefix, stops, layers, draw, guidance):
         self.lm = lm
+        self.guidance = guidance
         self.draw = draw
         self.layers = layers
         self._read(import_backend("torch").tensor([prompt + prefix]))
@@ -82,7 +86,8 @@ class Drafts:
     def _read(self, ids):
         """Run the model on tokens; keep cache, logits and states at the last token."""
         torch = import_backend("torch")
-        with torch.inference_mode():
+        moved = nullcontext() if self.guidance is None else self.guidance.move(self.lm)
+        with torch.inference_mode(), moved:
             out = self.lm.network(
                 ids.to(self.lm.network.device),
                 past_key_values=getattr(self, "_cache", None),
