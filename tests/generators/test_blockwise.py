@@ -20,7 +20,7 @@ from skqprobe.generators import (
 
 
 class Script(BaseGenerator):
-    """Writes the letters of a script by prefix; "." ends a text, a letter is a token."""
+    """Writes a script by prefix. Each letter is a token, and "." ends a text."""
 
     def __init__(self, script, max_tokens=6, stop=None, seed=None, progress=False):
         self.script = script
