@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 
 from skqprobe._backends.causal_lm import load_causal_lm
+from skqprobe.embedders._causal_lm import CausalLMEmbedder
 from skqprobe.embedders._inputs import flatten_records
 
 
@@ -48,7 +49,8 @@ def expand_prefixes(records, every, embedder=None):
     Raises
     ------
     ValueError
-        If `every` is not an integer of 1 or more, or `records` is malformed.
+        If `every` is not an integer of 1 or more, `embedder` does not read tokens, or
+        `records` is malformed.
 
     Warns
     -----
@@ -87,6 +89,12 @@ def expand_prefixes(records, every, embedder=None):
     """
     if not isinstance(every, Integral) or isinstance(every, bool) or every < 1:
         raise ValueError(f"every must be an integer of 1 or more; got {every!r}.")
+    if not (embedder is None or isinstance(embedder, CausalLMEmbedder)):
+        raise ValueError(
+            "embedder must be a HiddenStateEmbedder, a LikelihoodEmbedder or None; got "
+            f"{type(embedder).__name__}. Others read no tokens: leave it out to count "
+            "words."
+        )
     pairs, numbers, y = flatten_records(records)
     cut = _cut_words if embedder is None else load_causal_lm(embedder).cut
     prefixes = [cut(completion, every) for _, completion in pairs]

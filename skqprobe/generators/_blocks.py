@@ -56,7 +56,7 @@ class _TextBlocks:
 
     def _stop(self, record, n_before):
         """End the texts at a stop string that begins in the prefix."""
-        stops = self.generator.stop or []
+        stops = getattr(self.generator, "stop", None) or []
         for stop in [stops] if isinstance(stops, str) else stops:
             start = max(n_before - len(stop) + 1, 0)
             for i, text in enumerate(record["completions"]):

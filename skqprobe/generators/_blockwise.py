@@ -6,6 +6,7 @@ import numpy as np
 
 from skqprobe._utils.progress import progress_bar
 from skqprobe._utils.sklearn_compat import Interval
+from skqprobe.generators._base import name_prompt
 from skqprobe.generators._best_of_k import BestOfK
 from skqprobe.generators._blocks import join_records, start_blocks, take_candidates
 
@@ -67,9 +68,8 @@ class BlockwiseBestOfK(BestOfK):
     >>> from skqprobe.embedders import VectorizerEmbedder
     >>> from skqprobe.generators import BaseGenerator, BlockwiseBestOfK
     >>> class Letters(BaseGenerator):  # each letter is a token, and "." ends a text
-    ...     def __init__(self, max_tokens=8, stop=".", progress="auto"):
+    ...     def __init__(self, max_tokens=8, progress="auto"):
     ...         self.max_tokens = max_tokens
-    ...         self.stop = stop
     ...         self.progress = progress
     ...
     ...     def sample(self, prompt, k, prefix=""):
@@ -151,8 +151,11 @@ class BlockwiseBestOfK(BestOfK):
         progress = self.generator.progress
         with progress_bar(progress, len(prompts), type(self).__name__, "prompt") as bar:
             records = []
-            for prompt in prompts:
-                records.append(self._write(prompt))
+            for i, prompt in enumerate(prompts):
+                try:
+                    records.append(self._write(prompt))
+                except Exception as error:
+                    raise name_prompt(error, i, prompt) from error
                 bar.update()
         return records
 

@@ -12,6 +12,7 @@ from skqprobe import QProbePolicy, QProbeRegressor
 from skqprobe.embedders import (
     HiddenStateEmbedder,
     LikelihoodEmbedder,
+    TextStatistics,
     VectorizerEmbedder,
     expand_prefixes,
 )
@@ -70,6 +71,12 @@ def test_missing_and_several_rewards():
 def test_every_must_be_a_number_of_words(every):
     with pytest.raises(ValueError, match="every must be an integer of 1 or more; got"):
         expand_prefixes(RECORDS, every)
+
+
+def test_an_embedder_that_reads_no_tokens():
+    for bad in (TextStatistics(), "model"):
+        with pytest.raises(ValueError, match="embedder must be a HiddenStateEmbedder"):
+            expand_prefixes(RECORDS, 2, bad)
 
 
 def test_values_and_policies_are_fitted_to_the_rows():

@@ -287,7 +287,9 @@ def test_temperature_0_and_prompts_that_cannot_be_read(model_generator, state_va
     best = BlockwiseBestOfK(
         model_generator, state_value, 2, 2, embeddings="hidden_states"
     )
-    with pytest.raises(ValueError, match="no chat template"):
+    with pytest.raises(
+        ValueError, match=r"prompts\[0\] \('a'\) was .*no chat template"
+    ):
         best.generate([[{"role": "user", "content": "a"}]])
     model_generator.set_params(temperature=0)
     with pytest.raises(ValueError, match="temperature=0 gives the same"):
