@@ -20,12 +20,12 @@ from skqprobe.metrics import best_of_k_reward
 
 LAYERS = [15, 18, 21, 24]
 BLOCK_TOKENS = 2
-SIZES = (4, 8)
+SIZES = (4,)
 N_DRAWN = 32
 N_RUNS = 8
 GUIDED_LAYER, GUIDED_EVERY = 21, 4
 STRENGTHS = (8, 4, 12, -8)
-N_GUIDED, N_CHOSEN = 16, 8
+N_GUIDED, N_CHOSEN = 12, 8
 N_RESAMPLES = 9999
 
 
@@ -288,8 +288,12 @@ def measure_draws(items, generator, value, embedder):
     records = generator.generate(items, N_GUIDED)
     texts = [record["completions"] for record in records]
     y = rewards_of(items, texts)
-    X = embedder.transform(records)
-    states, likelihood = X[..., :-5], X[..., -5]
+    if generator.guidance is None:  # they are captured
+        states = stack_embeddings(records, "hidden_states")
+        likelihood = stack_embeddings(records, "log_likelihoods")[..., 0]
+    else:
+        X = embedder.transform(records)
+        states, likelihood = X[..., :-5], X[..., -5]
     z = value.predict(states.reshape(-1, states.shape[-1])).reshape(y.shape)
     return {
         "reward": y.mean(axis=1),

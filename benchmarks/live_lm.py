@@ -17,8 +17,9 @@ prompts. `BestOfK` then answers the test prompts. There are two ways:
     python benchmarks/live_lm.py --blockwise            # choose while the model writes
     python benchmarks/live_lm.py --guidance             # move the model's states
 
-The last two compare `BlockwiseBestOfK`, rejection in the middle and guidance with the
-best of k whole completions, on 150 prompts of their own (_while_writing.py).
+The last two compare blocks and rejection in the middle with the best of k whole
+completions, on 150 prompts of their own, and guidance with none, on 120 of these
+(_while_writing.py).
 
 The script runs on the CPU, with the packages of make_two_words.py. The server also
 needs
@@ -241,7 +242,7 @@ def run_while_writing(args):
         progress=False,
     )
     items = while_writing.make_parts()
-    test = items[args.part][: args.n or 150]
+    test = items[args.part][: args.n or (150 if args.blockwise else 120)]
     train = items["train"][: args.n or 160]
     with stage(f"fit values to {len(train)} prompts x {args.k}"):
         fitted = while_writing.fit_values(train, generator, args.k, args.path)
