@@ -5,6 +5,8 @@ that are in no other test prompt. No pair is in the shipped data. The constants 
 were chosen on the prompts of "settings".
 """
 
+from contextlib import contextmanager, nullcontext
+
 import numpy as np
 from _intervals import mean_interval
 from _output import format_interval
@@ -14,8 +16,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe._backends.causal_lm import load_causal_lm
 from skqprobe.embedders import HiddenStateEmbedder, expand_prefixes
-from skqprobe.generators import Guidance, collect, stack_embeddings
+from skqprobe.generators import collect, stack_embeddings
 from skqprobe.metrics import best_of_k_reward
 
 LAYERS = [15, 18, 21, 24]
@@ -279,16 +282,44 @@ def fit_guidance(records, embedder):
     return policy.fit(X, y, qprobepolicy__groups=groups)
 
 
-def measure_draws(items, generator, value, embedder):
+def unit_shift(policy):
+    """Return the move of a state by one unit of the spread of its layer.
+
+    With the coefficients w of standardized states and the gradient g = w / scale of the
+    value with respect to the states, it is g |w| / |g|^2: along the gradient, and as
+    long as raises the value by |w|, as a step of one standard deviation along w does.
+    """
+    scaler, probe = policy
+    gradient = probe.coef_ / scaler.scale_
+    return gradient * np.linalg.norm(probe.coef_) / (gradient @ gradient)
+
+
+@contextmanager
+def moved_states(generator, shift, layer=GUIDED_LAYER):
+    """Add a shift to the state of the layer from which each token is drawn."""
+    import torch
+
+    def move(module, inputs, output):
+        states = output[0] if isinstance(output, tuple) else output
+        states[:, -1] += torch.tensor(shift).to(states)
+
+    layers = load_causal_lm(generator).network.base_model.layers
+    with layers[layer - 1].register_forward_hook(move):
+        yield
+
+
+def measure_draws(items, generator, value, embedder, shift=None):
     """Draw candidates; return figures per prompt, those of the model without guidance.
 
     "reward" of a random candidate, "chosen" of the best of N_CHOSEN, the share of
     "distinct" texts, and "log_likelihood" and "tokens" of a candidate.
     """
-    records = generator.generate(items, N_GUIDED)
+    moved = nullcontext() if shift is None else moved_states(generator, shift)
+    with moved:
+        records = generator.generate(items, N_GUIDED)
     texts = [record["completions"] for record in records]
     y = rewards_of(items, texts)
-    if generator.guidance is None:  # they are captured
+    if shift is None:  # they are captured
         states = stack_embeddings(records, "hidden_states")
         likelihood = stack_embeddings(records, "log_likelihoods")[..., 0]
     else:
@@ -311,9 +342,8 @@ def run_guidance(items, generator, value, records, embedder):
     base = measure_draws(items, generator, value, reader)
     print_draws("no guidance", base, base)
     for strength in STRENGTHS:
-        guidance = Guidance(policy, GUIDED_LAYER, strength)
-        guided = clone(generator).set_params(guidance=guidance)
-        found = measure_draws(items, guided, value, reader)
+        shift = strength * unit_shift(policy)
+        found = measure_draws(items, generator, value, reader, shift)
         print_draws(f"strength {strength}", found, base)
 
 

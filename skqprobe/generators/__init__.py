@@ -7,7 +7,6 @@ from skqprobe.generators._base import BaseGenerator
 from skqprobe.generators._best_of_k import BestOfK, stack_embeddings
 from skqprobe.generators._blockwise import BlockwiseBestOfK
 from skqprobe.generators._collect import collect
-from skqprobe.generators._guidance import Guidance
 from skqprobe.generators._load import load_records
 from skqprobe.generators._openai import OpenAIGenerator
 from skqprobe.generators._select import select_candidates
@@ -18,7 +17,6 @@ __all__ = [
     "BestOfK",
     "BlockwiseBestOfK",
     "ExpectedGain",
-    "Guidance",
     "OpenAIGenerator",
     "PromptRefused",
     "RejectionSampling",

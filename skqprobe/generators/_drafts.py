@@ -1,6 +1,5 @@
 """Drafts: completions of one prompt that a causal language model writes in parallel."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,8 +23,6 @@ class Drafts:
         Numbers of the layers whose states are captured.
     draw : callable
         Function ``draw(logits, uniforms)`` to tokens and their log-probabilities.
-    guidance : Guidance or None
-        Move of the states of a layer.
 
     Attributes
     ----------
@@ -33,9 +30,8 @@ class Drafts:
         The completions; a single empty one at first.
     """
 
-    def __init__(self, lm, prompt, prefix, stops, layers, draw, guidance):
+    def __init__(self, lm, prompt, prefix, stops, layers, draw):
         self.lm = lm
-        self.guidance = guidance
         self.draw = draw
         self.layers = layers
         self._read(import_backend("torch").tensor([prompt + prefix]))
@@ -86,8 +82,7 @@ class Drafts:
     def _read(self, ids):
         """Run the model on tokens; keep cache, logits and states at the last token."""
         torch = import_backend("torch")
-        moved = nullcontext() if self.guidance is None else self.guidance.move(self.lm)
-        with torch.inference_mode(), moved:
+        with torch.inference_mode():
             out = self.lm.network(
                 ids.to(self.lm.network.device),
                 past_key_values=getattr(self, "_cache", None),

@@ -16,7 +16,6 @@ from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe.generators._base import BaseGenerator, check_prefix
 from skqprobe.generators._drafts import Drafts
-from skqprobe.generators._guidance import Guidance
 
 
 class BadPromptError(PromptRefused, ValueError):
@@ -74,10 +73,6 @@ class TransformersGenerator(BaseGenerator):
         states are returned.
     log_likelihoods : bool, default=False
         Whether to return the log-likelihood of each completion.
-    guidance : Guidance, default=None
-        Move of the states of a layer along the gradient of a probe. Then completions
-        are not samples from p0, and the hidden states and log-likelihoods are those of
-        the model that is moved.
     progress : bool or "auto", default="auto"
         Whether to show a progress bar. "auto" shows one in a terminal, for work of more
         than two seconds, and not inside a search or cross-validation.
@@ -143,10 +138,7 @@ class TransformersGenerator(BaseGenerator):
         "seed": [Interval(Integral, 0, None, closed="left"), None],
         "hidden_states": [Integral, list, tuple, None],
         "log_likelihoods": ["boolean"],
-        "guidance": [Guidance, None],
     }
-
-    guidance = None  # of an object that an older version saved
 
     # Devices differ in rounding only.
     inert_parameters = BaseGenerator.inert_parameters | {"device"}
@@ -167,7 +159,6 @@ class TransformersGenerator(BaseGenerator):
         seed=None,
         hidden_states=None,
         log_likelihoods=False,
-        guidance=None,
         progress="auto",
     ):
         self.model = model
@@ -183,7 +174,6 @@ class TransformersGenerator(BaseGenerator):
         self.seed = seed
         self.hidden_states = hidden_states
         self.log_likelihoods = log_likelihoods
-        self.guidance = guidance
         self.progress = progress
 
     def sample(self, prompt, k, prefix=""):
@@ -282,11 +272,9 @@ class TransformersGenerator(BaseGenerator):
         stops, lm, layers = self._stops(), load_causal_lm(self), None
         if self.hidden_states is not None:
             layers = lm.layer_numbers(self.hidden_states, "hidden_states")
-        if self.guidance is not None:
-            self.guidance.check(lm)
 
         def start(pair):
-            return Drafts(lm, *pair, stops, layers, self._draw, self.guidance)
+            return Drafts(lm, *pair, stops, layers, self._draw)
 
         return start, self._encode(lm, prompts, prefix)
 
@@ -302,11 +290,6 @@ class TransformersGenerator(BaseGenerator):
         if self.hidden_states is not None:
             record["hidden_states"] = np.stack([d.states[len(d.ids)] for d in drafts])
         return record
-
-    def _settings(self):
-        settings = super()._settings()
-        guidance = settings.pop("guidance")  # files of earlier versions do not have it
-        return settings if guidance is None else settings | {"guidance": repr(guidance)}
 
     def _stops(self):
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []

@@ -1,10 +1,15 @@
 """The benchmark of choices while the model writes."""
 
+import string
+
 import numpy as np
 import pytest
 from scipy.stats import hypergeom
 from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from skqprobe import QProbePolicy
 from skqprobe.generators import BlockwiseBestOfK, TransformersGenerator
 
 
@@ -76,3 +81,70 @@ def test_runs_are_independent(while_writing, tiny, rng):
     answers, n_tokens = while_writing.write_blockwise(*arguments)
     assert len(answers) == 30 and len(set(answers)) > 10
     assert n_tokens <= 2 * 6
+
+
+# Guidance
+
+LETTERS = ["<unk>", "<s>", "</s>", "\n", " ", *string.ascii_letters]
+
+
+def log_probabilities(folder, shift, prompt, completion):
+    """Log-probabilities of all tokens in place of each token of a completion.
+
+    The layers are applied one by one. The states of the first one are moved from the
+    last token of the prompt on.
+    """
+    torch, transformers = map(pytest.importorskip, ("torch", "transformers"))
+    model = transformers.LlamaForCausalLM.from_pretrained(folder)
+    ids = [1, *map(LETTERS.index, " " + prompt + completion)]
+    first = len(ids) - len(completion) - 1
+    with torch.inference_mode():
+        x, place = model.model.embed_tokens(torch.tensor([ids])), torch.arange(len(ids))
+        options = {"position_ids": place[None]}
+        options["position_embeddings"] = model.model.rotary_emb(x, place[None])
+        for number, layer in enumerate(model.model.layers):
+            out = layer(x, **options)
+            x = out[0] if isinstance(out, tuple) else out
+            if number == 0:
+                x[:, first:] += torch.tensor(shift)
+        logits = model.lm_head(model.model.norm(x))[0, first:]
+    return logits.double().log_softmax(1).numpy(), ids[first + 1 :]
+
+
+@pytest.mark.parametrize("strength", [-3, 0, 3])
+def test_draws_are_those_of_the_model_with_moved_states(while_writing, tiny, strength):
+    """One token: its frequency. Several: the log-likelihood, with cached states."""
+    shift = strength * np.linspace(-0.4, 0.4, 16, dtype=np.float32)
+    generator = TransformersGenerator(tiny, max_tokens=1, seed=0, log_likelihoods=True)
+    with while_writing.moved_states(generator, shift, layer=1):
+        texts = generator.sample("ab", 4000)["completions"]
+        record = generator.set_params(max_tokens=5).sample("xyz", 40)
+    log_p, _ = log_probabilities(tiny, shift, "ab", "")
+    counts = [texts.count(letter) for letter in LETTERS[4:]]
+    np.testing.assert_allclose(np.array(counts) / 4000, np.exp(log_p[0, 4:]), atol=0.03)
+    n_checked = 0
+    keys = ("completions", "log_likelihoods", "n_tokens")
+    for text, found, size in zip(*(record[key] for key in keys), strict=True):
+        if "<" not in text and len(text) == size > 1:
+            log_p, ids = log_probabilities(tiny, shift, "xyz", text)
+            expected = log_p[range(len(ids)), ids].sum()
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+            n_checked += 1
+    assert n_checked > 10
+    plain = generator.sample("xyz", 40)["completions"]  # nothing is moved any more
+    assert (plain == record["completions"]) == (strength == 0)
+
+
+def test_the_unit_is_the_spread_of_the_layer(while_writing, rng):
+    """A step raises the value by the norm of the coefficients, along the gradient."""
+    X = rng.normal(size=(200, 6)) * np.logspace(-2, 2, 6) + 3
+    y = X @ (rng.normal(size=6) / np.logspace(-2, 2, 6))
+    policy = make_pipeline(StandardScaler(), QProbePolicy("pairwise_logistic"))
+    policy.fit(X, y, qprobepolicy__groups=np.arange(200) // 5)
+    shift = while_writing.unit_shift(policy)
+    values = policy.decision_function(X[:1])
+    raised = policy.decision_function(X[:1] + shift) - values
+    np.testing.assert_allclose(raised, np.linalg.norm(policy[-1].coef_), rtol=1e-4)
+    gradient = [policy.decision_function(X[:1] + e) - values for e in np.eye(6)]
+    cosine = shift @ np.ravel(gradient) / np.linalg.norm(shift)
+    np.testing.assert_allclose(cosine, np.linalg.norm(gradient))
