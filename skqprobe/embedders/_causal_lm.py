@@ -176,9 +176,9 @@ class CausalLMEmbedder(BaseEmbedder):
                 jobs.append((prompt[:-1], [*texts.values()]))
             else:
                 alone += texts.values()
-        for shared, texts in [*jobs, ((), alone)]:
-            for start in range(0, len(texts), self.batch_size):
-                batch = texts[start : start + self.batch_size]
+        for shared, job in [*jobs, ((), alone)]:
+            for start in range(0, len(job), self.batch_size):
+                batch = job[start : start + self.batch_size]
                 yield shared, [item for text in batch for item in text]
 
     def _may_share(self):

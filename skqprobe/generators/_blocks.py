@@ -2,6 +2,7 @@
 
 import inspect
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -36,7 +37,7 @@ class _TextBlocks:
     def __init__(self, generator, prompt):
         self.generator = generator
         self.prompt = prompt
-        self.record = {"prompt": prompt, "completions": [""], "n_tokens": [0]}
+        self.record: Any = {"prompt": prompt, "completions": [""], "n_tokens": [0]}
 
     def extend(self, numbers, n_tokens):
         """Continue candidates of the last record by a number of tokens."""

@@ -34,6 +34,9 @@ class Drafts:
         self.lm = lm
         self.draw = draw
         self.layers = layers
+        self._cache: Any = None
+        self._logits: Any = None
+        self._states: list[Any] = []
         self._read(import_backend("torch").tensor([prompt + prefix]))
         self.drafts = [Draft(lm, prefix, stops, states=self._states)]
         self._alive = np.arange(1)  # number of the draft of each row of the cache
@@ -85,7 +88,7 @@ class Drafts:
         with torch.inference_mode():
             out = self.lm.network(
                 ids.to(self.lm.network.device),
-                past_key_values=getattr(self, "_cache", None),
+                past_key_values=self._cache,
                 use_cache=True,
                 logits_to_keep=1,
                 output_hidden_states=self.layers is not None,
@@ -133,8 +136,7 @@ class Draft:
 
     def copy(self):
         """Return a copy that can be continued independently."""
-        lists = {name: [*getattr(self, name)] for name in ("ids", "logp", "states")}
-        return replace(self, **lists)
+        return replace(self, ids=[*self.ids], logp=[*self.logp], states=[*self.states])
 
     def add(self, token, logp):
         """Add a token; return whether to continue."""

@@ -274,7 +274,8 @@ class TransformersGenerator(BaseGenerator):
             layers = lm.layer_numbers(self.hidden_states, "hidden_states")
 
         def start(pair):
-            return Drafts(lm, *pair, stops, layers, self._draw)
+            before, after = pair
+            return Drafts(lm, before, after, stops, layers, self._draw)
 
         return start, self._encode(lm, prompts, prefix)
 
