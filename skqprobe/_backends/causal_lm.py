@@ -186,6 +186,20 @@ class CausalLM:
         )
         return text[len(self._before) :]
 
+    def cut(self, text, every):
+        """Return the prefixes of 1, 2, ... times `every` tokens, and the text.
+
+        A prefix that ends inside a character gets the tokens of the whole character.
+        """
+        ids, prefixes = self.encode_completion(text), []
+        for end in range(every, len(ids), every):
+            longer = (self.decode(ids[:n]) for n in range(end, len(ids)))
+            prefix = next((each for each in longer if text.startswith(each)), None)
+            if prefix is None:
+                break
+            prefixes.append(prefix)
+        return [*prefixes, text]
+
     def start(self):
         """Return the token that begins a text without a prompt: BOS or, if none, EOS.
 

@@ -7,6 +7,7 @@ from skqprobe.embedders._hidden_state import HiddenStateEmbedder
 from skqprobe.embedders._inputs import flatten_records
 from skqprobe.embedders._likelihood import LikelihoodEmbedder
 from skqprobe.embedders._openai import OpenAIEmbedder
+from skqprobe.embedders._prefixes import expand_prefixes
 from skqprobe.embedders._sentence_transformer import SentenceTransformerEmbedder
 from skqprobe.embedders._statistics import TextStatistics
 from skqprobe.embedders._union import EmbedderUnion
@@ -22,6 +23,7 @@ __all__ = [
     "SentenceTransformerEmbedder",
     "TextStatistics",
     "VectorizerEmbedder",
+    "expand_prefixes",
     "flatten_records",
 ]
 

@@ -1,5 +1,6 @@
 """CausalLMEmbedder: texts through a causal language model, in batches."""
 
+import itertools
 import json
 from numbers import Integral
 from typing import Any
@@ -160,22 +161,25 @@ class CausalLMEmbedder(BaseEmbedder):
         """Yield the passes through the model: shared tokens, and numbers of pairs.
 
         Candidates of one prompt share all of its tokens except the last, whose state
-        and logits they need. The only candidate of a prompt shares nothing.
+        and logits they need. The only candidate of a prompt shares nothing. A candidate
+        and its prefixes are one text of a batch.
         """
-        groups: dict[tuple, list[int]] = {}
-        for item, pair in enumerate(pairs):
-            if not isinstance(pair, ValueError):
-                groups.setdefault(tuple(pair[0]), []).append(item)
-        alone = []
-        jobs: list[tuple[tuple, list[int]]] = []
-        for prompt, items in groups.items():
-            if len(items) > 1 and self._may_share():
-                jobs.append((prompt[:-1], items))
+        good = [i for i, pair in enumerate(pairs) if not isinstance(pair, ValueError)]
+        groups: dict[tuple, dict[int, list[int]]] = {}
+        for item, longest in zip(good, nest([pairs[i] for i in good]), strict=True):
+            texts = groups.setdefault(tuple(pairs[item][0]), {})
+            texts.setdefault(longest, []).append(item)
+        alone: list[list[int]] = []
+        jobs: list[tuple[tuple, list[list[int]]]] = []
+        for prompt, texts in groups.items():
+            if len(texts) > 1 and self._may_share():
+                jobs.append((prompt[:-1], [*texts.values()]))
             else:
-                alone += items
-        for shared, items in [*jobs, ((), alone)]:
-            for start in range(0, len(items), self.batch_size):
-                yield shared, items[start : start + self.batch_size]
+                alone += texts.values()
+        for shared, job in [*jobs, ((), alone)]:
+            for start in range(0, len(job), self.batch_size):
+                batch = job[start : start + self.batch_size]
+                yield shared, [item for text in batch for item in text]
 
     def _may_share(self):
         return True
@@ -187,11 +191,38 @@ def _parse(text):
     return prompt if form == "text" else json.loads(prompt), completion
 
 
+def nest(pairs):
+    """Find, for each pair of token ids, the longest pair that begins with it.
+
+    Parameters
+    ----------
+    pairs : list of (list of int, list of int)
+        Token ids of prompts and completions.
+
+    Returns
+    -------
+    longest : list of int
+        Number of a pair with the same prompt and a completion that begins with the
+        completion of the pair.
+    """
+    # In lexicographic order, a text comes directly before those that begin with it.
+    order = sorted(range(len(pairs)), key=pairs.__getitem__, reverse=True)
+    longest = list(range(len(pairs)))
+    for after, item in itertools.pairwise(order):
+        prompt, completion = pairs[item]
+        if pairs[after][0] == prompt and (
+            pairs[after][1][: len(completion)] == completion
+        ):
+            longest[item] = longest[after]
+    return longest
+
+
 def lay_out(lm, shared, pairs):
     """Make the inputs of a model for a batch of texts that begin with the same tokens.
 
-    The model reads these tokens here, once for all texts. Padding is on the right: no
-    token of a causal model depends on it, and it does not change any position.
+    The model reads these tokens here, once for all texts. It reads a text and its
+    prefixes once, too. Padding is on the right: no token of a causal model depends on
+    it, and it does not change any position.
 
     Parameters
     ----------
@@ -205,11 +236,15 @@ def lay_out(lm, shared, pairs):
     Returns
     -------
     inputs : dict
-        "input_ids" of shape (len(pairs), n_tokens), "attention_mask" of shape
-        (len(pairs), len(shared) + n_tokens), and "past_key_values".
+        "input_ids" of shape (n_texts, n_tokens), "attention_mask" of shape (n_texts,
+        len(shared) + n_tokens), and "past_key_values".
+    places : list of int
+        Row of each pair in the inputs.
     """
     torch = import_backend("torch")
-    rows = [torch.tensor(prompt + completion) for prompt, completion in pairs]
+    longest = nest(pairs)
+    texts = sorted(set(longest))
+    rows = [torch.tensor(pairs[i][0] + pairs[i][1]) for i in texts]
     seen = [torch.ones(len(shared) + len(row), dtype=torch.long) for row in rows]
     pad, device = torch.nn.utils.rnn.pad_sequence, lm.network.device
     cache = None
@@ -218,9 +253,10 @@ def lay_out(lm, shared, pairs):
         cache = lm.network.base_model(ids, use_cache=True).past_key_values
         # Repeat the only row of the cache for each of the texts.
         cache.reorder_cache(torch.zeros(len(rows), dtype=torch.long))
-    return {
+    inputs = {
         "input_ids": pad(rows, batch_first=True).to(device),
         "attention_mask": pad(seen, batch_first=True).to(device),
         "past_key_values": cache,
         "use_cache": cache is not None,
     }
+    return inputs, [texts.index(i) for i in longest]

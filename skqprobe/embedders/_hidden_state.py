@@ -119,8 +119,9 @@ class HiddenStateEmbedder(CausalLMEmbedder):
     "assistant", the completion continues it.
 
     If a prompt has several candidates, it is read once for each batch of them, except
-    for the mean over all tokens. A prompt that is cut keeps its BOS token. Models
-    without a key-value cache, such as Mamba, are not supported.
+    for the mean over all tokens. A text and its prefixes, as :func:`expand_prefixes`
+    makes them, are read once. A prompt that is cut keeps its BOS token. Models without
+    a key-value cache, such as Mamba, are not supported.
 
     References
     ----------
@@ -207,7 +208,8 @@ class HiddenStateEmbedder(CausalLMEmbedder):
         """
         torch = import_backend("torch")
         numbers = lm.layer_numbers(self.layer, "layer")
-        inputs = lay_out(lm, shared, pairs) | {"output_hidden_states": True}
+        inputs, places = lay_out(lm, shared, pairs)
+        inputs["output_hidden_states"] = True
         if self.likelihood:
             out = lm.network(**inputs, logits_to_keep=count_logits(pairs))
         else:
@@ -220,13 +222,13 @@ class HiddenStateEmbedder(CausalLMEmbedder):
                 for number, state in zip(numbers, states, strict=True)
             ]
         rows = [
-            torch.cat([part for s in states for part in self._pool(s[row], *pair)])
-            for row, pair in enumerate(pairs)
+            torch.cat([part for s in states for part in self._pool(s[place], *pair)])
+            for place, pair in zip(places, pairs, strict=True)
         ]
         pooled = torch.stack(rows).cpu().numpy()
         if not self.likelihood:
             return pooled
-        described = describe_completions(out.logits, pairs)
+        described = describe_completions([out.logits[i] for i in places], pairs)
         return np.hstack(
             [pooled, [[row[name] for name in DEFAULT] for row in described]]
         )

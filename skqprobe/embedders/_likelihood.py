@@ -1,6 +1,7 @@
 """LikelihoodEmbedder: the likelihood of a completion under a language model."""
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from skqprobe._backends.causal_lm import import_backend
 from skqprobe._backends.token_features import TOKEN_FEATURES, describe_tokens
@@ -227,8 +228,11 @@ class LikelihoodEmbedder(CausalLMEmbedder):
         if REVERSE in names:
             limit = lm.context(self.max_length)
             texts = [_reverse(lm, [*shared, *b], after, limit) for b, after in pairs]
-            for row, reverse in zip(rows, _read(lm, (), texts), strict=True):
-                row[REVERSE] = reverse["sum_log_likelihood"]
+            # Prefixes share no pass here, so there may be more texts than in a batch.
+            for batch in gen_batches(len(texts), self.batch_size):
+                read = _read(lm, (), texts[batch])
+                for row, reverse in zip(rows[batch], read, strict=True):
+                    row[REVERSE] = reverse["sum_log_likelihood"]
         return np.array([[row[name] for name in names] for row in rows])
 
     def _names(self):
@@ -248,9 +252,9 @@ class LikelihoodEmbedder(CausalLMEmbedder):
 
 def _read(lm, shared, pairs):
     """Run the model; return the features of the tokens of each completion."""
-    inputs = lay_out(lm, shared, pairs)
+    inputs, places = lay_out(lm, shared, pairs)
     logits = lm.network(**inputs, logits_to_keep=count_logits(pairs)).logits
-    return describe_completions(logits, pairs)
+    return describe_completions([logits[i] for i in places], pairs)
 
 
 def _reverse(lm, prompt, completion, limit):
@@ -282,8 +286,8 @@ def describe_completions(logits, pairs):
 
     Parameters
     ----------
-    logits : tensor of shape (len(pairs), count_logits(pairs), n_tokens)
-        Logits of the model.
+    logits : list of tensor of shape (count_logits(pairs), n_tokens)
+        Logits of the model for each pair.
     pairs : list of (list of int, list of int)
         Token ids of prompts and completions.
 

@@ -5,6 +5,7 @@ from skqprobe._candidates.stopping import ExpectedGain, RejectionSampling, Thres
 from skqprobe._utils.public import set_module
 from skqprobe.generators._base import BaseGenerator
 from skqprobe.generators._best_of_k import BestOfK, stack_embeddings
+from skqprobe.generators._blockwise import BlockwiseBestOfK
 from skqprobe.generators._collect import collect
 from skqprobe.generators._load import load_records
 from skqprobe.generators._openai import OpenAIGenerator
@@ -14,6 +15,7 @@ from skqprobe.generators._transformers import TransformersGenerator
 __all__ = [
     "BaseGenerator",
     "BestOfK",
+    "BlockwiseBestOfK",
     "ExpectedGain",
     "OpenAIGenerator",
     "PromptRefused",

@@ -88,13 +88,17 @@ class BaseGenerator(BaseEstimator, ABC):
         PromptRefused
             If the model refuses a prompt for good. `collect` can leave it out.
         """
+        return self._generate(prompts, k)
+
+    def _generate(self, prompts, k, **options):
+        """Sample candidates for each prompt, with options of `sample_each`."""
         prompts = check_prompts(prompts)
         self._check_settings(k)
         records = [None] * len(prompts)
         with progress_bar(
             self.progress, len(prompts), type(self).__name__, "prompt"
         ) as bar:
-            for number, record in self.sample_each(prompts, k):
+            for number, record in self.sample_each(prompts, k, **options):
                 if isinstance(record, Exception):
                     raise name_prompt(record, number, prompts[number])
                 records[number] = record
@@ -142,6 +146,14 @@ class BaseGenerator(BaseEstimator, ABC):
     def _settings(self):
         """Return the settings that determine the completions, besides the prompt."""
         return output_settings(self)
+
+
+def check_prefix(prefix):
+    """Raise unless a prefix of completions is a text."""
+    if not isinstance(prefix, str):
+        raise ValueError(f"prefix must be a text; got {type(prefix).__name__}.")
+    if error := find_surrogate(prefix):
+        raise ValueError(f"prefix is not valid Unicode: {error}.")
 
 
 def list_items(prompts):

@@ -18,8 +18,9 @@ from skqprobe._candidates.sampling import sample_candidates
 from skqprobe._candidates.stopping import accepted_candidates
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import HasMethods, Interval
-from skqprobe.embedders._inputs import check_texts, is_list
+from skqprobe.embedders._inputs import check_texts
 from skqprobe.generators._base import check_prompts
+from skqprobe.generators._blocks import join_records
 from skqprobe.metrics._values import (
     candidate_values,
     policy_temperature,
@@ -227,7 +228,7 @@ class BestOfK(BaseEstimator):
             _check_drawn(drawn, len(active), n_more)
             n += n_more
             for i, record in zip(active, drawn, strict=True):
-                records[i] = _join(records[i], record)
+                records[i] = join_records(records[i], record)
             values, proba, rewards, of_choice = self._evaluate(
                 [records[i] for i in active], n
             )
@@ -362,25 +363,6 @@ def _check_drawn(records, n_prompts, k):
             f"prompts; it returned {len(sizes)} records of {min(sizes, default=0)} to "
             f"{max(sizes, default=0)} completions."
         )
-
-
-def _join(record, more):
-    """Join the candidates of two records of a prompt."""
-    if record is None:
-        return dict(more)
-    sizes = [len(each["completions"]) for each in (record, more)]
-    joined = record | more
-    for key in (record.keys() | more.keys()) - {"prompt"}:
-        parts = [each.get(key) for each in (record, more)]
-        lengths = [len(p) if is_list(p) or hasattr(p, "shape") else 0 for p in parts]
-        if lengths == sizes:
-            if isinstance(parts[0], list):
-                joined[key] = [*parts[0], *parts[1]]
-            else:
-                joined[key] = np.concatenate([to_host(p, key) for p in parts])
-        elif lengths[0] == sizes[0]:  # of the first candidates only
-            del joined[key]
-    return joined
 
 
 def _choose_one(values, proba, among, rng):

@@ -23,7 +23,7 @@ from skqprobe._backends.refusal import PromptRefused
 from skqprobe._backends.token_features import TOKEN_FEATURES, describe_likeliest
 from skqprobe._utils.sklearn_compat import Interval
 from skqprobe._utils.warn import warn_user
-from skqprobe.generators._base import BaseGenerator
+from skqprobe.generators._base import BaseGenerator, check_prefix
 
 
 class OpenAIGenerator(ServerModel, BaseGenerator):
@@ -181,7 +181,7 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
         self.default_headers = default_headers
         self.progress = progress
 
-    def sample(self, prompt, k):
+    def sample(self, prompt, k, prefix=""):
         """Sample candidates for one prompt.
 
         If the server returns less than k completions at a time, it is asked again.
@@ -192,6 +192,8 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             A text, or chat messages with the keys "role" and "content".
         k : int
             Number of completions per prompt.
+        prefix : str, default=""
+            Beginning of all completions, which the model continues.
 
         Returns
         -------
@@ -199,7 +201,8 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             Record with the keys
 
             - "prompt";
-            - "completions" : list of k texts, which may be empty.
+            - "completions" : list of k texts, which may be empty. They begin with the
+              prefix; all other values are of the text after it.
             - "finish_reasons" : list of k texts, such as "stop" and "length".
             - "log_likelihoods" : list of k floats, with ``log_likelihoods=True``: the
               sums of the log-probabilities of the tokens, as the server returns them.
@@ -231,11 +234,11 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             If a request fails after all retries.
         ValueError
             If an answer has no completions, or no log-probabilities although they were
-            requested.
+            requested; or if a prompt with a prefix is for the chat endpoint.
         """
-        return self.generate([prompt], k)[0]
+        return self._generate([prompt], k, prefix=prefix)[0]
 
-    def sample_each(self, prompts, k):
+    def sample_each(self, prompts, k, prefix=""):
         """Sample candidates for prompts, `concurrency` of them at a time.
 
         Parameters
@@ -244,6 +247,8 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             Texts, or chat messages with the keys "role" and "content".
         k : int
             Number of completions per prompt.
+        prefix : str, default=""
+            Beginning of all completions, which the model continues.
 
         Yields
         ------
@@ -261,7 +266,8 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             prompt "Hi", too. `generate` then loses the finished records. `collect`
             keeps them on disk.
         ValueError
-            As for RuntimeError, if the answers have no completions.
+            As for RuntimeError, if the answers have no completions. If a prompt with a
+            prefix is for the chat endpoint.
 
         Warns
         -----
@@ -275,13 +281,21 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
                 "Leave chat out to send both."
             )
 
+        check_prefix(prefix)
+        if prefix and (self.chat or not all(isinstance(p, str) for p in prompts)):
+            raise ValueError(
+                "prefix needs texts as prompts, and not chat=True: a chat endpoint "
+                "answers messages and cannot continue a text. Put the messages into a "
+                "text by the model's chat template, or use TransformersGenerator."
+            )
+
         def describe(done):
             return (
                 f"{len(done)} of {len(prompts)} prompts were done; "
                 "skqprobe.generators.collect would keep them."
             )
 
-        draws = _Draws(self, k)
+        draws = _Draws(self, k, prefix)
         instead: Counter[str] = Counter()
         n_unknown = n_nan = 0
         for number, result in ask_each(
@@ -322,11 +336,14 @@ class _Draws:
         Settings of the draws.
     k : int
         Number of completions per prompt.
+    prefix : str
+        Beginning of all completions.
     """
 
-    def __init__(self, generator, k):
+    def __init__(self, generator, k, prefix):
         self.generator = generator
         self.k = k
+        self.prefix = prefix
         self.most_at_once = math.inf
 
     def sample(self, client, prompt):
@@ -342,9 +359,14 @@ class _Draws:
         Or, in place of both, the error of this prompt.
         """
         try:
-            return self._sample(client, prompt)
+            if not self.prefix:
+                return self._sample(client, prompt)
+            record, instead = self._sample(client, prompt + self.prefix)
         except APIError as error:
             return failure_of_item(error)
+        record["prompt"] = prompt
+        record["completions"] = [self.prefix + text for text in record["completions"]]
+        return record, instead
 
     def check(self, client, prompt):
         """Raise an error unless the server accepts a prompt that no filter stops."""

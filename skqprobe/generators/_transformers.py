@@ -1,7 +1,6 @@
 """TransformersGenerator: completions from a causal language model of transformers."""
 
 import json
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from numbers import Integral, Real
 from typing import Any
@@ -15,7 +14,8 @@ from skqprobe._backends.causal_lm import (
 )
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe._utils.sklearn_compat import Interval
-from skqprobe.generators._base import BaseGenerator
+from skqprobe.generators._base import BaseGenerator, check_prefix
+from skqprobe.generators._drafts import Drafts
 
 
 class BadPromptError(PromptRefused, ValueError):
@@ -101,6 +101,9 @@ class TransformersGenerator(BaseGenerator):
     For such texts, and for texts that the tokenizer splits differently than the model
     wrote them, an embedder returns slightly different states.
 
+    With a `prefix` of `sample`, "completions" begin with it. The numbers of tokens, the
+    log-likelihoods, `max_tokens` and `stop` are of the text after it.
+
     To chat messages, the model's chat template is applied. If the last message has the
     role "assistant", the model continues it. A prompt that begins with the BOS token
     gets no second one.
@@ -173,7 +176,7 @@ class TransformersGenerator(BaseGenerator):
         self.log_likelihoods = log_likelihoods
         self.progress = progress
 
-    def sample(self, prompt, k):
+    def sample(self, prompt, k, prefix=""):
         """Sample candidates for one prompt.
 
         Parameters
@@ -182,6 +185,8 @@ class TransformersGenerator(BaseGenerator):
             A text, or chat messages with the keys "role" and "content".
         k : int
             Number of completions per prompt.
+        prefix : str, default=""
+            Beginning of all completions, which the model continues.
 
         Returns
         -------
@@ -195,9 +200,9 @@ class TransformersGenerator(BaseGenerator):
             a prompt, if the model has no such hidden states, or if the model cannot
             read the prompt.
         """
-        return self.generate([prompt], k)[0]
+        return self._generate([prompt], k, prefix=prefix)[0]
 
-    def sample_each(self, prompts, k):
+    def sample_each(self, prompts, k, prefix=""):
         """Sample candidates for prompts one by one.
 
         Parameters
@@ -206,6 +211,8 @@ class TransformersGenerator(BaseGenerator):
             Texts, or chat messages with the keys "role" and "content".
         k : int
             Number of completions per prompt.
+        prefix : str, default=""
+            Beginning of all completions, which the model continues.
 
         Yields
         ------
@@ -221,32 +228,61 @@ class TransformersGenerator(BaseGenerator):
             If `k` is more than 1 at temperature 0, if `max_tokens` leaves no space for
             a prompt, or if the model has no such hidden states.
         """
+        check_prefix(prefix)
         if not prompts:
             return  # the model is not loaded
-        if self.temperature == 0 and k > 1:
-            raise ValueError(
-                f"temperature=0 gives the same completion every time, but k={k}. "
-                "Set k=1, or a temperature above 0."
-            )
-        stops = self._stops()
-        lm = load_causal_lm(self)
-        layers = None
-        if self.hidden_states is not None:
-            layers = lm.layer_numbers(self.hidden_states, "hidden_states")
-        encoded = self._encode(lm, prompts)
+        start, encoded = self._starter(prompts, prefix, k)
         for number, pair in enumerate(encoded):
             if isinstance(pair, ValueError):  # before any prompt is answered
                 yield number, BadPromptError(str(pair))
         for number, (prompt, pair) in enumerate(zip(prompts, encoded, strict=True)):
             if not isinstance(pair, ValueError):
-                uniforms = self._uniforms(prompt, k)
-                drafts = self._write(lm, pair[0], uniforms, stops, layers)
-                yield number, self._record(prompt, drafts)
+                drafts = start(pair)
+                drafts.select([0] * k)
+                drafts.write(self._uniforms([prompt, prefix] if prefix else prompt, k))
+                yield number, self._record(prompt, prefix, drafts.drafts)
 
-    def _record(self, prompt, drafts):
+    def write_blocks(self, prompt, k):
+        """Read a prompt, to write its candidates block by block.
+
+        Parameters
+        ----------
+        prompt : str or list of dict
+            A text, or chat messages with the keys "role" and "content".
+        k : int
+            Number of completions per prompt.
+
+        Returns
+        -------
+        blocks : object
+            Has the method ``extend(numbers, n_tokens)``; see `BlockwiseBestOfK`.
+        """
+        start, [pair] = self._starter([prompt], "", k)
+        if isinstance(pair, ValueError):
+            raise BadPromptError(str(pair))
+        return _Blocks(self, prompt, start(pair), self._uniforms(prompt, k))
+
+    def _starter(self, prompts, prefix, k):
+        """Load the model; return a function that reads a prompt, and token ids."""
+        if self.temperature == 0 and k > 1:
+            raise ValueError(
+                f"temperature=0 gives the same completion every time, but k={k}. "
+                "Set k=1, or a temperature above 0."
+            )
+        stops, lm, layers = self._stops(), load_causal_lm(self), None
+        if self.hidden_states is not None:
+            layers = lm.layer_numbers(self.hidden_states, "hidden_states")
+
+        def start(pair):
+            before, after = pair
+            return Drafts(lm, before, after, stops, layers, self._draw)
+
+        return start, self._encode(lm, prompts, prefix)
+
+    def _record(self, prompt, prefix, drafts):
         record: dict[str, Any] = {
             "prompt": prompt,
-            "completions": [draft.finish() for draft in drafts],
+            "completions": [prefix + draft.finish() for draft in drafts],
             "n_tokens": np.array([len(draft.ids) for draft in drafts]),
             "finish_reasons": [draft.finish_reason for draft in drafts],
         }
@@ -265,49 +301,24 @@ class TransformersGenerator(BaseGenerator):
             )
         return stops
 
-    def _encode(self, lm, prompts):
-        """Tokenize all prompts, with space for `max_tokens`."""
+    def _encode(self, lm, prompts, prefix):
+        """Tokenize all prompts and the prefix, with space for `max_tokens`."""
         space = lm.context() - self.max_tokens
         if space < 1:
             raise ValueError(
                 f"max_tokens={self.max_tokens} leaves no space for a prompt in the "
                 f"context of the model, {lm.context()} tokens; set a smaller one."
             )
-        return lm.encode_pairs([(prompt, "") for prompt in prompts], space)
+        return lm.encode_pairs([(prompt, prefix) for prompt in prompts], space)
 
-    def _uniforms(self, prompt, k):
+    def _uniforms(self, text, k):
         """Draw a number from [0, 1) for each token of each completion."""
         if self.seed is None:
             rng = np.random.default_rng()
         else:
-            digest = blake2b(json.dumps(prompt).encode(), digest_size=8).digest()
+            digest = blake2b(json.dumps(text).encode(), digest_size=8).digest()
             rng = np.random.default_rng([self.seed, int.from_bytes(digest)])
         return rng.random((k, self.max_tokens), dtype=np.float32)
-
-    def _write(self, lm, prompt_ids, uniforms, stops, layers):
-        """Write completions in parallel; finished ones leave the batch."""
-        torch = import_backend("torch")
-        drafts = [_Draft(lm, stops) for _ in uniforms]
-        alive = np.arange(len(drafts))  # the drafts in the batch
-        with torch.inference_mode():
-            cache, logits, states = _read(lm, torch.tensor([prompt_ids]), layers)
-            # reorder_cache selects rows of the cache, any number of times.
-            cache.reorder_cache(torch.zeros(len(drafts), dtype=torch.long))
-            logits, states = logits.repeat(len(drafts), 1), states * len(drafts)
-            for column in uniforms.T:
-                tokens, logp = self._draw(logits, column[alive])
-                drawn = zip(alive, states, tokens.tolist(), logp, strict=True)
-                goes_on = np.array([drafts[i].add(*values) for i, *values in drawn])
-                alive = alive[goes_on]
-                if len(alive) == 0:
-                    break
-                kept = torch.tensor(goes_on).nonzero()[:, 0].to(tokens.device)
-                cache.reorder_cache(kept)
-                cache, logits, states = _read(lm, tokens[kept, None], layers, cache)
-            else:
-                for i, state in zip(alive, states, strict=True):
-                    drafts[i].states.append(state)
-        return drafts
 
     def _draw(self, logits, uniforms):
         """Draw a token for each row of logits; return the tokens and their log p."""
@@ -331,59 +342,18 @@ class TransformersGenerator(BaseGenerator):
         return tokens, logp.tolist()
 
 
-@dataclass
-class _Draft:
-    """A completion in progress."""
+class _Blocks:
+    """Candidates of one prompt that are continued with the cached keys and values."""
 
-    lm: Any
-    stops: list[str]
-    ids: list[int] = field(default_factory=list)
-    logp: list[float] = field(default_factory=list)
-    states: list[Any] = field(default_factory=list)  # before each token, and at the end
-    finish_reason: str = "length"
+    def __init__(self, generator, prompt, drafts, uniforms):
+        self.generator = generator
+        self.prompt = prompt
+        self.drafts = drafts
+        self.uniforms = uniforms
 
-    def add(self, state, token, logp):
-        """Add a token and the state before it; return whether to continue."""
-        self.states.append(state)
-        if token in self.lm.end_ids:
-            self.finish_reason = "stop"
-            return False
-        self.ids.append(token)
-        self.logp.append(logp)
-        if self.stops and self._end(self.lm.decode(self.ids)) is not None:
-            self.finish_reason = "stop"
-            return False
-        return True
-
-    def finish(self):
-        """Return the text before the stop string; remove tokens that exceed it."""
-        text = self.lm.decode(self.ids)
-        text = text[: self._end(text)]
-        while self.ids and len(self.lm.decode(self.ids)) > len(text):
-            self.ids.pop()
-            self.logp.pop()
-        return text
-
-    def _end(self, text):
-        """Return the position of the first stop string; None if there is none."""
-        return min(
-            (text.find(stop) for stop in self.stops if stop in text), default=None
-        )
-
-
-def _read(lm, ids, layers, cache=None):
-    """Run the model on tokens; return cache, logits and states at the last token."""
-    torch = import_backend("torch")
-    out = lm.network(
-        ids.to(lm.network.device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-        output_hidden_states=layers is not None,
-    )
-    if layers is None:
-        states = [None] * len(ids)
-    else:
-        states = [out.hidden_states[layer][:, -1].float() for layer in layers]
-        states = list(torch.cat(states, 1).cpu().numpy())
-    return out.past_key_values, out.logits[:, -1].float(), states
+    def extend(self, numbers, n_tokens):
+        """Continue candidates of the last record by a number of tokens."""
+        self.drafts.select(numbers)
+        self.drafts.write(self.uniforms[: len(numbers), :n_tokens])
+        self.uniforms = self.uniforms[:, n_tokens:]
+        return self.generator._record(self.prompt, "", self.drafts.drafts)

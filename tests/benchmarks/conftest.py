@@ -59,6 +59,7 @@ speed = script("speed")
 timing = script("_timing")
 token_states = script("_token_states", "torch", "transformers")
 tokens = script("tokens", "torch")
+while_writing = script("_while_writing", "torch", "transformers")
 
 
 @pytest.fixture

@@ -68,6 +68,26 @@ def test_settings_are_sent(server):
     assert server.requests[1][1]["max_tokens"] == 7
 
 
+def test_a_prefix_is_sent_with_the_prompt(server):
+    record = generator(server, seed=0).sample("text ", 2, prefix="be")
+    seed = server.requests[0][1]["seed"]
+    assert server.requests[0][1]["prompt"] == "text be"
+    assert record == {
+        "prompt": "text ",
+        "completions": [f"betext be/{seed}/{i}" for i in range(2)],
+        "finish_reasons": ["length", "length"],
+    }
+    generator(server, seed=0).sample("text ", 2, prefix="a")
+    assert server.requests[1][1]["seed"] != seed
+
+
+def test_a_chat_has_no_prefix(server):
+    for settings, prompt in ({}, CHAT), ({"chat": True}, "text"):
+        with pytest.raises(ValueError, match="prefix needs texts as prompts"):
+            generator(server, **settings).sample(prompt, 1, prefix="a")
+    assert server.requests == []
+
+
 def test_openai_itself_has_another_name_for_max_tokens(server, monkeypatch):
     import openai
 

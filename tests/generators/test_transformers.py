@@ -12,7 +12,7 @@ from sklearn.base import clone
 
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe.embedders import HiddenStateEmbedder, LikelihoodEmbedder
-from skqprobe.generators import TransformersGenerator
+from skqprobe.generators import OpenAIGenerator, TransformersGenerator
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -271,6 +271,75 @@ def test_empty_completions(tiny):
     assert generator.set_params(stop=None).sample("", 3)["n_tokens"].max() > 0
 
 
+def test_a_prefix_is_continued(tiny):
+    """With the frequencies of the model after prompt and prefix, and as its text."""
+    generator = TransformersGenerator(tiny, max_tokens=1, seed=0)
+    record = generator.sample("ab", 4000, prefix="cd")
+    assert record["prompt"] == "ab"
+    assert all(text.startswith("cd") for text in record["completions"])
+    record["completions"] = [text[2:] for text in record["completions"]]
+    weight = first_token_probabilities(tiny, "abcd")
+    close(count_letters(record) / 4000, weight, atol=0.03)
+    other = generator.sample("ab", 40, prefix="cc")["completions"]
+    assert [text[2:] for text in other] != record["completions"][:40]
+    none = generator.sample("ab", 9, prefix="")["completions"]
+    assert none == generator.generate(["ab"], 9)[0]["completions"]
+
+
+def test_values_of_a_prefix(tiny):
+    """States are those of the whole text; tokens and likelihoods of what is drawn."""
+    generator = TransformersGenerator(
+        tiny,
+        max_tokens=5,
+        stop="ab",
+        seed=1,
+        hidden_states=[1, 2],
+        log_likelihoods=True,
+    )
+    record = generator.sample("xy", 60, prefix="ab q")  # in it, nothing stops
+    texts = record["completions"]
+    assert all(text.startswith("ab q") for text in texts) and len(set(texts)) > 9
+    assert not any("ab" in text[4:] for text in texts)
+    n_drawn = np.array([len(text) - 4 if "<" not in text else -1 for text in texts])
+    same = n_drawn == record["n_tokens"]
+    assert same.sum() > 30 and n_drawn[same].max() == 5
+    X = HiddenStateEmbedder(tiny, layer=[1, 2]).transform([record])[0]
+    close(record["hidden_states"][same], X[same], atol=1e-4)
+    whole, before = (
+        LikelihoodEmbedder(tiny).transform([("xy", text) for text in each])[:, 0]
+        for each in (texts, ["ab q"])
+    )
+    close(record["log_likelihoods"][same], (whole - before)[same], atol=1e-4)
+
+
+def test_a_prefix_with_chat_messages(smollm):
+    generator = TransformersGenerator(**smollm, max_tokens=3, hidden_states=3, seed=0)
+    record = generator.sample(CHAT, 3, prefix="The color")
+    assert all(text.startswith("The color") for text in record["completions"])
+    X = HiddenStateEmbedder(**smollm, layer=3).transform([record])[0]
+    close(record["hidden_states"], X, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("make", [TransformersGenerator, OpenAIGenerator])
+def test_bad_prefixes(tiny, make):
+    generator = make(str(tiny), max_tokens=2)
+    for bad, message in (
+        (None, "prefix must be a text; got NoneType"),
+        (["a"], "prefix must be a text; got list"),
+        ("a\ud800", r"prefix is not valid Unicode: it contains '\\ud800'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            generator.sample("ab", 2, prefix=bad)
+
+
+def test_a_prefix_that_is_too_long(tiny):
+    generator = TransformersGenerator(tiny, max_tokens=4)
+    with pytest.raises(ValueError, match=r"prompts\[0\].*completion has 20 tokens"):
+        generator.sample("ab", 2, prefix="q" * 20)
+    with pytest.warns(UserWarning, match="1 of 1 prompts do not fit"):
+        generator.sample("ab", 2, prefix="q" * 18)
+
+
 def test_chat(smollm):
     generator = TransformersGenerator(**smollm, max_tokens=4, seed=0, hidden_states=18)
     record = generator.sample(CHAT, 3)
@@ -322,7 +391,9 @@ def test_bad_prompts(tiny, monkeypatch):
     assert (first, second) == (1, 0)
     assert isinstance(error, PromptRefused) and "no chat template" in error.reason
     assert len(record["completions"]) == 2
-    monkeypatch.setattr(generator, "_write", None, raising=False)  # nothing is sampled
+    monkeypatch.setattr(
+        generator, "_uniforms", None, raising=False
+    )  # nothing is sampled
     message = r"prompts\[1\] \('Name a color.'\) was refused: .*no chat template"
     with pytest.raises(ValueError, match=message):
         generator.generate(["ab", CHAT], 2)
