@@ -342,10 +342,10 @@ class DistributedObjective(LinearParameters):
         """Compute the mean loss of equal scores, and its derivative by the score."""
         return self._total(LinearObjective.at_constant, intercept, add=add_each)
 
-    def score_curvature(self):
-        """Measure the curvature of the loss at scores of 0; see `LinearObjective`."""
-        pieces = self.source.map(_curvature_at_zero, self.number)
-        return RowWeights.of(pieces)[0]
+    @cached_property
+    def curvature_at_zero(self):
+        """Sum of the curvatures of the loss at scores of 0."""
+        return self._total(_curvature_at_zero)
 
     def moments(self, full, weight=None):
         """Compute mean and second moments of the columns; see `LinearObjective`."""
@@ -496,8 +496,8 @@ def _sizes_of(objective):
     return sizes, 1
 
 
-def _curvature_at_zero(grid, number):
-    return [grid.fold_objectives[number].score_curvature()]
+def _curvature_at_zero(objective):
+    return objective.curvature_at_zero
 
 
 class DistributedGrid(GridObjective):

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 
 import numpy as np
@@ -87,7 +87,7 @@ class LinearObjective(LinearParameters, Objective):
             return self
         span = RowSpan(self)
         is_empty = span.coordinates.size == 0
-        if is_empty or span.lost * self.score_curvature().sum() > alpha:
+        if is_empty or span.lost * self.curvature_at_zero > alpha:
             return self
         return replace(
             self,
@@ -206,6 +206,11 @@ class LinearObjective(LinearParameters, Objective):
         if dtype is None and (lost | ~np.isfinite(variance)).any():
             return self.moments(full, weight, np.float64)
         return mean, moment
+
+    @cached_property
+    def curvature_at_zero(self):
+        """Sum of `score_curvature` at scores of 0."""
+        return self.score_curvature().sum()
 
     def pooled_moments(self, full, weight=None):
         """Compute `moments` that can be added to those of other rows."""

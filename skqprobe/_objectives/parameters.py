@@ -107,7 +107,7 @@ class LinearParameters:
         if not self.has_intercept:
             return theta
         loss, slope = self.at_constant(0.0)
-        enough, curvature = 1e-6 * loss, self.score_curvature().sum()
+        enough, curvature = 1e-6 * loss, self.curvature_at_zero
         for _ in range(MAX_SECANTS):  # of the slope
             if slope == 0 or curvature <= 0 or loss < enough:
                 break
