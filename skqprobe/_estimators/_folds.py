@@ -88,7 +88,7 @@ class Folds:
             ]
             for each, rows in zip(self.held_out, values, strict=True)
         ]
-        return np.moveaxis(rewards, 0, -1)
+        return np.moveaxis(np.array(rewards), 0, -1)
 
     def sample_prompts(self, data, sample_weight, objective_weights):
         """Sample prompts from which to choose the weights of views."""

@@ -331,8 +331,9 @@ class QProbePolicyCV(QProbePolicy):
                     view_weights=view_weights,
                 )
             )
-            settings = data, folds, weights
-            of_loss, end = self._cross_validate(loss, problems[-1], *settings)
+            of_loss, end = self._cross_validate(
+                loss, problems[-1], data, folds, weights
+            )
             of_losses.append(of_loss)
             ends.append(end)
             search.end()

@@ -381,22 +381,7 @@ class DistributedObjective(LinearParameters):
         at_once = rows_at_once(np.empty((0, self.n_features)), self.dtype.itemsize)
         blocks = prompt_blocks(np.concatenate(([0], np.cumsum(sizes))), at_once)
         starts = np.array([prompts.start for prompts, _, _ in blocks])
-        n_prompts = [len(each) - 1 for each in self._offsets]
-        first = np.cumsum([0, *n_prompts])
-        # The pieces of blocks in each part, as (number of the block, start, stop).
-        pieces = []
-        for low, high in pairwise(first):
-            begin = max(np.searchsorted(starts, low, side="right") - 1, 0)
-            numbers = range(
-                begin, np.searchsorted(starts, high) if high > low else begin
-            )
-            ends = [*starts[begin + 1 : numbers.stop], high][: len(numbers)]
-            pieces.append(
-                [
-                    (number, max(starts[number] - low, 0), end - low)
-                    for number, end in zip(numbers, ends, strict=True)
-                ]
-            )
+        pieces = _pieces_of(starts, [len(each) - 1 for each in self._offsets])
         sums = None
         if weight is not None:
             sums = np.zeros(len(blocks))
@@ -406,7 +391,9 @@ class DistributedObjective(LinearParameters):
             for number, total in chain.from_iterable(each or () for each in found):
                 sums[number] += total
         block_rows = np.array([rows.stop - rows.start for _, rows, _ in blocks])
-        chosen = {number: [] for number in choose_blocks(block_rows, n_rows, sums)}
+        chosen: dict = {
+            number: [] for number in choose_blocks(block_rows, n_rows, sums)
+        }
         pieces = [[each for each in part if each[0] in chosen] for part in pieces]
         found = self.source.collect(
             _copy_pieces, each=pieces, number=self.number, weight=weight
@@ -439,6 +426,28 @@ class DistributedObjective(LinearParameters):
             whole_weight=1.0,
         )
         return objective, whole.weight
+
+
+def _pieces_of(starts, n_prompts):
+    """List the pieces of blocks in each part, (number of the block, start, stop).
+
+    `starts` are the first prompts of the blocks, which may reach over several parts,
+    and `n_prompts` the numbers of prompts of the parts.
+    """
+    pieces = []
+    for low, high in pairwise(np.cumsum([0, *n_prompts])):
+        numbers = range(0)
+        if high > low:
+            begin = np.searchsorted(starts, low, side="right") - 1
+            numbers = range(begin, np.searchsorted(starts, high))
+        stops = np.append(starts[1:], high)
+        pieces.append(
+            [
+                (number, max(starts[number] - low, 0), min(stops[number], high) - low)
+                for number in numbers
+            ]
+        )
+    return pieces
 
 
 class Piece(NamedTuple):

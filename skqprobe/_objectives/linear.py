@@ -216,7 +216,8 @@ class LinearObjective(LinearParameters, Objective):
         """Compute `moments` that can be added to those of other rows."""
         total = self.n_rows if weight is None else weight.sum()
         is_around_mean = not self.loss.shift_invariant
-        return Moments(total, *self.moments(full, weight), is_around_mean)
+        mean, moment = self.moments(full, weight)
+        return Moments(total, mean, moment, is_around_mean)
 
     def sample(self, n_rows, weight=None):
         """Return the objective of blocks of at least `n_rows` in total, or of all.
