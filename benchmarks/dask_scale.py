@@ -143,7 +143,10 @@ def measure_messages():
 
     def counting(self, function, *shared, **options):
         result = original(self, function, *shared, **options)
-        n_sums = sum(-(-len(self) // collections.FAN_IN**i) for i in (1, 2))
+        n_sums, n = 0, len(self)
+        while n > 1 or n_sums == 0:
+            n = -(-n // collections.FAN_IN)
+            n_sums += n
         sent, sums = len(pickle.dumps(shared)), len(pickle.dumps(result))
         counts.append((len(self) + n_sums, sent, sums))
         return result
