@@ -46,7 +46,7 @@ from skqprobe import QProbePolicy
 from skqprobe._arrays import collections
 from skqprobe.metrics import base_reward, expected_reward
 
-K, D, PROMPTS_AT_ONCE = 8, 128, 16_000
+K, D, PROMPTS_AT_ONCE = 8, 128, 61_000
 MAX_ITER = 10
 SECTIONS = ("fit", "messages", "disk", "peer")
 SECONDS_PER_TASK, LATENCY, BANDWIDTH = 3e-4, 1e-3, 1e9
@@ -203,8 +203,8 @@ def measure_disk(gigabytes, memory, folder):
     try:
         with dask.config.set(spills), cluster(2, memory) as client:
             X, y = make_arrays(n_prompts)
-            X = X.rechunk((PROMPTS_AT_ONCE // 4, K, D))
-            y = y.rechunk((PROMPTS_AT_ONCE // 4, K))
+            X = X.rechunk((4000, K, D))
+            y = y.rechunk((4000, K))
             start = time.perf_counter()
             da.to_zarr(X, str(place / "X.zarr"))
             da.to_zarr(y, str(place / "y.zarr"))

@@ -7,11 +7,11 @@ import pytest
 
 
 def test_data_are_the_same_in_any_process(dask_scale):
-    X, y = dask_scale.make_arrays(20_000)
-    assert X.chunks == ((16_000, 4_000), (8,), (128,)) and X.dtype == np.float32
-    first = y.blocks[0].compute(scheduler="synchronous")
-    np.testing.assert_array_equal(first, dask_scale.make_block(0, 16_000)[1])
-    assert 0.4 < first.mean() < 0.6
+    X, y = dask_scale.make_arrays(62_000)
+    assert X.chunks == ((61_000, 1_000), (8,), (128,)) and X.dtype == np.float32
+    last = y.blocks[1].compute(scheduler="synchronous")
+    np.testing.assert_array_equal(last, dask_scale.make_block(1, 1_000)[1])
+    assert 0.4 < last.mean() < 0.6
 
 
 def test_messages_are_counted(dask_scale):
