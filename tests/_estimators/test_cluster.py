@@ -20,6 +20,8 @@ dask = pytest.importorskip("dask")
 pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
 
+pytestmark = pytest.mark.slow
+
 QUIET = {
     "dashboard_address": ":0",
     "processes": True,
