@@ -69,7 +69,7 @@ class Parts:
 
     def values(self):
         """Return the objects."""
-        return compute(*self.tasks, get=self.get)
+        return list(compute(*self.tasks, get=self.get))
 
     def keep(self, mask):
         """Return some of the parts."""
@@ -94,7 +94,7 @@ class Parts:
 
     def collect(self, function, *shared, each=()):
         """Return a list of the results of `map`."""
-        return compute(*self._apply(function, shared, each), get=self.get)
+        return list(compute(*self._apply(function, shared, each), get=self.get))
 
     def total(self, function, *shared, each=(), add=operator.add):
         """Add the results of `map` in a tree, in the order of the parts.
@@ -138,7 +138,7 @@ class _Live(threading.local):
     """Parts of the calls in this thread."""
 
     def __init__(self):
-        self.parts = weakref.WeakSet()
+        self.parts: weakref.WeakSet = weakref.WeakSet()
 
 
 _live = _Live()
@@ -155,8 +155,9 @@ def explain_faults(get=None):
     """Explain errors of the cluster, and forget the parts after any error."""
     client = getattr(get, "__self__", None)
     try:
-        if getattr(client, "status", "running") != "running":
-            raise ConnectionError(f"the client is {client.status}.")
+        status = getattr(client, "status", "running")
+        if status != "running":
+            raise ConnectionError(f"the client is {status}.")
         yield
     except BaseException as error:
         _forget_parts(client)

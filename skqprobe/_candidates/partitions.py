@@ -101,7 +101,7 @@ class Partitions:
             ]
         )
 
-    def lazily(self, function, out, sizes, dtype, values=None, **arguments):
+    def lazily(self, function, name, out, sizes, dtype, values=None, **arguments):
         """Make the array of the results of a function for each partition.
 
         Parameters
@@ -109,6 +109,8 @@ class Partitions:
         function : callable
             Function ``function(X, keys, *others, **arguments)`` of a partition, with
             the names of the other arguments that are given.
+        name : str
+            Name of the array.
         out : str
             Axes of the result, out of "i", "k" (those of X) and "o" (another one).
         sizes : dict
@@ -148,6 +150,7 @@ class Partitions:
             adjust_chunks={"i": sizes.get("i", self.X.chunks[0])},
             align_arrays=False,
             concatenate=True,
+            token=name,
             **arguments,
         )
 
@@ -282,10 +285,9 @@ def _whole_prompts(groups):
     n_prompts : list of int
         Numbers of their prompts.
     """
-    n_rows = sum(groups.chunks[0])
-    moved = row_chunks(groups, groups.chunks[0])
-    runs = Parts(moved.to_delayed().ravel().tolist()).collect(_runs)
-    sizes, open_label = [], None
+    runs = Parts(groups.to_delayed().ravel().tolist()).collect(_runs)
+    sizes: list[int] = []
+    open_label = None
     for first, last, length, size in runs:
         head = length if sizes and _same(first, open_label) else 0
         if head:  # the rest of the prompt at the end of the partition before
@@ -293,7 +295,6 @@ def _whole_prompts(groups):
         if size > head:
             sizes.append(size - head)
         open_label = last
-    assert sum(sizes) == n_rows
     parts = Parts(row_chunks(groups, sizes).to_delayed().ravel().tolist())
     hashes = parts.map(_label_hashes)
     n_prompts = hashes.collect(len)

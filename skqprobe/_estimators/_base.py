@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._arrays.collections import is_collection
 from skqprobe._arrays.device import to_host, to_namespace_of
 from skqprobe._arrays.magnitude import check_magnitude, check_scores
 from skqprobe._candidates.choice import (
@@ -220,6 +221,11 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
             If an argument has the wrong shape or values, or the estimator was fitted by
             `fit` or with another loss. The estimator is then unchanged.
         """
+        if is_collection(X):
+            raise ValueError(
+                "partial_fit takes data in memory, but X is a Dask collection. Call "
+                "fit, or call partial_fit with X.compute()."
+            )
         self._validate_params()  # which may have changed: scikit-learn checks once
         loss, is_fitted = get_loss(self.loss), hasattr(self, "coef_")
         if self.standardize:

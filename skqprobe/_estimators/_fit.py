@@ -329,7 +329,7 @@ def make_objectives(
     else:
         weighted = weighted_layout(data.layout, sample_weight, data.known)
         layout, arguments, origin = split_candidates(
-            *weighted, n_candidates, random_state
+            weighted, n_candidates, random_state
         )
         make = Objective if len(hidden_layer_sizes) else LinearObjective
         objectives = [
@@ -348,9 +348,7 @@ def make_objectives(
     return [NetworkObjective(objectives, **sizes)]
 
 
-def split_candidates(
-    layout, prompt_weight, candidate_weight, n_candidates, random_state
-):
+def split_candidates(weighted, n_candidates, random_state):
     """Split the prompts of a weighted layout into sets, if there is an `n_candidates`.
 
     Returns
@@ -363,6 +361,7 @@ def split_candidates(
     origin : ndarray or None
         Prompt of each set.
     """
+    layout, prompt_weight, candidate_weight = weighted
     origin = None
     if n_candidates is not None:
         layout, n_sets = layout.split(n_candidates, random_state)

@@ -88,7 +88,7 @@ class Folds:
             ]
             for each, rows in zip(self.held_out, values, strict=True)
         ]
-        return np.moveaxis(rewards, 0, -1)
+        return np.moveaxis(np.array(rewards), 0, -1)
 
     def losses(self, grid, thetas, weights):
         """Compute the mean losses of held-out prompts, (n_alphas, n_folds).

@@ -75,7 +75,7 @@ def _apply(estimator, name, kind, needs_groups, X, arguments):
         out, dtype = "io", np.dtype(float)
         sizes = {"i": (1,) * len(X.chunks[0]), "o": estimator._n_score_terms}
     call = {"fitted": fitted, "method": name, "arguments": arguments}
-    result = partitions.lazily(_call, out, sizes, dtype, values, **call)
+    result = partitions.lazily(_call, name, out, sizes, dtype, values, **call)
     if kind in ("candidates", "objectives"):
         return partitions.as_user(result)
     if kind == "prompts":

@@ -98,9 +98,9 @@ class Partition:
             random_state = np.random.RandomState()
             random_state.set_state(own.split)
         layout, arguments, _ = split_candidates(
-            *self.weighted, settings.n_candidates, random_state
+            self.weighted, settings.n_candidates, random_state
         )
-        objectives = []
+        objectives: list[LinearObjective] = []
         for rewards, each in informative_rewards(
             self.data, settings.informing_loss, layout, arguments
         ):
@@ -228,9 +228,9 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
     highest = np.max([summary.rewards[1] for summary in summaries], axis=0)
     y_shape = partitions.others["y"].shape
     is_vector = len(y_shape) > len(partitions.shape)
-    names = [f"y[..., {j}]" for j in range(len(lowest))] if is_vector else ["y"]
-    ranges = np.transpose([lowest, highest])
-    check_reward_magnitudes(dict(zip(names, ranges, strict=True)), dtype)
+    keys = [f"y[..., {j}]" for j in range(len(lowest))] if is_vector else ["y"]
+    ranges = dict(zip(keys, np.transpose([lowest, highest]), strict=True))
+    check_reward_magnitudes(ranges, dtype)
     warn_of_column(estimator, partitions.shape, y_shape)
     grouped = len(partitions.shape) == 2 or groups is not None
     smallest, largest = np.transpose([summary.sizes for summary in summaries])
@@ -245,7 +245,7 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
         used,
         grouped,
         is_vector,
-        dict(zip(names, ranges, strict=True)),
+        ranges,
         dtype,
         features,
         views,

@@ -72,6 +72,24 @@ class Information:
         """Eigenvalues of R'R."""
         return np.einsum("ij,ij->i", self.rows, self.rows)
 
+    def __add__(self, other):
+        """Return the information of the data of both."""
+        X = np.vstack([self.rows, other.rows])
+        t = np.concatenate([self.targets, other.targets])
+        noise = (8 * np.finfo(float).eps) ** 2 * np.einsum("ij,ij->", X, X)
+        if 0 in X.shape:
+            rows, targets = X, t
+        elif len(X) < X.shape[1]:
+            _, vectors = _positive_eigenpairs(X @ X.T, noise)
+            rows, targets = vectors.T @ X, vectors.T @ t
+        else:
+            values, vectors = _positive_eigenpairs(np.asfortranarray(X.T @ X), noise)
+            rows = (vectors * np.sqrt(values)).T
+            targets = (t @ X @ vectors) / np.sqrt(values)
+        lost = max(t @ t - targets @ targets, 0.0)
+        n_free = self.n_free + other.n_free
+        return Information(rows, targets, self.rest + other.rest + lost, n_free)
+
     @property
     def has_signal(self):
         """Whether values or rewards differ inside prompts."""

@@ -7,6 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skqprobe._arrays.blocks import compute_dtype
+from skqprobe._arrays.collections import add_each, is_collection
 from skqprobe._arrays.device import to_namespace_of
 from skqprobe._arrays.magnitude import downcast, raise_on_overflow
 from skqprobe._arrays.threads import threads_for
@@ -52,6 +53,16 @@ LOSS_OF_LIKELIHOOD = {
     "choice": "conditional_logit",
 }
 """Loss that is minus the logarithm of a likelihood, up to its scale."""
+
+
+def _learn_part(partition, estimator, nothing):
+    """Return the information of a partition, and the number of skipped prompts."""
+    informative = estimator._informative(partition.data, partition.weighted)
+    layout, y, weight, n_free, n_skipped = informative
+    if layout.n_prompts == 0:
+        return nothing, n_skipped
+    rows = centered_rows(partition.data.X, layout, y, weight)
+    return from_rows(rows, nothing, n_free), n_skipped
 
 
 class BayesianQProbePolicy(QProbePolicy):
@@ -246,9 +257,11 @@ class BayesianQProbePolicy(QProbePolicy):
         data = check_training_data(self, X, y, groups, sample_weight)
         metadata = {"groups": groups, "sample_weight": sample_weight}
         task = begin_fit(self, X, y, 0, **metadata)
-        d = data.X.shape[1]
-        nothing = Information(np.empty((0, d)), np.empty(0))
-        attributes = self._posterior(data, sample_weight, nothing)
+        nothing = Information(np.empty((0, data.n_features)), np.empty(0))
+        if is_collection(X):
+            attributes = self._posterior_of_parts(data, nothing)
+        else:
+            attributes = self._posterior(data, sample_weight, nothing)
         task.end(attributes)
         return set_fitted(self, attributes)
 
@@ -292,6 +305,11 @@ class BayesianQProbePolicy(QProbePolicy):
                 f"likelihood={self._likelihood_!r}; call fit to begin again."
             )
         self._validate_params()  # which may have changed: scikit-learn checks once
+        if is_collection(X):
+            raise ValueError(
+                "partial_fit takes data in memory, but X is a Dask collection. Call "
+                "fit, or call partial_fit with X.compute()."
+            )
         data = check_training_data(self, X, y, groups, sample_weight, reset=False)
         before = self._information().scaled(float(self.forgetting_factor))
         return set_fitted(self, self._posterior(data, sample_weight, before))
@@ -303,7 +321,8 @@ class BayesianQProbePolicy(QProbePolicy):
 
     def _posterior(self, data, sample_weight, before):
         """Fitted attributes of the posterior, of which `before` is the prior."""
-        layout, y, weight, n_free, n_skipped = self._informative(data, sample_weight)
+        weighted = weighted_layout(data.layout, sample_weight, data.known)
+        layout, y, weight, n_free, n_skipped = self._informative(data, weighted)
         fitted = data.features | {
             "n_skipped_prompts_": n_skipped,
             "_likelihood_": self.likelihood,
@@ -321,7 +340,26 @@ class BayesianQProbePolicy(QProbePolicy):
                 warn_user(NOTHING_TO_LEARN)
             return fitted | self._attributes(data.X, *found)
 
-    def _informative(self, data, sample_weight):
+    def _posterior_of_parts(self, data, nothing):
+        """Fitted attributes of the posterior of data in partitions."""
+        if self.likelihood == "choice":
+            raise ValueError(
+                "likelihood='choice' needs all data in one process, but X is a Dask "
+                "collection. Pass X.compute(), or fit a QProbePolicy with "
+                "loss='conditional_logit'."
+            )
+        bare = type(self)(**self.get_params(deep=False))
+        with raise_on_overflow(), threads_for(None):
+            learned = data.parts.total(_learn_part, bare, nothing, add=add_each)
+        information, n_skipped = learned
+        if not information.has_signal:
+            warn_user(NOTHING_TO_LEARN if data.grouped else no_groups())
+        stored = np.empty((0, 0), compute_dtype(data))
+        found = self._attributes(stored, information, self.alpha, 1)
+        names = {"n_skipped_prompts_": n_skipped, "_likelihood_": self.likelihood}
+        return data.features | names | found
+
+    def _informative(self, data, weighted):
         """Keep the informative prompts, and candidates of positive weight.
 
         Returns
@@ -340,9 +378,7 @@ class BayesianQProbePolicy(QProbePolicy):
                 f"y has several objectives, but {type(self).__name__} takes one number "
                 "per candidate; pass y[..., 0], or a weighted sum, y @ weights."
             )
-        layout, prompt_weight, weight = weighted_layout(
-            data.layout, sample_weight, data.known
-        )
+        layout, prompt_weight, weight = weighted
         y, offsets = layout.to_prompt_order(data.rewards), layout.offsets
         if weight is None:
             n_free = prompt_weight * (layout.sizes - 1)

@@ -343,8 +343,8 @@ class QProbePolicyCV(QProbePolicy):
                     view_weights=view_weights,
                 )
             )
-            settings = data, folds, weights
-            found.append(self._cross_validate(loss, problems[-1], *settings))
+            arguments = problems[-1], data, folds, weights
+            found.append(self._cross_validate(loss, *arguments))
             search.end()
         of_losses, held_out, ends = zip(*found, strict=True)
         # Settings vary in the order of ParameterGrid: alpha, loss, temperature.

@@ -338,10 +338,10 @@ class DistributedObjective(LinearParameters):
         """Compute the mean loss of equal scores, and its derivative by the score."""
         return self._total(LinearObjective.at_constant, intercept, add=add_each)
 
-    def score_curvature(self):
-        """Measure the curvature of the loss at scores of 0; see `LinearObjective`."""
-        pieces = self.source.map(_curvature_at_zero, self.number)
-        return RowWeights.of(pieces)[0]
+    @cached_property
+    def curvature_at_zero(self):
+        """Sum of the curvatures of the loss at scores of 0."""
+        return self._total(_curvature_at_zero)
 
     def moments(self, full, weight=None):
         """Compute mean and second moments of the columns; see `LinearObjective`."""
@@ -392,20 +392,7 @@ class DistributedObjective(LinearParameters):
         at_once = rows_of_block(n_rows, at_once)
         blocks = prompt_blocks(np.concatenate(([0], np.cumsum(sizes))), at_once)
         starts = np.array([prompts.start for prompts, _, _ in blocks])
-        n_prompts = [len(each) - 1 for each in self._offsets]
-        pieces = []
-        for low, high in pairwise(np.cumsum([0, *n_prompts])):
-            begin = max(np.searchsorted(starts, low, side="right") - 1, 0)
-            numbers = range(
-                begin, np.searchsorted(starts, high) if high > low else begin
-            )
-            ends = [*starts[begin + 1 : numbers.stop], high][: len(numbers)]
-            pieces.append(
-                [
-                    (number, max(starts[number] - low, 0), end - low)
-                    for number, end in zip(numbers, ends, strict=True)
-                ]
-            )
+        pieces = _pieces_of(starts, [len(each) - 1 for each in self._offsets])
         sums = None
         if weight is not None:
             sums = np.zeros(len(blocks))
@@ -442,6 +429,28 @@ class DistributedObjective(LinearParameters):
             whole_weight=1.0,
         )
         return objective, whole.weight
+
+
+def _pieces_of(starts, n_prompts):
+    """List the pieces of blocks in each part, (number of the block, start, stop).
+
+    `starts` are the first prompts of the blocks, which may reach over several parts,
+    and `n_prompts` the numbers of prompts of the parts.
+    """
+    pieces = []
+    for low, high in pairwise(np.cumsum([0, *n_prompts])):
+        numbers = range(0)
+        if high > low:
+            begin = np.searchsorted(starts, low, side="right") - 1
+            numbers = range(begin, np.searchsorted(starts, high))
+        stops = np.append(starts[1:], high)
+        pieces.append(
+            [
+                (number, max(starts[number] - low, 0), min(stops[number], high) - low)
+                for number in numbers
+            ]
+        )
+    return pieces
 
 
 class Piece(NamedTuple):
@@ -513,8 +522,8 @@ def _sizes_of(objective):
     return sizes, 1
 
 
-def _curvature_at_zero(grid, number):
-    return [grid.fold_objectives[number].score_curvature()]
+def _curvature_at_zero(objective):
+    return objective.curvature_at_zero
 
 
 class DistributedGrid(GridObjective):

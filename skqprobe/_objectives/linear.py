@@ -99,7 +99,7 @@ class LinearObjective(LinearParameters, Objective):
             return self
         span = RowSpan(self)
         is_empty = span.coordinates.size == 0
-        if is_empty or span.lost * self.score_curvature().sum() > alpha:
+        if is_empty or span.lost * self.curvature_at_zero > alpha:
             return self
         return replace(
             self,
@@ -227,13 +227,19 @@ class LinearObjective(LinearParameters, Objective):
             return self.moments(full, weight, np.float64)
         return mean, moment
 
+    @cached_property
+    def curvature_at_zero(self):
+        """Sum of `score_curvature` at scores of 0."""
+        return self.score_curvature().sum()
+
     def pooled_moments(self, full, weight=None):
         """Compute `moments` that can be added to those of other rows."""
         total = self.n_rows
         if weight is not None:
             total = sum(weight[rows].sum() for _, rows, _ in self._blocks)
         is_around_mean = not self.loss.shift_invariant
-        return Moments(total, *self.moments(full, weight), is_around_mean)
+        mean, moment = self.moments(full, weight)
+        return Moments(total, mean, moment, is_around_mean)
 
     def sampled_moments(self, full, n_rows, weight=None):
         """Compute the `moments` of the blocks of `sample`."""

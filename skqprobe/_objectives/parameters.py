@@ -24,11 +24,19 @@ class LinearParameters:
     """
 
     n_features: int
+    n_rows: Any
+    dtype: Any
     loss: Any
     has_intercept: bool
     center: Any
     columns: Any
     span: Any
+    # Sums over the prompts.
+    sample: Any
+    at_constant: Any
+    curvature_at_zero: Any
+    least_squares_sums: Any
+    square_sums: Any
 
     def _set_parameters(self):
         self.n_parameters = self.n_features + self.has_intercept
@@ -75,7 +83,8 @@ class LinearParameters:
         offset = np.linalg.norm(mean[varies] / np.sqrt(variance[varies]))
         if offset < LARGEST_OFFSET:
             return self
-        return replace(self, center=mean.astype(np.float32))
+        center = mean.astype(np.float32)
+        return replace(self, center=center)  # type: ignore[type-var]
 
     def to_raw(self, theta):
         """Convert parameters, (..., n_parameters), to those of columns as they are."""
@@ -106,7 +115,7 @@ class LinearParameters:
         if not self.has_intercept:
             return theta
         loss, slope = self.at_constant(0.0)
-        enough, curvature = 1e-6 * loss, self.score_curvature().sum()
+        enough, curvature = 1e-6 * loss, self.curvature_at_zero
         for _ in range(MAX_SECANTS):  # of the slope
             if slope == 0 or curvature <= 0 or loss < enough:
                 break

@@ -237,7 +237,7 @@ def _per_reward(models, grid):
         return models
     repeated = [model for model in models for _ in grid.objectives]
     return [
-        replace(model, curvature=objective.score_curvature().sum())
+        replace(model, curvature=objective.curvature_at_zero)
         for model, objective in zip(repeated, grid.fold_objectives, strict=True)
     ]
 
@@ -263,7 +263,7 @@ def _full_model(objective, mean, moment, curvature=None):
 
 def _total(objective, curvature):
     """Sum the curvatures of rows; None means those at scores of 0."""
-    return (objective.score_curvature() if curvature is None else curvature).sum()
+    return objective.curvature_at_zero if curvature is None else curvature.sum()
 
 
 def _sampled_model(objective, weight=None):

@@ -48,7 +48,8 @@ def solve_ridge_grid(grid):
         The minima. Without a penalty, those of minimum norm if the rows cannot span all
         features.
     """
-    if grid.total(_have_equal_weights, add=bool.__and__):
+    is_single = len(grid.objectives) == 1
+    if is_single or grid.total(_have_equal_weights, add=bool.__and__):
         thetas = _solve(grid)
     else:
         thetas = [_solve(grid.with_objectives([each])) for each in grid.objectives]
@@ -83,7 +84,7 @@ def _solve(grid):
             return thetas
     thetas = np.empty((grid.n_folds, len(_penalties(grid)), objective.n_parameters))
     # Centered inside prompts, the rows of a prompt span one dimension less.
-    n_spanned = grid.total(_count_rows, objective.loss.shift_invariant)
+    n_spanned = _count_rows(grid, objective.loss.shift_invariant)
     n_spanned = n_spanned - objective.has_intercept
     is_primal = n_spanned >= objective.n_features
     noise = None if grid.alphas.all() else objective.rounding_noise()
@@ -100,7 +101,8 @@ def _solve(grid):
 
 def _count_rows(grid, n_lost):
     """Count the rows of each fold, less `n_lost` per prompt."""
-    return (grid.in_fold > 0) @ (grid.objective.layout.sizes - n_lost)
+    folds = grid.fold_objectives[:: len(grid.objectives)]
+    return np.array([fold.n_rows - n_lost * fold.n_prompts for fold in folds])
 
 
 def _count_least_squares_rows(grid):

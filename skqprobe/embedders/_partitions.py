@@ -66,7 +66,7 @@ def _read_partitions(X):
     pairs = [pair for pair in zip(texts, lengths, strict=True) if pair[1]]
     if not pairs:
         raise ValueError("X is empty; at least one text is needed.")
-    texts, lengths = zip(*pairs, strict=True)
+    texts, lengths = map(list, zip(*pairs, strict=True))
     return texts, lengths, delayed(_first_of, pure=False)(texts[0])
 
 

@@ -373,6 +373,7 @@ def _apply_to_partitions(transformer, method, X):
     out = np.asarray(getattr(transformer, method)(some))
     result = partitions.lazily(
         _apply_to_block,
+        method,
         "iko" if len(partitions.shape) == 2 else "io",
         {"o": out.shape[1]},
         out.dtype,

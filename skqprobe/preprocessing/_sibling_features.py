@@ -146,6 +146,7 @@ def transform_partitions(siblings, X, groups):
     dtype = compute_dtype(X) if X.dtype.kind == "f" else np.dtype(float)
     out = partitions.lazily(
         _transform_block,
+        "transform",
         "iko" if len(partitions.shape) == 2 else "io",
         {"o": n_features},
         dtype,

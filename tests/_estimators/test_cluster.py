@@ -6,16 +6,21 @@ import time
 import warnings
 
 import cluster
+import joblib
 import numpy as np
 import pytest
 from estimators import assert_same_state, state_of
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 
 from skqprobe import QProbePolicy, QProbePolicyCV
 
 dask = pytest.importorskip("dask")
 pytest.importorskip("dask.array")
 distributed = pytest.importorskip("distributed")
+
+pytestmark = pytest.mark.slow
 
 QUIET = {
     "dashboard_address": ":0",
@@ -207,3 +212,17 @@ def test_spilling(tmp_path, expected, after_iterations):
         policy = QProbePolicy("log_loss").fit(X, y)
         assert_allclose(policy.coef_, expected.coef_, rtol=1e-9)
         assert on_disk[0] >= cluster.N_PARTS
+
+
+def test_search_of_scikit_learn(client):
+    """The Dask backend of joblib fits to numpy arrays on the workers."""
+    X, y = cluster.in_memory()
+    search = GridSearchCV(QProbePolicy(), {"alpha": [1.0, 1e-3]}, cv=2, n_jobs=2)
+    with joblib.parallel_backend("dask"):
+        found = clone(search).fit(X, y)
+    expected = search.set_params(n_jobs=1).fit(X, y)
+    assert found.best_params_ == expected.best_params_
+    scores = (each.cv_results_["mean_test_score"] for each in (found, expected))
+    assert_allclose(*scores)
+    policies = (each.best_estimator_.coef_ for each in (found, expected))
+    assert_allclose(*policies)

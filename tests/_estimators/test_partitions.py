@@ -9,7 +9,12 @@ import pytest
 from numpy.testing import assert_allclose
 from sklearn.model_selection import GroupKFold, KFold
 
-from skqprobe import QProbePolicy, QProbePolicyCV, QProbeRegressor
+from skqprobe import (
+    BayesianQProbePolicy,
+    QProbePolicy,
+    QProbePolicyCV,
+    QProbeRegressor,
+)
 from skqprobe._arrays import blocks
 from skqprobe._estimators import _view_search
 from skqprobe._objectives import distributed
@@ -261,6 +266,42 @@ def test_what_a_search_refuses(sets, rows):
     X, y, groups = ragged(np.random.default_rng(0))
     with pytest.raises(ValueError, match="cv must be the number of folds for rows"):
         QProbePolicyCV(cv=KFold(3)).fit(in_chunks(X, 50), y, groups)
+
+
+# Posterior
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("d", [4, 90])
+def test_posterior_of_rewards(d, dtype, rng):
+    """Also of parts with fewer rows than features, or without an informative prompt."""
+    X, y = rng.normal(size=(40, 4, d)).astype(dtype), rng.random((40, 4))
+    y[:7] = y[:7, :1]
+    expected = BayesianQProbePolicy().fit(X, y)
+    found = BayesianQProbePolicy().fit(in_chunks(X, 7), in_chunks(y, 9))
+    rtol = 1e-6 if dtype == np.float64 else 1e-3
+    for name in ("alpha_", "noise_variance_", "log_evidence_", "n_skipped_prompts_"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=rtol)
+    atol = rtol * abs(expected.coef_).max()
+    assert_allclose(found.coef_, expected.coef_, atol=atol)
+    assert found.coef_.dtype == dtype
+    std = [each.decision_function(X, return_std=True)[1] for each in (found, expected)]
+    assert_allclose(*std, rtol=rtol)
+    lazy = found.decision_function(in_chunks(X, 7))
+    assert_allclose(lazy, found.decision_function(X), atol=atol)
+
+
+def test_what_a_posterior_refuses(sets):
+    X, y = (in_chunks(each, 23) for each in sets)
+    with pytest.raises(ValueError, match=r"likelihood='choice' needs.*X\.compute"):
+        BayesianQProbePolicy("choice").fit(X, y)
+    for estimator in (BayesianQProbePolicy(), QProbePolicy("squared_error")):
+        estimator.partial_fit(*sets)
+        with pytest.raises(ValueError, match=r"partial_fit takes data in memory"):
+            estimator.partial_fit(X, y)
+    policy = BayesianQProbePolicy().fit(X, y)
+    with pytest.raises(ValueError, match="X is a Dask collection"):
+        policy.decision_function(X, return_std=True)
 
 
 # Data frames

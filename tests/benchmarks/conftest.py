@@ -41,6 +41,7 @@ def script(name, *needs):
 auxiliary = script("auxiliary")
 cost = script("cost")
 coverage = script("coverage")
+dask_scale = script("dask_scale", "dask.array", "distributed", "zarr")
 data = script("_data")
 ideas = script("_ideas")
 intervals = script("_intervals")
