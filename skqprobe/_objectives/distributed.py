@@ -6,7 +6,6 @@ to all partitions, and adds their terms in a tree. The solvers run in the client
 
 import copy
 import operator
-from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, pairwise
@@ -370,23 +369,25 @@ class DistributedObjective(LinearParameters):
 
         They are those of `LinearObjective.sample` for the same rows in one process.
         """
-        pieces = self._sampled_pieces(n_rows, weight)
+        chosen, pieces = self._sampled_pieces(n_rows, weight)
         found = self.source.collect(
             _copy_pieces, each=pieces, number=self.number, weight=weight
         )
-        chosen = defaultdict(list)
         for number, piece in chain.from_iterable(each or () for each in found):
             chosen[number].append(piece)
         return self.joined(list(chain.from_iterable(chosen.values())))
 
     def sampled_moments(self, full, n_rows, weight=None):
         """Compute the `moments` of the blocks of `sample`, where they are."""
-        pieces = self._sampled_pieces(n_rows, weight)
+        _, pieces = self._sampled_pieces(n_rows, weight)
         moments = self._total(_moments_of_pieces, full, each=pieces, weight=weight)
         return moments.mean, moments.moment
 
     def _sampled_pieces(self, n_rows, weight):
-        """List the pieces of these blocks in each part, as (block, start, stop)."""
+        """Choose the blocks of a sample, and list their pieces in each part.
+
+        Blocks are a dict of empty lists, and pieces tuples (block, start, stop).
+        """
         sizes = np.concatenate([np.diff(each) for each in self._offsets])
         at_once = rows_at_once(np.empty((0, self.n_features)), self.dtype.itemsize)
         at_once = rows_of_block(n_rows, at_once)
@@ -402,8 +403,11 @@ class DistributedObjective(LinearParameters):
             for number, total in chain.from_iterable(each or () for each in found):
                 sums[number] += total
         block_rows = np.array([rows.stop - rows.start for _, rows, _ in blocks])
-        chosen = set(choose_blocks(block_rows, n_rows, sums))
-        return [[each for each in part if each[0] in chosen] for part in pieces]
+        chosen: dict = {
+            number: [] for number in choose_blocks(block_rows, n_rows, sums)
+        }
+        pieces = [[each for each in part if each[0] in chosen] for part in pieces]
+        return chosen, pieces
 
     def joined(self, pieces):
         """Make a LinearObjective of `Piece` objects, and return the weights of rows."""
