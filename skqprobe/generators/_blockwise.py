@@ -84,9 +84,9 @@ class BlockwiseBestOfK(BestOfK):
     ...     return [[text.count("a")] for text in texts]
     >>> value = make_pipeline(VectorizerEmbedder(count), QProbeRegressor())
     >>> value = value.fit([("", "a"), ("", "aab"), ("", "b")], [1, 2, 0])
-    >>> best = BlockwiseBestOfK(Letters(), value, k=8, block_tokens=2)
-    >>> best.generate(["", "x"])
-    ['aaaaaaaa', 'aaaaaaaa']
+    >>> best = BlockwiseBestOfK(Letters(), value, k=32, block_tokens=2)
+    >>> best.generate(["x"])
+    ['aaaaaaaa']
     """
 
     _parameter_constraints: dict = {
