@@ -346,7 +346,7 @@ class QProbePolicyCV(QProbePolicy):
             arguments = problems[-1], data, folds, weights
             found.append(self._cross_validate(loss, *arguments))
             search.end()
-        of_losses, held_out, ends = zip(*found, strict=True)
+        of_losses, of_held_out, ends = zip(*found, strict=True)
         # Settings vary in the order of ParameterGrid: alpha, loss, temperature.
         scores = np.stack(of_losses, axis=1)
         results = _cv_results(list(grid), scores.reshape(len(grid), -1))
@@ -358,7 +358,7 @@ class QProbePolicyCV(QProbePolicy):
             )
         ranks = results["rank_test_score"]
         if self.select_alpha == "loss":
-            held_out = np.repeat(np.stack(held_out, axis=1), scores.shape[2], axis=1)
+            held_out = np.stack(of_held_out, axis=1).repeat(scores.shape[2], axis=1)
             results |= _held_out_results(held_out.reshape(len(grid), -1))
             is_selected = _strongest_within_error(held_out, self.alphas)
             ranks = np.where(is_selected.reshape(-1), ranks, len(grid) + 1)

@@ -78,11 +78,16 @@ class Objective:
         self.reader = BlockReader(self.X)
         self.dtype = self.reader.dtype
         self.n_features = self.X.shape[1]
-        self._buffer, self._rows = np.empty(0), None
+        self._forget_rows()
 
     def leave_out_all(self):
         """Set the weights of all prompts to 0."""
         self.prompt_weight, self.total_weight = np.zeros_like(self.prompt_weight), 0.0
+
+    def _forget_rows(self):
+        """Forget the rows that were read last, whose memory is used again."""
+        self._buffer = self._centered = np.empty(0)
+        self._rows = None
 
     def _read(self, rows):
         """Read embeddings of rows in prompt order, in the dtype to compute in."""

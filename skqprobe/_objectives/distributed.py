@@ -491,8 +491,8 @@ def _copy_pieces(objective, pieces, weight=None):
 
 def _moments_of_pieces(objective, pieces, full, weight=None):
     """Compute the moments of the rows of pieces; None of no pieces."""
-    sample, offsets = copy.copy(objective), objective.layout.offsets
-    sample._blocks = [
+    offsets = objective.layout.offsets
+    blocks = [
         (
             slice(start, stop),
             slice(offsets[start], offsets[stop]),
@@ -500,7 +500,9 @@ def _moments_of_pieces(objective, pieces, full, weight=None):
         )
         for _, start, stop in pieces
     ]
-    return sample.pooled_moments(full, weight) if pieces else None
+    if not pieces:
+        return None
+    return objective.with_blocks(blocks).pooled_moments(full, weight)
 
 
 def _sums_of_pieces(objective, pieces, weight):

@@ -265,9 +265,15 @@ class LinearObjective(LinearParameters, Objective):
         sums = None
         if weight is not None:
             sums = [weight[rows].sum() for _, rows, _ in blocks]
-        sample = copy.copy(self)
-        sample._blocks = [blocks[i] for i in choose_blocks(sizes, n_rows, sums)]
-        return sample, weight
+        chosen = [blocks[i] for i in choose_blocks(sizes, n_rows, sums)]
+        return self.with_blocks(chosen), weight
+
+    def with_blocks(self, blocks):
+        """Return the objective whose moments are those of some blocks."""
+        part = copy.copy(self)
+        part._forget_rows()
+        part._blocks = blocks
+        return part
 
     @property
     def on_host(self):

@@ -21,7 +21,7 @@ near kinks. A search that rounding ends earlier has not converged."""
 BIAS = 5
 """Part of the total gain, in units of the tolerance, that smoothed kinks may cost."""
 
-MAX_FALL = 5
+MAX_FALL = 30
 """Factor by which the curvature may fall in a search before another one is worth it."""
 
 MAX_ROUNDS = 3

@@ -311,6 +311,16 @@ def test_centered_rows_are_kept_until_others_are_read(rng):
         assert_array_equal(objective._read(rows), expected[rows])
 
 
+def test_a_sample_does_not_share_the_memory_of_rows(rng):
+    X, y = rng.normal(size=(6, 3, 2)), rng.random((6, 3))
+    objective = objective_of((X, y, None), "squared_error", center=np.array([1.0, 2]))
+    expected = X.reshape(-1, 2) - [1, 2]
+    assert_array_equal(objective._read(slice(0, 9)), expected[:9])
+    sample = objective.with_blocks(objective._blocks)
+    assert_array_equal(sample._read(slice(9, 18)), expected[9:])
+    assert_array_equal(objective._read(slice(0, 9)), expected[:9])
+
+
 @pytest.mark.parametrize("block_bytes", [1, 64, 2**20])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_linear_scores(dtype, block_bytes, rng, monkeypatch):
