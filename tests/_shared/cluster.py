@@ -41,8 +41,14 @@ def in_memory():
 
 
 def n_tasks(client):
-    """Number of tasks that the scheduler knows."""
-    return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+    """Number of tasks with a result, or that wait or run."""
+
+    def count(dask_scheduler):
+        # The scheduler keeps the names of some tasks that it has released.
+        states = [task.state for task in dask_scheduler.tasks.values()]
+        return len(states) - states.count("released")
+
+    return client.run_on_scheduler(count)
 
 
 def wait_until(condition, seconds=20):
