@@ -102,15 +102,13 @@ class Folds:
         weights : ndarray of shape (n_objectives,)
             Weights of the losses of the objectives.
         """
+        loss = grid.objective.loss
         coefs, intercepts = grid.objective.split_raw(thetas.swapaxes(0, 1))
-        losses = np.zeros((self.n_folds, len(grid.alphas)))
+        losses = np.zeros((len(grid.alphas), self.n_folds))
         for j, weight in enumerate(weights):
             scores = grid.scores(coefs[j]) + intercepts[j][:, None]
-            scores = scores.reshape(*losses.shape, -1)
-            for each, rows, out in zip(self.held_out, scores, losses, strict=True):
-                terms = [each.loss_terms(grid.objective.loss, row, j) for row in rows]
-                out += weight * np.array([divide(*of_alpha) for of_alpha in terms])
-        return losses.T
+            losses += weight * divide(*sum_losses(self.held_out, scores, loss, j))
+        return losses
 
     def sample_prompts(self, data, sample_weight, objective_weights):
         """Sample prompts from which to choose the weights of views."""
@@ -118,6 +116,20 @@ class Folds:
         return sample_prompts(
             data, weighted, (self.train, self.held_out), objective_weights
         )
+
+
+def sum_losses(held_out, scores, loss, number):
+    """Sum held-out losses of an objective and weights, (2, n_alphas, n_folds).
+
+    `scores` has shape (n_folds * n_alphas, n_rows), in prompt order.
+    """
+    scores = scores.reshape(len(held_out), -1, scores.shape[1])
+    terms = np.zeros((2, scores.shape[1], len(held_out)))
+    for fold, (each, rows) in enumerate(zip(held_out, scores, strict=True)):
+        if each.layout.n_prompts:
+            of_fold = [each.loss_terms(loss, row, number) for row in rows]
+            terms[:, :, fold] = np.transpose(of_fold)
+    return terms
 
 
 def split_data(data, weighted, splits, groups=None):

@@ -42,7 +42,12 @@ from skqprobe._estimators._fit import (
     warn_of_column,
     weighted_layout,
 )
-from skqprobe._estimators._folds import NO_HELD_OUT_WEIGHT, Folds, split_data
+from skqprobe._estimators._folds import (
+    NO_HELD_OUT_WEIGHT,
+    Folds,
+    split_data,
+    sum_losses,
+)
 from skqprobe._estimators._view_search import SampledPrompts, sample_prompts
 from skqprobe._objectives.distributed import (
     DistributedObjective,
@@ -450,7 +455,7 @@ class PartitionedFolds:
         coefs, intercepts = grid.objective.split_raw(thetas.swapaxes(0, 1))
         losses = np.zeros((len(grid.alphas), self.n_folds))
         for j, weight in enumerate(weights):
-            arguments = coefs[j], intercepts[j], len(grid.alphas), loss, j
+            arguments = coefs[j], intercepts[j], loss, j
             terms = self.data.parts.total(_loss_terms, *arguments, each=[self.copies])
             losses += weight * divide(*terms)
         return losses
@@ -497,17 +502,10 @@ def _scores(partition, coefs, intercepts):
     return layout.to_prompt_order(scores.reshape(*layout.shape, -1)).T
 
 
-def _loss_terms(partition, copies, coefs, intercepts, n_alphas, loss, number):
-    """Sum losses of an objective and weights, (2, n_alphas, n_folds)."""
+def _loss_terms(partition, copies, coefs, intercepts, loss, number):
+    """Sum losses of an objective and weights, see `sum_losses`."""
     _, held_out = _split_part(partition, copies)
-    scores = _scores(partition, coefs, intercepts)
-    scores = scores.reshape(len(held_out), n_alphas, -1)
-    terms = np.zeros((2, n_alphas, len(held_out)))
-    for fold, (each, rows) in enumerate(zip(held_out, scores, strict=True)):
-        if each.layout.n_prompts:
-            of_fold = [each.loss_terms(loss, row, number) for row in rows]
-            terms[:, :, fold] = np.transpose(of_fold)
-    return terms
+    return sum_losses(held_out, _scores(partition, coefs, intercepts), loss, number)
 
 
 def _reward_terms(partition, copies, coefs, n_alphas, temperatures, weights):

@@ -290,16 +290,12 @@ class LinearObjective(LinearParameters, Objective):
         """Number of rows that are read."""
         return sum(rows.stop - rows.start for _, rows, _ in self._blocks)
 
-    def column_mean(self, weight=None):
+    def column_mean(self):
         """Compute the mean of the columns, (d,)."""
-        sums, total = np.zeros(self.n_features), 0.0
+        sums = np.zeros(self.n_features)
         for _, rows, _ in self._blocks:
-            X, share = self._read(rows), None if weight is None else weight[rows]
-            if share is not None:
-                X = X * share.astype(X.dtype)[:, None]
-            sums = sums + X.sum(axis=0, dtype=np.float64)
-            total += len(X) if share is None else share.sum()
-        return sums / total
+            sums = sums + self._read(rows).sum(axis=0, dtype=np.float64)
+        return sums / self.n_rows
 
     @cached_property
     def sampled_mean(self):

@@ -35,7 +35,6 @@ class LinearParameters:
     sample: Any
     at_constant: Any
     curvature_at_zero: Any
-    least_squares_sums: Any
     square_sums: Any
 
     def _set_parameters(self):
