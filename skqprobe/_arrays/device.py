@@ -247,17 +247,23 @@ def concatenate(arrays):
     return DeviceArray(arrays[0].xp.concat([array.array for array in arrays]))
 
 
-def add_gram(gram, X, weight=None):
+def add_gram(gram, X, weight=None, in_threads=False):
     """Add X' diag(weight) X to the lower triangle of `gram`, in Fortran order.
 
     In place and with half the operations of a full product. For X on a device, the sum
-    moves to the device. Both have the dtype of X.
+    moves to the device. Both have the dtype of X. Where threads compute at the same
+    time, numpy makes the product, since scipy's BLAS keeps the lock of the interpreter.
     """
     is_equal = weight is None or (isinstance(X, np.ndarray) and np.ptp(weight) == 0)
     if not is_equal:
         X = X * np.sqrt(weight).astype(X.dtype)[:, None]
     if isinstance(X, DeviceArray):
         return gram + X.T @ X
-    (syrk,) = get_blas_funcs(("syrk",), (X,))
     factor = weight[0] if is_equal and weight is not None else 1.0
+    if in_threads:
+        product = X.T @ X
+        product *= factor
+        gram.T[...] += product  # symmetric, in the same order
+        return gram
+    (syrk,) = get_blas_funcs(("syrk",), (X,))
     return syrk(factor, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True)

@@ -167,10 +167,11 @@ class GridObjective:
                 gradients[i, -1] = slope.sum()
         d = objective.n_features
 
-        def multiply(blocks):
-            return sum(slopes[:, rows] @ objective._read(rows) for _, rows, _ in blocks)
+        def multiply(part):
+            blocks = part._blocks
+            return sum(slopes[:, rows] @ part._read(rows) for _, rows, _ in blocks)
 
-        gradients[:, :d] = sum(map_parts(multiply, objective._parts))
+        gradients[:, :d] = sum(map_parts(multiply, objective.parts))
         return values, gradients
 
     def split(self, thetas):
@@ -183,11 +184,11 @@ class GridObjective:
         coefs = coefs.astype(objective.dtype)
         scores = np.empty((len(coefs), objective.layout.n_rows), objective.dtype)
 
-        def multiply(blocks):
-            for _, rows, _ in blocks:
-                scores[:, rows] = coefs @ objective._read(rows).T
+        def multiply(part):
+            for _, rows, _ in part._blocks:
+                scores[:, rows] = coefs @ part._read(rows).T
 
-        map_parts(multiply, objective._parts)
+        map_parts(multiply, objective.parts)
         return scores
 
     def score_curvatures(self, thetas, which):

@@ -23,6 +23,9 @@ Their products cost less than an approximation."""
 SAMPLED_BLOCKS = 8
 """Minimum number of blocks in a sample of rows, so that it has several prompts."""
 
+ROWS_PER_MATRIX = 8
+"""Minimum number of rows per feature for threads with a (d, d) matrix each."""
+
 MEAN_ROWS = 2**8
 """Number of rows whose mean is near enough to all, to subtract it for precision."""
 
@@ -73,20 +76,26 @@ class LinearObjective(LinearParameters, Objective):
         self._set_parameters()
         self._n_rows_at_once = rows_at_once(self.X, self.dtype.itemsize)
         self._blocks = prompt_blocks(self.layout.offsets, self._n_rows_at_once)
-        self._parts = self._parts_of_threads(self._blocks)
 
-    def _parts_of_threads(self, blocks):
-        """Split blocks among threads, where these can read X at the same time."""
-        is_shareable = self.reader.is_plain and self.center is None
-        if not is_shareable or is_small(self.X):
-            return [blocks]
-        n_parts = min(n_blas_threads(), len(blocks))
-        ends = np.linspace(0, len(blocks), n_parts + 1).round().astype(int)
-        return [blocks[a:b] for a, b in pairwise(ends)]
+    @cached_property
+    def parts(self):
+        """Objectives of some blocks each, for threads that read X at the same time."""
+        n_parts = 1
+        if self.reader.is_plain and not is_small(self.X):
+            n_parts = min(n_blas_threads(), len(self._blocks))
+        if n_parts <= 1:
+            return [self]
+        ends = np.linspace(0, len(self._blocks), n_parts + 1).round().astype(int)
+        return [self.with_blocks(self._blocks[a:b]) for a, b in pairwise(ends)]
+
+    def matrix_parts(self):
+        """Return `parts` if a (d, d) matrix for each takes little memory, or [self]."""
+        has_room = self.n_rows >= ROWS_PER_MATRIX * self.n_features
+        return self.parts if has_room else [self]
 
     def _sum_over_parts(self, function):
-        """Sum each of the results of a function of blocks, computed in threads."""
-        results = map_parts(function, self._parts_of_threads(self._blocks))
+        """Sum each of the results of a function of parts, computed in threads."""
+        results = map_parts(function, self.parts)
         return [reduce(add, parts) for parts in zip(*results, strict=True)]
 
     def in_span(self, alpha):
@@ -191,14 +200,14 @@ class LinearObjective(LinearParameters, Objective):
         moment : ndarray of shape (d, d) or (d,)
             Second moments, of which only the lower triangle is valid, or variances.
         """
-        d, mean = self.n_features, self.sampled_mean
+        d, mean, in_threads = self.n_features, self.sampled_mean, len(self.parts) > 1
 
-        def square(blocks):
+        def square(part):
             total, sums, moment = 0.0, np.zeros(d), np.zeros(d)
             if full:
                 moment = np.zeros((d, d), dtype or self.dtype, order="F")
-            for _, rows, offsets in blocks:
-                X = self._read(rows)
+            for _, rows, offsets in part._blocks:
+                X = part._read(rows)
                 if dtype is not None:
                     X = X.astype(dtype)
                 share = None if weight is None else weight[rows]
@@ -209,7 +218,7 @@ class LinearObjective(LinearParameters, Objective):
                     ones = np.ones(len(X)) if share is None else share
                     sums += ones.astype(X.dtype) @ X
                 if full:
-                    moment = add_gram(moment, X, share)
+                    moment = add_gram(moment, X, share, in_threads)
                 else:
                     if share is not None:
                         X = X * np.sqrt(share).astype(X.dtype)[:, None]
@@ -271,6 +280,7 @@ class LinearObjective(LinearParameters, Objective):
     def with_blocks(self, blocks):
         """Return the objective whose moments are those of some blocks."""
         part = copy.copy(self)
+        vars(part).pop("parts", None)
         part._forget_rows()
         part._blocks = blocks
         return part
@@ -323,10 +333,10 @@ class LinearObjective(LinearParameters, Objective):
         """
         at_mean = mean @ basis
 
-        def multiply(blocks):
+        def multiply(part):
             product, total = np.zeros_like(basis), 0.0
-            for _, rows, offsets in blocks:
-                X, share = self._read(rows), None if weight is None else weight[rows]
+            for _, rows, offsets in part._blocks:
+                X, share = part._read(rows), None if weight is None else weight[rows]
                 # Centering one factor of the product is enough.
                 image = X @ basis
                 if self.loss.shift_invariant:
@@ -372,7 +382,9 @@ class LinearObjective(LinearParameters, Objective):
             Weights.
         """
         n_rows = max(PRODUCT_ROWS, self._n_rows_at_once)
-        for prompts, rows, offsets in prompt_blocks(self.layout.offsets, n_rows):
+        ends = [(prompts.start, prompts.stop) for prompts, _, _ in self._blocks]
+        span = (ends[0][0], ends[-1][1]) if ends else (0, 0)
+        for prompts, rows, offsets in prompt_blocks(self.layout.offsets, n_rows, *span):
             X, weight = self._read(rows), self._weight(rows)
             terms = [
                 objective._least_squares_terms(prompts, rows, offsets)
@@ -441,12 +453,15 @@ class Moments:
         return Moments(total, mean, moment, self.is_around_mean)
 
 
-def prompt_blocks(offsets, n_rows):
-    """List blocks (prompts, rows, offsets) of up to `n_rows`, or of one prompt."""
-    blocks, first = [], 0
-    while first < len(offsets) - 1:
+def prompt_blocks(offsets, n_rows, first=0, last=None):
+    """List blocks (prompts, rows, offsets) of up to `n_rows`, or of one prompt.
+
+    They cover the prompts from `first` to before `last`, or all.
+    """
+    blocks, last = [], len(offsets) - 1 if last is None else last
+    while first < last:
         after = np.searchsorted(offsets, offsets[first] + n_rows, side="right") - 1
-        after = max(after, first + 1)
+        after = min(max(after, first + 1), last)
         prompts, rows = slice(first, after), slice(offsets[first], offsets[after])
         blocks.append((prompts, rows, offsets[first : after + 1] - offsets[first]))
         first = after
@@ -498,16 +513,16 @@ def evaluate_losses(objectives, thetas):
     evaluate = partial(
         _evaluate_blocks, objectives, coefs.astype(first.dtype), intercepts
     )
-    return map_parts(evaluate, first._parts)
+    return map_parts(evaluate, first.parts)
 
 
-def _evaluate_blocks(objectives, coefs, intercepts, blocks):
-    """Sum losses and their gradients over blocks."""
+def _evaluate_blocks(objectives, coefs, intercepts, part):
+    """Sum losses and their gradients over the blocks of a part of the first."""
     first, d = objectives[0], objectives[0].n_features
     values = np.zeros(len(objectives))
     gradients = np.zeros((len(objectives), first.n_parameters))
-    for prompts, rows, offsets in blocks:
-        X = first._read(rows)
+    for prompts, rows, offsets in part._blocks:
+        X = part._read(rows)
         scores = (coefs @ X.T).astype(np.float64) + intercepts[:, None]
         slopes = np.empty_like(scores)
         for i, objective in enumerate(objectives):
