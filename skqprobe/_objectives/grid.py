@@ -151,16 +151,16 @@ class GridObjective:
         objective = self.objective
         coefs, intercepts = self.split(thetas)
         values, gradients = np.zeros(len(thetas)), np.zeros_like(thetas)
-        scores = self.scores(coefs)
-        slopes = np.zeros_like(scores)
+        slopes = self.scores(coefs)  # slopes replace the scores of a problem
         for i, number in enumerate(which // len(self.alphas)):
             rows = self.fold_rows[number // len(self.objectives)]
             fold = self.fold_objectives[number]
-            fold_scores = scores[i, rows].astype(np.float64) + intercepts[i]
+            scores = slopes[i, rows].astype(np.float64) + intercepts[i]
+            slopes[i] = 0
             every, offsets = slice(None), fold.layout.offsets
             if fold.layout.n_prompts == 0:
                 continue
-            loss, slope = fold._weighted_loss(fold_scores, every, every, offsets)
+            loss, slope = fold._weighted_loss(scores, every, every, offsets)
             values[i] = loss
             slopes[i, rows] = slope
             if objective.has_intercept:

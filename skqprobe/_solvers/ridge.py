@@ -31,6 +31,9 @@ TOLERANCE = 1e-5
 """Size of the last correction in float32, relative to the solution, in the norm of the
 objective."""
 
+OF_CORRECTION = 1e-2
+"""Precision of a correction, relative to itself."""
+
 MAX_SOLUTIONS = 5
 """Maximum number of solutions in float32: the first and its corrections."""
 
@@ -205,13 +208,13 @@ def _primal_solutions(rows, grid):
     t_means, v_sums = t_means.repeat(len(grid.alphas), axis=1), v_sums[:, None]
     mean = grams[0] if grid.is_whole else sum(grams) / len(grams)
     precondition = MeanPreconditioner(mean, penalties)
-    systems = precondition, grams, penalties, (TOLERANCE / 2) ** 2
+    systems, required = (precondition, grams, penalties), (TOLERANCE / 2) ** 2
     thetas, which = 0.0, np.arange(shape[0] * shape[1])
     while True:
         if grid.is_whole:
             coefs, solved = precondition(moments, which), True
         else:
-            coefs, solved = solve_together(moments, *systems)
+            coefs, solved = solve_together(moments, *systems, required)
         if not np.all(solved):
             return
         thetas = thetas + _with_intercept(objective, coefs, x_means, t_means)
@@ -220,6 +223,7 @@ def _primal_solutions(rows, grid):
         flat[:, : objective.n_features] /= objective.scale
         gradient = grid.value_and_gradient(flat, which)[1].reshape(thetas.shape)
         gradient[..., : objective.n_features] /= objective.scale
+        required = OF_CORRECTION**2
         sides, ends = objective.split(gradient / -2)
         moments, t_means = sides - ends[..., None] * x_means[:, None], ends / v_sums
 
