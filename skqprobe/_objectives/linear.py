@@ -229,7 +229,10 @@ class LinearObjective(LinearParameters, Objective):
         with np.errstate(over="ignore", invalid="ignore"):
             total, sums, moment = self._sum_over_parts(square)
         moment, step = np.asarray(moment, dtype=np.float64) / total, sums / total
-        mean, moment = mean + step, moment - (np.outer(step, step) if full else step**2)
+        mean, moment = (
+            mean + step,
+            moment - (np.outer(step, step).T if full else step**2),
+        )
         variance = moment.diagonal() if full else moment
         lost = (variance < 1e-30) & (mean != 0) & (abs(mean) < 1e-10)
         if dtype is None and (lost | ~np.isfinite(variance)).any():

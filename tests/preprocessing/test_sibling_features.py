@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skqprobe import QProbePolicy
 from skqprobe._arrays.views import views_of
-from skqprobe.preprocessing import PerCandidate, SiblingFeatures, _sibling_features
+from skqprobe.preprocessing import PerCandidate, SiblingFeatures, _sibling_sampling
 
 MODULE = "skqprobe.preprocessing._sibling_features."
 ALL = ("mean", "nearest", "share", "density", "duplicates", "rank")
@@ -160,7 +160,7 @@ def test_large_problems_are_split_into_blocks(rng, monkeypatch):
     assert_allclose(SiblingFeatures(ALL).fit_transform(X), whole)
     monkeypatch.setattr(MODULE + "DISTANCES_AT_ONCE", 2 * 6)
     assert_allclose(SiblingFeatures(ALL).fit_transform(X), whole)
-    monkeypatch.setattr(MODULE + "SAMPLED_PAIRS", 10 * 30)
+    monkeypatch.setattr(_sibling_sampling, "SAMPLED_PAIRS", 10 * 30)
     sampled = SiblingFeatures(ALL).fit(X)  # from every third prompt
     kept = SiblingFeatures(ALL).fit(X[::3])
     assert_allclose(sampled.scales_, kept.scales_)
@@ -177,7 +177,7 @@ def test_large_prompts_take_bounded_memory(rng, monkeypatch, metric):
     monkeypatch.setattr(MODULE + "ENTRIES_AT_ONCE", 2**16)
     monkeypatch.setattr(MODULE + "DISTANCES_AT_ONCE", 2**16)
     assert_allclose(siblings.transform(X), expected, atol=1e-4)
-    monkeypatch.setattr(MODULE + "SAMPLED_PAIRS", 2**16)
+    monkeypatch.setattr(_sibling_sampling, "SAMPLED_PAIRS", 2**16)
     tracemalloc.start()
     siblings.fit_transform(X)
     peak = tracemalloc.get_traced_memory()[1]
@@ -455,7 +455,7 @@ def test_set_output_for_rows(rows, library):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_partitions(dtype, embedding, pairs, data, chunked, monkeypatch):
     """The sample of distances is that of one process."""
-    monkeypatch.setattr(_sibling_features, "SAMPLED_PAIRS", pairs)
+    monkeypatch.setattr(_sibling_sampling, "SAMPLED_PAIRS", pairs)
     X, _, groups = data
     if groups is not None:
         order = np.argsort(groups, kind="stable")
