@@ -7,12 +7,12 @@ from importlib.util import find_spec
 import numpy as np
 from _paper_recipe import SET_SIZE, PaperRecipe
 from _synthetic import PAPER, make_data, times
-from _timing import Plan, Row, fit_counting, fit_quietly, take_turns
+from _timing import Row, fit_counting, fit_quietly, take_turns
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from skqprobe import QProbePolicy
-from skqprobe.metrics import best_of_k_reward
+from skqprobe.metrics import best_of_k_reward, prompt_bootstrap
 
 ALPHAS = (1e-3, 1e-4)
 TOLS = tuple(10.0 ** np.arange(-1, -7, -1))
@@ -28,8 +28,7 @@ def measure_fit(plan, shape=PAPER, paper_steps=PAPER_STEPS):
     if epoch is None:
         print("left out: the paper's training, which needs torch: pip install torch")
         return table
-    small = Plan(min(plan.scale, 1 / 64)).smaller(shape)
-    return table + measure_paper(small, paper_steps)
+    return table + measure_paper(plan.fewer_prompts(shape), paper_steps)
 
 
 def measure_alpha(X, y, alpha, epoch, plan):
@@ -117,13 +116,23 @@ def measure_paper(shape, n_steps):
     start, table = time.perf_counter(), []
     recipe = train_paper(*train, n_epochs)
     note = f"{recipe.n_steps_} steps in {time.perf_counter() - start:.1f} s"
-    theirs = missing_rewards(recipe, *train, *test)
+    theirs, versus = missing_rewards(recipe, *train, *test), recipe.decision_function
     for alpha in ALPHAS:
         policy = fit_quietly(QProbePolicy("policy_gradient", alpha=alpha), *train)
         for what, value in missing_rewards(policy, *train, *test).items():
             name = f"alpha {alpha:g}, {times(shape)}: {what}"
             peer = "the paper's training", theirs[what]
             table.append(Row(name, value, "", *peer, 1.0, note))
+        gain = prompt_bootstrap(
+            best_of_k_reward,
+            test[1],
+            policy.decision_function(test[0]),
+            versus=versus(test[0]),
+            k=shape[1],
+            random_state=0,
+        )
+        name = f"alpha {alpha:g}: held-out reward gained on the paper's"
+        table.append(Row(name, gain.value, "", note=str(gain)))
     return table
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.linalg import get_blas_funcs
 from sklearn import get_config
 
+from skqprobe._arrays.threads import beside_others
 from skqprobe._utils.sklearn_compat import (
     ARRAY_API_SUPPORT,
     get_namespace_and_device,
@@ -247,12 +248,12 @@ def concatenate(arrays):
     return DeviceArray(arrays[0].xp.concat([array.array for array in arrays]))
 
 
-def add_gram(gram, X, weight=None, in_threads=False):
+def add_gram(gram, X, weight=None):
     """Add X' diag(weight) X to the lower triangle of `gram`, in Fortran order.
 
     In place and with half the operations of a full product. For X on a device, the sum
-    moves to the device. Both have the dtype of X. Where threads compute at the same
-    time, numpy makes the product, since scipy's BLAS keeps the lock of the interpreter.
+    moves to the device. Both have the dtype of X. Beside other threads, numpy makes the
+    product, since scipy's BLAS keeps the lock of the interpreter.
     """
     is_equal = weight is None or (isinstance(X, np.ndarray) and np.ptp(weight) == 0)
     if not is_equal:
@@ -260,7 +261,7 @@ def add_gram(gram, X, weight=None, in_threads=False):
     if isinstance(X, DeviceArray):
         return gram + X.T @ X
     factor = weight[0] if is_equal and weight is not None else 1.0
-    if in_threads:
+    if beside_others():
         product = X.T @ X
         product *= factor
         gram.T[...] += product  # symmetric, in the same order

@@ -9,7 +9,7 @@ sums over large X use threads of their own, which wait only once per sum.
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from threading import Lock
+from threading import Lock, local
 from time import perf_counter, thread_time
 
 import numpy as np
@@ -21,7 +21,8 @@ SMALL_BYTES = 2**25
 N_SERIAL = 50
 """Number of sums in one thread after one that threads slowed down."""
 
-_limited = Lock()
+_limited, _changing = Lock(), Lock()
+_here = local()
 _n_serial = 0
 _n_unlimited = 1
 
@@ -52,16 +53,22 @@ def one_thread(limited=True):
     """Limit BLAS to one thread, unless it is limited already."""
     global _n_unlimited
     with ExitStack() as stack:
-        # In one expression: an interrupt in between would leave it locked.
-        if limited and _limited.acquire(False) and [stack.callback(_limited.release)]:
-            _n_unlimited = _n_blas_threads()
-            stack.enter_context(_controller().limit(limits=1, user_api="blas"))
+        with _changing:
+            # In one expression: an interrupt in between would leave it locked.
+            if (
+                limited
+                and _limited.acquire(False)
+                and [stack.callback(_limited.release)]
+            ):
+                _n_unlimited = _n_blas_threads()
+                stack.enter_context(_controller().limit(limits=1, user_api="blas"))
         yield
 
 
 def n_blas_threads():
     """Return the number of threads that BLAS would use without our limit."""
-    return _n_unlimited if _limited.locked() else _n_blas_threads()
+    with _changing:
+        return _n_unlimited if _limited.locked() else _n_blas_threads()
 
 
 def _n_blas_threads():
@@ -69,28 +76,40 @@ def _n_blas_threads():
     return max((lib["num_threads"] for lib in blas), default=1)
 
 
+def beside_others():
+    """Whether `map_parts` calls this for one of several parts."""
+    return getattr(_here, "beside_others", False)
+
+
 def map_parts(function, parts):
     """Apply a function to each part, in a thread each, with BLAS in one thread.
 
     Where another process has a core, threads can take longer than all their work takes
-    in one thread. Then the next N_SERIAL calls use one.
+    in one thread. Then the next N_SERIAL calls use one, with the same results.
 
     Returns
     -------
     results : list
     """
     global _n_serial
-    with one_thread():
-        if len(parts) == 1 or _n_serial > 0:
-            _n_serial -= len(parts) > 1
-            return [function(part) for part in parts]
-        errors = np.geterr()  # which hold in this thread alone
+    if len(parts) == 1:
+        with one_thread():
+            return [function(parts[0])]
+    errors = np.geterr()  # which hold in this thread alone
 
-        def call(part):
-            start = thread_time()
+    def call(part):
+        start, before = thread_time(), beside_others()
+        _here.beside_others = True
+        try:
             with np.errstate(**errors):
                 return function(part), thread_time() - start
+        finally:
+            _here.beside_others = before
 
+    with one_thread():
+        if _n_serial > 0:
+            _n_serial -= 1
+            return [call(part)[0] for part in parts]
         start = perf_counter()
         with ThreadPoolExecutor(len(parts)) as pool:
             results, seconds = zip(*pool.map(call, parts), strict=True)

@@ -200,7 +200,7 @@ class LinearObjective(LinearParameters, Objective):
         moment : ndarray of shape (d, d) or (d,)
             Second moments, of which only the lower triangle is valid, or variances.
         """
-        d, mean, in_threads = self.n_features, self.sampled_mean, len(self.parts) > 1
+        d, mean = self.n_features, self.sampled_mean
 
         def square(part):
             total, sums, moment = 0.0, np.zeros(d), np.zeros(d)
@@ -218,7 +218,7 @@ class LinearObjective(LinearParameters, Objective):
                     ones = np.ones(len(X)) if share is None else share
                     sums += ones.astype(X.dtype) @ X
                 if full:
-                    moment = add_gram(moment, X, share, in_threads)
+                    moment = add_gram(moment, X, share)
                 else:
                     if share is not None:
                         X = X * np.sqrt(share).astype(X.dtype)[:, None]

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.linalg import get_blas_funcs
 
 from skqprobe._arrays.device import DeviceArray, add_gram, concatenate
-from skqprobe._arrays.threads import map_parts
+from skqprobe._arrays.threads import beside_others, map_parts
 from skqprobe._solvers.symmetric_systems import (
     MeanPreconditioner,
     dots,
@@ -371,7 +371,7 @@ class NormalSums:
         sums = [self, *(NormalSums(*size) for _ in parts[1:])]
 
         def add_rows(number):
-            sums[number]._add_rows(parts[number], others, share, len(parts) > 1)
+            sums[number]._add_rows(parts[number], others, share)
 
         if len(parts) == 1:
             add_rows(0)
@@ -381,11 +381,11 @@ class NormalSums:
             self.add(other)
         self.weight += share
 
-    def _add_rows(self, objective, others, share, in_threads):
+    def _add_rows(self, objective, others, share):
         for X, t, v in objective.least_squares_rows(others, merge_pairs=True):
             v = share * v
             sides, X = np.vstack([t * v, v]), X.astype(self.gram.dtype, copy=False)
-            self.gram, products = add_products(self.gram, X, sides, v, in_threads)
+            self.gram, products = add_products(self.gram, X, sides, v)
             self.sides += products
             self.ends += sides.sum(axis=1)
 
@@ -436,12 +436,12 @@ class NormalSums:
         return gram, moments / weight, x_mean, t_means, v_sum / weight or 1.0
 
 
-def add_products(gram, X, sides, weight=None, in_threads=False):
+def add_products(gram, X, sides, weight=None):
     """Add X' diag(weight) X to the lower triangle of `gram`; compute ``sides @ X``."""
     if isinstance(X, DeviceArray):
         return add_gram(gram, X, weight), sides @ X
-    if in_threads:
-        return add_gram(gram, X, weight, True), sides.astype(X.dtype) @ X
+    if beside_others():
+        return add_gram(gram, X, weight), sides.astype(X.dtype) @ X
     # Only scipy's BLAS: the threads of numpy's busy-wait for its next call, and slow
     # down those of scipy's.
     (gemv,) = get_blas_funcs(("gemv",), (X,))

@@ -68,6 +68,10 @@ def test_fit(load, plan):
     for row in trained:
         assert row.note.startswith("50 steps")
         assert 0 <= row.value <= 1 and 0 <= row.peer_value <= 1
+    for alpha in ("0.001", "0.0001") if trained else ():
+        gain = rows[f"alpha {alpha}: held-out reward gained on the paper's"]
+        row = next(row for row in trained if alpha in row.what and "held" in row.what)
+        assert gain.value == pytest.approx(row.peer_value - row.value)
 
 
 def test_fit_without_torch(load, plan, monkeypatch, capsys):
