@@ -28,8 +28,8 @@ policy_gradient, unless another one is named:
   "bare products", and "one evaluation" against the paper's training. This is carried
   out with as many epochs as make the paper's 13,800 steps. Then a row is the difference
   of a mean reward from 1: by softmax over training prompts, by softmax over sets of 10
-  as the paper trains, and greedily on as many held-out prompts. The held-out reward that
-  a fit gains on the paper's training has a bootstrap interval over prompts.
+  as the paper trains, and greedily on as many held-out prompts. The held-out reward
+  that a fit gains on the paper's training has a bootstrap interval over prompts.
 - shapes: fits by all losses in float32 and float64 against LogisticRegression with 100
   iterations, or Ridge for the two losses with a closed form, at the same penalty, over
   two decades of prompts, k and features; and the part of the gain over a probe of zeros
