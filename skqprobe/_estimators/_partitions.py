@@ -13,10 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import validate_data
 
 from skqprobe._arrays.blocks import compute_dtype
-from skqprobe._arrays.collections import (
-    Parts,
-    generator_states,
-)
+from skqprobe._arrays.collections import Parts, add_each, generator_states
 from skqprobe._arrays.columns import pool_scaler, summarize_columns
 from skqprobe._arrays.magnitude import (
     LARGEST,
@@ -42,12 +39,7 @@ from skqprobe._estimators._fit import (
     warn_of_column,
     weighted_layout,
 )
-from skqprobe._estimators._folds import (
-    NO_HELD_OUT_WEIGHT,
-    Folds,
-    split_data,
-    sum_losses,
-)
+from skqprobe._estimators._folds import Folds, split_data
 from skqprobe._estimators._view_search import SampledPrompts, sample_prompts
 from skqprobe._objectives.distributed import (
     DistributedObjective,
@@ -59,7 +51,6 @@ from skqprobe._objectives.distributed import (
 )
 from skqprobe._objectives.grid import WholeGrid
 from skqprobe._objectives.linear import LinearObjective, linear_scores
-from skqprobe.metrics._per_prompt import divide
 
 MAX_KEPT = 6
 """Maximum number of grids, and of their weights of rows, that a partition keeps."""
@@ -454,26 +445,11 @@ class PartitionedFolds:
         """Return the prompts to train on, with a fold of all prompts or without."""
         return self.data.parts.map(_train, with_all, each=[self.copies])
 
-    def rewards(self, grid, coefs, temperatures, weights):
-        """Compute the rewards of policies, see `Folds`."""
-        arguments = coefs, len(grid.alphas), list(temperatures), weights
-        terms = self.data.parts.total(_reward_terms, *arguments, each=[self.copies])
-        if not self.data.grouped:
-            return np.full(terms.shape[1:], np.nan)
-        if not terms[1].all():
-            raise ValueError(NO_HELD_OUT_WEIGHT)
-        return terms[0] / terms[1]
-
-    def losses(self, grid, thetas, weights):
-        """Compute the mean losses of held-out prompts, see `Folds`."""
-        loss = grid.objective.loss
-        coefs, intercepts = grid.objective.split_raw(thetas.swapaxes(0, 1))
-        losses = np.zeros((len(grid.alphas), self.n_folds))
-        for j, weight in enumerate(weights):
-            arguments = coefs[j], intercepts[j], loss, j
-            terms = self.data.parts.total(_loss_terms, *arguments, each=[self.copies])
-            losses += weight * divide(*terms)
-        return losses
+    def score(self, grid, policies):
+        """Compute rewards and held-out losses of policies; see `Policies.means`."""
+        copies, add = [self.copies], add_each
+        terms = self.data.parts.total(_fold_terms, policies, each=copies, add=add)
+        return policies.means(terms, self.data.grouped)
 
     def sample_prompts(self, data, sample_weight, objective_weights):
         """Sample prompts from which to choose the weights of views."""
@@ -510,32 +486,14 @@ def _train(partition, copies, with_all):
     return Folds(*_split_part(partition, copies)).train_with(with_all)
 
 
-def _scores(partition, coefs, intercepts):
-    """Compute the scores of several probes in prompt order, (n, n_rows)."""
-    scores = linear_scores(partition.data.X, coefs.T, intercepts)
+def _fold_terms(partition, copies, policies):
+    """Sum rewards and losses; see `Policies.terms`."""
+    _, held_out = _split_part(partition, copies)
+    coefs = policies.coefs.reshape(-1, policies.coefs.shape[-1])
+    scores = linear_scores(partition.data.X, coefs.T, np.zeros(len(coefs)))
     layout = partition.weighted[0]
-    return layout.to_prompt_order(scores.reshape(*layout.shape, -1)).T
-
-
-def _loss_terms(partition, copies, coefs, intercepts, loss, number):
-    """Sum losses of an objective and weights, see `sum_losses`."""
-    _, held_out = _split_part(partition, copies)
-    return sum_losses(held_out, _scores(partition, coefs, intercepts), loss, number)
-
-
-def _reward_terms(partition, copies, coefs, n_alphas, temperatures, weights):
-    """Sum rewards and weights, (2, n_alphas, n_temperatures, n_folds)."""
-    _, held_out = _split_part(partition, copies)
-    values = _scores(partition, coefs, np.zeros(len(coefs)))
-    terms = np.zeros((2, n_alphas, len(temperatures), len(held_out)))
-    for number, of_policy in enumerate(values):
-        fold, i = divmod(number, n_alphas)
-        if held_out[fold].layout.n_prompts:
-            for j, temperature in enumerate(temperatures):
-                terms[:, i, j, fold] = held_out[fold].reward_terms(
-                    of_policy, temperature, weights
-                )
-    return terms
+    scores = layout.to_prompt_order(scores.reshape(*layout.shape, -1)).T
+    return policies.terms(held_out, scores)
 
 
 def _count_used(partition):

@@ -179,7 +179,8 @@ def _on_part(part, own, *rest):
             arguments = *arguments, weight.of_part(part, own)
         target = part.grid(settings, own)
         if number is not None:
-            target = [*target.fold_objectives, *target.objectives][number]
+            of_all = target.objectives  # those of a grid with folds count from the end
+            target = (of_all if number < 0 else target.fold_objectives)[number]
             if target.n_prompts == 0:
                 return None
         return function(target, *first, *arguments)
@@ -285,8 +286,8 @@ class DistributedObjective(LinearParameters):
     source : Source
         Partitions.
     number : int
-        Number of the objective in the grid of each partition: those of folds are first,
-        then those of all prompts.
+        Number of the objective in the grid of each partition, among those of folds. If
+        it is negative, among those of all prompts.
     loss, alpha, fit_intercept, center, columns, n_skipped
         See `Objective`.
     dtype : dtype
@@ -578,12 +579,11 @@ class DistributedGrid(GridObjective):
 
     def _set(self, objectives):
         """Set the objectives, which share one source."""
-        source, n_folded = objectives[0].source, 0
-        if not self.is_whole:
-            n_folded = self.n_folds * len(objectives)
+        source = objectives[0].source
+        first = 0 if self.is_whole else -len(objectives)
         self.objectives = [
-            replace(each, source=source, number=n_folded + j)
-            for j, each in enumerate(objectives)
+            replace(each, source=source, number=number)
+            for number, each in enumerate(objectives, start=first)
         ]
         self.objective, self.source = self.objectives[0], source
         self.fold_objectives = self.objectives
@@ -683,11 +683,11 @@ def _count_folds(grid):
     copies, sizes = grid.in_fold, grid.objective.layout.sizes
     weights = [copies @ each.prompt_weight for each in grid.objectives]
     used = copies > 0
-    of_folds = [sizes_of(fold) for fold in grid.fold_objectives[:: len(grid.objectives)]]
+    of_folds = [
+        sizes_of(fold) for fold in grid.fold_objectives[:: len(grid.objectives)]
+    ]
     return used @ sizes, used.sum(axis=1), np.transpose(weights), of_folds
 
 
 def _losses(grid, thetas, which):
     return grid.losses(thetas, which)
-
-

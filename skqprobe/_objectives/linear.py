@@ -451,7 +451,7 @@ def prompt_blocks(offsets, n_rows):
 
 
 def block_starts(offsets, n_rows):
-    """List the first prompt of each block of up to `n_rows`, and the end of the last."""
+    """List the first prompt of each block of up to `n_rows`, and the last end."""
     starts, n_prompts = [0], len(offsets) - 1
     while (first := starts[-1]) < n_prompts:
         after = bisect_right(offsets, offsets[first] + n_rows, first) - 1
