@@ -26,6 +26,7 @@ and rewards of 0 or 1 by a logistic model of them. Workers are processes of one 
   the same data: time of the fit, and mean reward of the choice for other prompts.
 """
 
+import os
 import pickle
 import shutil
 import tempfile
@@ -52,6 +53,14 @@ from skqprobe.metrics import base_reward, expected_reward
 
 K, D, PROMPTS_AT_ONCE, DISK_PROMPTS = 8, 128, 61_000, 16_000
 MAX_ITER = 10
+ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""Environment of the workers. Dask makes the C library of Linux return freed memory at
+once, and to get it again takes time."""
+
 SECTIONS = ("fit", "messages", "disk", "peer")
 SECONDS_PER_TASK, LATENCY, BANDWIDTH = 3e-4, 1e-3, 1e9
 """Assumptions of the model: time of the scheduler per task, of a message between
@@ -84,6 +93,7 @@ def cluster(n_workers, memory="auto"):
     """Start a cluster of processes of one thread, and a client of it."""
     settings = {"processes": True, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
+        mock.patch.dict(os.environ, ENVIRONMENT),
         LocalCluster(n_workers=n_workers, memory_limit=memory, **settings) as found,
         Client(found) as client,
     ):
