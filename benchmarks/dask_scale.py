@@ -18,12 +18,15 @@ and rewards of 0 or 1 by a logistic model of them. Workers are processes of one 
   model of the time of an evaluation on up to 1,000 workers. The model is not measured:
   it adds the time of the product at an assumed rate, the time of the scheduler per
   task, and that of the messages of theta and of the sums.
-- disk: fits to X in a Zarr file of `--gigabytes`, which does not fit in the memory of
-  2 workers, `--memory` each. The file and what workers spill are deleted.
+- disk: fits to X of `--gigabytes` in float32, in a Zarr file, which does not fit in
+  the memory of 2 workers, `--memory` each. Here X is rounded to sixteenths, so that the
+  compressed file has a third of its size. The file is deleted at the end. The reads are
+  counted: one is a read of all of X.
 - peer: LightGBM's DaskLGBMRanker on 2 workers, with 100 trees; and `QProbePolicy` on
   the same data: time of the fit, and mean reward of the choice for other prompts.
 """
 
+import os
 import pickle
 import shutil
 import tempfile
@@ -37,17 +40,27 @@ from unittest import mock
 import dask
 import dask.array as da
 import numpy as np
+import zarr
 from _command import check_scale, machine, make_parser, versions
 from _output import print_pairs, write_json
 from _timing import fit_quietly, seconds_of
 from distributed import Client, LocalCluster, wait
+from zarr.codecs import BloscCodec
 
 from skqprobe import QProbePolicy
-from skqprobe._arrays import collections
+from skqprobe._arrays import collections, part_rows
 from skqprobe.metrics import base_reward, expected_reward
 
-K, D, PROMPTS_AT_ONCE = 8, 128, 61_000
+K, D, PROMPTS_AT_ONCE, DISK_PROMPTS = 8, 128, 61_000, 16_000
 MAX_ITER = 10
+ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+"""Environment of the workers. Dask makes the C library of Linux return freed memory at
+once, and to get it again takes time."""
+
 SECTIONS = ("fit", "messages", "disk", "peer")
 SECONDS_PER_TASK, LATENCY, BANDWIDTH = 3e-4, 1e-3, 1e9
 """Assumptions of the model: time of the scheduler per task, of a message between
@@ -64,10 +77,10 @@ def make_block(number, n_prompts, signal=0.5):
     return X, y.astype(np.float64)
 
 
-def make_arrays(n_prompts, first=0):
+def make_arrays(n_prompts, first=0, at_once=PROMPTS_AT_ONCE):
     """Make Dask arrays X and y, whose blocks are made on the workers."""
-    sizes = [PROMPTS_AT_ONCE] * (n_prompts // PROMPTS_AT_ONCE)
-    sizes += [n_prompts % PROMPTS_AT_ONCE] if n_prompts % PROMPTS_AT_ONCE else []
+    sizes = [at_once] * (n_prompts // at_once)
+    sizes += [n_prompts % at_once] if n_prompts % at_once else []
     make = dask.delayed(make_block, nout=2)
     parts = [(make(first + i, n), n) for i, n in enumerate(sizes)]
     X = [da.from_delayed(p[0], (n, K, D), np.float32) for p, n in parts]
@@ -80,6 +93,7 @@ def cluster(n_workers, memory="auto"):
     """Start a cluster of processes of one thread, and a client of it."""
     settings = {"processes": True, "threads_per_worker": 1, "dashboard_address": ":0"}
     with (
+        mock.patch.dict(os.environ, ENVIRONMENT),
         LocalCluster(n_workers=n_workers, memory_limit=memory, **settings) as found,
         Client(found) as client,
     ):
@@ -202,25 +216,71 @@ def measure_disk(gigabytes, memory, folder):
     spills = {"temporary-directory": str(place / "spilled")}
     try:
         with dask.config.set(spills), cluster(2, memory) as client:
-            X, y = make_arrays(n_prompts)
-            X = X.rechunk((4000, K, D))
-            y = y.rechunk((4000, K))
-            start = time.perf_counter()
-            da.to_zarr(X, str(place / "X.zarr"))
-            da.to_zarr(y, str(place / "y.zarr"))
-            figures["write_s"] = time.perf_counter() - start
+            figures["write_s"] = seconds_of(lambda: write_arrays(n_prompts, place))
+            sizes = (each.stat().st_size for each in place.rglob("c/**/*"))
+            figures["file_gb"] = sum(sizes) / 1e9
             X, y = (da.from_zarr(str(place / name)) for name in ("X.zarr", "y.zarr"))
-            for name, policy in {
-                "squared_error": QProbePolicy("squared_error"),
-                "log_loss": QProbePolicy("log_loss", max_iter=3),
-            }.items():
-                call = seconds_of(lambda: fit_quietly(policy, X, y))  # noqa: B023
-                figures[f"{name}_s"] = call
+            for policy in (QProbePolicy("squared_error"), make_policy()):
+                before = cpu_seconds(client)
+                with counted_reads(client) as reads:
+                    call = seconds_of(lambda: fit_quietly(policy, X, y))  # noqa: B023
+                figures[f"{policy.loss}_s"] = call
+                figures[f"{policy.loss}_cpu_s"] = cpu_seconds(client) - before
+                figures[f"{policy.loss}_reads"] = sum(reads) / X.npartitions
             figures["peak_mib"] = max(client.run(_peak_mib).values())
             figures["reward"] = float(policy.score(X[:10_000], y[:10_000]))
     finally:
         shutil.rmtree(place)
     return figures
+
+
+def write_arrays(n_prompts, place):
+    """Write X, of numbers with few digits, and y to Zarr files."""
+    X, y = make_arrays(n_prompts, at_once=DISK_PROMPTS)
+    X = X.map_blocks(_round_to_sixteenths)
+    codec = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+    files = [
+        zarr.create_array(
+            str(place / name),
+            shape=each.shape,
+            chunks=each.chunksize,
+            dtype=each.dtype,
+            compressors=codec,
+        )
+        for name, each in (("X.zarr", X), ("y.zarr", y))
+    ]
+    da.store([X, y], files, lock=False)
+
+
+def _round_to_sixteenths(X):
+    X *= 16
+    np.rint(X, out=X)
+    X /= 16
+    return X
+
+
+@contextmanager
+def counted_reads(client):
+    """Count on the workers how often a block of X is read again."""
+    client.run(_count_reads)
+    reads: list = []
+    yield reads
+    reads.extend(client.run(_n_reads).values())
+
+
+def _count_reads():
+    original = getattr(part_rows.Recipe, "original", part_rows.Recipe.__call__)
+    part_rows.Recipe.original, part_rows.Recipe.n_reads = original, 0
+
+    def call(self):
+        part_rows.Recipe.n_reads += 1
+        return original(self)
+
+    part_rows.Recipe.__call__ = call
+
+
+def _n_reads():
+    return part_rows.Recipe.n_reads
 
 
 def _peak_mib():

@@ -4,10 +4,12 @@ No function imports dask, except with a collection as argument.
 """
 
 import operator
+import pickle
 import threading
 import weakref
 from contextlib import contextmanager
 from itertools import compress
+from uuid import uuid4
 
 import numpy as np
 
@@ -18,6 +20,9 @@ FAULTS = MemoryError, TimeoutError, ConnectionError
 
 FAN_IN = 16
 """Number of results that one task adds."""
+
+SMALL_BYTES = 2**15
+"""Number of bytes of a function and its arguments that each of its tasks may have."""
 
 
 def is_dask(values):
@@ -46,39 +51,46 @@ class Parts:
     ----------
     tasks : list of Delayed
         Tasks that make the objects. With a cluster, they start in the background.
+
+    Attributes
+    ----------
+    tasks : list
+        The objects, or their futures on a cluster.
     """
 
     def __init__(self, tasks):
-        self.get = import_dask("dask.base").get_scheduler()
-        with explain_faults(self.get):
-            kept = import_dask().persist(*tasks, scheduler=self.get)
-        self._set(list(kept))
+        get, client = scheduler()
+        with explain_faults(get):
+            if client is None:
+                tasks = import_dask().compute(*tasks, scheduler=get)
+            else:
+                tasks = client.compute(tasks)
+        self._set(tasks, get, client)
 
-    def _set(self, tasks):
-        self.tasks = tasks
+    def _set(self, tasks, get, client):
+        self.tasks, self.get, self.client = list(tasks), get, client
         _live.parts.add(self)
+        return self
 
     @classmethod
     def scatter(cls, values):
         """Make parts of objects in this process, such as settings of each part."""
-        delayed = import_dask().delayed
-        return cls([delayed(value, traverse=False, pure=False) for value in values])
+        nothing = object.__new__(cls)._set([None] * len(values), *scheduler())
+        return nothing.map(_second, own=values)
 
     def __len__(self):
         return len(self.tasks)
 
     def values(self):
         """Return the objects."""
-        return list(compute(*self.tasks, get=self.get))
+        return self.collect(_first)
 
     def keep(self, mask):
         """Return some of the parts."""
-        kept = object.__new__(Parts)
-        kept.get = self.get
-        kept._set(list(compress(self.tasks, mask)))
-        return kept
+        kept = compress(self.tasks, mask)
+        return object.__new__(Parts)._set(kept, self.get, self.client)
 
-    def map(self, function, *shared, each=()):
+    def map(self, function, *shared, each=(), own=None):
         """Return the parts ``function(part, *others, *shared)``, as they are computed.
 
         Parameters
@@ -86,42 +98,107 @@ class Parts:
         function : callable
             Function, which must not change its arguments.
         *shared : objects
-            Arguments for all parts. They are sent once.
+            Arguments for all parts. They are sent once if they are large.
         each : sequence of Parts
             Other parts of the same partitions.
+        own : list, default=None
+            Objects in this process, one for each part: its last other argument. Where
+            that is None, the function is not called.
         """
-        return Parts(self._apply(function, shared, each))
+        graph, keys = self._calls(function, shared, each, own)
+        options = {} if self.client is None else {"sync": False}
+        tasks = self._run(graph, keys, **options)
+        return object.__new__(Parts)._set(tasks, self.get, self.client)
 
-    def collect(self, function, *shared, each=()):
-        """Return a list of the results of `map`."""
-        return list(compute(*self._apply(function, shared, each), get=self.get))
+    def collect(self, function, *shared, each=(), own=None):
+        """Return a list of the results of `map`, None where there is no call."""
+        graph, keys = self._calls(function, shared, each, own)
+        called = [key for key in keys if key is not None]
+        found = dict(zip(called, self._run(graph, called), strict=True))
+        return [found.get(key) for key in keys]
 
-    def total(self, function, *shared, each=(), add=operator.add):
+    def total(self, function, *shared, each=(), own=None, add=operator.add):
         """Add the results of `map` in a tree, in the order of the parts.
 
         The order does not depend on the number of workers. None is not added.
         """
-        level = self._apply(function, shared, each)
-        join = import_dask().delayed(_join, pure=False)
+        graph, keys = self._calls(function, shared, each, own)
+        level = [key for key in keys if key is not None]
+        if not level:
+            return None
         while True:
-            level = [
-                join(add, level[start : start + FAN_IN])
-                for start in range(0, len(level), FAN_IN)
-            ]
+            groups = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
+            name = f"sum-{uuid4().hex}"
+            level = [(name, i) for i in range(len(groups))]
+            for key, children in zip(level, groups, strict=True):
+                graph[key] = (_join, add, children)
             if len(level) == 1:
-                return compute(*level, get=self.get)[0]
+                return self._run(graph, level)[0]
 
-    def _apply(self, function, shared, each):
-        delayed = import_dask().delayed
-        call = delayed(_call, pure=False)
-        shared = delayed((function, shared), traverse=False, pure=False)
+    def _calls(self, function, shared, each, own):
+        """Make a graph of calls, and the key of each, or None."""
+        name = f"{getattr(function, '__name__', 'call')}-{uuid4().hex}"
+        graph, call, sent = {}, (function, shared), ()
+        if self.client is not None:
+            call = import_dask("cloudpickle").dumps(call)
+            if len(call) > SMALL_BYTES:
+                graph[name, "shared"], sent = (bytes, call), ((name, "shared"),)
+                call = None
+        keys = []
         columns = zip(self.tasks, *(parts.tasks for parts in each), strict=True)
-        return [call(shared, *column) for column in columns]
+        for i, parts in enumerate(columns):
+            if own is not None and own[i] is None:
+                keys.append(None)
+                continue
+            keys.append((name, i))
+            last = () if own is None else (own[i],)
+            if self.client is None:
+                graph[keys[-1]] = (_Call(call, parts, last),)
+            else:
+                graph[keys[-1]] = (_Call(call, (), last), *sent, *parts)
+        return graph, keys
+
+    def _run(self, graph, keys, **options):
+        with explain_faults(self.get):
+            return self.get(graph, keys, **options)
 
 
-def _call(shared, *parts):
-    function, arguments = shared
-    return function(*parts, *arguments)
+def scheduler():
+    """Return the function that computes graphs, and its client if that is a cluster."""
+    get = import_dask("dask.base").get_scheduler()
+    if get is None:
+        get = import_dask("dask.threaded").get
+    return get, getattr(get, "__self__", None)
+
+
+class _Call:
+    """Call of a function for a part.
+
+    Parameters
+    ----------
+    call : tuple, bytes or None
+        Function and last arguments, which may be pickled. None if they are given.
+    parts, own : tuple
+        First arguments, and those after others that are given.
+    """
+
+    def __init__(self, call, parts, own):
+        self.call, self.parts, self.own = call, parts, own
+
+    def __call__(self, *parts):
+        call = self.call
+        if call is None:
+            call, *parts = parts
+        function, shared = pickle.loads(call) if isinstance(call, bytes) else call
+        return function(*self.parts, *parts, *self.own, *shared)
+
+
+def _first(part):
+    return part
+
+
+def _second(part, own):
+    return own
 
 
 def _join(add, results):

@@ -14,6 +14,7 @@ from skqprobe._arrays.collections import (
     is_collection,
     row_chunks,
 )
+from skqprobe._arrays.part_rows import RowParts, fits, recipes_of
 from skqprobe._candidates.labels import check_groups, encode_labels
 from skqprobe._candidates.validation import wrong_shape
 
@@ -101,6 +102,42 @@ class Partitions:
             ]
         )
 
+    def check(self, function, *names, arguments=()):
+        """Call ``function(recipe, block, start, *arguments)`` for each partition.
+
+        Parameters
+        ----------
+        function : callable
+            Function of the `Recipe` to read X again, or None if the workers keep it; of
+            a tuple of X, which is None if it is read again, and other arguments; and of
+            the index of its first row. It makes an object with an attribute `X`.
+        *names : str
+            Names of the other arguments.
+        arguments : tuple
+            Further arguments for all partitions.
+
+        Returns
+        -------
+        parts : RowParts
+        """
+        others = [self.others[name] for name in names]
+        given = [array for array in others if array is not None]
+        X, *given = import_dask().optimize(self.X, *given)
+        is_kept, n = fits(X), len(self.starts)
+        recipes = [None] * n if is_kept else recipes_of(X)
+        # In one computation, as arguments may have a source in common.
+        arrays = [X, *given] if is_kept else given
+        blocks = Parts([task for array in arrays for task in self._blocks(array)])
+        blocks = [
+            blocks.keep([i // n == j for i in range(len(blocks))])
+            for j in range(len(arrays))
+        ]
+        own = list(zip(recipes, self.starts, strict=True))
+        is_given = [is_kept, *(array is not None for array in others)]
+        first, *rest = blocks
+        parts = first.map(_check, function, is_given, arguments, each=rest, own=own)
+        return RowParts(parts, first if is_kept else None)
+
     def lazily(self, function, name, out, sizes, dtype, values=None, **arguments):
         """Make the array of the results of a function for each partition.
 
@@ -167,6 +204,13 @@ class Partitions:
 def _call(shared, block, start):
     function, arguments = shared
     return function(block, start, *arguments)
+
+
+def _check(*call):
+    *blocks, (recipe, start), function, is_given, arguments = call
+    found = iter(blocks)
+    block = tuple(next(found) if given else None for given in is_given)
+    return function(recipe, block, start, *arguments)
 
 
 def check_partitions(X, **others):

@@ -66,49 +66,11 @@ class Folds:
             return self.train
         return np.vstack([self.train, np.ones_like(self.train[:1])])
 
-    def rewards(self, grid, coefs, temperatures, weights):
-        """Compute the rewards of policies, (n_alphas, n_temperatures, n_folds).
-
-        Parameters
-        ----------
-        grid : GridObjective
-            Grid of the folds.
-        coefs : ndarray of shape (n_folds * n_alphas, d)
-            Coefficients of the policies.
-        temperatures : sequence of float
-            Temperatures of the choice.
-        weights : ndarray of shape (n_objectives,)
-            Weights of the objectives.
-        """
-        values = grid.scores(coefs).reshape(self.n_folds, len(grid.alphas), -1)
-        rewards = [
-            [
-                [each.reward(row, temperature, weights) for temperature in temperatures]
-                for row in rows
-            ]
-            for each, rows in zip(self.held_out, values, strict=True)
-        ]
-        return np.moveaxis(np.array(rewards), 0, -1)
-
-    def losses(self, grid, thetas, weights):
-        """Compute the mean losses of held-out prompts, (n_alphas, n_folds).
-
-        Parameters
-        ----------
-        grid : GridObjective
-            Grid of the folds.
-        thetas : ndarray of shape (n_folds * n_alphas, n_objectives, n_parameters)
-            Parameters.
-        weights : ndarray of shape (n_objectives,)
-            Weights of the losses of the objectives.
-        """
-        loss = grid.objective.loss
-        coefs, intercepts = grid.objective.split_raw(thetas.swapaxes(0, 1))
-        losses = np.zeros((len(grid.alphas), self.n_folds))
-        for j, weight in enumerate(weights):
-            scores = grid.scores(coefs[j]) + intercepts[j][:, None]
-            losses += weight * divide(*sum_losses(self.held_out, scores, loss, j))
-        return losses
+    def score(self, grid, policies):
+        """Compute rewards and held-out losses of policies; see `Policies.means`."""
+        coefs = policies.coefs.reshape(-1, policies.coefs.shape[-1])
+        terms = policies.terms(self.held_out, grid.scores(coefs))
+        return policies.means(terms, self.held_out[0].layout.grouped)
 
     def sample_prompts(self, data, sample_weight, objective_weights):
         """Sample prompts from which to choose the weights of views."""
@@ -118,18 +80,93 @@ class Folds:
         )
 
 
-def sum_losses(held_out, scores, loss, number):
-    """Sum held-out losses of an objective and weights, (2, n_alphas, n_folds).
+@dataclass(frozen=True)
+class Policies:
+    """Policies of all folds and penalties, to be scored on prompts held out.
 
-    `scores` has shape (n_folds * n_alphas, n_rows), in prompt order.
+    Parameters
+    ----------
+    coefs : ndarray of shape (n_values, n_folds * n_alphas, d)
+        Coefficients of the values whose weighted sum the policies choose by: those of
+        the objectives, or their weighted sum.
+    value_weights : ndarray of shape (n_values,)
+        Weights of the values.
+    weights : ndarray of shape (n_objectives,)
+        Weights of the objectives.
+    temperatures : sequence of float
+        Temperatures of the choice.
+    intercepts : ndarray of shape (n_objectives, n_folds * n_alphas), or None
+        Intercepts of the objectives; None if losses are not needed.
+    loss : BaseLoss
+        Loss of the objectives.
     """
-    scores = scores.reshape(len(held_out), -1, scores.shape[1])
-    terms = np.zeros((2, scores.shape[1], len(held_out)))
-    for fold, (each, rows) in enumerate(zip(held_out, scores, strict=True)):
-        if each.layout.n_prompts:
-            of_fold = [each.loss_terms(loss, row, number) for row in rows]
-            terms[:, :, fold] = np.transpose(of_fold)
-    return terms
+
+    coefs: np.ndarray
+    value_weights: np.ndarray
+    weights: np.ndarray
+    temperatures: Any
+    intercepts: Any
+    loss: Any
+
+    def terms(self, held_out, scores):
+        """Sum weighted rewards and losses, and the weights, per penalty and fold.
+
+        Parameters
+        ----------
+        held_out : list of HeldOut
+            Prompts of the folds.
+        scores : ndarray of shape (n_values * n_folds * n_alphas, n_rows)
+            Products of the rows, in prompt order, and `coefs`.
+
+        Returns
+        -------
+        rewards : ndarray of shape (2, n_alphas, n_temperatures, n_folds)
+        losses : ndarray of shape (2, n_objectives, n_alphas, n_folds)
+            No objectives if losses are not needed.
+        """
+        n_folds, n_losses = len(held_out), 0
+        scores = scores.reshape(len(self.coefs), n_folds, -1, scores.shape[-1])
+        if self.intercepts is not None:
+            n_losses = len(scores)
+            intercepts = self.intercepts.reshape(n_losses, n_folds, -1)
+        n_alphas = scores.shape[2]
+        rewards = np.zeros((2, n_alphas, len(self.temperatures), n_folds))
+        losses = np.zeros((2, n_losses, n_alphas, n_folds))
+        value_weights = self.value_weights.astype(scores.dtype)
+        for fold, i in np.ndindex(n_folds, n_alphas):
+            prompts, of_policy = held_out[fold], scores[:, fold, i]
+            if prompts.layout.n_prompts == 0:
+                continue
+            values = value_weights @ of_policy
+            for j, temperature in enumerate(self.temperatures):
+                rewards[:, i, j, fold] = prompts.reward_terms(
+                    values, temperature, self.weights
+                )
+            for j in range(n_losses):
+                losses[:, j, i, fold] = prompts.loss_terms(
+                    self.loss, of_policy[j] + intercepts[j, fold, i], j
+                )
+        return rewards, losses
+
+    def means(self, terms, grouped):
+        """Divide `terms`, of all prompts.
+
+        Returns
+        -------
+        rewards : ndarray of shape (n_alphas, n_temperatures, n_folds)
+            NaN if rows do not share prompts.
+        losses : ndarray of shape (n_alphas, n_folds), or None
+            Weighted sums over the objectives.
+        """
+        rewards, losses = terms
+        if not grouped:
+            rewards = np.full_like(rewards, np.nan)
+        elif not rewards[1].all():
+            raise ValueError(NO_HELD_OUT_WEIGHT)
+        losses = divide(*losses)
+        if self.intercepts is not None:
+            return rewards[0] / rewards[1], np.tensordot(abs(self.weights), losses, 1)
+        return rewards[0] / rewards[1], None
 
 
 def split_data(data, weighted, splits, groups=None):
@@ -220,19 +257,12 @@ class HeldOut:
         """Rewards of the held-out candidates, in prompt order."""
         return self.layout.to_prompt_order(self.data.rewards)
 
-    def reward(self, values, temperature, weights):
-        """Compute the expected reward of the choice from the values of all rows.
-
-        Rewards of several objectives are weighted.
-        """
-        if not self.layout.grouped:
-            return np.nan
-        if not self.prompt_weight.any():
-            raise ValueError(NO_HELD_OUT_WEIGHT)
-        return divide(*self.reward_terms(values, temperature, weights))
-
     def reward_terms(self, values, temperature, weights):
-        """Sum the weighted rewards of the choices, and the weights."""
+        """Sum the weighted rewards of the choices, and the weights.
+
+        Choices are by the values of all rows. Rewards of several objectives are
+        weighted.
+        """
         rewards = choice_reward(
             values[self.rows],
             self.rewards @ weights if self.data.is_vector else self.rewards,

@@ -4,7 +4,6 @@ import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
-from threading import Lock
 from typing import Any
 from uuid import uuid4
 
@@ -14,10 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import validate_data
 
 from skqprobe._arrays.blocks import compute_dtype
-from skqprobe._arrays.collections import (
-    Parts,
-    generator_states,
-)
+from skqprobe._arrays.collections import Parts, add_each, generator_states
 from skqprobe._arrays.columns import pool_scaler, summarize_columns
 from skqprobe._arrays.magnitude import (
     LARGEST,
@@ -25,6 +21,7 @@ from skqprobe._arrays.magnitude import (
     check_magnitude,
     largest_magnitude,
 )
+from skqprobe._arrays.part_rows import PartRows, RowParts
 from skqprobe._arrays.views import check_views
 from skqprobe._candidates.partitions import check_partitions
 from skqprobe._candidates.segments import repeat_per_prompt
@@ -42,12 +39,7 @@ from skqprobe._estimators._fit import (
     warn_of_column,
     weighted_layout,
 )
-from skqprobe._estimators._folds import (
-    NO_HELD_OUT_WEIGHT,
-    Folds,
-    split_data,
-    sum_losses,
-)
+from skqprobe._estimators._folds import Folds, split_data
 from skqprobe._estimators._view_search import SampledPrompts, sample_prompts
 from skqprobe._objectives.distributed import (
     DistributedObjective,
@@ -55,13 +47,13 @@ from skqprobe._objectives.distributed import (
     PartGrid,
     Settings,
     Source,
+    sizes_of,
 )
 from skqprobe._objectives.grid import WholeGrid
 from skqprobe._objectives.linear import LinearObjective, linear_scores
-from skqprobe.metrics._per_prompt import divide
 
-MAX_KEPT = 4
-"""Maximum number of grids that a partition keeps."""
+MAX_KEPT = 6
+"""Maximum number of grids, and of their weights of rows, that a partition keeps."""
 
 
 class Partition:
@@ -70,32 +62,38 @@ class Partition:
     Parameters
     ----------
     data : TrainingData
-        Data.
+        Data, with `PartRows` in place of X.
     weighted : tuple
         Result of `weighted_layout`.
+    summary : Summary
+        Properties.
     """
 
-    def __init__(self, data, weighted):
+    def __init__(self, data, weighted, summary):
         # A message leaves arrays unaligned, of which numpy adds the products in another
         # order, and slowly.
-        X, rewards = (np.require(each, None, "A") for each in (data.X, data.rewards))
-        self.data, self.weighted = replace(data, X=X, rewards=rewards), weighted
-        self.lock, self._grids = Lock(), {}
+        rewards = np.require(data.rewards, None, "A")
+        self.data, self.weighted = replace(data, rewards=rewards), weighted
+        self.X, self.summary, self._kept = data.X, summary, {}
 
     def __sizeof__(self):
-        arrays = self.data.X, self.data.rewards, self.weighted[0].offsets
+        arrays = self.data.rewards, self.weighted[0].offsets
         return object.__sizeof__(self) + sum(each.nbytes for each in arrays)
 
     def __reduce__(self):
-        return Partition, (self.data, self.weighted)
+        return Partition, (self.data, self.weighted, self.summary)
+
+    def kept(self, key, make):
+        """Make an object of this partition, or find one of the last again."""
+        if key not in self._kept:
+            while len(self._kept) >= MAX_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = make()
+        return self._kept[key]
 
     def grid(self, settings, own):
         """Make the grid of the objectives of this partition, or find it again."""
-        if settings.key not in self._grids:
-            while len(self._grids) >= MAX_KEPT:
-                del self._grids[next(iter(self._grids))]
-            self._grids[settings.key] = self._make_grid(settings, own)
-        return self._grids[settings.key]
+        return self.kept(settings.key, lambda: self._make_grid(settings, own))
 
     def _make_grid(self, settings, own):
         random_state = None
@@ -137,8 +135,6 @@ class Summary:
 
     Parameters
     ----------
-    error : Exception or None
-        Reason why the partition is invalid.
     sizes : tuple
         Smallest and largest number of candidates of a prompt, before weights.
     n_rows, n_prompts : int
@@ -155,47 +151,55 @@ class Summary:
         Largest magnitude in X.
     """
 
-    error: Any
-    sizes: tuple = (0, 0)
-    n_rows: int = 0
-    n_prompts: int = 0
-    max_size: int = 0
-    has_reward: bool = False
-    dtype: Any = None
-    rewards: Any = None
-    magnitude: float = 1.0
+    sizes: tuple
+    n_rows: int
+    n_prompts: int
+    max_size: int
+    has_reward: bool
+    dtype: Any
+    rewards: Any
+    magnitude: float
 
 
-def _check_partition(block, start, estimator, reset):
+def _check_partition(recipe, block, start, estimator, reset):
     """Make a Partition, or the error in its place."""
     X, y, groups, sample_weight = block
     try:
         data = check_training_data(
-            estimator, X, y, groups, sample_weight, reset=reset, is_part=True
+            estimator,
+            recipe() if X is None else X,
+            y,
+            groups,
+            sample_weight,
+            reset=reset,
+            is_part=True,
         )
         weighted = weighted_layout(data.layout, sample_weight, data.known, True)
     except (ValueError, TypeError) as error:
         message = f"{error} (In the partition that begins at X[{start}].)"
         return type(error)(message)
-    return Partition(data, weighted)
+    X = data.X
+    rows = PartRows(X.shape, X.dtype, recipe)
+    summary = _summarize(data, weighted)
+    return Partition(replace(data, X=rows), weighted, summary)
 
 
-def _summarize(partition):
-    if isinstance(partition, Exception):
-        return Summary(partition)
-    data, layout = partition.data, partition.weighted[0]
-    rewards = data.rewards.reshape(data.layout.n_rows, -1)
+def _summarize(data, weighted):
+    layout, rewards = weighted[0], data.rewards.reshape(data.layout.n_rows, -1)
     return Summary(
-        None,
         (data.layout.sizes.min(), data.layout.sizes.max()),
         int(layout.n_rows),
-        layout.n_prompts * bool(partition.weighted[1].any()),
+        layout.n_prompts * bool(weighted[1].any()),
         int(layout.sizes.max(initial=0)),
         data.known is None or bool(data.known.any()),
         data.X.dtype,
         np.array([rewards.min(axis=0), rewards.max(axis=0)]),
         largest_magnitude(data.X) if data.X.dtype == np.float64 else 1.0,
     )
+
+
+def _summary_of(partition):
+    return partition if isinstance(partition, Exception) else partition.summary
 
 
 def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
@@ -214,13 +218,13 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
         **params | {"view_sizes": None} if "view_sizes" in params else params
     )
     bare.n_features_in_ = n_features
-    parts = partitions.map(
+    parts = partitions.check(
         _check_partition, "y", "groups", "sample_weight", arguments=(bare, reset)
     )
-    summaries = parts.collect(_summarize)
+    summaries = parts.parts.collect(_summary_of)
     for summary in summaries:
-        if summary.error is not None:
-            raise summary.error
+        if isinstance(summary, Exception):
+            raise summary
     if not any(summary.has_reward for summary in summaries):
         raise ValueError(NO_REWARDS)
     if not any(summary.n_prompts for summary in summaries):
@@ -272,7 +276,7 @@ class PartitionedData:
 
     Parameters
     ----------
-    all_parts, parts : Parts
+    all_parts, parts : RowParts
         All `Partition` objects, and those with candidates that have a weight.
     summaries : list of Summary
         Properties of the latter.
@@ -290,8 +294,8 @@ class PartitionedData:
         Arguments of `fit`.
     """
 
-    all_parts: Parts
-    parts: Parts
+    all_parts: RowParts
+    parts: RowParts
     summaries: list
     used: list
     grouped: bool
@@ -355,7 +359,7 @@ class PartitionedData:
 
     def check_loss(self, loss):
         """Raise unless a loss is defined for the rewards of all objectives."""
-        for error in self.parts.collect(_loss_error, loss):
+        for error in self.parts.collect(_loss_error, loss, reads=False):
             if error is not None:
                 raise error
 
@@ -394,7 +398,8 @@ class PartitionedData:
             n_candidates=n_candidates,
         )
         source = Source(self.parts, Parts.scatter(own), of_all)
-        n_prompts, skipped, weights = zip(*source.collect(_count_prompts), strict=True)
+        counts = source.collect(_count_prompts, reads=False)
+        n_prompts, skipped, weights, sizes = zip(*counts, strict=True)
         weights = np.sum(weights, axis=0)
         source = source.changed(weights=weights)
         return [
@@ -407,6 +412,7 @@ class PartitionedData:
                 n_rows=sum(n_rows),
                 n_prompts=sum(n_prompts),
                 total_weight=weight,
+                sizes=list(sizes),
                 n_skipped=int(n_skipped),
                 **settings,
             )
@@ -439,26 +445,11 @@ class PartitionedFolds:
         """Return the prompts to train on, with a fold of all prompts or without."""
         return self.data.parts.map(_train, with_all, each=[self.copies])
 
-    def rewards(self, grid, coefs, temperatures, weights):
-        """Compute the rewards of policies, see `Folds`."""
-        arguments = coefs, len(grid.alphas), list(temperatures), weights
-        terms = self.data.parts.total(_reward_terms, *arguments, each=[self.copies])
-        if not self.data.grouped:
-            return np.full(terms.shape[1:], np.nan)
-        if not terms[1].all():
-            raise ValueError(NO_HELD_OUT_WEIGHT)
-        return terms[0] / terms[1]
-
-    def losses(self, grid, thetas, weights):
-        """Compute the mean losses of held-out prompts, see `Folds`."""
-        loss = grid.objective.loss
-        coefs, intercepts = grid.objective.split_raw(thetas.swapaxes(0, 1))
-        losses = np.zeros((len(grid.alphas), self.n_folds))
-        for j, weight in enumerate(weights):
-            arguments = coefs[j], intercepts[j], loss, j
-            terms = self.data.parts.total(_loss_terms, *arguments, each=[self.copies])
-            losses += weight * divide(*terms)
-        return losses
+    def score(self, grid, policies):
+        """Compute rewards and held-out losses of policies; see `Policies.means`."""
+        copies, add = [self.copies], add_each
+        terms = self.data.parts.total(_fold_terms, policies, each=copies, add=add)
+        return policies.means(terms, self.data.grouped)
 
     def sample_prompts(self, data, sample_weight, objective_weights):
         """Sample prompts from which to choose the weights of views."""
@@ -495,32 +486,14 @@ def _train(partition, copies, with_all):
     return Folds(*_split_part(partition, copies)).train_with(with_all)
 
 
-def _scores(partition, coefs, intercepts):
-    """Compute the scores of several probes in prompt order, (n, n_rows)."""
-    scores = linear_scores(partition.data.X, coefs.T, intercepts)
+def _fold_terms(partition, copies, policies):
+    """Sum rewards and losses; see `Policies.terms`."""
+    _, held_out = _split_part(partition, copies)
+    coefs = policies.coefs.reshape(-1, policies.coefs.shape[-1])
+    scores = linear_scores(partition.data.X, coefs.T, np.zeros(len(coefs)))
     layout = partition.weighted[0]
-    return layout.to_prompt_order(scores.reshape(*layout.shape, -1)).T
-
-
-def _loss_terms(partition, copies, coefs, intercepts, loss, number):
-    """Sum losses of an objective and weights, see `sum_losses`."""
-    _, held_out = _split_part(partition, copies)
-    return sum_losses(held_out, _scores(partition, coefs, intercepts), loss, number)
-
-
-def _reward_terms(partition, copies, coefs, n_alphas, temperatures, weights):
-    """Sum rewards and weights, (2, n_alphas, n_temperatures, n_folds)."""
-    _, held_out = _split_part(partition, copies)
-    values = _scores(partition, coefs, np.zeros(len(coefs)))
-    terms = np.zeros((2, n_alphas, len(temperatures), len(held_out)))
-    for number, of_policy in enumerate(values):
-        fold, i = divmod(number, n_alphas)
-        if held_out[fold].layout.n_prompts:
-            for j, temperature in enumerate(temperatures):
-                terms[:, i, j, fold] = held_out[fold].reward_terms(
-                    of_policy, temperature, weights
-                )
-    return terms
+    scores = layout.to_prompt_order(scores.reshape(*layout.shape, -1)).T
+    return policies.terms(held_out, scores)
 
 
 def _count_used(partition):
@@ -548,7 +521,8 @@ def _loss_error(partition, loss):
 
 
 def _count_prompts(grid):
-    """Count prompts, those left out, and sum the weights, per reward."""
+    """Count prompts, those left out, and sum the weights, per reward; list sizes."""
     skipped = [each.n_skipped for each in grid.objectives]
     weights = [each.total_weight for each in grid.objectives]
-    return grid.objective.n_prompts, np.array(skipped), np.array(weights)
+    first = grid.objective
+    return first.n_prompts, np.array(skipped), np.array(weights), sizes_of(first)

@@ -25,7 +25,7 @@ from skqprobe._estimators._fit import (
     solver_options,
     warn_unless_converged,
 )
-from skqprobe._estimators._folds import Folds, make_folds
+from skqprobe._estimators._folds import Folds, Policies, make_folds
 from skqprobe._estimators._view_search import choose_view_weights
 from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._solvers import minimize_lbfgs, solve_ridge_grid
@@ -429,7 +429,7 @@ class QProbePolicyCV(QProbePolicy):
         penalty; and its parameters for all prompts per penalty, if it has a closed
         form, whose sums of X'X are those of the folds.
         """
-        n_folds, held_out, end = folds.n_folds, None, None
+        n_folds, end = folds.n_folds, None
         has_closed_form = hasattr(get_loss(loss), "least_squares")
         with_all = has_closed_form and self.refit
         grid = make_grid(objectives, folds.train_with(with_all), self.alphas)
@@ -441,13 +441,12 @@ class QProbePolicyCV(QProbePolicy):
             if with_all:
                 thetas, end = thetas[:n_folds], thetas[n_folds]
             thetas = thetas.reshape(-1, *thetas.shape[2:])
-            if self.select_alpha == "loss":
-                held_out = folds.losses(grid, thetas, np.abs(weights))
-            coefs = downcast(grid.split(thetas)[0], grid.objective.dtype)
-            coefs = np.einsum("j,njd->nd", weights, coefs)
-            if self.scoring is None:
-                rewards = folds.rewards(grid, coefs, self.temperatures, weights)
-                return rewards, held_out, end
+            rewards = held_out = None
+            if self.scoring is None or self.select_alpha == "loss":
+                policies = self._policies(grid, thetas, weights)
+                rewards, held_out = folds.score(grid, policies)
+        if self.scoring is None:
+            return rewards, held_out, end
         scores = np.empty((len(self.alphas), len(self.temperatures), n_folds))
         for number, of_objectives in enumerate(thetas):
             fold, i = divmod(number, len(self.alphas))
@@ -468,6 +467,23 @@ class QProbePolicyCV(QProbePolicy):
                 score = folds.held_out[fold].score(self.scoring, policy)
                 scores[i, j, fold] = score
         return scores, held_out, end
+
+    def _policies(self, grid, thetas, weights):
+        """Make the policies of all folds and penalties, to be scored in one read of X.
+
+        `thetas` has shape (n_folds * n_alphas, n_objectives, n_parameters).
+        """
+        objective, temperatures = grid.objective, self.temperatures
+        coefs, intercepts = objective.split_raw(thetas.swapaxes(0, 1))
+        coefs, value_weights = downcast(coefs, objective.dtype), weights
+        if self.select_alpha != "loss":
+            coefs, value_weights = np.tensordot(weights[None], coefs, 1), np.ones(1)
+            intercepts = None
+        if self.scoring is not None:
+            temperatures = ()
+        return Policies(
+            coefs, value_weights, weights, temperatures, intercepts, objective.loss
+        )
 
     def _minimize_grid(self, grid):
         """Parameters of all fits of a grid, of shape (n_objectives, n_parameters)."""

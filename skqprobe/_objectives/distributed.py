@@ -16,6 +16,7 @@ import numpy as np
 
 from skqprobe._arrays.blocks import rows_at_once
 from skqprobe._arrays.collections import Parts, add_each, generator_states
+from skqprobe._arrays.part_rows import RowParts
 from skqprobe._arrays.threads import one_thread
 from skqprobe._candidates.layout import Layout
 from skqprobe._objectives.grid import GridObjective, WholeGrid, restrict
@@ -23,8 +24,8 @@ from skqprobe._objectives.linear import (
     MEAN_ROWS,
     SPAN_ROWS,
     LinearObjective,
+    block_starts,
     choose_blocks,
-    prompt_blocks,
     rows_of_block,
 )
 from skqprobe._objectives.parameters import LinearParameters
@@ -122,16 +123,17 @@ class Source:
 
     Parameters
     ----------
-    parts : Parts
-        Partitions: objects with a `lock` and a method ``grid(settings, own)``, which
-        returns a `WholeGrid` or, with folds, a `PartGrid`.
+    parts : RowParts
+        Partitions: objects with a method ``grid(settings, own)``, which returns a
+        `WholeGrid` or, with folds, a `PartGrid`; and ``kept(key, make)``, which keeps
+        other objects.
     own : Parts
         The `OwnSettings` of each partition.
     settings : Settings
         Settings of all partitions.
     """
 
-    parts: Parts
+    parts: RowParts
     own: Parts
     settings: Settings
 
@@ -152,16 +154,7 @@ class Source:
         """Leave the results of a function for each part on the workers."""
         return self._call(self.parts.map, function, arguments, **where)
 
-    def _call(
-        self,
-        method,
-        function,
-        arguments,
-        number=None,
-        weight=None,
-        each=None,
-        **options,
-    ):
+    def _call(self, method, function, arguments, number=None, weight=None, **options):
         """Call a function for each part.
 
         Parameters
@@ -171,31 +164,53 @@ class Source:
             is not called for parts without its prompts, whose result is None.
         weight : RowWeights, default=None
             Weights of the rows of the objective: the last argument.
-        each : list, default=None
-            Arguments of each part, before the others.
+        **options
+            Options of `RowParts`: an argument in `own` is the first one.
         """
-        columns, read = [self.own], None
-        if each is not None:
-            columns.append(Parts.scatter(each))
-        if weight is not None:
-            columns.append(weight.pieces)
-            read = weight.read
-        shared = self.settings, function, number, arguments, read, np.geterr()
-        return method(_on_part, *shared, each=columns, **options)
+        shared = self.settings, function, number, arguments, weight, np.geterr()
+        return method(_on_part, *shared, each=[self.own], **options)
 
 
 def _on_part(part, own, *rest):
     """Call a function for the grid of a part, or for one of its objectives."""
-    *columns, settings, function, number, arguments, read, errors = rest
-    if read is not None:
-        arguments = *arguments, read(columns.pop())
-    with one_thread(), np.errstate(**errors), part.lock:
+    *first, settings, function, number, arguments, weight, errors = rest
+    with one_thread(), np.errstate(**errors):
+        if weight is not None:
+            arguments = *arguments, weight.of_part(part, own)
         target = part.grid(settings, own)
         if number is not None:
-            target = target.fold_objectives[number]
+            of_all = target.objectives  # those of a grid with folds count from the end
+            target = (of_all if number < 0 else target.fold_objectives)[number]
             if target.n_prompts == 0:
                 return None
-        return function(target, *columns, *arguments)
+        return function(target, *first, *arguments)
+
+
+@dataclass(frozen=True)
+class CurvaturesOf:
+    """Curvatures of some objectives of a grid, computed and kept on the workers.
+
+    Parameters
+    ----------
+    key : str
+        Name, under which a partition keeps them.
+    settings : Settings
+        Settings of the grid.
+    thetas, which : ndarray
+        Arguments of `GridObjective.score_curvatures`.
+    """
+
+    key: str
+    settings: Settings
+    thetas: Any
+    which: Any
+
+    def of_part(self, part, own):
+        """Return the curvatures of the rows of a part."""
+        grid = part.grid(self.settings, own)
+        return part.kept(
+            self.key, lambda: grid.score_curvatures(self.thetas, self.which)
+        )
 
 
 @dataclass(frozen=True)
@@ -204,31 +219,29 @@ class RowWeights:
 
     Parameters
     ----------
-    pieces : Parts
-        Lists of arrays, of which one has the weights.
-    read : ReadWeights
-        Function that maps such a list to the weights.
-    n_rows, total, largest : float
-        Number, sum and maximum of the weights.
+    source : Source
+        Partitions.
+    curvatures : CurvaturesOf
+        Curvatures, of which one has the weights.
+    number : int
+        Its index.
+    total, largest : float
+        Sum and maximum of the weights.
+    low : float, default=None
+        Lower limit of the weights.
     """
 
-    pieces: Parts
-    read: Any
-    n_rows: int
+    source: Any
+    curvatures: CurvaturesOf
+    number: int
     total: float
     largest: float
+    low: float | None = None
 
-    @classmethod
-    def of(cls, pieces):
-        """Make the weights for each array of the lists."""
-        statistics = np.array(pieces.collect(_statistics_of))
-        numbers, sums = statistics[..., 0].sum(axis=0), statistics[..., 1].sum(axis=0)
-        weights = []
-        for i, largest in enumerate(statistics[..., 2].max(axis=0)):
-            weights.append(
-                cls(pieces, ReadWeights(i), int(numbers[i]), sums[i], largest)
-            )
-        return weights
+    def of_part(self, part, own):
+        """Return the weights of the rows of a part."""
+        weights = self.curvatures.of_part(part, own)[self.number]
+        return weights if self.low is None else weights.clip(self.low)
 
     def sum(self):
         """Sum of the weights."""
@@ -244,39 +257,22 @@ class RowWeights:
 
     def clip(self, low):
         """Replace weights below a limit by it."""
-        read = replace(self.read, low=low)
-        total = self.pieces.total(_sum_of, read)
-        return replace(self, read=read, total=total, largest=max(self.largest, low))
+        weights = replace(self, low=low, largest=max(self.largest, low))
+        total = self.source.total(_sum_of, weight=weights)
+        return replace(weights, total=total)
+
+    def __reduce__(self):  # without the futures of the partitions
+        rest = self.curvatures, self.number, self.total, self.largest, self.low
+        return RowWeights, (None, *rest)
 
 
-@dataclass(frozen=True)
-class ReadWeights:
-    """Function that finds the weights of the rows of a part.
-
-    Parameters
-    ----------
-    number : int
-        Index of the array.
-    low : float, default=None
-        Lower limit of the weights.
-    """
-
-    number: int
-    low: float | None = None
-
-    def __call__(self, arrays):
-        """Return the weights."""
-        weights = arrays[self.number]
-        return weights if self.low is None else weights.clip(self.low)
+def _sum_of(grid, weight):
+    return weight.sum()
 
 
-def _sum_of(arrays, read):
-    return read(arrays).sum()
-
-
-def _statistics_of(arrays):
-    """Compute number, sum and maximum of each array."""
-    return [(len(each), each.sum(), each.max(initial=0.0)) for each in arrays]
+def _statistics_of(grid, curvatures):
+    """Compute sum and maximum of each array."""
+    return [(each.sum(), each.max(initial=0.0)) for each in curvatures]
 
 
 @dataclass(eq=False)
@@ -290,7 +286,8 @@ class DistributedObjective(LinearParameters):
     source : Source
         Partitions.
     number : int
-        Number of the objective in the grid of each partition.
+        Number of the objective in the grid of each partition, among those of folds. If
+        it is negative, among those of all prompts.
     loss, alpha, fit_intercept, center, columns, n_skipped
         See `Objective`.
     dtype : dtype
@@ -299,6 +296,8 @@ class DistributedObjective(LinearParameters):
         Numbers of columns, rows and prompts.
     total_weight : float
         Sum of the weights of the prompts.
+    sizes : list of tuple
+        Sizes of the prompts of each part, from `sizes_of`.
     """
 
     source: Source
@@ -311,6 +310,7 @@ class DistributedObjective(LinearParameters):
     n_rows: int
     n_prompts: int
     total_weight: float
+    sizes: list
     n_skipped: int = 0
     center: Any = None
     columns: Any = None
@@ -321,6 +321,7 @@ class DistributedObjective(LinearParameters):
     def __post_init__(self):
         self.has_intercept = self.fit_intercept and not self.loss.shift_invariant
         self._set_parameters()
+        self._curvature_at_zero = None
         settings, names = self.source.settings, ("loss", "center", "columns")
         if any(getattr(settings, name) is not getattr(self, name) for name in names):
             changes = {name: getattr(self, name) for name in names}
@@ -335,12 +336,17 @@ class DistributedObjective(LinearParameters):
 
     def at_constant(self, intercept):
         """Compute the mean loss of equal scores, and its derivative by the score."""
-        return self._total(LinearObjective.at_constant, intercept, add=add_each)
+        if intercept != 0:
+            return self._total(LinearObjective.at_constant, intercept, reads=False)
+        *found, self._curvature_at_zero = self._total(_at_zero, reads=False)
+        return found
 
-    @cached_property
+    @property
     def curvature_at_zero(self):
         """Sum of the curvatures of the loss at scores of 0."""
-        return self._total(_curvature_at_zero)
+        if self._curvature_at_zero is None:
+            self.at_constant(0.0)
+        return self._curvature_at_zero
 
     def moments(self, full, weight=None):
         """Compute mean and second moments of the columns; see `LinearObjective`."""
@@ -356,14 +362,6 @@ class DistributedObjective(LinearParameters):
         """Mean of the columns in a sample of rows, (d,)."""
         return self.sample(MEAN_ROWS)[0].sampled_mean
 
-    @cached_property
-    def _offsets(self):
-        """Offsets of the prompts of each part."""
-        found = self.source.collect(_sizes_of, number=self.number)
-        none = np.zeros(0, dtype=int)
-        sizes = [none if each is None else np.repeat(*each) for each in found]
-        return [np.concatenate(([0], np.cumsum(each))) for each in sizes]
-
     def sample(self, n_rows, weight=None):
         """Copy blocks of at least `n_rows` in total to this process.
 
@@ -371,43 +369,41 @@ class DistributedObjective(LinearParameters):
         """
         chosen, pieces = self._sampled_pieces(n_rows, weight)
         found = self.source.collect(
-            _copy_pieces, each=pieces, number=self.number, weight=weight
+            _copy_pieces, own=pieces, number=self.number, weight=weight
         )
+        copies: dict = {number: [] for number in chosen}
         for number, piece in chain.from_iterable(each or () for each in found):
-            chosen[number].append(piece)
-        return self.joined(list(chain.from_iterable(chosen.values())))
+            copies[number].append(piece)
+        return self.joined(list(chain.from_iterable(copies.values())))
 
     def sampled_moments(self, full, n_rows, weight=None):
         """Compute the `moments` of the blocks of `sample`, where they are."""
         _, pieces = self._sampled_pieces(n_rows, weight)
-        moments = self._total(_moments_of_pieces, full, each=pieces, weight=weight)
+        moments = self._total(_moments_of_pieces, full, own=pieces, weight=weight)
         return moments.mean, moments.moment
 
     def _sampled_pieces(self, n_rows, weight):
         """Choose the blocks of a sample, and list their pieces in each part.
 
-        Blocks are a dict of empty lists, and pieces tuples (block, start, stop).
+        Blocks are numbers, and pieces tuples (block, start, stop), or None of a part
+        without any.
         """
-        sizes = np.concatenate([np.diff(each) for each in self._offsets])
+        sizes = [np.repeat(*each) for each in self.sizes]
+        n_prompts = [len(each) for each in sizes]
+        offsets = np.concatenate(([0], np.cumsum(np.concatenate(sizes))))
         at_once = rows_at_once(np.empty((0, self.n_features)), self.dtype.itemsize)
-        at_once = rows_of_block(n_rows, at_once)
-        blocks = prompt_blocks(np.concatenate(([0], np.cumsum(sizes))), at_once)
-        starts = np.array([prompts.start for prompts, _, _ in blocks])
-        pieces = _pieces_of(starts, [len(each) - 1 for each in self._offsets])
+        starts = np.array(block_starts(offsets, rows_of_block(n_rows, at_once)))
         sums = None
         if weight is not None:
-            sums = np.zeros(len(blocks))
+            pieces = _pieces_of(starts, np.arange(len(starts) - 1), n_prompts)
+            sums = np.zeros(len(starts) - 1)
             found = self.source.collect(
-                _sums_of_pieces, each=pieces, number=self.number, weight=weight
+                _sums_of_pieces, own=pieces, number=self.number, weight=weight
             )
             for number, total in chain.from_iterable(each or () for each in found):
                 sums[number] += total
-        block_rows = np.array([rows.stop - rows.start for _, rows, _ in blocks])
-        chosen: dict = {
-            number: [] for number in choose_blocks(block_rows, n_rows, sums)
-        }
-        pieces = [[each for each in part if each[0] in chosen] for part in pieces]
-        return chosen, pieces
+        chosen = choose_blocks(np.diff(offsets[starts]), n_rows, sums)
+        return chosen, _pieces_of(starts, np.sort(chosen), n_prompts)
 
     def joined(self, pieces):
         """Make a LinearObjective of `Piece` objects, and return the weights of rows."""
@@ -435,25 +431,23 @@ class DistributedObjective(LinearParameters):
         return objective, whole.weight
 
 
-def _pieces_of(starts, n_prompts):
+def _pieces_of(starts, numbers, n_prompts):
     """List the pieces of blocks in each part, (number of the block, start, stop).
 
-    `starts` are the first prompts of the blocks, which may reach over several parts,
-    and `n_prompts` the numbers of prompts of the parts.
+    `starts` are the first prompts of all blocks, which may reach over several parts,
+    and the end of the last; `numbers` are the blocks, in ascending order; `n_prompts`
+    are the numbers of prompts of the parts. Of a part without blocks, None is listed.
     """
-    pieces = []
+    firsts, stops, pieces = starts[numbers], starts[numbers + 1], []
     for low, high in pairwise(np.cumsum([0, *n_prompts])):
-        numbers = range(0)
-        if high > low:
-            begin = np.searchsorted(starts, low, side="right") - 1
-            numbers = range(begin, np.searchsorted(starts, high))
-        stops = np.append(starts[1:], high)
-        pieces.append(
-            [
-                (number, max(starts[number] - low, 0), min(stops[number], high) - low)
-                for number in numbers
-            ]
+        inside = slice(
+            np.searchsorted(stops, low, side="right"), np.searchsorted(firsts, high)
         )
+        begins = np.maximum(firsts[inside], low) - low
+        ends = np.minimum(stops[inside], high) - low
+        columns = numbers[inside].tolist(), begins.tolist(), ends.tolist()
+        found = list(zip(*columns, strict=True)) if high > low else None
+        pieces.append(found or None)
     return pieces
 
 
@@ -490,7 +484,7 @@ def _copy_pieces(objective, pieces, weight=None):
 
 
 def _moments_of_pieces(objective, pieces, full, weight=None):
-    """Compute the moments of the rows of pieces; None of no pieces."""
+    """Compute the moments of the rows of pieces."""
     offsets = objective.layout.offsets
     blocks = [
         (
@@ -500,8 +494,6 @@ def _moments_of_pieces(objective, pieces, full, weight=None):
         )
         for _, start, stop in pieces
     ]
-    if not pieces:
-        return None
     return objective.with_blocks(blocks).pooled_moments(full, weight)
 
 
@@ -520,16 +512,17 @@ def _copy_whole(grid):
     return [_copy_piece(each, 0, n_prompts) for each in grid.objectives], grid.in_fold
 
 
-def _sizes_of(objective):
+def sizes_of(objective):
     """Return the sizes of prompts, as arguments of np.repeat: few if all are equal."""
     sizes = objective.layout.sizes
-    if (sizes == sizes[0]).all():
+    if len(sizes) and (sizes == sizes[0]).all():
         return sizes[:1], len(sizes)
     return sizes, 1
 
 
-def _curvature_at_zero(objective):
-    return objective.curvature_at_zero
+def _at_zero(objective):
+    """Compute mean loss, slope and curvature at scores of 0."""
+    return np.array([*objective.at_constant(0.0), objective.curvature_at_zero])
 
 
 class DistributedGrid(GridObjective):
@@ -550,9 +543,6 @@ class DistributedGrid(GridObjective):
     def __init__(self, objectives, in_fold=None, alphas=None):
         first = objectives[0]
         self.is_whole, self.n_folds = in_fold is None, 1
-        self.fold_sizes = [
-            [(each.n_rows, each.n_prompts, each.total_weight) for each in objectives]
-        ]
         self.alphas = np.array([first.alpha] if alphas is None else alphas, float)
         if not self.is_whole:
             source = self._add_folds(first.source, in_fold)
@@ -564,8 +554,9 @@ class DistributedGrid(GridObjective):
         """Make the source of objectives of folds, and count their rows."""
         own = source.own.map(_with_folds, each=[in_fold])
         source = source.changed(own)
-        counts = source.collect(_count_folds)
-        rows, prompts, weights = (np.array(each) for each in zip(*counts, strict=True))
+        counts = source.collect(_count_folds, reads=False)
+        *counts, sizes = zip(*counts, strict=True)
+        rows, prompts, weights = map(np.array, counts)
         weights, self.n_folds = weights.sum(axis=0), rows.shape[1]
         states = [
             generator_states(
@@ -575,9 +566,13 @@ class DistributedGrid(GridObjective):
         ]
         noise = Parts.scatter([list(each) for each in zip(*states, strict=True)])
         self.fold_sizes = [
-            [(n_rows, n_prompts, weight) for weight in of_rewards]
-            for n_rows, n_prompts, of_rewards in zip(
-                rows.sum(axis=0), prompts.sum(axis=0), weights, strict=True
+            [(n_rows, n_prompts, weight, of_parts) for weight in of_rewards]
+            for n_rows, n_prompts, of_rewards, of_parts in zip(
+                rows.sum(axis=0),
+                prompts.sum(axis=0),
+                weights,
+                map(list, zip(*sizes, strict=True)),
+                strict=True,
             )
         ]
         return source.changed(own.map(_with_noise, each=[noise]), fold_weights=weights)
@@ -585,7 +580,11 @@ class DistributedGrid(GridObjective):
     def _set(self, objectives):
         """Set the objectives, which share one source."""
         source = objectives[0].source
-        self.objectives = [replace(each, source=source) for each in objectives]
+        first = 0 if self.is_whole else -len(objectives)
+        self.objectives = [
+            replace(each, source=source, number=number)
+            for number, each in enumerate(objectives, start=first)
+        ]
         self.objective, self.source = self.objectives[0], source
         self.fold_objectives = self.objectives
         if not self.is_whole:
@@ -597,8 +596,9 @@ class DistributedGrid(GridObjective):
                     n_rows=int(n_rows),
                     n_prompts=int(n_prompts),
                     total_weight=weight,
+                    sizes=of_parts,
                 )
-                for number, (n_rows, n_prompts, weight) in enumerate(sizes)
+                for number, (n_rows, n_prompts, weight, of_parts) in enumerate(sizes)
             ]
 
     def with_objectives(self, objectives):
@@ -659,8 +659,15 @@ class DistributedGrid(GridObjective):
 
     def score_curvatures(self, thetas, which):
         """Measure the curvature of some objectives; see `GridObjective`."""
-        numbers = which // len(self.alphas)
-        return RowWeights.of(self.source.map(_curvatures, thetas, numbers))
+        settings = self.source.settings
+        numbers = which // len(self.alphas)  # a part has no penalties
+        curvatures = CurvaturesOf(uuid4().hex, settings, thetas, numbers)
+        found = np.array(self.source.collect(_statistics_of, weight=curvatures))
+        totals, largest = found[..., 0].sum(axis=0), found[..., 1].max(axis=0)
+        return [
+            RowWeights(self.source, curvatures, number, *each)
+            for number, each in enumerate(zip(totals, largest, strict=True))
+        ]
 
 
 def _with_folds(own, in_fold):
@@ -676,12 +683,11 @@ def _count_folds(grid):
     copies, sizes = grid.in_fold, grid.objective.layout.sizes
     weights = [copies @ each.prompt_weight for each in grid.objectives]
     used = copies > 0
-    return used @ sizes, used.sum(axis=1), np.transpose(weights)
+    of_folds = [
+        sizes_of(fold) for fold in grid.fold_objectives[:: len(grid.objectives)]
+    ]
+    return used @ sizes, used.sum(axis=1), np.transpose(weights), of_folds
 
 
 def _losses(grid, thetas, which):
     return grid.losses(thetas, which)
-
-
-def _curvatures(grid, thetas, which):
-    return grid.score_curvatures(thetas, which)

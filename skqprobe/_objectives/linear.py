@@ -1,6 +1,7 @@
 """Scores of a linear probe, and the objective of its training."""
 
 import copy
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from itertools import pairwise
@@ -270,15 +271,15 @@ class LinearObjective(LinearParameters, Objective):
         weight : ndarray or None
             Weights of its rows.
         """
-        blocks = prompt_blocks(
-            self.layout.offsets, rows_of_block(n_rows, self._n_rows_at_once)
-        )
-        sizes = np.array([rows.stop - rows.start for _, rows, _ in blocks])
-        sums = None
+        offsets = self.layout.offsets
+        at_once = rows_of_block(n_rows, self._n_rows_at_once)
+        starts = block_starts(offsets, at_once)
+        ends, sums = offsets[starts], None
         if weight is not None:
-            sums = [weight[rows].sum() for _, rows, _ in blocks]
-        chosen = [blocks[i] for i in choose_blocks(sizes, n_rows, sums)]
-        return self.with_blocks(chosen), weight
+            sums = [weight[a:b].sum() for a, b in pairwise(ends)]
+        chosen = choose_blocks(np.diff(ends), n_rows, sums)
+        blocks = [block_of(offsets, *starts[i : i + 2]) for i in chosen]
+        return self.with_blocks(blocks), weight
 
     def with_blocks(self, blocks):
         """Return the objective whose moments are those of some blocks."""
@@ -420,10 +421,12 @@ class LinearObjective(LinearParameters, Objective):
 
     def at_constant(self, intercept):
         """Compute the mean loss of equal scores, and its derivative by the score."""
-        every = slice(None), slice(None), self.layout.offsets
-        scores = np.full(self.layout.n_rows, intercept)
-        loss, slope = self._weighted_loss(scores, *every)
-        return loss, slope.sum()
+        total = np.zeros(2)
+        for block in self._blocks:
+            scores = np.full(block[-1][-1], intercept)
+            loss, slope = self._weighted_loss(scores, *block)
+            total += loss, slope.sum()
+        return total
 
 
 @dataclass(frozen=True)
@@ -461,14 +464,23 @@ def prompt_blocks(offsets, n_rows, first=0, last=None):
 
     They cover the prompts from `first` to before `last`, or all.
     """
-    blocks, last = [], len(offsets) - 1 if last is None else last
-    while first < last:
-        after = np.searchsorted(offsets, offsets[first] + n_rows, side="right") - 1
-        after = min(max(after, first + 1), last)
-        prompts, rows = slice(first, after), slice(offsets[first], offsets[after])
-        blocks.append((prompts, rows, offsets[first : after + 1] - offsets[first]))
-        first = after
-    return blocks
+    starts = block_starts(offsets, n_rows, first, last)
+    return [block_of(offsets, *ends) for ends in pairwise(starts)]
+
+
+def block_starts(offsets, n_rows, first=0, last=None):
+    """List the first prompt of each block of up to `n_rows`, and the last end."""
+    starts, last = [first], len(offsets) - 1 if last is None else last
+    while (first := starts[-1]) < last:
+        after = bisect_right(offsets, offsets[first] + n_rows, first) - 1
+        starts.append(min(max(after, first + 1), last))
+    return starts
+
+
+def block_of(offsets, first, after):
+    """Make the block (prompts, rows, offsets) of consecutive prompts."""
+    rows = slice(offsets[first], offsets[after])
+    return slice(first, after), rows, offsets[first : after + 1] - offsets[first]
 
 
 def rows_of_block(n_sampled, n_rows_at_once):

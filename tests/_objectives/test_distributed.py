@@ -101,13 +101,15 @@ def test_samples_are_those_of_one_process(weighted, grids_of, rng, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("starts", "n_prompts", "expected"),
+    ("starts", "numbers", "n_prompts", "expected"),
     [
-        ([0, 3], [5], [[(0, 0, 3), (1, 3, 5)]]),
-        ([0, 3], [2, 3], [[(0, 0, 2)], [(0, 0, 1), (1, 1, 3)]]),
-        ([0], [2, 0, 1], [[(0, 0, 2)], [], [(0, 0, 1)]]),
-        ([0, 1, 2], [1, 2], [[(0, 0, 1)], [(1, 0, 1), (2, 1, 2)]]),
+        ([0, 3, 5], [0, 1], [5], [[(0, 0, 3), (1, 3, 5)]]),
+        ([0, 3, 5], [0, 1], [2, 3], [[(0, 0, 2)], [(0, 0, 1), (1, 1, 3)]]),
+        ([0, 3, 5], [1], [2, 3], [None, [(1, 1, 3)]]),
+        ([0, 3], [0], [2, 0, 1], [[(0, 0, 2)], None, [(0, 0, 1)]]),
+        ([0, 1, 2, 3], [0, 1, 2], [1, 2], [[(0, 0, 1)], [(1, 0, 1), (2, 1, 2)]]),
+        ([0, 1, 2, 3], [0, 2], [1, 2], [[(0, 0, 1)], [(2, 1, 2)]]),
     ],
 )
-def test_pieces(starts, n_prompts, expected):
-    assert _pieces_of(np.array(starts), n_prompts) == expected
+def test_pieces(starts, numbers, n_prompts, expected):
+    assert _pieces_of(np.array(starts), np.array(numbers), n_prompts) == expected
