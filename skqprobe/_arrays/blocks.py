@@ -117,9 +117,12 @@ SUBNORMAL = np.float32(1e-40)
 def take_rows(X, rows):
     """Index the first axis. `X[rows]` takes four times as long for scattered rows.
 
-    `take` is for arrays in C order only: it would copy all of any other array.
+    Consecutive rows are a view. `take` is for arrays in C order only: it would copy all
+    of any other array.
     """
     scattered = isinstance(X, np.ndarray) and isinstance(rows, np.ndarray)
+    if scattered and len(rows) and (np.diff(rows) == 1).all():
+        return X[rows[0] : rows[-1] + 1]
     return X.take(rows, axis=0) if scattered and X.flags.c_contiguous else X[rows]
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.model_selection import check_cv
+from sklearn.utils import gen_batches
 
+from skqprobe._arrays.blocks import BlockReader, rows_at_once
 from skqprobe._candidates.choice import choice_reward
 from skqprobe._candidates.layout import Layout
 from skqprobe._candidates.segments import repeat_per_prompt
@@ -66,10 +68,9 @@ class Folds:
             return self.train
         return np.vstack([self.train, np.ones_like(self.train[:1])])
 
-    def score(self, grid, policies):
+    def score(self, policies):
         """Compute rewards and held-out losses of policies; see `Policies.means`."""
-        coefs = policies.coefs.reshape(-1, policies.coefs.shape[-1])
-        terms = policies.terms(self.held_out, grid.scores(coefs))
+        terms = policies.terms(self.held_out)
         return policies.means(terms, self.held_out[0].layout.grouped)
 
     def sample_prompts(self, data, sample_weight, objective_weights):
@@ -108,15 +109,13 @@ class Policies:
     intercepts: Any
     loss: Any
 
-    def terms(self, held_out, scores):
+    def terms(self, held_out):
         """Sum weighted rewards and losses, and the weights, per penalty and fold.
 
         Parameters
         ----------
         held_out : list of HeldOut
             Prompts of the folds.
-        scores : ndarray of shape (n_values * n_folds * n_alphas, n_rows)
-            Products of the rows, in prompt order, and `coefs`.
 
         Returns
         -------
@@ -124,28 +123,29 @@ class Policies:
         losses : ndarray of shape (2, n_objectives, n_alphas, n_folds)
             No objectives if losses are not needed.
         """
-        n_folds, n_losses = len(held_out), 0
-        scores = scores.reshape(len(self.coefs), n_folds, -1, scores.shape[-1])
+        n_values, n_folds = len(self.coefs), len(held_out)
+        coefs = self.coefs.reshape(n_values, n_folds, -1, self.coefs.shape[-1])
+        n_alphas, n_losses = coefs.shape[2], 0
         if self.intercepts is not None:
-            n_losses = len(scores)
+            n_losses = n_values
             intercepts = self.intercepts.reshape(n_losses, n_folds, -1)
-        n_alphas = scores.shape[2]
         rewards = np.zeros((2, n_alphas, len(self.temperatures), n_folds))
         losses = np.zeros((2, n_losses, n_alphas, n_folds))
-        value_weights = self.value_weights.astype(scores.dtype)
-        for fold, i in np.ndindex(n_folds, n_alphas):
-            prompts, of_policy = held_out[fold], scores[:, fold, i]
+        value_weights = self.value_weights.astype(coefs.dtype)
+        for fold, prompts in enumerate(held_out):
             if prompts.layout.n_prompts == 0:
                 continue
-            values = value_weights @ of_policy
-            for j, temperature in enumerate(self.temperatures):
-                rewards[:, i, j, fold] = prompts.reward_terms(
-                    values, temperature, self.weights
-                )
-            for j in range(n_losses):
-                losses[:, j, i, fold] = prompts.loss_terms(
-                    self.loss, of_policy[j] + intercepts[j, fold, i], j
-                )
+            scores = prompts.scores(coefs[:, fold])
+            for i, of_policy in enumerate(scores.swapaxes(0, 1)):
+                values = value_weights @ of_policy
+                for j, temperature in enumerate(self.temperatures):
+                    rewards[:, i, j, fold] = prompts.reward_terms(
+                        values, temperature, self.weights
+                    )
+                for j in range(n_losses):
+                    losses[:, j, i, fold] = prompts.loss_terms(
+                        self.loss, of_policy[j] + intercepts[j, fold, i], j
+                    )
         return rewards, losses
 
     def means(self, terms, grouped):
@@ -183,9 +183,7 @@ def split_data(data, weighted, splits, groups=None):
             (prompt_weight * copies[first_rows])[rows[first_rows]],
             kept.to_prompt_order(candidate_weight),
         )
-        held_out.append(
-            HeldOut(data, groups, test, np.flatnonzero(rows), kept, *weights)
-        )
+        held_out.append(HeldOut(data, groups, test, kept, *weights))
     return np.array(trains), held_out
 
 
@@ -234,10 +232,8 @@ class HeldOut:
         Prompt labels of all rows.
     copies : ndarray of int, of shape (n_rows,)
         Number of times to score on each row, in user order.
-    rows : ndarray of int
-        Rows to score on, in prompt order and without rows of weight 0.
     layout : Layout
-        Layout of `rows`.
+        Layout of the rows to score on, without those of weight 0.
     prompt_weight : ndarray of shape (layout.n_prompts,)
         Weights of the prompts.
     candidate_weight : ndarray of shape (layout.n_rows,) or None
@@ -247,7 +243,6 @@ class HeldOut:
     data: TrainingData
     groups: Any
     copies: np.ndarray
-    rows: np.ndarray
     layout: Layout
     prompt_weight: np.ndarray
     candidate_weight: np.ndarray | None
@@ -257,14 +252,24 @@ class HeldOut:
         """Rewards of the held-out candidates, in prompt order."""
         return self.layout.to_prompt_order(self.data.rewards)
 
-    def reward_terms(self, values, temperature, weights):
-        """Sum the weighted rewards of the choices, and the weights.
+    def scores(self, coefs):
+        """Compute scores of the rows, (..., n_rows), from coefficients (..., d)."""
+        X, n_rows = self.data.X, self.layout.n_rows
+        order = np.arange(n_rows) if self.layout.order is None else self.layout.order
+        read = BlockReader(X)
+        flat = coefs.reshape(-1, coefs.shape[-1]).astype(read.dtype)
+        scores = np.empty((len(flat), n_rows), read.dtype)
+        for rows in gen_batches(n_rows, rows_at_once(X, X.itemsize)):
+            scores[:, rows] = flat @ read(order[rows]).T
+        return scores.reshape(*coefs.shape[:-1], n_rows)
 
-        Choices are by the values of all rows. Rewards of several objectives are
-        weighted.
+    def reward_terms(self, values, temperature, weights):
+        """Sum the weighted rewards of the choices by values, and the weights.
+
+        Rewards of several objectives are weighted.
         """
         rewards = choice_reward(
-            values[self.rows],
+            values,
             self.rewards @ weights if self.data.is_vector else self.rewards,
             self.layout,
             temperature,
@@ -276,7 +281,7 @@ class HeldOut:
         """Sum the weighted losses of the scores of an objective, and the weights."""
         rewards = self.rewards[:, number] if self.data.is_vector else self.rewards
         losses, _ = loss.value_and_gradient(
-            scores[self.rows].astype(np.float64),
+            scores.astype(np.float64),
             rewards,
             self.layout.offsets,
             self.candidate_weight,

@@ -50,7 +50,7 @@ from skqprobe._objectives.distributed import (
     sizes_of,
 )
 from skqprobe._objectives.grid import WholeGrid
-from skqprobe._objectives.linear import LinearObjective, linear_scores
+from skqprobe._objectives.linear import LinearObjective
 
 MAX_KEPT = 6
 """Maximum number of grids, and of their weights of rows, that a partition keeps."""
@@ -445,7 +445,7 @@ class PartitionedFolds:
         """Return the prompts to train on, with a fold of all prompts or without."""
         return self.data.parts.map(_train, with_all, each=[self.copies])
 
-    def score(self, grid, policies):
+    def score(self, policies):
         """Compute rewards and held-out losses of policies; see `Policies.means`."""
         copies, add = [self.copies], add_each
         terms = self.data.parts.total(_fold_terms, policies, each=copies, add=add)
@@ -489,11 +489,7 @@ def _train(partition, copies, with_all):
 def _fold_terms(partition, copies, policies):
     """Sum rewards and losses; see `Policies.terms`."""
     _, held_out = _split_part(partition, copies)
-    coefs = policies.coefs.reshape(-1, policies.coefs.shape[-1])
-    scores = linear_scores(partition.data.X, coefs.T, np.zeros(len(coefs)))
-    layout = partition.weighted[0]
-    scores = layout.to_prompt_order(scores.reshape(*layout.shape, -1)).T
-    return policies.terms(held_out, scores)
+    return policies.terms(held_out)
 
 
 def _count_used(partition):

@@ -444,7 +444,7 @@ class QProbePolicyCV(QProbePolicy):
             rewards = held_out = None
             if self.scoring is None or self.select_alpha == "loss":
                 policies = self._policies(grid, thetas, weights)
-                rewards, held_out = folds.score(grid, policies)
+                rewards, held_out = folds.score(policies)
         if self.scoring is None:
             return rewards, held_out, end
         scores = np.empty((len(self.alphas), len(self.temperatures), n_folds))

@@ -562,10 +562,7 @@ def _prompts(X, layout):
         step = max(1, ENTRIES_AT_ONCE // (k * max(k, X.shape[1])))
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
-            flat = some.ravel()
-            if (np.diff(flat) == 1).all():
-                flat = slice(flat[0], flat[0] + len(flat))  # needs no copy
-            yield some, read(flat).reshape(*some.shape, -1)
+            yield some, read(some.ravel()).reshape(*some.shape, -1)
 
 
 def _center(X, layout):
