@@ -51,7 +51,7 @@ from skqprobe import QProbePolicy
 from skqprobe._arrays import collections, part_rows
 from skqprobe.metrics import base_reward, expected_reward
 
-K, D, PROMPTS_AT_ONCE, DISK_PROMPTS = 8, 128, 61_000, 16_000
+K, D, PROMPTS_AT_ONCE, DISK_PROMPTS = 8, 128, 122_000, 16_000
 MAX_ITER = 10
 ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",

@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from skqprobe._arrays.blocks import take_rows
-from skqprobe._arrays.collections import Parts, import_dask, scheduler
+from skqprobe._arrays.collections import (
+    Parts,
+    explain_faults,
+    import_dask,
+    scheduler,
+)
 
 KEPT_SHARE = 0.5
 """Part of the memory of all workers that X may take. Dask spills from 0.6 on."""
@@ -40,10 +45,11 @@ class Recipe:
 
 def fits(array):
     """Whether the workers keep an array: it is there, or fits in their memory."""
-    _, client = scheduler()
+    get, client = scheduler()
     if client is not None and import_dask("distributed").futures_of(array):
         return True
-    return array.nbytes <= KEPT_SHARE * _memory(client)
+    with explain_faults(get):
+        return array.nbytes <= KEPT_SHARE * _memory(client)
 
 
 def recipes_of(array):

@@ -72,9 +72,7 @@ def test_rows_are_at_hand_during_a_call_only(is_kept):
     array = da.concatenate([da.from_array(each, chunks=-1) for each in blocks])
     recipes = [None, None] if is_kept else recipes_of(array)
     values = [Part(PartRows((3, 2), np.dtype(float), each)) for each in recipes]
-    parts = RowParts(
-        Parts.scatter(values), Parts.scatter(blocks) if is_kept else None
-    )
+    parts = RowParts(Parts.scatter(values), Parts.scatter(blocks) if is_kept else None)
     assert parts.collect(row_sum, 0, 2) == [6.0, 4.0]
     assert parts.total(row_sum, 0, 2) == 10.0
     assert parts.keep([False, True]).collect(row_sum, 0, 3) == [6.0]

@@ -17,6 +17,7 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from skqprobe import QProbePolicy, QProbePolicyCV
+from skqprobe._arrays import part_rows
 
 dask = pytest.importorskip("dask")
 pytest.importorskip("dask.array")
@@ -96,9 +97,13 @@ def test_fit_and_predict(client, expected):
     assert search.best_params_ == in_memory.best_params_
 
 
-def test_worker_is_killed(client, expected, after_iterations):
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_worker_is_killed(is_kept, client, expected, after_iterations, monkeypatch):
     X, y = cluster.make_data()
-    X, y = client.persist((X, y))
+    if is_kept:
+        X, y = client.persist((X, y))
+    else:
+        monkeypatch.setattr(part_rows, "_memory", lambda client: 0)
     before = pids(client)
 
     def kill_one():
@@ -219,6 +224,18 @@ def test_spilling(tmp_path, expected, after_iterations):
         policy = QProbePolicy("log_loss").fit(X, y)
         assert_allclose(policy.coef_, expected.coef_, rtol=1e-9)
         assert on_disk[0] >= cluster.N_PARTS
+
+
+def test_memory_of_the_workers():
+    with (
+        distributed.LocalCluster(n_workers=2, memory_limit="300MiB", **QUIET) as own,
+        distributed.Client(own) as client,
+    ):
+        assert part_rows._memory(client) == 600 * 2**20
+        X = dask.array.zeros((700, 1000, 100), chunks=(1, -1, -1))
+        assert not part_rows.fits(X) and part_rows.fits(X[:300])
+        kept = client.persist(X[:2])
+        assert part_rows.fits(dask.array.concatenate([kept, X]))
 
 
 def test_search_of_scikit_learn(client):

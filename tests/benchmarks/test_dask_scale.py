@@ -7,8 +7,8 @@ import pytest
 
 
 def test_data_are_the_same_in_any_process(dask_scale):
-    X, y = dask_scale.make_arrays(62_000)
-    assert X.chunks == ((61_000, 1_000), (8,), (128,)) and X.dtype == np.float32
+    X, y = dask_scale.make_arrays(123_000)
+    assert X.chunks == ((122_000, 1_000), (8,), (128,)) and X.dtype == np.float32
     last = y.blocks[1].compute(scheduler="synchronous")
     np.testing.assert_array_equal(last, dask_scale.make_block(1, 1_000)[1])
     assert 0.4 < last.mean() < 0.6
