@@ -137,6 +137,9 @@ class BaseGenerator(BaseEstimator, ABC):
                 record = error  # the others go on
             yield number, record
 
+    def _check_continues(self, prompts):
+        """Raise an error if the completions of some prompts cannot be continued."""
+
     def _check_settings(self, k):
         """Validate the parameters and the number of completions."""
         if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:

@@ -54,6 +54,9 @@ class BlockwiseBestOfK(BestOfK):
     A candidate that has ended stays as it is, and competes by its value. With
     ``k=1``, the completions are those of the generator.
 
+    Records of a server have the likelihoods and numbers of tokens of whole candidates,
+    if it returns those of each block. They have no "likelihood_features".
+
     References
     ----------
     .. [1] Mudgal, Lee, Ganapathy, Li, Wang, Huang, Chen, Cheng, Collins, Strohman,
@@ -126,8 +129,9 @@ class BlockwiseBestOfK(BestOfK):
             block, with "values", an array of shape (n_candidates,), "chosen", the index
             of the chosen one, and "steps": for each block a dict with the
             "completions", their "values", the indices "kept" of those that stay, best
-            first, and "n_tokens", the number of tokens that were drawn, if the
-            generator counts them. Returned only with ``return_candidates=True``.
+            first, and "n_tokens", the number of tokens that were drawn, without those
+            that end a completion, if the generator counts them. Returned only with
+            ``return_candidates=True``.
 
         Raises
         ------
@@ -163,7 +167,7 @@ class BlockwiseBestOfK(BestOfK):
         """Write candidates of a prompt until those that stay have ended."""
         blocks = start_blocks(self.generator, prompt, self.k)
         left, parents = self.generator.max_tokens, np.zeros(self.k, dtype=int)
-        ended, before, steps = None, np.zeros(1, dtype=int), []
+        ended, before, steps = None, np.zeros(1), []
         while True:
             n_tokens = min(self.block_tokens, left)
             left -= n_tokens
@@ -174,10 +178,13 @@ class BlockwiseBestOfK(BestOfK):
             kept = self._keep(record, values)
             step = {"completions": record["completions"], "values": values}
             steps.append(step | {"kept": kept})
-            if "n_tokens" in drawn:
-                after = np.asarray(drawn["n_tokens"])
-                steps[-1]["n_tokens"] = int((after - before[parents]).sum())
-                before = after
+            after = drawn.get("n_tokens", [None] * len(parents))
+            after = np.array(after, dtype=np.float64)  # None becomes NaN
+            # A stop string may remove tokens of earlier blocks.
+            n_drawn = np.maximum(after - before[parents], 0).sum()
+            if not np.isnan(n_drawn):
+                steps[-1]["n_tokens"] = int(n_drawn)
+            before = after
             reasons = np.array(record["finish_reasons"])[kept]
             goes_on = (reasons == "length") & (kept >= n_ended) & (left > 0)
             if not goes_on.any():

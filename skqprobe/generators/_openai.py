@@ -282,12 +282,8 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             )
 
         check_prefix(prefix)
-        if prefix and (self.chat or not all(isinstance(p, str) for p in prompts)):
-            raise ValueError(
-                "prefix needs texts as prompts, and not chat=True: a chat endpoint "
-                "answers messages and cannot continue a text. Put the messages into a "
-                "text by the model's chat template, or use TransformersGenerator."
-            )
+        if prefix:
+            self._check_continues(prompts)
 
         def describe(done):
             return (
@@ -324,6 +320,14 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
                 f"that the model filled instead: {listed}. If it is reasoning, raise "
                 "max_tokens.",
                 RuntimeWarning,
+            )
+
+    def _check_continues(self, prompts):
+        if self.chat or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError(
+                "prefix needs texts as prompts, and not chat=True: a chat endpoint "
+                "answers messages and cannot continue a text. Put the messages into a "
+                "text by the model's chat template, or use TransformersGenerator."
             )
 
 
