@@ -309,7 +309,8 @@ class TransformersGenerator(BaseGenerator):
                 f"max_tokens={self.max_tokens} leaves no space for a prompt in the "
                 f"context of the model, {lm.context()} tokens; set a smaller one."
             )
-        return lm.encode_pairs([(prompt, prefix) for prompt in prompts], space)
+        pairs = [(prompt, prefix) for prompt in prompts]
+        return lm.encode_pairs(pairs, space, begin=True)
 
     def _uniforms(self, text, k):
         """Draw a number from [0, 1) for each token of each completion."""
