@@ -25,7 +25,7 @@ from skqprobe._estimators._fit import (
     solver_options,
     warn_unless_converged,
 )
-from skqprobe._estimators._folds import Folds, make_folds
+from skqprobe._estimators._folds import NO_HELD_OUT_WEIGHT, Folds, make_folds
 from skqprobe._estimators._view_search import choose_view_weights
 from skqprobe._estimators.policy import QProbePolicy
 from skqprobe._solvers import minimize_lbfgs, solve_ridge_grid
@@ -443,6 +443,8 @@ class QProbePolicyCV(QProbePolicy):
             thetas = thetas.reshape(-1, *thetas.shape[2:])
             if self.select_alpha == "loss":
                 held_out = folds.losses(grid, thetas, np.abs(weights))
+                if np.isnan(held_out).any():
+                    raise ValueError(NO_HELD_OUT_WEIGHT)
             coefs = downcast(grid.split(thetas)[0], grid.objective.dtype)
             coefs = np.einsum("j,njd->nd", weights, coefs)
             if self.scoring is None:
