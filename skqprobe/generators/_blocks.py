@@ -40,20 +40,25 @@ class _TextBlocks:
         self.prompt = prompt
         sums = {"n_tokens": [0], "log_likelihoods": [0.0]}
         self.record: Any = {"completions": [""], **sums}
+        self.blocks = [("", 0)]  # prefix and number of tokens, for each candidate
 
     def extend(self, numbers, n_tokens):
         """Continue candidates of the last record by a number of tokens."""
-        generator = clone(self.generator).set_params(max_tokens=int(n_tokens))
-        record = None
+        generator, record, blocks = clone(self.generator), None, []
         for number, count in Counter(np.asarray(numbers).tolist()).items():
-            # Half a character of the last token is drawn again.
-            prefix = self.record["completions"][number].rstrip("\ufffd")
+            text = self.record["completions"][number]
+            # A part of a character is drawn again, with the tokens that it had at
+            # least: all of the block, if it has nothing else.
+            prefix, (before, n_block) = text.rstrip("\ufffd"), self.blocks[number]
+            n_again = 0 if prefix == text else n_block if prefix == before else 1
+            generator.set_params(max_tokens=int(n_tokens) + n_again)
             drawn = generator.sample(self.prompt, count, prefix=prefix)
             drawn = _checked(drawn, prefix, count)
             self._stop(drawn, len(prefix))
             self._add(drawn, number)
             record = join_records(record, drawn)
-        self.record = record
+            blocks += [(prefix, generator.max_tokens)] * count
+        self.record, self.blocks = record, blocks
         return record
 
     def _add(self, record, number):

@@ -141,9 +141,35 @@ def test_a_stop_string_over_two_blocks(value):
         assert record["steps"][1]["completions"] == ["a", "axaa", "axbb"]
 
 
-def test_half_a_character_is_written_again(value):
-    script = {"": ["a\ufffd"] * 3, "a": ["aa", "bb", "cc"], "acc": ["aa", "bb", "bb"]}
-    assert run(script, value)[0] == "accaa"
+class Bytes(BaseGenerator):
+    """Writes a text of which each byte is a token, as a server returns it."""
+
+    def __init__(self, text, max_tokens, progress=False):
+        self.text = text
+        self.max_tokens = max_tokens
+        self.progress = progress
+
+    def sample(self, prompt, k, prefix=""):
+        rest = self.text.encode()[len(prefix.encode()) :]
+        drawn = rest[: self.max_tokens]
+        return {
+            "prompt": prompt,
+            "completions": [prefix + drawn.decode(errors="replace")] * k,
+            "finish_reasons": ["stop" if drawn == rest else "length"] * k,
+            "n_tokens": [len(drawn)] * k,
+        }
+
+
+@pytest.mark.parametrize("block_tokens", [1, 2, 3, 4])
+def test_a_part_of_a_character_is_written_again(value, block_tokens):
+    text = "a\N{PILE OF POO}\N{PILE OF POO}\N{SNOWMAN}a"
+    best = BlockwiseBestOfK(Bytes(text, 40), value, 2, block_tokens)
+    assert best.generate(["x"]) == [text]
+    for max_tokens in range(1, 13):
+        best.set_params(generator=Bytes(text, max_tokens))
+        [found] = best.generate(["x"])
+        assert text.startswith(found.rstrip("\ufffd"))
+        assert len(found.rstrip("\ufffd").encode()) <= max_tokens
 
 
 def test_policies_and_captured_embeddings(value):
