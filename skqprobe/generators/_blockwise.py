@@ -25,8 +25,9 @@ class BlockwiseBestOfK(BestOfK):
     ----------
     generator : TransformersGenerator, OpenAIGenerator, or any BaseGenerator
         Generator of the candidates, with the parameter `max_tokens`, whose method
-        `sample` has the parameter `prefix`. `TransformersGenerator` keeps the keys and
-        values of the model; a server reads the beginnings again.
+        `sample` has the parameter `prefix`, and returns "finish_reasons". A
+        `TransformersGenerator` keeps the keys and values of the model; a server reads
+        the beginnings again.
     pipeline : estimator
         Fitted pipeline that embeds prompts and beginnings, and ends with a regressor of
         the reward or a `QProbePolicy`. With `embeddings`, an estimator that takes
@@ -51,8 +52,9 @@ class BlockwiseBestOfK(BestOfK):
 
     Notes
     -----
-    A candidate that has ended stays as it is, and competes by its value. With
-    ``k=1``, the completions are those of the generator.
+    A candidate that has ended stays as it is, and competes by its value. All candidates
+    of a block are valued together, so they are the siblings of each other. With
+    ``k=1``, the completions are those of a `TransformersGenerator`.
 
     Records of a server have the likelihoods and numbers of tokens of whole candidates,
     if it returns those of each block. They have no "likelihood_features".
