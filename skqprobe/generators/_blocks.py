@@ -36,7 +36,7 @@ class _TextBlocks:
 
     def __init__(self, generator, prompt):
         generator._check_continues([prompt])
-        self.generator = generator
+        self.generator = clone(generator).set_params(progress=False)  # one bar for all
         self.prompt = prompt
         sums = {"n_tokens": [0], "log_likelihoods": [0.0]}
         self.record: Any = {"completions": [""], **sums}
@@ -44,7 +44,7 @@ class _TextBlocks:
 
     def extend(self, numbers, n_tokens):
         """Continue candidates of the last record by a number of tokens."""
-        generator, record, blocks = clone(self.generator), None, []
+        generator, record, blocks = self.generator, None, []
         for number, count in Counter(np.asarray(numbers).tolist()).items():
             text = self.record["completions"][number]
             # A part of a character is drawn again, with the tokens that it had at

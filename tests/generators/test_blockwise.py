@@ -214,6 +214,16 @@ def test_bad_arguments(value):
         BlockwiseBestOfK(script, value, 3, 2).generate("x")
 
 
+def test_one_progress_bar(server, value, capsys):
+    generator = OpenAIGenerator(
+        "model", base_url=server.url, max_tokens=4, progress=True
+    )
+    BlockwiseBestOfK(generator, value, 2, 2).generate(["a", "b"])
+    shown = capsys.readouterr().err
+    assert "BlockwiseBestOfK: 100%" in shown and "OpenAIGenerator" not in shown
+    assert (generator.max_tokens, generator.progress) == (4, True)
+
+
 def test_clone_and_pickle(value):
     best = BlockwiseBestOfK(Script({"": ["cc"]}, max_tokens=2), value, 1, 2)
     for other in (best, pickle.loads(pickle.dumps(best))):
