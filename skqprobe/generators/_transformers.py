@@ -106,7 +106,8 @@ class TransformersGenerator(BaseGenerator):
 
     To chat messages, the model's chat template is applied. If the last message has the
     role "assistant", the model continues it. A prompt that begins with the BOS token
-    gets no second one.
+    gets no second one. A prompt without tokens is replaced by the BOS token or, if the
+    model has none, EOS; an embedder reads its completions without this token.
 
     A prompt that leaves no space for `max_tokens` in the context of the model is cut on
     the left, with a warning.
