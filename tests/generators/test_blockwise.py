@@ -214,6 +214,21 @@ def test_bad_arguments(value):
         BlockwiseBestOfK(script, value, 3, 2).generate("x")
 
 
+def test_errors_name_the_prompt_once(server, value):
+    generator = OpenAIGenerator("model", base_url=server.url, max_tokens=2)
+    generator.set_params(max_retries=0)
+    best = BlockwiseBestOfK(generator, value, 2, 2)
+    for fault in server.status(400), server.status(500):
+        server.fault = lambda path, body, fault=fault: (
+            fault if body["prompt"] == "bad" else None
+        )
+        with pytest.raises(Exception, match="prompts") as raised:
+            best.generate(["a", "bad"])
+        notes = getattr(raised.value, "__notes__", [])
+        said = "\n".join([str(raised.value), *notes])
+        assert said.count("prompts[1] ('bad')") == 1 and "prompts[0]" not in said
+
+
 def test_one_progress_bar(server, value, capsys):
     generator = OpenAIGenerator(
         "model", base_url=server.url, max_tokens=4, progress=True
