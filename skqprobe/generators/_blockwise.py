@@ -94,6 +94,8 @@ class BlockwiseBestOfK(BestOfK):
     ['aaaaaaaa']
     """
 
+    stopping = None  # a parameter of BestOfK
+
     _parameter_constraints: dict = {
         name: BestOfK._parameter_constraints[name]
         for name in ("generator", "pipeline", "k", "embeddings")

@@ -153,8 +153,10 @@ def test_without_a_rule_all_are_drawn_at_once(best):
 
 
 def test_an_object_of_an_older_version_has_no_rule(best):
-    old = best(None)
-    del old.stopping, old.batch_size
+    state = best(None).__getstate__()
+    del state["stopping"], state["batch_size"]
+    old = BestOfK.__new__(BestOfK)
+    old.__setstate__(state)
     _, records = old.generate(NEW, return_candidates=True)
     assert {record["n_drawn"] for record in records} == {16}
     assert old.get_params(deep=False)["stopping"] is None
