@@ -35,7 +35,6 @@ class _TextBlocks:
     """Candidates of a generator that continues texts, such as a server."""
 
     def __init__(self, generator, prompt):
-        generator._check_continues([prompt])
         self.generator = clone(generator).set_params(progress=False)  # one bar for all
         self.prompt = prompt
         sums = {"n_tokens": [0], "log_likelihoods": [0.0]}

@@ -156,6 +156,7 @@ class BlockwiseBestOfK(BestOfK):
                 "smaller one."
             )
         self.generator._check_settings(self.k)
+        self.generator._check_continues(prompts)
         progress = self.generator.progress
         with progress_bar(progress, len(prompts), type(self).__name__, "prompt") as bar:
             records = []

@@ -263,7 +263,7 @@ def test_a_server_continues_texts(server, value):
     for chat, prompt in (None, [{"role": "user", "content": "a"}]), (True, "a"):
         generator.set_params(chat=chat)
         with pytest.raises(ValueError, match="prefix needs texts as prompts"):
-            best.generate([prompt])
+            best.generate(["b", prompt])
     assert not server.requests  # nothing was drawn
 
 
