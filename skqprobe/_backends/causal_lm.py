@@ -154,7 +154,7 @@ class CausalLM:
         cuts = []
         for pair in pairs:
             try:
-                prompt, completion = self._encode_pair(*pair, begin)
+                prompt, completion = self._encode_pair(*pair, begin=begin)
                 n_over = len(prompt) + len(completion) - limit
                 if len(completion) + bool(prompt) > limit:
                     raise ValueError(
