@@ -240,7 +240,7 @@ def measure_rejection(records, pool, values, embedder, curve, k, cut, n_orders=2
 
 def print_comparison(name, found):
     print(
-        f"  {name:32}{format_interval(found['reward'])} with {found['tokens']:.1f} "
+        f"  {name:34}{format_interval(found['reward'])} with {found['tokens']:.1f} "
         f"tokens, {found['k']:.2f} draws; best of k {found['best of k']:.3f}, gain "
         f"{format_interval(found['gain'], '+')}, tokens saved {found['saved']:.0%}",
         flush=True,

@@ -119,7 +119,7 @@ class CausalLM:
         ends = [ends] if isinstance(ends, int) else list(ends or [])
         self.end_ids = {*ends, tokenizer.eos_token_id} - {None}
 
-    def encode_pairs(self, pairs, max_length=None):
+    def encode_pairs(self, pairs, max_length=None, begin=False):
         """Tokenize prompts and completions, and cut prompts on the left until they fit.
 
         A BOS token at the beginning is kept. One warning says how much was cut.
@@ -133,6 +133,9 @@ class CausalLM:
         max_length : int, default=None
             Maximum number of tokens of a prompt and its completion, if less than the
             context of the model.
+        begin : bool, default=False
+            Whether a prompt without a token gets a start token before a completion,
+            too, as when the model writes it.
 
         Returns
         -------
@@ -151,13 +154,15 @@ class CausalLM:
         cuts = []
         for pair in pairs:
             try:
-                prompt, completion = self._encode_pair(*pair)
+                prompt, completion = self._encode_pair(*pair, begin=begin)
                 n_over = len(prompt) + len(completion) - limit
                 if len(completion) + bool(prompt) > limit:
                     raise ValueError(
                         f"A completion has {len(completion)} tokens, but the context "
-                        f"(max_length) is {limit}, with the prompt. Completions are "
-                        "never cut: shorten it, or use a model with a longer context."
+                        f"(max_length) is {limit}, with the prompt, and without "
+                        "max_tokens if these are still to be sampled. Completions and "
+                        "prefixes are never cut: shorten it, or use a model with a "
+                        "longer context."
                     )
             except ValueError as error:
                 encoded.append(error)
@@ -187,18 +192,19 @@ class CausalLM:
         return text[len(self._before) :]
 
     def cut(self, text, every):
-        """Return the prefixes of 1, 2, ... times `every` tokens, and the text.
+        """Return a dict of the prefixes of 1, 2, ... times `every` tokens and the text.
 
         A prefix that ends inside a character gets the tokens of the whole character.
         """
-        ids, prefixes = self.encode_completion(text), []
+        ids, prefixes = self.encode_completion(text), {}
         for end in range(every, len(ids), every):
-            longer = (self.decode(ids[:n]) for n in range(end, len(ids)))
+            longer = (self.decode(ids[:n]) for n in range(end, len(ids) + 1))
             prefix = next((each for each in longer if text.startswith(each)), None)
-            if prefix is None:
+            if prefix is None:  # the tokenizer has no token for a character
                 break
-            prefixes.append(prefix)
-        return [*prefixes, text]
+            prefixes[end] = prefix
+        n_blocks = max(-(-len(ids) // every), 1)
+        return prefixes | {n_blocks * every: text}
 
     def start(self):
         """Return the token that begins a text without a prompt: BOS or, if none, EOS.
@@ -247,7 +253,7 @@ class CausalLM:
         """Return the token ids of a text that continues another one."""
         return self._encode(self._before + text)[len(self._ids_before) :]
 
-    def _encode_pair(self, prompt, completion):
+    def _encode_pair(self, prompt, completion, begin):
         after = self.encode_completion(completion)
         if isinstance(prompt, str):
             before = self._encode(prompt, special=True)
@@ -260,7 +266,7 @@ class CausalLM:
                 del after[0]
         else:  # the template adds the special tokens
             before = self._encode(self._apply_template(prompt))
-        return before or ([] if after else self.start()), after
+        return before or ([] if after and not begin else self.start()), after
 
     def _apply_template(self, messages):
         if not getattr(self.tokenizer, "chat_template", None):

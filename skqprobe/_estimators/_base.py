@@ -79,9 +79,8 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
     __metadata_request__partial_fit = {"groups": True, "sample_weight": True}
     __metadata_request__score = {"groups": True, "sample_weight": True, "offset": True}
 
-    # Of an estimator that an older version saved.
+    # Of an estimator without these parameters.
     objective_weights = None
-    missing = "raise"
     view_sizes = None
     view_weights = None
     forgetting_factor = 1.0

@@ -159,10 +159,10 @@ class Policies:
             Weighted sums over the objectives.
         """
         rewards, losses = terms
+        if not losses[1].all() or (grouped and not rewards[1].all()):
+            raise ValueError(NO_HELD_OUT_WEIGHT)
         if not grouped:
             rewards = np.full_like(rewards, np.nan)
-        elif not rewards[1].all():
-            raise ValueError(NO_HELD_OUT_WEIGHT)
         losses = divide(*losses)
         if self.intercepts is not None:
             return rewards[0] / rewards[1], np.tensordot(abs(self.weights), losses, 1)

@@ -1,5 +1,7 @@
 """BaseEstimator: that of scikit-learn, with the version of skqprobe in saved states."""
 
+import inspect
+
 from sklearn import base
 
 from skqprobe._utils.sklearn_compat import parse_version
@@ -10,7 +12,8 @@ class BaseEstimator(base.BaseEstimator):
     """Base class of all objects that can be saved and loaded.
 
     A saved state holds the attributes and the version of skqprobe. To load the state of
-    a newer version raises a warning. The HTML representation links to the page of the
+    a newer version raises a warning. Parameters that an older version did not have get
+    their defaults. The HTML representation links to the page of the
     class in the documentation.
     """
 
@@ -67,7 +70,10 @@ class BaseEstimator(base.BaseEstimator):
                 f"loaded by skqprobe {this}, which is older and may misread it. "
                 f"Install skqprobe {saved_by} or later, or fit again."
             )
-        super().__setstate__(attributes)
+        # An older version had fewer parameters.
+        parameters = inspect.signature(type(self)).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        super().__setstate__(defaults | attributes)
 
 
 def _this_version():

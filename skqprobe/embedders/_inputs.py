@@ -74,8 +74,7 @@ def check_texts(X):
             f"X must be a list of texts, of (prompt, completion) pairs or of records; "
             f"got one {type(X).__name__}. Put it into a list."
         )
-    are_preferences = hasattr(X, "columns") and _are_preferences(list(X.columns))
-    if are_preferences:
+    if are_preferences(X):
         rows = X["chosen"].to_list()
     elif hasattr(X, "columns"):
         rows = _frame_rows(X)
@@ -89,7 +88,7 @@ def check_texts(X):
             ]
     if not rows:
         raise ValueError("X is empty; at least one text is needed.")
-    if are_preferences:
+    if are_preferences(X):
         return _from_preferences(X)
     if isinstance(rows[0], Mapping):
         return _from_records(rows)
@@ -121,7 +120,9 @@ def _frame_rows(X):
     )
 
 
-def _are_preferences(columns):
+def are_preferences(X):
+    """Return whether X is a data frame with a chosen and a rejected completion."""
+    columns = list(getattr(X, "columns", []))
     counts = [columns.count(name) for name in ("chosen", "rejected", "prompt")]
     return counts in ([1, 1, 0], [1, 1, 1]) and "completion" not in columns
 

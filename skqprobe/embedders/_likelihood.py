@@ -93,9 +93,9 @@ class LikelihoodEmbedder(CausalLMEmbedder):
     OSError
         If the model cannot be loaded.
     ValueError
-        If `features` has unknown names; or if texts cannot be embedded, because a
-        completion is longer than the context, the model's chat template cannot be
-        applied to a prompt, or the model has no token to begin a text with.
+        If `features` has unknown names, or one twice; or if texts cannot be embedded,
+        because a completion is longer than the context, the model's chat template
+        cannot be applied to a prompt, or the model has no token to begin a text with.
 
     Warns
     -----
@@ -242,6 +242,8 @@ class LikelihoodEmbedder(CausalLMEmbedder):
                 f"features={self.features!r}, but must be a list of names among "
                 f"{', '.join(FEATURES)}."
             )
+        if len(set(names)) < len(names):
+            raise ValueError(f"features={names!r} has an entry twice; leave one out.")
         return names
 
     def _settings(self):

@@ -7,7 +7,7 @@ import numpy as np
 
 from skqprobe._backends.causal_lm import load_causal_lm
 from skqprobe.embedders._causal_lm import CausalLMEmbedder
-from skqprobe.embedders._inputs import flatten_records
+from skqprobe.embedders._inputs import find_surrogate, flatten_records
 
 
 def expand_prefixes(records, every, embedder=None):
@@ -50,7 +50,7 @@ def expand_prefixes(records, every, embedder=None):
     ------
     ValueError
         If `every` is not an integer of 1 or more, `embedder` does not read tokens, or
-        `records` is malformed.
+        `records` is malformed; with `embedder`, if a text is not valid Unicode.
 
     Warns
     -----
@@ -96,25 +96,34 @@ def expand_prefixes(records, every, embedder=None):
             "words."
         )
     pairs, numbers, y = flatten_records(records)
-    cut = _cut_words if embedder is None else load_causal_lm(embedder).cut
-    prefixes = [cut(completion, every) for _, completion in pairs]
+    if embedder is None:
+        cut = _cut_words
+    else:
+        cut = load_causal_lm(embedder).cut
+        for _, text in pairs:
+            if error := find_surrogate(text):
+                raise ValueError(
+                    f"The completion {text[:40]!r} is not valid Unicode: {error}."
+                )
+    prefixes = [cut(completion, int(every)) for _, completion in pairs]
     sizes = [len(texts) for texts in prefixes]
     rows = [
         (prompt, prefix)
         for (prompt, _), texts in zip(pairs, prefixes, strict=True)
-        for prefix in texts
+        for prefix in texts.values()
     ]
     groups = np.empty(len(rows), dtype=object)
     groups[:] = [
-        (int(number), every * (i + 1))
-        for number, size in zip(numbers, sizes, strict=True)
-        for i in range(size)
+        (int(number), n)
+        for number, texts in zip(numbers, prefixes, strict=True)
+        for n in texts
     ]
     y = None if y is None else y[np.repeat(np.arange(len(sizes)), sizes)]
     return rows, groups, y, np.repeat(1 / np.array(sizes), sizes)
 
 
 def _cut_words(text, every):
-    """Return the prefixes of 1, 2, ... times `every` words, and the text."""
+    """Return a dict of the prefixes of 1, 2, ... times `every` words, and the text."""
     ends = [match.end() for match in re.finditer(r"\S+", text)]
-    return [*(text[:end] for end in ends[every - 1 : -1 : every]), text]
+    texts = [*(text[:end] for end in ends[every - 1 : -1 : every]), text]
+    return {every * (i + 1): prefix for i, prefix in enumerate(texts)}

@@ -13,6 +13,7 @@ from skqprobe._arrays.collections import is_dask
 from skqprobe._arrays.views import check_views, with_views
 from skqprobe._utils.estimator import BaseEstimator
 from skqprobe._utils.sklearn_compat import _fit_context, wrap_output
+from skqprobe.embedders._inputs import are_preferences
 from skqprobe.embedders._partitions import (
     embed_partitions,
     fit_to_partitions,
@@ -85,7 +86,8 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
         Columns of a data frame, or keys of records, with a label of each candidate,
         such as the model that wrote it: they become one 0/1 column per label of `fit`.
         None takes the columns of a data frame that pandas or polars calls categorical,
-        except "prompt" and "completion".
+        except "prompt" and "completion". In a data frame of preferences, a column has
+        no label of each candidate.
 
     Attributes
     ----------
@@ -94,7 +96,8 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
     encoders_ : dict of OneHotEncoder
         Encoders of the categories, by name. Labels that were not in `fit` have zeros.
     view_sizes_ : dict of str to int
-        Number of features of each view, by its name, in the order of the features.
+        Number of features of each view, by its name, in the order of the features. "__"
+        in the name of a category is replaced by "_".
 
     See Also
     --------
@@ -188,7 +191,7 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
     def _category_names(self, X):
         if self.categories is not None:
             return list(self.categories)
-        if not hasattr(X, "dtypes"):
+        if not hasattr(X, "dtypes") or are_preferences(X):
             return []
         kinds = ("category", "Categorical", "Enum")  # of pandas and polars
         named = zip(X.columns, X.dtypes, strict=True)
@@ -201,7 +204,7 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
         sizes: dict[str, int] = {}
         parts = [each.view_sizes_ for each in self.embedders_]
         parts += [
-            {str(name): len(encoder.categories_[0])}
+            {str(name).replace("__", "_"): len(encoder.categories_[0])}
             for name, encoder in self.encoders_.items()
         ]
         for part in parts:
@@ -244,7 +247,7 @@ class EmbedderUnion(_Transform, TransformerMixin, BaseEstimator):
 def _labels(X, name):
     """Labels of the candidates, (n_rows,), or (n_prompts, k) of records."""
     try:
-        if hasattr(X, "columns"):
+        if hasattr(X, "columns") and not are_preferences(X):
             labels = np.array([str(label) for label in X[name].to_list()], dtype=object)
         else:
             records = [each if isinstance(each, Mapping) else {} for each in X]
@@ -257,8 +260,8 @@ def _labels(X, name):
         labels = np.zeros(0)
     if labels.size == 0:
         raise ValueError(
-            f"categories has {name!r}, but X has no such labels. A data frame needs "
-            "this column, and records a list with one label per completion under this "
-            "key."
+            f"categories has {name!r}, but X has no such labels. A data frame with the "
+            "column 'completion' needs this column, and records a list with one label "
+            "per completion under this key."
         )
     return labels

@@ -137,6 +137,9 @@ class BaseGenerator(BaseEstimator, ABC):
                 record = error  # the others go on
             yield number, record
 
+    def _check_continues(self, prompts):
+        """Raise an error if the completions of some prompts cannot be continued."""
+
     def _check_settings(self, k):
         """Validate the parameters and the number of completions."""
         if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
@@ -226,9 +229,17 @@ def _check_entry(prompt, name):
 
 
 def name_prompt(error, i, prompt):
-    """Add the position and the beginning of a prompt to its error."""
+    """Add the position and the beginning of a prompt to its error.
+
+    They replace those of a call for this prompt alone.
+    """
     if isinstance(error, PromptRefused):
+        alone = describe_failure(type(error)(""), 0, prompt)
+        error = type(error)(error.reason.removeprefix(alone))
         return type(error)(describe_failure(error, i, prompt))
+    alone = describe_failure(error, 0, prompt)
+    if alone in getattr(error, "__notes__", ()):
+        error.__notes__.remove(alone)
     error.add_note(describe_failure(error, i, prompt))
     return error
 

@@ -100,10 +100,6 @@ class BestOfK(BaseEstimator):
     ['xx', 'yy']
     """
 
-    # Of an object that an older version saved.
-    stopping = None
-    batch_size = 4
-
     _parameter_constraints: dict = {
         "generator": [HasMethods("generate")],
         "pipeline": [HasMethods("predict")],

@@ -35,25 +35,40 @@ class _TextBlocks:
     """Candidates of a generator that continues texts, such as a server."""
 
     def __init__(self, generator, prompt):
-        self.generator = generator
+        self.generator = clone(generator).set_params(progress=False)  # one bar for all
         self.prompt = prompt
-        self.record: Any = {"prompt": prompt, "completions": [""], "n_tokens": [0]}
+        sums = {"n_tokens": [0], "log_likelihoods": [0.0]}
+        self.record: Any = {"completions": [""], **sums}
+        self.blocks = [("", 0)]  # prefix and number of tokens, for each candidate
 
     def extend(self, numbers, n_tokens):
         """Continue candidates of the last record by a number of tokens."""
-        generator = clone(self.generator).set_params(max_tokens=int(n_tokens))
-        record = None
+        generator, record, blocks = self.generator, None, []
         for number, count in Counter(np.asarray(numbers).tolist()).items():
-            # Half a character of the last token is drawn again.
-            prefix = self.record["completions"][number].rstrip("\ufffd")
-            drawn = dict(generator.sample(self.prompt, count, prefix=prefix))
+            text = self.record["completions"][number]
+            # A part of a character is drawn again, with the tokens that it had at
+            # least: all of the block, if it has nothing else.
+            prefix, (before, n_block) = text.rstrip("\ufffd"), self.blocks[number]
+            n_again = 0 if prefix == text else n_block if prefix == before else 1
+            generator.set_params(max_tokens=int(n_tokens) + n_again)
+            drawn = generator.sample(self.prompt, count, prefix=prefix)
+            drawn = _checked(drawn, prefix, count)
             self._stop(drawn, len(prefix))
-            if "n_tokens" in drawn and "n_tokens" in self.record:
-                before = self.record["n_tokens"][number]
-                drawn["n_tokens"] = [before + n for n in drawn["n_tokens"]]
+            self._add(drawn, number)
             record = join_records(record, drawn)
-        self.record = record
+            blocks += [(prefix, generator.max_tokens)] * count
+        self.record, self.blocks = record, blocks
         return record
+
+    def _add(self, record, number):
+        """Add the sums over the tokens of a candidate to those of its continuations."""
+        record.pop("likelihood_features", None)  # of the last tokens only
+        for key in ("n_tokens", "log_likelihoods"):
+            before = self.record.get(key, [None] * (number + 1))[number]
+            if key in record and before is None:
+                del record[key]
+            elif key in record:
+                record[key] = [None if n is None else before + n for n in record[key]]
 
     def _stop(self, record, n_before):
         """End the texts at a stop string that begins in the prefix."""
@@ -65,6 +80,21 @@ class _TextBlocks:
                 if end >= 0:
                     record["completions"][i] = text[:end]
                     record["finish_reasons"][i] = "stop"
+
+
+def _checked(record, prefix, k):
+    """Return a copy of the record of a continuation with lists of its candidates."""
+    names = "completions", "finish_reasons"
+    lists = {name: list(record.get(name, ())) for name in names}
+    if [*map(len, lists.values())] != [k, k] or not all(
+        text.startswith(prefix) for text in lists["completions"]
+    ):
+        raise ValueError(
+            f"The method sample of the generator must return {k} completions, all with "
+            f"the beginning prefix={prefix!r}, and {k} finish_reasons, 'length' at "
+            f"max_tokens; it returned {lists}."
+        )
+    return record | lists
 
 
 def join_records(record, more):
@@ -81,8 +111,8 @@ def join_records(record, more):
                 joined[key] = [*parts[0], *parts[1]]
             else:
                 joined[key] = np.concatenate([to_host(p, key) for p in parts])
-        elif lengths[0] == sizes[0]:  # of the first candidates only
-            del joined[key]
+        elif lengths[0] == sizes[0] or (parts[0] is None and lengths[1] == sizes[1]):
+            del joined[key]  # of some candidates only
     return joined
 
 

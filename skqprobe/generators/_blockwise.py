@@ -25,8 +25,9 @@ class BlockwiseBestOfK(BestOfK):
     ----------
     generator : TransformersGenerator, OpenAIGenerator, or any BaseGenerator
         Generator of the candidates, with the parameter `max_tokens`, whose method
-        `sample` has the parameter `prefix`. `TransformersGenerator` keeps the keys and
-        values of the model; a server reads the beginnings again.
+        `sample` has the parameter `prefix`, and returns "finish_reasons". A
+        `TransformersGenerator` keeps the keys and values of the model; a server reads
+        the beginnings again.
     pipeline : estimator
         Fitted pipeline that embeds prompts and beginnings, and ends with a regressor of
         the reward or a `QProbePolicy`. With `embeddings`, an estimator that takes
@@ -51,8 +52,12 @@ class BlockwiseBestOfK(BestOfK):
 
     Notes
     -----
-    A candidate that has ended stays as it is, and competes by its value. With
-    ``k=1``, the completions are those of the generator.
+    A candidate that has ended stays as it is, and competes by its value. All candidates
+    of a block are valued together, so they are the siblings of each other. With
+    ``k=1``, the completions are those of a `TransformersGenerator`.
+
+    Records of a server have the likelihoods and numbers of tokens of whole candidates,
+    if it returns those of each block. They have no "likelihood_features".
 
     References
     ----------
@@ -88,6 +93,8 @@ class BlockwiseBestOfK(BestOfK):
     >>> best.generate(["x"])
     ['aaaaaaaa']
     """
+
+    stopping = None  # a parameter of BestOfK
 
     _parameter_constraints: dict = {
         name: BestOfK._parameter_constraints[name]
@@ -126,8 +133,9 @@ class BlockwiseBestOfK(BestOfK):
             block, with "values", an array of shape (n_candidates,), "chosen", the index
             of the chosen one, and "steps": for each block a dict with the
             "completions", their "values", the indices "kept" of those that stay, best
-            first, and "n_tokens", the number of tokens that were drawn, if the
-            generator counts them. Returned only with ``return_candidates=True``.
+            first, and "n_tokens", the number of tokens that were drawn, without those
+            that end a completion, if the generator counts them. Returned only with
+            ``return_candidates=True``.
 
         Raises
         ------
@@ -148,6 +156,7 @@ class BlockwiseBestOfK(BestOfK):
                 "smaller one."
             )
         self.generator._check_settings(self.k)
+        self.generator._check_continues(prompts)
         progress = self.generator.progress
         with progress_bar(progress, len(prompts), type(self).__name__, "prompt") as bar:
             records = []
@@ -163,7 +172,7 @@ class BlockwiseBestOfK(BestOfK):
         """Write candidates of a prompt until those that stay have ended."""
         blocks = start_blocks(self.generator, prompt, self.k)
         left, parents = self.generator.max_tokens, np.zeros(self.k, dtype=int)
-        ended, before, steps = None, np.zeros(1, dtype=int), []
+        ended, before, steps = None, np.zeros(1), []
         while True:
             n_tokens = min(self.block_tokens, left)
             left -= n_tokens
@@ -174,10 +183,13 @@ class BlockwiseBestOfK(BestOfK):
             kept = self._keep(record, values)
             step = {"completions": record["completions"], "values": values}
             steps.append(step | {"kept": kept})
-            if "n_tokens" in drawn:
-                after = np.asarray(drawn["n_tokens"])
-                steps[-1]["n_tokens"] = int((after - before[parents]).sum())
-                before = after
+            after = drawn.get("n_tokens", [None] * len(parents))
+            after = np.array(after, dtype=np.float64)  # None becomes NaN
+            # A stop string may remove tokens of earlier blocks.
+            n_drawn = np.maximum(after - before[parents], 0).sum()
+            if not np.isnan(n_drawn):
+                steps[-1]["n_tokens"] = int(n_drawn)
+            before = after
             reasons = np.array(record["finish_reasons"])[kept]
             goes_on = (reasons == "length") & (kept >= n_ended) & (left > 0)
             if not goes_on.any():

@@ -282,12 +282,8 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
             )
 
         check_prefix(prefix)
-        if prefix and (self.chat or not all(isinstance(p, str) for p in prompts)):
-            raise ValueError(
-                "prefix needs texts as prompts, and not chat=True: a chat endpoint "
-                "answers messages and cannot continue a text. Put the messages into a "
-                "text by the model's chat template, or use TransformersGenerator."
-            )
+        if prefix:
+            self._check_continues(prompts)
 
         def describe(done):
             return (
@@ -324,6 +320,14 @@ class OpenAIGenerator(ServerModel, BaseGenerator):
                 f"that the model filled instead: {listed}. If it is reasoning, raise "
                 "max_tokens.",
                 RuntimeWarning,
+            )
+
+    def _check_continues(self, prompts):
+        if self.chat or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError(
+                "prefix needs texts as prompts, and not chat=True: a chat endpoint "
+                "answers messages and cannot continue a text. Put the messages into a "
+                "text by the model's chat template, or use TransformersGenerator."
             )
 
 
@@ -428,6 +432,8 @@ class _Draws:
         return body | (asked if n_top else {})
 
     def _record(self, prompt, completions):
+        # Some servers return nothing for the tokens of a part of a character.
+        has_text = any(c["text"].strip("\ufffd") for c in completions)
         record = {
             "prompt": prompt,
             "completions": [c["text"] for c in completions],
@@ -438,7 +444,7 @@ class _Draws:
                 record[name] = [c[key] for c in completions]
         if self.generator.top_logprobs is not None:
             features = np.array([_describe(c) for c in completions])
-            if np.isnan(features).all():
+            if np.isnan(features).all() and has_text:
                 raise PromptRefused(
                     f"top_logprobs={self.generator.top_logprobs}, but the server "
                     "returned no list of the likeliest tokens. It may not support it "
@@ -447,7 +453,7 @@ class _Draws:
             record["likelihood_features"] = features
         if self.generator.log_likelihoods:
             log_probs = [known_log_probs(c) for c in completions]
-            if log_probs.count(None) == len(log_probs) and any(record["completions"]):
+            if log_probs.count(None) == len(log_probs) and has_text:
                 raise PromptRefused(
                     "log_likelihoods=True, but the server returned no "
                     "log-probabilities. It may not support them for this model: leave "

@@ -106,7 +106,8 @@ class TransformersGenerator(BaseGenerator):
 
     To chat messages, the model's chat template is applied. If the last message has the
     role "assistant", the model continues it. A prompt that begins with the BOS token
-    gets no second one.
+    gets no second one. A prompt without tokens is replaced by the BOS token or, if the
+    model has none, EOS; an embedder reads its completions without this token.
 
     A prompt that leaves no space for `max_tokens` in the context of the model is cut on
     the left, with a warning.
@@ -309,7 +310,8 @@ class TransformersGenerator(BaseGenerator):
                 f"max_tokens={self.max_tokens} leaves no space for a prompt in the "
                 f"context of the model, {lm.context()} tokens; set a smaller one."
             )
-        return lm.encode_pairs([(prompt, prefix) for prompt in prompts], space)
+        pairs = [(prompt, prefix) for prompt in prompts]
+        return lm.encode_pairs(pairs, space, begin=True)
 
     def _uniforms(self, text, k):
         """Draw a number from [0, 1) for each token of each completion."""

@@ -100,7 +100,7 @@ class PerCandidate(
     (5,)
     """
 
-    view_sizes = _views = None  # of a transformer that an older version saved
+    _views = None  # of a transformer that an older version saved
 
     _parameter_constraints: dict = {
         "transformer": [HasMethods(["fit", "transform"])],

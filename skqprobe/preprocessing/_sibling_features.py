@@ -228,8 +228,6 @@ class SiblingFeatures(_Transform, TransformerMixin, BaseEstimator):
     array(['sibling_mean', 'sibling_rank'], dtype=object)
     """
 
-    sibling_views = None  # of a transformer that an older version saved
-
     __metadata_request__fit = {"groups": True}
     __metadata_request__transform = {"groups": True}
     __metadata_request__fit_transform = {"groups": True}

@@ -244,6 +244,16 @@ def test_one_fold_has_no_standard_error(sets):
     assert search.alpha_ == search.cv_results_["params"][best]["alpha"]
 
 
+@pytest.mark.parametrize("scoring", [None, lambda policy, X, y: policy.score(X, y)])
+def test_a_fold_without_weight_has_no_held_out_loss(sets, scoring):
+    X, y = sets
+    sample_weight = np.r_[np.zeros(12), np.ones(len(X) - 12)]  # the first of 5 folds
+    search = policy_cv(["log_loss"], scoring=scoring, select_alpha="loss")
+    with pytest.raises(ValueError, match="sample_weight is zero for all prompts"):
+        search.fit(X, y, sample_weight=sample_weight)
+    assert not hasattr(search, "cv_results_")
+
+
 # The fitted policy
 
 

@@ -145,6 +145,12 @@ def test_keys_of_the_cache_are_those_before_features(tiny):
     assert other["features"] == NAMES[::-1]
 
 
+def test_features_twice(tiny):
+    embedder = LikelihoodEmbedder(tiny, features=["n_tokens", "n_tokens"])
+    with pytest.raises(ValueError, match="has an entry twice; leave one out"):
+        embedder.fit_transform([("a", "b")])
+
+
 @pytest.mark.parametrize("features", [[], ["n_tokens", "entropy"], [1]])
 def test_unknown_features(tiny, features):
     embedder = LikelihoodEmbedder(tiny, features=features)

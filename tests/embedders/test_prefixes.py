@@ -137,6 +137,32 @@ def test_a_cut_inside_a_character_is_moved_to_its_end(smollm):
 
 
 @in_tokens
+def test_a_whole_completion_belongs_to_the_first_cut_that_it_does_not_exceed(
+    smollm, tiny
+):
+    """Also if its last character has several tokens, or none."""
+
+    def cuts(text, every, embedder):
+        records = [{"prompt": "x", "completions": [text]}]
+        pairs, groups, _, _ = expand_prefixes(records, every, embedder)
+        return [(prefix, n) for (_, prefix), (_, n) in zip(pairs, groups, strict=True)]
+
+    text = " no \N{PILE OF POO}"  # 4 tokens
+    embedder = HiddenStateEmbedder(**smollm)
+    assert cuts(text, 1, embedder) == [(" no", 1), *((text, n) for n in (2, 3, 4))]
+    assert cuts(text, 3, embedder) == [(text, 3), (text, 6)]
+    # The tokenizer has no token for a digit.
+    assert cuts("ab1cd", 2, HiddenStateEmbedder(tiny)) == [("ab", 2), ("ab1cd", 6)]
+
+
+@in_tokens
+def test_texts_that_are_not_valid_unicode(tiny):
+    records = [{"prompt": "x", "completions": ["a", "b\ud800"]}]
+    with pytest.raises(ValueError, match=r"'b\\ud800' is not valid Unicode"):
+        expand_prefixes(records, 2, HiddenStateEmbedder(tiny))
+
+
+@in_tokens
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 @pytest.mark.parametrize("likelihood", [False, True])
 def test_states_are_those_of_each_prefix_alone(tiny, batch_size, likelihood):

@@ -77,6 +77,27 @@ def test_frames_equal_records(union, records):
     assert list(check_views(None, named, 31)) == ["text", "statistics", "model"]
 
 
+def test_preferences_have_no_label_of_each_candidate(union):
+    pd = pytest.importorskip("pandas")
+    texts = {"prompt": ["a", "b"], "chosen": ["c d", "e"], "rejected": ["f", "g"]}
+    frame = pd.DataFrame(texts | {"model": pd.Categorical(["x", "y"])})
+    with pytest.raises(ValueError, match="categories has 'model', but X has no such"):
+        union.fit(frame)
+    X = union.set_params(categories=None).fit_transform(frame)
+    assert X.shape == (2, 2, 27) and list(X.views) == ["text", "statistics"]
+
+
+def test_names_of_categories_with_two_underscores(records):
+    """The names of the columns give the views."""
+    several = [each | {"a__b": list("wxyz"), "a__c": list("wwzz")} for each in records]
+    union = EmbedderUnion([TextStatistics()], categories=["a__b", "a__c"])
+    X = np.asarray(union.fit_transform(several))
+    names = union.get_feature_names_out()
+    assert union.view_sizes_ == {"statistics": 9, "a_b": 4, "a_c": 2}
+    views = check_views(names, X, X.shape[-1])
+    assert {view: len(columns) for view, columns in views.items()} == union.view_sizes_
+
+
 @pytest.mark.parametrize("dtype", ["Categorical", "Enum"])
 def test_categories_of_polars(union, records, dtype):
     pl = pytest.importorskip("polars")

@@ -141,9 +141,35 @@ def test_a_stop_string_over_two_blocks(value):
         assert record["steps"][1]["completions"] == ["a", "axaa", "axbb"]
 
 
-def test_half_a_character_is_written_again(value):
-    script = {"": ["a\ufffd"] * 3, "a": ["aa", "bb", "cc"], "acc": ["aa", "bb", "bb"]}
-    assert run(script, value)[0] == "accaa"
+class Bytes(BaseGenerator):
+    """Writes a text of which each byte is a token, as a server returns it."""
+
+    def __init__(self, text, max_tokens, progress=False):
+        self.text = text
+        self.max_tokens = max_tokens
+        self.progress = progress
+
+    def sample(self, prompt, k, prefix=""):
+        rest = self.text.encode()[len(prefix.encode()) :]
+        drawn = rest[: self.max_tokens]
+        return {
+            "prompt": prompt,
+            "completions": [prefix + drawn.decode(errors="replace")] * k,
+            "finish_reasons": ["stop" if drawn == rest else "length"] * k,
+            "n_tokens": [len(drawn)] * k,
+        }
+
+
+@pytest.mark.parametrize("block_tokens", [1, 2, 3, 4])
+def test_a_part_of_a_character_is_written_again(value, block_tokens):
+    text = "a\N{PILE OF POO}\N{PILE OF POO}\N{SNOWMAN}a"
+    best = BlockwiseBestOfK(Bytes(text, 40), value, 2, block_tokens)
+    assert best.generate(["x"]) == [text]
+    for max_tokens in range(1, 13):
+        best.set_params(generator=Bytes(text, max_tokens))
+        [found] = best.generate(["x"])
+        assert text.startswith(found.rstrip("\ufffd"))
+        assert len(found.rstrip("\ufffd").encode()) <= max_tokens
 
 
 def test_policies_and_captured_embeddings(value):
@@ -188,6 +214,31 @@ def test_bad_arguments(value):
         BlockwiseBestOfK(script, value, 3, 2).generate("x")
 
 
+def test_errors_name_the_prompt_once(server, value):
+    generator = OpenAIGenerator("model", base_url=server.url, max_tokens=2)
+    generator.set_params(max_retries=0)
+    best = BlockwiseBestOfK(generator, value, 2, 2)
+    for fault in server.status(400), server.status(500):
+        server.fault = lambda path, body, fault=fault: (
+            fault if body["prompt"] == "bad" else None
+        )
+        with pytest.raises(Exception, match="prompts") as raised:
+            best.generate(["a", "bad"])
+        notes = getattr(raised.value, "__notes__", [])
+        said = "\n".join([str(raised.value), *notes])
+        assert said.count("prompts[1] ('bad')") == 1 and "prompts[0]" not in said
+
+
+def test_one_progress_bar(server, value, capsys):
+    generator = OpenAIGenerator(
+        "model", base_url=server.url, max_tokens=4, progress=True
+    )
+    BlockwiseBestOfK(generator, value, 2, 2).generate(["a", "b"])
+    shown = capsys.readouterr().err
+    assert "BlockwiseBestOfK: 100%" in shown and "OpenAIGenerator" not in shown
+    assert (generator.max_tokens, generator.progress) == (4, True)
+
+
 def test_clone_and_pickle(value):
     best = BlockwiseBestOfK(Script({"": ["cc"]}, max_tokens=2), value, 1, 2)
     for other in (best, pickle.loads(pickle.dumps(best))):
@@ -208,8 +259,97 @@ def test_a_server_continues_texts(server, value):
     kept = [step["completions"][step["kept"][0]] for step in record["steps"]]
     assert [body["prompt"] for body in bodies] == ["a", *("a" + k for k in kept[:2])]
     assert text == kept[-1] and text.startswith(kept[0])
-    with pytest.raises(ValueError, match="prefix needs texts as prompts"):
-        best.generate([[{"role": "user", "content": "a"}]])
+    server.requests.clear()
+    for chat, prompt in (None, [{"role": "user", "content": "a"}]), (True, "a"):
+        generator.set_params(chat=chat)
+        with pytest.raises(ValueError, match="prefix needs texts as prompts"):
+            best.generate(["b", prompt])
+    assert not server.requests  # nothing was drawn
+
+
+@pytest.mark.parametrize("k, keep", [(2, 1), (3, 2), (3, 3)])
+def test_sums_over_the_tokens_of_a_server(server, value, k, keep):
+    """Each block of the server has 3 tokens of a log-likelihood of -1.75.
+
+    Without log-likelihoods, it tells their number for a single completion only.
+    """
+    generator = OpenAIGenerator("model", base_url=server.url, max_tokens=5)
+    best = BlockwiseBestOfK(generator, value, k, 2, keep)
+    [_], [record] = best.generate(["a"], return_candidates=True)
+    assert len(record["completions"]) == k and len(record["steps"]) == 3
+    assert "n_tokens" not in record and "n_tokens" not in record["steps"][1]
+    generator.set_params(log_likelihoods=True)
+    [_], [record] = best.generate(["a"], return_candidates=True)
+    assert record["n_tokens"] == [9] * k and record["log_likelihoods"] == [-5.25] * k
+    assert [step["n_tokens"] for step in record["steps"]] == [3 * k] * 3
+
+
+def test_unknown_sums_over_tokens(value):
+    """A sum is unknown if it is unknown for one block. Others stay as they are."""
+
+    class Unknown(Script):
+        def sample(self, prompt, k, prefix=""):
+            record = super().sample(prompt, k, prefix)
+            record["log_likelihoods"] = [
+                None if text.endswith("b") else -1.0 for text in record["completions"]
+            ]
+            record["likelihood_features"] = np.ones((k, 8))
+            return record
+
+    script = {"": ["ab", "ba", "bb"], "ab": ["aa", "bb"], "ba": ["aa"]}
+    best = BlockwiseBestOfK(Unknown(script, max_tokens=4), value, 3, 2, keep=2)
+    [_], [record] = best.generate(["x"], return_candidates=True)
+    assert "log_likelihoods" not in record and record["n_tokens"] == [4, 4, 4]
+    assert "likelihood_features" not in record  # they would be of the last block
+    script = {"": ["ba", "ca", "bb"], "ca": ["aa", "bb"], "ba": ["aa"]}
+    best.set_params(generator=Unknown(script, max_tokens=4))
+    [_], [record] = best.generate(["x"], return_candidates=True)
+    assert record["log_likelihoods"] == [-2.0, -2.0, None]
+
+
+def test_generators_that_do_not_continue_as_they_should(value):
+    """Nothing is lost or made up: an error names what the method has to return."""
+
+    class Broken(Script):
+        def sample(self, prompt, k, prefix=""):
+            record = super().sample(prompt, k, prefix)
+            changed = {k: change(record[k]) for k, change in self.script["change"]}
+            return {"prompt": prompt} | changed
+
+    def same(values):
+        return values
+
+    def other(values):
+        return values[:-1]
+
+    def without_prefix(texts):
+        return [text[-2:] for text in texts]
+
+    script = {"": ["aa", "bb"], "aa": ["bb", "aa"]}
+    for change in (
+        [("completions", same)],
+        [("completions", other), ("finish_reasons", same)],
+        [("completions", same), ("finish_reasons", other)],
+        [("completions", without_prefix), ("finish_reasons", same)],
+    ):
+        broken = Broken(script | {"change": change}, max_tokens=4)
+        best = BlockwiseBestOfK(broken, value, 2, 2)
+        with pytest.raises(ValueError, match="must return 2 completions, all with the"):
+            best.generate(["x"])
+
+
+def test_lists_of_the_generator_are_not_changed(value):
+    class Tuples(Script):
+        def sample(self, prompt, k, prefix=""):
+            record = super().sample(prompt, k, prefix)
+            lists = {key: tuple(record[key]) for key in record.keys() - {"prompt"}}
+            return {"prompt": prompt} | lists
+
+    script = {"": ["aa", "ax"], "aa": ["aa", "bb"], "ax": ["yc", "cc"]}
+    tuples = Tuples(script, max_tokens=4, stop="xy")
+    best = BlockwiseBestOfK(tuples, value, 4, 2, 2)
+    script[""] *= 2
+    assert best.generate(["x"]) == ["axcc"]
 
 
 # With models
@@ -248,6 +388,19 @@ def test_with_one_candidate_it_is_the_generator(model_generator, state_value):
             np.testing.assert_allclose(record[key], other[key], rtol=1e-4, atol=1e-4)
         n_drawn = sum(step["n_tokens"] for step in record["steps"])
         assert n_drawn >= record["n_tokens"][0]
+
+
+def test_numbers_of_tokens_of_a_stop_string_over_blocks(model_generator, state_value):
+    """Those of earlier blocks were drawn, and are drawn no less when they go."""
+    model_generator.set_params(stop=None)
+    text = model_generator.generate(["x"], 1)[0]["completions"][0]
+    model_generator.set_params(stop=text[1:4])
+    best = BlockwiseBestOfK(
+        model_generator, state_value, 1, 2, embeddings="hidden_states"
+    )
+    [_], [record] = best.generate(["x"], return_candidates=True)
+    assert record["completions"] == [text[:1]] and record["n_tokens"] == [1]
+    assert [step["n_tokens"] for step in record["steps"]] == [2, 0]
 
 
 @pytest.mark.parametrize("keep", [1, 3])

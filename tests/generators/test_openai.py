@@ -173,6 +173,23 @@ def test_seeds_depend_on_the_prompt_not_on_its_position(server):
     assert seeds(["a"]) == [None]
 
 
+def test_likelihoods_of_a_part_of_a_character(server):
+    """llama.cpp returns nothing for its tokens: unknown, but not refused."""
+    part = server.change(
+        lambda data: [c.update(text="\ufffd", logprobs=None) for c in data]
+    )
+    asked = generator(server, log_likelihoods=True, top_logprobs=3)
+    server.script = [part]
+    with pytest.warns(RuntimeWarning) as warned:
+        record = asked.sample("text", 2)
+    assert [str(each.message)[:26] for each in warned] == [
+        "2 log-likelihoods are None",
+        "2 rows of likelihood_featu",
+    ]
+    assert record["log_likelihoods"] == [None, None]
+    assert np.isnan(record["likelihood_features"]).all()
+
+
 @pytest.mark.parametrize("prompt", ["text", CHAT], ids=["text", "chat"])
 def test_log_likelihoods(server, prompt):
     record = generator(server, log_likelihoods=True).sample(prompt, 2)

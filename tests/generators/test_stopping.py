@@ -127,6 +127,22 @@ def test_the_limit_need_not_be_a_multiple(best):
     assert [k for _, k in calls] == [3]
 
 
+def test_values_that_only_the_last_candidates_have_are_left_out(best):
+    """Servers know the number of tokens of a single completion only."""
+
+    class Single(Letters):
+        def sample(self, prompt, k):
+            record = super().sample(prompt, k)
+            if k > 1:
+                del record["n_tokens"]
+            return record
+
+    never = best(Threshold(2.0), k=5, generator=Single())  # 4, and one more
+    _, records = never.generate(NEW, return_candidates=True)
+    assert all(len(record["completions"]) == 5 for record in records)
+    assert not any("n_tokens" in record for record in records)
+
+
 def test_without_a_rule_all_are_drawn_at_once(best):
     calls = []
     every = best(None, generator=Letters(calls=calls))
@@ -137,8 +153,10 @@ def test_without_a_rule_all_are_drawn_at_once(best):
 
 
 def test_an_object_of_an_older_version_has_no_rule(best):
-    old = best(None)
-    del old.stopping, old.batch_size
+    state = best(None).__getstate__()
+    del state["stopping"], state["batch_size"]
+    old = BestOfK.__new__(BestOfK)
+    old.__setstate__(state)
     _, records = old.generate(NEW, return_candidates=True)
     assert {record["n_drawn"] for record in records} == {16}
     assert old.get_params(deep=False)["stopping"] is None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
+from skqprobe._backends.causal_lm import load_causal_lm
 from skqprobe._backends.refusal import PromptRefused
 from skqprobe.embedders import HiddenStateEmbedder, LikelihoodEmbedder
 from skqprobe.generators import OpenAIGenerator, TransformersGenerator
@@ -310,6 +311,19 @@ def test_values_of_a_prefix(tiny):
         for each in (texts, ["ab q"])
     )
     close(record["log_likelihoods"][same], (whole - before)[same], atol=1e-4)
+
+
+def test_a_prefix_without_a_prompt(smollm):
+    """The model reads the start token before it, as when it wrote it."""
+    generator = TransformersGenerator(
+        **smollm, temperature=0, max_tokens=8, hidden_states=3, log_likelihoods=True
+    )
+    record = generator.sample("", 1)
+    lm = load_causal_lm(generator)
+    prefix = lm.decode(lm.encode_completion(record["completions"][0])[:3])
+    again = generator.set_params(max_tokens=5).sample("", 1, prefix=prefix)
+    assert again["completions"] == record["completions"]
+    close(again["hidden_states"], record["hidden_states"], atol=1e-3, rtol=1e-3)
 
 
 def test_a_prefix_with_chat_messages(smollm):

@@ -17,6 +17,7 @@ import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal, assert_equal
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
@@ -361,6 +362,10 @@ def test_files_of_old_releases(folder):
                 check_equal(values, expected[f"{name}, {method}"])
                 checked.add(f"{name}, {method}")
         assert checked | {"X"} == set(expected)
+    lists = [each if isinstance(each, list) else [each] for each in models.values()]
+    for model in (model for each in lists for model in each):
+        if hasattr(model, "get_params"):  # also parameters that are new since then
+            assert repr(clone(model)) == repr(model)
 
 
 def check_equal(values, expected):
