@@ -1,5 +1,6 @@
 """Methods of fitted probes on Dask collections, computed when they are needed."""
 
+import copy
 import inspect
 import warnings
 from functools import wraps
@@ -10,9 +11,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skqprobe._arrays.blocks import compute_dtype
 from skqprobe._arrays.collections import generator_states, is_collection
-from skqprobe._candidates.partitions import AXES, check_partitions
+from skqprobe._candidates.partitions import AXES, check_partitions, names_of_rewards
 from skqprobe._candidates.sampling import check_size
-from skqprobe._candidates.validation import no_groups, warn_if_thinned
+from skqprobe._candidates.validation import (
+    no_groups,
+    order_as_fitted,
+    warn_if_thinned,
+)
 from skqprobe._utils.warn import warn_user
 
 
@@ -54,6 +59,9 @@ def _apply(estimator, name, kind, needs_groups, X, arguments):
     validate_data(fitted, partitions.frame, skip_check_array=True, reset=False)
     for key in ("feature_names_in_", "_skl_callbacks"):  # a partition is an array
         vars(fitted).pop(key, None)
+    if (y := per_row["y"]) is not None:
+        names, others = names_of_rewards(y, partitions.shape), partitions.others
+        others["y"] = order_as_fitted(others["y"], names, fitted)
     X, out = partitions.X, "ik"[: len(partitions.shape)]
     has_groups = len(out) == 2 or per_row["groups"] is not None
     if needs_groups and not has_groups and partitions.shape[0] > 1:
@@ -74,6 +82,8 @@ def _apply(estimator, name, kind, needs_groups, X, arguments):
             warn_if_thinned(fitted, mean)
         out, dtype = "io", np.dtype(float)
         sizes = {"i": (1,) * len(X.chunks[0]), "o": estimator._n_score_terms}
+    # A later change or fit has no effect on the array.
+    fitted = copy.deepcopy(fitted)
     call = {"fitted": fitted, "method": name, "arguments": arguments}
     result = partitions.lazily(_call, name, out, sizes, dtype, values, **call)
     if kind in ("candidates", "objectives"):

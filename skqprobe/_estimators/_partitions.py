@@ -26,12 +26,9 @@ from skqprobe._arrays.magnitude import (
     largest_magnitude,
 )
 from skqprobe._arrays.views import check_views
-from skqprobe._candidates.partitions import check_partitions
+from skqprobe._candidates.partitions import check_partitions, names_of_rewards
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._candidates.validation import (
-    NO_WEIGHT,
-    names_of_objectives,
-)
+from skqprobe._candidates.validation import NO_WEIGHT
 from skqprobe._estimators._fit import (
     NO_REWARDS,
     check_loss,
@@ -173,6 +170,11 @@ def _check_partition(block, start, estimator, reset):
         data = check_training_data(
             estimator, X, y, groups, sample_weight, reset=reset, is_part=True
         )
+        if data.is_vector and y.ndim < X.ndim:
+            raise ValueError(
+                "y is a Dask array of dicts, whose names are not known before it is "
+                "computed. Pass a Dask data frame with one column per objective."
+            )
         weighted = weighted_layout(data.layout, sample_weight, data.known, True)
     except (ValueError, TypeError) as error:
         message = f"{error} (In the partition that begins at X[{start}].)"
@@ -207,7 +209,8 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
     views = check_views(view_sizes, partitions.named, n_features)
     names = ("n_features_in_", "feature_names_in_")
     features = {name: vars(checked)[name] for name in names if name in vars(checked)}
-    if (objective_names := column_names_of(y)) is not None:
+    objective_names = names_of_rewards(y, partitions.shape)
+    if objective_names is not None:
         features["objective_names_"] = objective_names
     params = estimator.get_params(deep=False)
     bare = type(estimator)(
@@ -256,14 +259,6 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
         views,
         partitions,
     )
-
-
-def column_names_of(y):
-    """Return the names of the columns of a Dask data frame of rewards, or None."""
-    if not hasattr(y, "_meta") or getattr(y._meta, "ndim", 1) == 1:
-        return None
-    names = names_of_objectives(y._meta)
-    return None if names is None else np.asarray(names, dtype=object)
 
 
 @dataclass(frozen=True)

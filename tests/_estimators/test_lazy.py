@@ -107,6 +107,49 @@ def test_several_rewards(both):
     assert_lazy(policy.score(lazy_X, lazy, lazy_groups), expected)
 
 
+def test_named_rewards(both):
+    pd = pytest.importorskip("pandas")
+    dd = pytest.importorskip("dask.dataframe")
+    (X, y, groups), (lazy_X, _, lazy_groups) = both
+    if groups is None:
+        X, lazy_X = X.reshape(-1, 3), lazy_X.reshape(-1, 3)
+        groups = lazy_groups = np.repeat(range(40), 4)
+    rewards = pd.DataFrame({"right": y.ravel(), "short": X[:, 1]})
+    policy = QProbePolicy(objective_weights=(1, 5)).fit(X, rewards, groups)
+    expected = policy.score(X, rewards, groups)
+    swapped = rewards[["short", "right"]]
+    for each in (swapped, dd.from_pandas(swapped, npartitions=4)):
+        assert_lazy(policy.score(lazy_X, each, lazy_groups), expected)
+    other = dd.from_pandas(rewards.rename(columns={"short": "long"}), npartitions=4)
+    with pytest.raises(ValueError, match="y has the objectives"):
+        policy.score(lazy_X, other, lazy_groups)
+
+
+def test_later_changes(both):
+    (X, y, groups), (lazy_X, _, lazy_groups) = both
+    several, state = np.stack([y, -y], axis=-1), np.random.RandomState(0)
+    policy = QProbePolicy("squared_error", temperature=0.5, random_state=state)
+    policy.set_params(objective_weights=[1.0, 3.0]).fit(X, several, groups)
+    lazy = [
+        policy.predict_proba(lazy_X, lazy_groups),
+        policy.score(lazy_X, several, lazy_groups),
+        policy.sample(lazy_X, lazy_groups),
+        policy.sample(lazy_X, lazy_groups),
+    ]
+    state.seed(0)
+    expected = [
+        policy.predict_proba(X, groups),
+        policy.score(X, several, groups),
+        policy.sample(X, groups),
+        policy.sample(X, groups),
+    ]
+    policy.coef_ *= -1
+    policy.objective_weights[0] = 7.0
+    policy.set_params(temperature=2.0).fit(X, -several, groups)
+    for found, each in zip(lazy, expected, strict=True):
+        assert_lazy(found, each)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64])
 def test_dtypes(dtype, both):
     (X, y, groups), (lazy_X, _, _) = both

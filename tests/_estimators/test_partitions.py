@@ -331,11 +331,24 @@ def test_named_rewards(rng):
     X, y, groups = ragged(rng)
     rewards = pd.DataFrame({"right": y, "short": 1 - y / 3})
     expected = QProbePolicy().fit(X, rewards, groups)
-    found = QProbePolicy().fit(
-        in_chunks(X, 50), dd.from_pandas(rewards, npartitions=3), groups
-    )
-    assert_same(found, expected)
-    assert found.objective_names_.tolist() == ["right", "short"]
+    lazy, dicts = dd.from_pandas(rewards, npartitions=3), rewards.to_dict("records")
+    for each in (lazy, rewards, dicts, np.array(dicts)):
+        found = QProbePolicy().fit(in_chunks(X, 50), each, groups)
+        assert_same(found, expected)
+        assert found.objective_names_.tolist() == ["right", "short"]
+    with pytest.raises(ValueError, match=r"y is a Dask array of dicts.*data frame"):
+        QProbePolicy().fit(in_chunks(X, 50), in_chunks(np.array(dicts), 50), groups)
+
+
+def test_named_columns_of_candidates(sets):
+    """A data frame of rewards has a column per candidate, not per objective."""
+    import pandas as pd
+
+    X, y = sets
+    frame = pd.DataFrame(y).rename(columns=str)
+    for rewards in (frame, dd.from_pandas(frame, npartitions=2)):
+        found = QProbePolicy().fit(in_chunks(X, 17), rewards)
+        assert_same(found, QProbePolicy().fit(X, frame))
 
 
 def test_shuffled_frames(rng):
@@ -368,7 +381,7 @@ def test_shuffled_frames(rng):
         (lambda X, y: (X, None), "requires y to be passed"),
         (lambda X, y: (X, y[:-1]), r"y has shape \(59, 6\), but X holds 60 sets"),
         (lambda X, y: (X[..., 0, 0], y), "X has 1 dimensions"),
-        (lambda X, y: (X[:0], y[:0]), "There are no candidates"),
+        (lambda X, y: (X[:0], y[:0]), "X has no candidates"),
         (lambda X, y: (X, y * np.nan), "Input y contains NaN"),
         (lambda X, y: (da.where(X > 2, np.nan, X), y), "Input X contains NaN"),
         (lambda X, y: (X * 1e200, y), "X has numbers of up to"),
