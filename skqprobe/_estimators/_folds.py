@@ -103,7 +103,8 @@ class Folds:
             Weights of the losses of the objectives.
         """
         loss = grid.objective.loss
-        coefs, intercepts = grid.objective.split_raw(thetas.swapaxes(0, 1))
+        # The scores of a grid without an intercept are those of centered columns.
+        coefs, intercepts = grid.split(thetas.swapaxes(0, 1))
         losses = np.zeros((len(grid.alphas), self.n_folds))
         for j, weight in enumerate(weights):
             scores = grid.scores(coefs[j]) + intercepts[j][:, None]
