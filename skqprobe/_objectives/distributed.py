@@ -192,7 +192,8 @@ def _on_part(part, own, *rest):
     with one_thread(), np.errstate(**errors), part.lock:
         target = part.grid(settings, own)
         if number is not None:
-            target = target.fold_objectives[number]
+            of_all = target.objectives  # those of a grid with folds count from the end
+            target = (of_all if number < 0 else target.fold_objectives)[number]
             if target.n_prompts == 0:
                 return None
         return function(target, *columns, *arguments)
@@ -290,7 +291,8 @@ class DistributedObjective(LinearParameters):
     source : Source
         Partitions.
     number : int
-        Number of the objective in the grid of each partition.
+        Number of the objective in the grid of each partition, among those of folds. If
+        it is negative, among those of all prompts.
     loss, alpha, fit_intercept, center, columns, n_skipped
         See `Objective`.
     dtype : dtype
@@ -330,7 +332,16 @@ class DistributedObjective(LinearParameters):
         """Set the weights of all prompts to 0."""
         self.total_weight = 0.0
 
+    @cached_property
+    def _empty(self):
+        """Objective in this process of a fold that trains on no prompt."""
+        none = np.zeros(0)
+        X = np.zeros((0, self.n_features), self.dtype)
+        return self.joined([Piece(X, none.astype(int), none, none, None)])[0]
+
     def _total(self, function, *arguments, **options):
+        if self.n_prompts == 0:
+            return function(self._empty, *arguments)
         return self.source.total(function, *arguments, number=self.number, **options)
 
     def at_constant(self, intercept):
@@ -369,6 +380,8 @@ class DistributedObjective(LinearParameters):
 
         They are those of `LinearObjective.sample` for the same rows in one process.
         """
+        if self.n_prompts == 0:
+            return self._empty, None
         chosen, pieces = self._sampled_pieces(n_rows, weight)
         found = self.source.collect(
             _copy_pieces, each=pieces, number=self.number, weight=weight
@@ -379,6 +392,8 @@ class DistributedObjective(LinearParameters):
 
     def sampled_moments(self, full, n_rows, weight=None):
         """Compute the `moments` of the blocks of `sample`, where they are."""
+        if self.n_prompts == 0:
+            return self._empty.moments(full)
         _, pieces = self._sampled_pieces(n_rows, weight)
         moments = self._total(_moments_of_pieces, full, each=pieces, weight=weight)
         return moments.mean, moments.moment
@@ -585,7 +600,11 @@ class DistributedGrid(GridObjective):
     def _set(self, objectives):
         """Set the objectives, which share one source."""
         source = objectives[0].source
-        self.objectives = [replace(each, source=source) for each in objectives]
+        first = 0 if self.is_whole else -len(objectives)
+        self.objectives = [
+            replace(each, source=source, number=number)
+            for number, each in enumerate(objectives, start=first)
+        ]
         self.objective, self.source = self.objectives[0], source
         self.fold_objectives = self.objectives
         if not self.is_whole:

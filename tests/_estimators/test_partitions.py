@@ -225,6 +225,18 @@ def test_search_of_rows_with_weights(missing, rng):
     assert_same_search(X, y, groups, weight, select_alpha="loss", **settings)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("loss", ["log_loss", "pairwise_hinge"])
+def test_fold_that_trains_on_weights_of_0(loss, dtype, sets):
+    X, y = sets
+    weight = np.ones_like(y)
+    weight[:20] = 0
+    cv = [(np.arange(20), np.arange(20, 60)), (np.arange(30, 60), np.arange(30))]
+    cv.append((np.arange(40), np.arange(40, 60)))
+    settings = {"losses": [loss], "alphas": (1.0, 0.1), "select_alpha": "loss"}
+    assert_same_search(X.astype(dtype), y, None, weight, cv=cv, **settings)
+
+
 @pytest.mark.parametrize("max_rows", [40, 2**15])
 def test_search_chooses_weights_of_views(max_rows, rng, monkeypatch):
     monkeypatch.setattr(_view_search, "MAX_ROWS", max_rows)
