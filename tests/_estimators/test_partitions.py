@@ -303,6 +303,18 @@ def test_posterior_of_rewards(d, dtype, rng):
     assert_allclose(lazy, found.decision_function(X), atol=atol)
 
 
+def test_posterior_of_small_weights(rng):
+    """Less than two copies in all prompts of a part are no error of all."""
+    X, y, weight = rng.normal(size=(10, 4, 3)), rng.random((10, 4)), np.ones((10, 4))
+    weight[:5] = 0.25
+    expected = BayesianQProbePolicy().fit(X, y, sample_weight=weight)
+    found = BayesianQProbePolicy().fit(in_chunks(X, 5), y, sample_weight=weight)
+    assert found.n_skipped_prompts_ == expected.n_skipped_prompts_ == 5
+    assert_allclose(found.coef_, expected.coef_)
+    with pytest.raises(ValueError, match="sums to at most 1 in every prompt"):
+        BayesianQProbePolicy().fit(in_chunks(X, 5), y, sample_weight=weight / 4)
+
+
 def test_what_a_posterior_refuses(sets):
     X, y = (in_chunks(each, 23) for each in sets)
     with pytest.raises(ValueError, match=r"likelihood='choice' needs.*X\.compute"):
