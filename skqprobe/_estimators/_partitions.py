@@ -28,7 +28,7 @@ from skqprobe._arrays.magnitude import (
 from skqprobe._arrays.views import check_views
 from skqprobe._candidates.partitions import check_partitions, names_of_rewards
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._candidates.validation import NO_WEIGHT
+from skqprobe._candidates.validation import NO_KNOWN_WEIGHT, NO_WEIGHT
 from skqprobe._estimators._fit import (
     NO_REWARDS,
     check_loss,
@@ -227,7 +227,8 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
     if not any(summary.has_reward for summary in summaries):
         raise ValueError(NO_REWARDS)
     if not any(summary.n_prompts for summary in summaries):
-        raise ValueError(NO_WEIGHT)
+        is_known = estimator.missing == "ignore"
+        raise ValueError(NO_KNOWN_WEIGHT if is_known else NO_WEIGHT)
     dtype = summaries[0].dtype
     if dtype == np.float64:
         largest = max(summary.magnitude for summary in summaries)

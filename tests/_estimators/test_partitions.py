@@ -247,6 +247,26 @@ def test_search_chooses_weights_of_views(max_rows, rng, monkeypatch):
     assert found.view_weights_ == pytest.approx(expected.view_weights_)
 
 
+@pytest.mark.parametrize("n_candidates", [None, 3])
+def test_weights_of_0_where_rewards_are_known(n_candidates, sets):
+    X, y = sets
+    weight = np.where(np.arange(60) < 20, 0.0, 1.0)
+    y[20:] = np.nan
+    settings = {"missing": "ignore", "n_candidates": n_candidates}
+    for each in (X, in_chunks(X, 25)):
+        for weights in (weight, np.repeat(weight[:, None], y.shape[1], axis=1)):
+            with pytest.raises(ValueError, match="zero for all candidates with a rew"):
+                QProbePolicy(**settings).fit(each, y, sample_weight=weights)
+
+
+def test_sets_of_one_candidate(sets):
+    X, y = sets
+    for each in (X, in_chunks(X, 25)):
+        with pytest.warns(UserWarning, match="No prompt is informative"):
+            found = QProbePolicy("policy_gradient", n_candidates=1).fit(each, y)
+        assert not found.coef_.any()
+
+
 @pytest.mark.parametrize("cv", [3, KFold(4, shuffle=True, random_state=0), "indices"])
 def test_search_of_several_rewards(cv, sets):
     X, y = sets
