@@ -283,20 +283,22 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         return y.ravel(), predicted, weight.ravel()
 
     def _score_terms(self, X, y, groups=None, sample_weight=None, offset=None):
-        """Sum weights and squared errors; mean and squared deviation of rewards."""
+        """Count rows, sum weights, average rewards, sum squared errors and deviations."""
         arguments = X, y, groups, sample_weight, offset
         y, predicted, weight = self._scored(*arguments, is_part=True)
         total = weight.sum()
         mean = weight @ y / (total or 1)
         squares = weight @ (y - predicted) ** 2, weight @ (y - mean) ** 2
-        return total, mean, *squares
+        return len(y), total, mean, *squares
 
-    _n_score_terms = 4
+    _n_score_terms = 5
 
     @staticmethod
     def _score_of(terms):
         """Compute R^2 from the terms of parts."""
-        weights, means, errors, deviations = terms.T
+        counts, weights, means, errors, deviations = terms.T
+        if counts.sum() < 2:
+            return r2_score([0], [0])  # NaN, with a warning
         mean = weights @ means / (weights.sum() or 1)
         total = deviations.sum() + weights @ (means - mean) ** 2
         if total == 0:  # as in r2_score

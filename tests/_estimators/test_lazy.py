@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import UndefinedMetricWarning
 
 from skqprobe import QProbePolicy, QProbeRegressor
 
@@ -92,6 +93,16 @@ def test_r2_of_constant_rewards(both):
     ones = np.ones_like(y)
     for model in (QProbeRegressor().fit(X, ones), QProbeRegressor().fit(X, y)):
         assert float(model.score(lazy_X, ones)) == model.score(X, ones)
+
+
+def test_r2_of_one_candidate(both):
+    (X, y, _), (lazy_X, lazy_y, _) = both
+    model = QProbeRegressor().fit(X, y)
+    if X.ndim == 3:
+        X, y, lazy_X, lazy_y = X[:, :1], y[:, :1], lazy_X[:, :1], lazy_y[:, :1]
+    for each in ((X[:1], y[:1]), (lazy_X[:1], lazy_y[:1])):
+        with pytest.warns(UndefinedMetricWarning, match="less than two samples"):
+            assert np.isnan(float(model.score(*each)))
 
 
 def test_several_rewards(both):
