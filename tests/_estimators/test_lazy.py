@@ -5,7 +5,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import UndefinedMetricWarning
 
-from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe import CalibratedPolicyCV, QProbePolicy, QProbeRegressor
+from skqprobe.metrics import candidate_values, expected_reward_scorer
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -201,6 +202,20 @@ def test_nothing_is_computed_before_it_is_needed():
     for result in results:
         with pytest.raises(AssertionError, match="computed"):
             result.compute()
+
+
+def test_what_needs_data_in_memory(both):
+    (X, y, groups), (lazy_X, _, _) = both
+    policy = QProbePolicy().fit(X, y, groups)
+    calibrated = CalibratedPolicyCV(policy).fit(X, y, groups)
+    for function in (
+        lambda: calibrated.fit(lazy_X, y, groups),
+        lambda: calibrated.predict_rewards(lazy_X),
+        lambda: candidate_values(policy, lazy_X),
+        lambda: expected_reward_scorer()(policy, lazy_X, y, groups=groups),
+    ):
+        with pytest.raises(ValueError, match=r"X is a Dask.*Pass X\.compute\(\)"):
+            function()
 
 
 def test_rows_without_groups(both):
