@@ -280,6 +280,8 @@ def _whole_rows(values, name):
                 "is computed. Compute the frame of X, y and groups once: frame = "
                 "frame.shuffle('group').persist()."
             )
+        if name == "X" and frame.ndim == 2:
+            values = _without_missing_types(values)
         with warnings.catch_warnings():  # of texts, which become objects
             warnings.filterwarnings("ignore", "Dask currently has limited support")
             values = values.to_dask_array(lengths=True)
@@ -293,6 +295,16 @@ def _whole_rows(values, name):
         values = copy.copy(values)  # whose sizes of chunks are set in place
         values.compute_chunk_sizes()
     return row_chunks(values, values.chunks[0]), frame
+
+
+def _without_missing_types(frame):
+    """Convert columns of numbers that may be NA, which arrays cannot hold, to float."""
+    types = {
+        name: np.float64
+        for name, dtype in frame.dtypes.items()
+        if getattr(dtype, "numpy_dtype", np.dtype(object)).kind in "biuf"
+    }
+    return frame.astype(types) if types else frame
 
 
 def _whole_prompts(groups):

@@ -384,6 +384,24 @@ def test_named_rewards(rng):
         QProbePolicy().fit(in_chunks(X, 50), in_chunks(np.array(dicts), 50), groups)
 
 
+@pytest.mark.parametrize("dtype", ["Float64", "Int64", "boolean", "float64[pyarrow]"])
+def test_frames_with_missing_values(dtype, rng):
+    import pandas as pd
+
+    pytest.importorskip("pyarrow")
+    X, y, groups = ragged(rng)
+    frame = pd.DataFrame(X.round()).rename(columns=str)
+    if dtype == "boolean":
+        frame = frame > 0
+    frame["0"] = frame["0"].astype(dtype)
+    found = QProbePolicy().fit(dd.from_pandas(frame, npartitions=3), y, groups)
+    assert_same(found, QProbePolicy().fit(frame, y, groups))
+    frame.loc[30, "0"] = None
+    for each in (frame, dd.from_pandas(frame, npartitions=3)):
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            QProbePolicy().fit(each, y, groups)
+
+
 def test_named_columns_of_candidates(sets):
     """A data frame of rewards has a column per candidate, not per objective."""
     import pandas as pd
