@@ -208,7 +208,8 @@ def check_partitions(X, **others):
             f"X has no candidates: its shape is {array.shape}; pass at least one."
         )
     named = X if frame is None else frame
-    sizes = user_sizes = [size for size in array.chunks[0] if size]
+    user_sizes = list(array.chunks[0])
+    sizes = [size for size in user_sizes if size]
     array = row_chunks(array, sizes)
     aligned = {}
     shape = array.shape[:-1]
@@ -235,7 +236,7 @@ def check_partitions(X, **others):
     groups = aligned.get("groups")
     if array.ndim == 3 or groups is None:
         aligned |= {"groups": None} if "groups" in aligned else {}
-        return Partitions(array, named, aligned, sizes, sizes)
+        return Partitions(array, named, aligned, sizes, user_sizes)
     sizes, n_prompts = _whole_prompts(groups)
     array = row_chunks(array, sizes)
     aligned = {

@@ -333,6 +333,8 @@ class PartitionedData:
         try:
             splits = list(check_cv(cv).split(np.zeros(n)))
         except (TypeError, ValueError) as error:
+            if cv is None or isinstance(cv, Integral):
+                raise
             raise ValueError(
                 f"cv cannot split prompts in a Dask collection: {error} Use an int, or "
                 "a splitter that needs neither y nor groups."
