@@ -211,7 +211,7 @@ def check_partitions(X, **others):
     user_sizes = list(array.chunks[0])
     sizes = [size for size in user_sizes if size]
     array = row_chunks(array, sizes)
-    aligned = {}
+    aligned: dict = {}
     shape = array.shape[:-1]
     for name, values in others.items():
         if values is None:

@@ -283,7 +283,7 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         return y.ravel(), predicted, weight.ravel()
 
     def _score_terms(self, X, y, groups=None, sample_weight=None, offset=None):
-        """Count rows, sum weights, average rewards, sum squared errors and deviations."""
+        """Count rows; sum weights, squared errors and deviations; average rewards."""
         arguments = X, y, groups, sample_weight, offset
         y, predicted, weight = self._scored(*arguments, is_part=True)
         total = weight.sum()
