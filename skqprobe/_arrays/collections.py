@@ -173,6 +173,11 @@ def explain_faults(get=None):
         ) from error
 
 
+def in_partition(error, start):
+    """Make the error of a partition from that of a function of its arrays."""
+    return type(error)(f"{error} (In the partition that begins at X[{start}].)")
+
+
 def _forget_parts(client):
     """Cancel all parts, which the traceback of an error would keep on the workers."""
     tasks = [task for parts in _live.parts for task in parts.tasks]

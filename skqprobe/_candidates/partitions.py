@@ -221,7 +221,9 @@ def check_partitions(X, **others):
             values, _ = _whole_rows(values, name)
         else:
             values = _in_memory(values, name, shape)
-        if values.shape[:1] != shape[:1]:
+        if values.shape[:1] != shape[:1] or (
+            name == "offset" and values.ndim < len(shape)
+        ):
             if name == "groups":
                 unit = "row" if array.ndim == 2 else "prompt"
                 raise ValueError(

@@ -32,7 +32,7 @@ SEVERAL = (
 NO_WEIGHT = "sample_weight is zero everywhere; nothing is left to use."
 
 NO_KNOWN_WEIGHT = (
-    "sample_weight is zero for all candidates with a reward; nothing is left to use."
+    "No candidate has a reward and a sample_weight above 0; nothing is left to use."
 )
 
 

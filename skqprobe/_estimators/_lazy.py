@@ -10,7 +10,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skqprobe._arrays.blocks import compute_dtype
-from skqprobe._arrays.collections import generator_states, is_collection
+from skqprobe._arrays.collections import (
+    generator_states,
+    in_partition,
+    is_collection,
+)
 from skqprobe._candidates.partitions import AXES, check_partitions, names_of_rewards
 from skqprobe._candidates.sampling import check_size
 from skqprobe._candidates.validation import (
@@ -53,6 +57,8 @@ def lazily(kind, *, needs_groups=False):
 def _apply(estimator, name, kind, needs_groups, X, arguments):
     """Make the array of the results of a method for all partitions."""
     check_is_fitted(estimator)
+    if name == "_score_terms" and arguments["y"] is None:
+        raise ValueError("score requires y to be passed, but y is None.")
     per_row = {key: arguments.pop(key, None) for key in AXES}
     partitions = check_partitions(X, **per_row)
     fitted = estimator._snapshot()
@@ -101,9 +107,12 @@ def _call(X, *rest, keys, fitted, method, arguments):
     (start,) = given.pop("starts")
     if "states" in given:
         (given["random_state"],) = given.pop("states")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the client has warned
-        result = getattr(fitted, method)(X, **given, **arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the client has warned
+            result = getattr(fitted, method)(X, **given, **arguments)
+    except (TypeError, ValueError) as error:
+        raise in_partition(error, start) from error
     if method == "_score_terms":
         return np.asarray(result)[None]
     has_positions = method in ("predict", "sample") and "groups" in given

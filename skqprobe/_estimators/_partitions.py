@@ -17,6 +17,7 @@ from skqprobe._arrays.blocks import compute_dtype
 from skqprobe._arrays.collections import (
     Parts,
     generator_states,
+    in_partition,
 )
 from skqprobe._arrays.columns import pool_scaler, summarize_columns
 from skqprobe._arrays.magnitude import (
@@ -177,8 +178,7 @@ def _check_partition(block, start, estimator, reset):
             )
         weighted = weighted_layout(data.layout, sample_weight, data.known, True)
     except (ValueError, TypeError) as error:
-        message = f"{error} (In the partition that begins at X[{start}].)"
-        return type(error)(message)
+        return in_partition(error, start)
     return Partition(data, weighted)
 
 

@@ -9,7 +9,7 @@ from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
 from skqprobe._candidates.choice import check_offset
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._candidates.validation import check_weights
+from skqprobe._candidates.validation import NO_KNOWN_WEIGHT, check_weights
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators._fit import known_rewards
 from skqprobe._estimators._lazy import lazily
@@ -299,7 +299,9 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         counts, weights, means, errors, deviations = terms.T
         if counts.sum() < 2:
             return r2_score([0], [0])  # NaN, with a warning
-        mean = weights @ means / (weights.sum() or 1)
+        if not weights.any():
+            raise ValueError(NO_KNOWN_WEIGHT)
+        mean = weights @ means / weights.sum()
         total = deviations.sum() + weights @ (means - mean) ** 2
         if total == 0:  # as in r2_score
             return float(errors.sum() == 0)

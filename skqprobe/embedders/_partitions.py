@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skqprobe._arrays.collections import compute, import_dask
+from skqprobe._arrays.collections import compute, import_dask, in_partition
 from skqprobe._arrays.views import check_views, with_views
 
 
@@ -86,8 +86,7 @@ def _embed(embedder, texts, start):
     try:
         return np.asarray(embedder.transform(texts))
     except (TypeError, ValueError) as error:
-        where = f"(In the partition that begins at X[{start}].)"
-        raise type(error)(f"{error} {where}") from error
+        raise in_partition(error, start) from error
 
 
 def _fit(embedder, texts):

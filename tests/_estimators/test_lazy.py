@@ -218,6 +218,28 @@ def test_what_needs_data_in_memory(both):
             function()
 
 
+def test_errors(both):
+    (X, y, groups), (lazy_X, lazy_y, lazy_groups) = both
+    policy, model = (
+        each.fit(X, y, groups) for each in (QProbePolicy(), QProbeRegressor())
+    )
+    bad = X.copy()
+    bad[-1] = np.nan
+    start = sum(lazy_X.chunks[0][:-1])
+    with pytest.raises(ValueError, match=rf"The first is X.*begins at X\[{start}\]"):
+        policy.decision_function(da.from_array(bad, chunks=lazy_X.chunks)).compute()
+    with pytest.raises(ValueError, match="y is None"):
+        policy.score(lazy_X, None, lazy_groups)
+    if X.ndim == 3:
+        with pytest.raises(ValueError, match=r"offset has shape \(40,\)"):
+            policy.predict(lazy_X, offset=np.ones(40))
+    for probe in (policy, model):
+        weight = np.where(np.isnan(y), 1.0, 0.0)
+        score = probe.score(lazy_X, lazy_y, lazy_groups, sample_weight=weight)
+        with pytest.raises(ValueError, match="No candidate has a reward and a sample_"):
+            score.compute()
+
+
 def test_rows_without_groups(both):
     (X, y, _), _ = both
     rows, y = X.reshape(-1, 3), y.ravel()

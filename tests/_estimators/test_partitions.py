@@ -184,6 +184,19 @@ def test_warm_start_and_verbose(sets, capsys):
     assert policy.fit(X, y).n_iter_ <= policy.n_iter_
 
 
+def test_warm_start_begins_at_the_last_fit(sets):
+    X, y = sets
+    fitted = [QProbePolicy("log_loss", warm_start=True, max_iter=2) for _ in range(2)]
+    for _ in range(2):
+        found, expected = (
+            fit_quietly(each, data, y)
+            for each, data in zip(fitted, (in_chunks(X, 20), X), strict=True)
+        )
+        assert_same(found, expected)
+    with pytest.raises(ValueError, match="warm_start=True: X has 3 features"):
+        found.fit(in_chunks(X[..., :3], 20), y)
+
+
 # Cross-validation
 
 
@@ -255,7 +268,7 @@ def test_weights_of_0_where_rewards_are_known(n_candidates, sets):
     settings = {"missing": "ignore", "n_candidates": n_candidates}
     for each in (X, in_chunks(X, 25)):
         for weights in (weight, np.repeat(weight[:, None], y.shape[1], axis=1)):
-            with pytest.raises(ValueError, match="zero for all candidates with a rew"):
+            with pytest.raises(ValueError, match="No candidate has a reward and a "):
                 QProbePolicy(**settings).fit(each, y, sample_weight=weights)
 
 
