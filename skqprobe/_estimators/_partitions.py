@@ -171,7 +171,7 @@ def _check_partition(block, start, estimator, reset):
         data = check_training_data(
             estimator, X, y, groups, sample_weight, reset=reset, is_part=True
         )
-        if data.is_vector and y.ndim < X.ndim:
+        if data.is_vector and y.ndim == len(data.layout.shape):
             raise ValueError(
                 "y is a Dask array of dicts, whose names are not known before it is "
                 "computed. Pass a Dask data frame with one column per objective."
