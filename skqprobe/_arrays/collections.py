@@ -33,7 +33,7 @@ def is_dask(values):
 
 def is_collection(values):
     """Check for an array, a data frame or a series of Dask."""
-    return is_dask(values) and hasattr(values, "ndim")
+    return is_dask(values) and hasattr(values, "_meta")  # a Delayed has any name
 
 
 def import_dask(module="dask"):
@@ -250,6 +250,11 @@ def explain_faults(get=None):
         ) from error
 
 
+def in_partition(error, start):
+    """Make the error of a partition from that of a function of its arrays."""
+    return type(error)(f"{error} (In the partition that begins at X[{start}].)")
+
+
 def _forget_parts(client):
     """Cancel all parts, which the traceback of an error would keep on the workers."""
     tasks = [task for parts in _live.parts for task in parts.tasks]
@@ -293,6 +298,6 @@ def row_chunks(array, n_rows):
 def as_array(values, sizes):
     """Convert values with one entry per row of X to an array with its partitions."""
     da = import_dask("dask.array")
-    if not is_collection(values):
-        values = da.from_array(np.asarray(values), chunks=-1)
+    if isinstance(values, np.ndarray):
+        values = da.from_array(values, chunks=-1)
     return row_chunks(values, sizes)

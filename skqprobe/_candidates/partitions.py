@@ -3,6 +3,7 @@
 import copy
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,14 @@ from skqprobe._arrays.collections import (
     is_collection,
     row_chunks,
 )
+from skqprobe._arrays.device import to_host
 from skqprobe._arrays.part_rows import RowParts, fits, recipes_of
 from skqprobe._candidates.labels import check_groups, encode_labels
-from skqprobe._candidates.validation import wrong_shape
+from skqprobe._candidates.validation import (
+    names_of_objectives,
+    unpack_rewards,
+    wrong_shape,
+)
 
 HASHES_AT_ONCE = 2**23
 """Number of prompts whose labels are compared in one task."""
@@ -242,35 +248,41 @@ def check_partitions(X, **others):
             "n_features), and rows have 2, (n_rows, n_features)."
         )
     if 0 in array.shape[:-1]:
-        raise ValueError(f"There are no candidates: the shape is {array.shape[:-1]}.")
+        raise ValueError(
+            f"X has no candidates: its shape is {array.shape}; pass at least one."
+        )
     named = X if frame is None else frame
-    sizes = user_sizes = [size for size in array.chunks[0] if size]
+    user_sizes = list(array.chunks[0])
+    sizes = [size for size in user_sizes if size]
     array = row_chunks(array, sizes)
-    aligned = {}
+    aligned: dict = {}
+    shape = array.shape[:-1]
     for name, values in others.items():
-        if values is None or np.isscalar(values):
-            aligned[name] = (
-                None
-                if values is None
-                else as_array(np.full(len_of(array), values), sizes)
-            )
+        if values is None:
+            aligned[name] = None
             continue
-        values = _whole_rows(values, name)[0] if is_collection(values) else values
-        n_rows = np.shape(values)[0] if np.ndim(values) else 0
-        if n_rows != array.shape[0]:
+        if is_collection(values):
+            values, _ = _whole_rows(values, name)
+        else:
+            values = _in_memory(values, name, shape)
+        if values.shape[:1] != shape[:1] or (
+            name == "offset" and values.ndim < len(shape)
+        ):
             if name == "groups":
                 unit = "row" if array.ndim == 2 else "prompt"
                 raise ValueError(
-                    f"groups has {n_rows} labels, but X has {array.shape[0]} {unit}s; "
+                    f"groups has {len(values)} labels, but X has {shape[0]} {unit}s; "
                     f"pass one label per {unit}."
                 )
-            found = tuple(np.shape(values))
-            raise ValueError(f"{wrong_shape(name, found, array.shape[:-1])}.")
+            or_prompts = ""
+            if name == "sample_weight" and len(shape) == 2:
+                or_prompts = f" or {shape[:1]}"
+            raise ValueError(f"{wrong_shape(name, values.shape, shape)}{or_prompts}.")
         aligned[name] = as_array(values, sizes)
     groups = aligned.get("groups")
     if array.ndim == 3 or groups is None:
         aligned |= {"groups": None} if "groups" in aligned else {}
-        return Partitions(array, named, aligned, sizes, sizes)
+        return Partitions(array, named, aligned, sizes, user_sizes)
     sizes, n_prompts = _whole_prompts(groups)
     array = row_chunks(array, sizes)
     aligned = {
@@ -280,9 +292,20 @@ def check_partitions(X, **others):
     return Partitions(array, named, aligned, n_prompts, user_sizes)
 
 
-def len_of(array):
-    """Return the length of an array along its first axis."""
-    return int(array.shape[0])
+def names_of_rewards(y, shape):
+    """Find the names of the objectives of rewards, for X of this leading shape."""
+    y = y._meta if is_collection(y) else unpack_rewards(y)
+    names = names_of_objectives(y) if len(y.shape) > len(shape) else None
+    return None if names is None else np.asarray(names, dtype=object)
+
+
+def _in_memory(values, name, shape):
+    """Convert an argument in memory to an array, for X of this leading shape."""
+    if name == "groups":
+        return check_groups(values, shape)
+    if name == "sample_weight" and isinstance(values, Real):
+        return np.full(shape[:1], values)
+    return np.asarray(unpack_rewards(values) if name == "y" else to_host(values, name))
 
 
 def _whole_rows(values, name):
@@ -304,6 +327,8 @@ def _whole_rows(values, name):
                 "is computed. Compute the frame of X, y and groups once: frame = "
                 "frame.shuffle('group').persist()."
             )
+        if name == "X" and frame.ndim == 2:
+            values = _without_missing_types(values)
         with warnings.catch_warnings():  # of texts, which become objects
             warnings.filterwarnings("ignore", "Dask currently has limited support")
             values = values.to_dask_array(lengths=True)
@@ -317,6 +342,16 @@ def _whole_rows(values, name):
         values = copy.copy(values)  # whose sizes of chunks are set in place
         values.compute_chunk_sizes()
     return row_chunks(values, values.chunks[0]), frame
+
+
+def _without_missing_types(frame):
+    """Convert columns of numbers that may be NA, which arrays cannot hold, to float."""
+    types = {
+        name: np.float64
+        for name, dtype in frame.dtypes.items()
+        if getattr(dtype, "numpy_dtype", np.dtype(object)).kind in "biuf"
+    }
+    return frame.astype(types) if types else frame
 
 
 def _whole_prompts(groups):

@@ -31,6 +31,10 @@ SEVERAL = (
 
 NO_WEIGHT = "sample_weight is zero everywhere; nothing is left to use."
 
+NO_KNOWN_WEIGHT = (
+    "No candidate has a reward and a sample_weight above 0; nothing is left to use."
+)
+
 
 def no_groups(name="X"):
     """Make the message about rows without groups, in an argument of this name."""

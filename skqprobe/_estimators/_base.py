@@ -34,8 +34,9 @@ from skqprobe._estimators._fit import (
 )
 from skqprobe._estimators._lazy import lazily
 from skqprobe._estimators._updates import update
-from skqprobe._objectives.linear import LinearObjective, linear_scores
+from skqprobe._objectives.linear import linear_scores
 from skqprobe._objectives.network import NetworkObjective, network_scores
+from skqprobe._objectives.parameters import LinearParameters
 from skqprobe._solvers import import_torch
 from skqprobe._utils.callbacks import Iterations, begin_fit
 from skqprobe._utils.estimator import BaseEstimator
@@ -303,7 +304,7 @@ class BaseQProbe(CallbackSupportMixin, BaseEstimator):
         thetas = np.zeros((len(objectives), first.n_parameters))
         if not self.warm_start:
             return thetas
-        if isinstance(first, LinearObjective) and hasattr(self, "coef_"):
+        if isinstance(first, LinearParameters) and hasattr(self, "coef_"):
             coefs = np.atleast_2d(to_host(self.coef_))
             self._check_warm_start(first, coefs.shape[1])
             if len(coefs) == len(thetas):

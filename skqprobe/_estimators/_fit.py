@@ -32,6 +32,7 @@ from skqprobe._candidates.segments import (
     segment_sum,
 )
 from skqprobe._candidates.validation import (
+    NO_KNOWN_WEIGHT,
     check_candidates,
     check_limits,
     check_numbers,
@@ -325,9 +326,12 @@ def make_objectives(
         random_state = check_random_state(random_state)
     if not isinstance(data, TrainingData):
         objectives = data.make_objectives(loss, n_candidates, random_state, settings)
-        has_choice = not loss.shift_invariant or data.max_size > 1
+        size = min(n_candidates or data.max_size, data.max_size)
+        has_choice = not loss.shift_invariant or size > 1
     else:
         weighted = weighted_layout(data.layout, sample_weight, data.known)
+        if not weighted[1].any():
+            raise ValueError(NO_KNOWN_WEIGHT)
         layout, arguments, origin = split_candidates(
             weighted, n_candidates, random_state
         )

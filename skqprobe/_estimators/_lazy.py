@@ -1,5 +1,6 @@
 """Methods of fitted probes on Dask collections, computed when they are needed."""
 
+import copy
 import inspect
 import warnings
 from functools import wraps
@@ -9,10 +10,18 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skqprobe._arrays.blocks import compute_dtype
-from skqprobe._arrays.collections import generator_states, is_collection
-from skqprobe._candidates.partitions import AXES, check_partitions
+from skqprobe._arrays.collections import (
+    generator_states,
+    in_partition,
+    is_collection,
+)
+from skqprobe._candidates.partitions import AXES, check_partitions, names_of_rewards
 from skqprobe._candidates.sampling import check_size
-from skqprobe._candidates.validation import no_groups, warn_if_thinned
+from skqprobe._candidates.validation import (
+    no_groups,
+    order_as_fitted,
+    warn_if_thinned,
+)
 from skqprobe._utils.warn import warn_user
 
 
@@ -48,12 +57,17 @@ def lazily(kind, *, needs_groups=False):
 def _apply(estimator, name, kind, needs_groups, X, arguments):
     """Make the array of the results of a method for all partitions."""
     check_is_fitted(estimator)
+    if name == "_score_terms" and arguments["y"] is None:
+        raise ValueError("score requires y to be passed, but y is None.")
     per_row = {key: arguments.pop(key, None) for key in AXES}
     partitions = check_partitions(X, **per_row)
     fitted = estimator._snapshot()
     validate_data(fitted, partitions.frame, skip_check_array=True, reset=False)
     for key in ("feature_names_in_", "_skl_callbacks"):  # a partition is an array
         vars(fitted).pop(key, None)
+    if (y := per_row["y"]) is not None:
+        names, others = names_of_rewards(y, partitions.shape), partitions.others
+        others["y"] = order_as_fitted(others["y"], names, fitted)
     X, out = partitions.X, "ik"[: len(partitions.shape)]
     has_groups = len(out) == 2 or per_row["groups"] is not None
     if needs_groups and not has_groups and partitions.shape[0] > 1:
@@ -74,6 +88,8 @@ def _apply(estimator, name, kind, needs_groups, X, arguments):
             warn_if_thinned(fitted, mean)
         out, dtype = "io", np.dtype(float)
         sizes = {"i": (1,) * len(X.chunks[0]), "o": estimator._n_score_terms}
+    # A later change or fit has no effect on the array.
+    fitted = copy.deepcopy(fitted)
     call = {"fitted": fitted, "method": name, "arguments": arguments}
     result = partitions.lazily(_call, name, out, sizes, dtype, values, **call)
     if kind in ("candidates", "objectives"):
@@ -91,9 +107,12 @@ def _call(X, *rest, keys, fitted, method, arguments):
     (start,) = given.pop("starts")
     if "states" in given:
         (given["random_state"],) = given.pop("states")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the client has warned
-        result = getattr(fitted, method)(X, **given, **arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the client has warned
+            result = getattr(fitted, method)(X, **given, **arguments)
+    except (TypeError, ValueError) as error:
+        raise in_partition(error, start) from error
     if method == "_score_terms":
         return np.asarray(result)[None]
     has_positions = method in ("predict", "sample") and "groups" in given

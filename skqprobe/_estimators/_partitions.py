@@ -13,7 +13,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import validate_data
 
 from skqprobe._arrays.blocks import compute_dtype
-from skqprobe._arrays.collections import Parts, add_each, generator_states
+from skqprobe._arrays.collections import (
+    Parts,
+    add_each,
+    generator_states,
+    in_partition,
+)
 from skqprobe._arrays.columns import pool_scaler, summarize_columns
 from skqprobe._arrays.magnitude import (
     LARGEST,
@@ -23,12 +28,9 @@ from skqprobe._arrays.magnitude import (
 )
 from skqprobe._arrays.part_rows import PartRows, RowParts
 from skqprobe._arrays.views import check_views
-from skqprobe._candidates.partitions import check_partitions
+from skqprobe._candidates.partitions import check_partitions, names_of_rewards
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._candidates.validation import (
-    NO_WEIGHT,
-    names_of_objectives,
-)
+from skqprobe._candidates.validation import NO_KNOWN_WEIGHT, NO_WEIGHT
 from skqprobe._estimators._fit import (
     NO_REWARDS,
     check_loss,
@@ -174,10 +176,14 @@ def _check_partition(recipe, block, start, estimator, reset):
             reset=reset,
             is_part=True,
         )
+        if data.is_vector and y.ndim == len(data.layout.shape):
+            raise ValueError(
+                "y is a Dask array of dicts, whose names are not known before it is "
+                "computed. Pass a Dask data frame with one column per objective."
+            )
         weighted = weighted_layout(data.layout, sample_weight, data.known, True)
     except (ValueError, TypeError) as error:
-        message = f"{error} (In the partition that begins at X[{start}].)"
-        return type(error)(message)
+        return in_partition(error, start)
     X = data.X
     rows = PartRows(X.shape, X.dtype, recipe)
     summary = _summarize(data, weighted)
@@ -211,7 +217,8 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
     views = check_views(view_sizes, partitions.named, n_features)
     names = ("n_features_in_", "feature_names_in_")
     features = {name: vars(checked)[name] for name in names if name in vars(checked)}
-    if (objective_names := column_names_of(y)) is not None:
+    objective_names = names_of_rewards(y, partitions.shape)
+    if objective_names is not None:
         features["objective_names_"] = objective_names
     params = estimator.get_params(deep=False)
     bare = type(estimator)(
@@ -228,7 +235,8 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
     if not any(summary.has_reward for summary in summaries):
         raise ValueError(NO_REWARDS)
     if not any(summary.n_prompts for summary in summaries):
-        raise ValueError(NO_WEIGHT)
+        is_known = estimator.missing == "ignore"
+        raise ValueError(NO_KNOWN_WEIGHT if is_known else NO_WEIGHT)
     dtype = summaries[0].dtype
     if dtype == np.float64:
         largest = max(summary.magnitude for summary in summaries)
@@ -260,14 +268,6 @@ def check_partitioned_data(estimator, X, y, groups, sample_weight, reset=True):
         views,
         partitions,
     )
-
-
-def column_names_of(y):
-    """Return the names of the columns of a Dask data frame of rewards, or None."""
-    if not hasattr(y, "_meta") or getattr(y._meta, "ndim", 1) == 1:
-        return None
-    names = names_of_objectives(y._meta)
-    return None if names is None else np.asarray(names, dtype=object)
 
 
 @dataclass(frozen=True)
@@ -341,6 +341,8 @@ class PartitionedData:
         try:
             splits = list(check_cv(cv).split(np.zeros(n)))
         except (TypeError, ValueError) as error:
+            if cv is None or isinstance(cv, Integral):
+                raise
             raise ValueError(
                 f"cv cannot split prompts in a Dask collection: {error} Use an int, or "
                 "a splitter that needs neither y nor groups."

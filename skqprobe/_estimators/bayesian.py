@@ -56,13 +56,23 @@ LOSS_OF_LIKELIHOOD = {
 
 
 def _learn_part(partition, estimator, nothing):
-    """Return the information of a partition, and the number of skipped prompts."""
+    """Return the information of a partition, and the counts of `_informative`."""
     informative = estimator._informative(partition.data, partition.weighted)
-    layout, y, weight, n_free, n_skipped = informative
+    layout, y, weight, n_free, *counts = informative
     if layout.n_prompts == 0:
-        return nothing, n_skipped
+        return nothing, *counts
     rows = centered_rows(partition.data.X, layout, y, weight)
-    return from_rows(rows, nothing, n_free), n_skipped
+    return from_rows(rows, nothing, n_free), *counts
+
+
+def _check_copies(n_several, n_free):
+    """Raise if weights leave less than two rewards of every prompt."""
+    if n_several and not n_free:
+        raise ValueError(
+            "sample_weight is the number of copies of each candidate, but sums to at "
+            "most 1 in every prompt: less than two rewards. Multiply it by a constant, "
+            "or pass one weight per prompt."
+        )
 
 
 class BayesianQProbePolicy(QProbePolicy):
@@ -322,7 +332,10 @@ class BayesianQProbePolicy(QProbePolicy):
     def _posterior(self, data, sample_weight, before):
         """Fitted attributes of the posterior, of which `before` is the prior."""
         weighted = weighted_layout(data.layout, sample_weight, data.known)
-        layout, y, weight, n_free, n_skipped = self._informative(data, weighted)
+        informative = self._informative(data, weighted)
+        layout, y, weight, n_free, n_skipped, n_several = informative
+        if self.likelihood == "gaussian":
+            _check_copies(n_several, n_free)
         fitted = data.features | {
             "n_skipped_prompts_": n_skipped,
             "_likelihood_": self.likelihood,
@@ -351,7 +364,8 @@ class BayesianQProbePolicy(QProbePolicy):
         bare = type(self)(**self.get_params(deep=False))
         with raise_on_overflow(), threads_for(None):
             learned = data.parts.total(_learn_part, bare, nothing, add=add_each)
-        information, n_skipped = learned
+        information, n_skipped, n_several = learned
+        _check_copies(n_several, information.n_free)
         if not information.has_signal:
             warn_user(NOTHING_TO_LEARN if data.grouped else no_groups())
         stored = np.empty((0, 0), compute_dtype(data))
@@ -372,6 +386,8 @@ class BayesianQProbePolicy(QProbePolicy):
             Number of rewards that are free to vary: all copies but one per prompt.
         n_skipped : int
             Number of other prompts.
+        n_several : int
+            Number of prompts with several candidates.
         """
         if data.is_vector:
             raise ValueError(
@@ -397,19 +413,14 @@ class BayesianQProbePolicy(QProbePolicy):
                 segment_sum(y * weight, offsets) > 0
             )
         else:
-            if several.any() and not n_free.any():
-                raise ValueError(
-                    "sample_weight is the number of copies of each candidate, but sums "
-                    "to at most 1 in every prompt: less than two rewards. Multiply it "
-                    "by a constant, or pass one weight per prompt."
-                )
             informative = n_free > 0
             # Equal rewards become 0, without rounding.
             y = y - repeat_per_prompt(segment_max(y, offsets), offsets)
         kept = repeat_per_prompt(informative, offsets) & (weight > 0)
         n_skipped = (~informative & (segment_max(weight, offsets) > 0)).sum()
         n_free = n_free[informative].sum()
-        return layout.keep(kept), y[kept], weight[kept], n_free, int(n_skipped)
+        counts = int(n_skipped), int(several.sum())
+        return layout.keep(kept), y[kept], weight[kept], n_free, *counts
 
     def _learn_choices(self, rows, y, weight, before):
         """Information, precision of the prior, and number of Newton steps."""

@@ -13,6 +13,7 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from skqprobe._arrays.device import check_container
 from skqprobe._candidates.choice import choice_probabilities, expected_rewards
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import repeat_per_prompt
@@ -169,6 +170,7 @@ class CalibratedPolicyCV(MetaEstimatorMixin, BaseEstimator):
             If an argument has the wrong shape or values, or a fold splits the
             candidates of a prompt. The estimator is then unchanged.
         """
+        check_container(X, "X")
         if y is not None:  # which the policy refuses
             y = unpack_rewards(y)
         policy = _fit(self.estimator, X, y, groups, sample_weight)

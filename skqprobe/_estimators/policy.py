@@ -9,13 +9,17 @@ from skqprobe._candidates.choice import (
     choice_reward,
 )
 from skqprobe._candidates.layout import check_layout
-from skqprobe._candidates.validation import warn_if_thinned, warn_without_groups
+from skqprobe._candidates.validation import (
+    NO_KNOWN_WEIGHT,
+    warn_if_thinned,
+    warn_without_groups,
+)
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators._fit import known_rewards, weighted_layout
 from skqprobe._estimators._lazy import lazily
 from skqprobe._utils.sklearn_compat import StrOptions
 from skqprobe.losses import LOSSES, BaseLoss
-from skqprobe.metrics._per_prompt import divide, mean_terms
+from skqprobe.metrics._per_prompt import mean_terms
 
 
 class QProbePolicy(BaseQProbe):
@@ -318,7 +322,7 @@ class QProbePolicy(BaseQProbe):
             the rows of `fit`.
         """
         terms = self._score_terms(X, y, groups, sample_weight, offset, is_part=False)
-        return divide(*terms)
+        return self._score_of(terms[None])
 
     def _score_terms(
         self, X, y, groups=None, sample_weight=None, offset=None, is_part=True
@@ -335,7 +339,9 @@ class QProbePolicy(BaseQProbe):
             layout, sample_weight, known, is_part
         )
         warn_without_groups(layout)
-        if not layout.grouped or layout.n_prompts == 0:
+        if not layout.grouped:
+            return np.full(2, np.nan)
+        if layout.n_prompts == 0:
             return np.zeros(2)
         chosen = choice_reward(
             layout.to_prompt_order(values),
@@ -352,7 +358,10 @@ class QProbePolicy(BaseQProbe):
     @staticmethod
     def _score_of(terms):
         """Compute the score from the terms of parts."""
-        return divide(*terms.sum(axis=0))
+        total, weight = terms.sum(axis=0)
+        if weight == 0:
+            raise ValueError(NO_KNOWN_WEIGHT)
+        return float(total / weight)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -9,7 +9,7 @@ from skqprobe._arrays.magnitude import SMALLEST, check_magnitude
 from skqprobe._candidates.choice import check_offset
 from skqprobe._candidates.layout import check_layout
 from skqprobe._candidates.segments import repeat_per_prompt
-from skqprobe._candidates.validation import check_weights
+from skqprobe._candidates.validation import NO_KNOWN_WEIGHT, check_weights
 from skqprobe._estimators._base import BaseQProbe
 from skqprobe._estimators._fit import known_rewards
 from skqprobe._estimators._lazy import lazily
@@ -283,21 +283,25 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         return y.ravel(), predicted, weight.ravel()
 
     def _score_terms(self, X, y, groups=None, sample_weight=None, offset=None):
-        """Sum weights and squared errors; mean and squared deviation of rewards."""
+        """Count rows; sum weights, squared errors and deviations; average rewards."""
         arguments = X, y, groups, sample_weight, offset
         y, predicted, weight = self._scored(*arguments, is_part=True)
         total = weight.sum()
         mean = weight @ y / (total or 1)
         squares = weight @ (y - predicted) ** 2, weight @ (y - mean) ** 2
-        return total, mean, *squares
+        return len(y), total, mean, *squares
 
-    _n_score_terms = 4
+    _n_score_terms = 5
 
     @staticmethod
     def _score_of(terms):
         """Compute R^2 from the terms of parts."""
-        weights, means, errors, deviations = terms.T
-        mean = weights @ means / (weights.sum() or 1)
+        counts, weights, means, errors, deviations = terms.T
+        if counts.sum() < 2:
+            return r2_score([0], [0])  # NaN, with a warning
+        if not weights.any():
+            raise ValueError(NO_KNOWN_WEIGHT)
+        mean = weights @ means / weights.sum()
         total = deviations.sum() + weights @ (means - mean) ** 2
         if total == 0:  # as in r2_score
             return float(errors.sum() == 0)

@@ -331,7 +331,16 @@ class DistributedObjective(LinearParameters):
         """Set the weights of all prompts to 0."""
         self.total_weight = 0.0
 
+    @cached_property
+    def _empty(self):
+        """Objective in this process of a fold that trains on no prompt."""
+        none = np.zeros(0)
+        X = np.zeros((0, self.n_features), self.dtype)
+        return self.joined([Piece(X, none.astype(int), none, none, None)])[0]
+
     def _total(self, function, *arguments, **options):
+        if self.n_prompts == 0:
+            return function(self._empty, *arguments)
         return self.source.total(function, *arguments, number=self.number, **options)
 
     def at_constant(self, intercept):
@@ -367,6 +376,8 @@ class DistributedObjective(LinearParameters):
 
         They are those of `LinearObjective.sample` for the same rows in one process.
         """
+        if self.n_prompts == 0:
+            return self._empty, None
         chosen, pieces = self._sampled_pieces(n_rows, weight)
         found = self.source.collect(
             _copy_pieces, own=pieces, number=self.number, weight=weight
@@ -378,6 +389,8 @@ class DistributedObjective(LinearParameters):
 
     def sampled_moments(self, full, n_rows, weight=None):
         """Compute the `moments` of the blocks of `sample`, where they are."""
+        if self.n_prompts == 0:
+            return self._empty.moments(full)
         _, pieces = self._sampled_pieces(n_rows, weight)
         moments = self._total(_moments_of_pieces, full, own=pieces, weight=weight)
         return moments.mean, moments.moment

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skqprobe._arrays.collections import compute, import_dask
+from skqprobe._arrays.collections import compute, import_dask, in_partition
 from skqprobe._arrays.views import check_views, with_views
 
 
@@ -28,10 +28,13 @@ def embed_partitions(embedder, X):
     shared = delayed(embedder._snapshot(), traverse=False, pure=False)
     embed = delayed(_embed, pure=False)
     texts, lengths, first = _read_partitions(X)
-    (example,) = compute(embed(shared, first))
+    (example,) = compute(embed(shared, first, 0))
+    starts = (np.cumsum(lengths) - lengths).tolist()
     blocks = [
-        da.from_delayed(embed(shared, part), (n, *example.shape[1:]), example.dtype)
-        for part, n in zip(texts, lengths, strict=True)
+        da.from_delayed(
+            embed(shared, part, start), (n, *example.shape[1:]), example.dtype
+        )
+        for part, start, n in zip(texts, starts, lengths, strict=True)
     ]
     n_features = example.shape[-1]
     views = check_views(embedder._view_sizes_for(n_features), None, n_features)
@@ -79,8 +82,11 @@ def _first_of(texts):
     return texts.iloc[:1] if hasattr(texts, "iloc") else texts[:1]
 
 
-def _embed(embedder, texts):
-    return np.asarray(embedder.transform(texts))
+def _embed(embedder, texts, start):
+    try:
+        return np.asarray(embedder.transform(texts))
+    except (TypeError, ValueError) as error:
+        raise in_partition(error, start) from error
 
 
 def _fit(embedder, texts):

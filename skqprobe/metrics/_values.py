@@ -6,7 +6,7 @@ import numpy as np
 from sklearn import get_config
 from sklearn.pipeline import Pipeline
 
-from skqprobe._arrays.device import to_host
+from skqprobe._arrays.device import check_container, to_host
 from skqprobe._candidates.choice import check_objective_weights
 from skqprobe._candidates.validation import (
     check_numbers,
@@ -47,6 +47,7 @@ def candidate_values(estimator, X, groups=None):
     >>> candidate_values(LogisticRegression().fit(X, y), X).round(1)
     array([-1.4, -0.5,  0.5,  1.4])
     """
+    check_container(X, "X")
     estimator = getattr(estimator, "best_estimator_", estimator)  # takes groups
     has_classes = hasattr(estimator, "classes_")
     if hasattr(estimator, "decision_function"):

@@ -1,5 +1,7 @@
 """PerCandidate: apply a row transformer to candidate sets."""
 
+import copy
+
 import numpy as np
 from sklearn import get_config
 from sklearn.base import MetaEstimatorMixin, TransformerMixin, clone
@@ -10,7 +12,7 @@ from sklearn.utils.metadata_routing import (
     process_routing,
 )
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skqprobe._arrays.blocks import memory_map
 from skqprobe._arrays.collections import is_collection
@@ -358,7 +360,9 @@ def _fit_to_partitions(transformer, X, params):
         )
     partitions = check_partitions(X)
     parts = partitions.map(_summarize, arguments=(type(transformer),))
-    return pool_scaler(transformer, parts.values())
+    scaler = pool_scaler(transformer, parts.values())
+    validate_data(scaler, partitions.frame, skip_check_array=True)  # sets the names
+    return scaler
 
 
 def _summarize(block, start, kind):
@@ -369,7 +373,9 @@ def _summarize(block, start, kind):
 def _apply_to_partitions(transformer, method, X):
     """Make the array of a method's results for all partitions."""
     partitions = check_partitions(X)
-    some = np.zeros((1, partitions.n_features), partitions.X.dtype)
+    # A later change or fit has no effect on the array.
+    transformer, frame = copy.deepcopy(transformer), partitions.frame
+    some = _with_names(np.zeros((1, partitions.n_features), partitions.X.dtype), frame)
     out = np.asarray(getattr(transformer, method)(some))
     result = partitions.lazily(
         _apply_to_block,
@@ -379,12 +385,18 @@ def _apply_to_partitions(transformer, method, X):
         out.dtype,
         transformer=transformer,
         method=method,
+        frame=frame,
     )
     return partitions.as_user(result)
 
 
-def _apply_to_block(X, *, keys, transformer, method):
-    return np.asarray(getattr(transformer, method)(X))
+def _apply_to_block(X, *, keys, transformer, method, frame):
+    return np.asarray(getattr(transformer, method)(_with_names(X, frame)))
+
+
+def _with_names(X, frame):
+    """Make a data frame of rows, if `frame`, which has their names, is one."""
+    return type(frame)(X, columns=frame.columns) if hasattr(frame, "columns") else X
 
 
 def _in_memory(rows):

@@ -5,7 +5,8 @@ from numpy.testing import assert_array_equal
 from skqprobe._candidates import partitions
 from skqprobe._candidates.partitions import check_partitions
 
-pytest.importorskip("dask.array")
+dask = pytest.importorskip("dask")
+db = pytest.importorskip("dask.bag")
 
 
 def rows(labels, chunked, size):
@@ -49,10 +50,11 @@ def test_prompts_in_several_partitions_are_counted(at_once, chunked, monkeypatch
 
 def test_sets(chunked):
     X = chunked(np.ones((10, 3, 4)), 4).rechunk((4, 2, 2))
-    found = check_partitions(X, y=np.ones((10, 3)), groups=np.arange(10), w=2.0)
+    arguments = {"groups": np.arange(10), "sample_weight": 2.0}
+    found = check_partitions(X, y=np.ones((10, 3)), **arguments)
     assert found.X.chunks == ((4, 4, 2), (3,), (4,))
     assert found.others["groups"] is None and found.n_prompts == [4, 4, 2]
-    assert_array_equal(found.others["w"], np.full(10, 2.0))
+    assert_array_equal(found.others["sample_weight"], np.full(10, 2.0))
 
 
 def test_unknown_and_empty_chunks(chunked):
@@ -61,3 +63,26 @@ def test_unknown_and_empty_chunks(chunked):
     found = check_partitions(some)
     assert list(found.X.chunks[0]) == [3, 3, 1] and np.isnan(some.shape[0])
     assert_array_equal(found.X, np.arange(6, 20.0).reshape(7, 2))
+
+
+def test_labels_in_memory_are_those_of_one_process(chunked):
+    X, _ = rows(list("aaabbb"), chunked, 2)
+    for labels in ([("a", 1)] * 3 + [("b", 1)] * 3, [1, 1, 1, "b", "b", "b"]):
+        assert check_partitions(X, groups=labels).n_prompts == [1, 1]
+    with pytest.raises(ValueError, match="groups must be array-like"):
+        check_partitions(X, groups="a")
+
+
+def test_masks_are_not_lost(chunked):
+    X, _ = rows(list("aaabbb"), chunked, 2)
+    masked = np.ma.masked_array(np.ones(6), mask=[0, 0, 1, 0, 0, 0])
+    for name in ("y", "offset", "sample_weight", "groups"):
+        with pytest.raises(ValueError, match=f"{name} is a masked array"):
+            check_partitions(X, **{name: masked})
+
+
+def test_other_collections(chunked):
+    X, groups = rows(list("aaabbb"), chunked, 2)
+    for other in (dask.delayed(np.ones(6)), db.from_sequence(range(6))):
+        with pytest.raises(ValueError, match=r"Pass y\.compute\(\)"):
+            check_partitions(X, y=other, groups=groups)

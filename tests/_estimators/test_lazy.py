@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import UndefinedMetricWarning
 
-from skqprobe import QProbePolicy, QProbeRegressor
+from skqprobe import CalibratedPolicyCV, QProbePolicy, QProbeRegressor
+from skqprobe.metrics import candidate_values, expected_reward_scorer
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -94,6 +96,16 @@ def test_r2_of_constant_rewards(both):
         assert float(model.score(lazy_X, ones)) == model.score(X, ones)
 
 
+def test_r2_of_one_candidate(both):
+    (X, y, _), (lazy_X, lazy_y, _) = both
+    model = QProbeRegressor().fit(X, y)
+    if X.ndim == 3:
+        X, y, lazy_X, lazy_y = X[:, :1], y[:, :1], lazy_X[:, :1], lazy_y[:, :1]
+    for each in ((X[:1], y[:1]), (lazy_X[:1], lazy_y[:1])):
+        with pytest.warns(UndefinedMetricWarning, match="less than two samples"):
+            assert np.isnan(float(model.score(*each)))
+
+
 def test_several_rewards(both):
     (X, y, groups), (lazy_X, lazy_y, lazy_groups) = both
     several = np.stack([y, -y, 1 + y], axis=-1)
@@ -105,6 +117,49 @@ def test_several_rewards(both):
     lazy = da.stack([lazy_y, -lazy_y, 1 + lazy_y], axis=-1)
     expected = policy.score(X, several, groups)
     assert_lazy(policy.score(lazy_X, lazy, lazy_groups), expected)
+
+
+def test_named_rewards(both):
+    pd = pytest.importorskip("pandas")
+    dd = pytest.importorskip("dask.dataframe")
+    (X, y, groups), (lazy_X, _, lazy_groups) = both
+    if groups is None:
+        X, lazy_X = X.reshape(-1, 3), lazy_X.reshape(-1, 3)
+        groups = lazy_groups = np.repeat(range(40), 4)
+    rewards = pd.DataFrame({"right": y.ravel(), "short": X[:, 1]})
+    policy = QProbePolicy(objective_weights=(1, 5)).fit(X, rewards, groups)
+    expected = policy.score(X, rewards, groups)
+    swapped = rewards[["short", "right"]]
+    for each in (swapped, dd.from_pandas(swapped, npartitions=4)):
+        assert_lazy(policy.score(lazy_X, each, lazy_groups), expected)
+    other = dd.from_pandas(rewards.rename(columns={"short": "long"}), npartitions=4)
+    with pytest.raises(ValueError, match="y has the objectives"):
+        policy.score(lazy_X, other, lazy_groups)
+
+
+def test_later_changes(both):
+    (X, y, groups), (lazy_X, _, lazy_groups) = both
+    several, state = np.stack([y, -y], axis=-1), np.random.RandomState(0)
+    policy = QProbePolicy("squared_error", temperature=0.5, random_state=state)
+    policy.set_params(objective_weights=[1.0, 3.0]).fit(X, several, groups)
+    lazy = [
+        policy.predict_proba(lazy_X, lazy_groups),
+        policy.score(lazy_X, several, lazy_groups),
+        policy.sample(lazy_X, lazy_groups),
+        policy.sample(lazy_X, lazy_groups),
+    ]
+    state.seed(0)
+    expected = [
+        policy.predict_proba(X, groups),
+        policy.score(X, several, groups),
+        policy.sample(X, groups),
+        policy.sample(X, groups),
+    ]
+    policy.coef_ *= -1
+    policy.objective_weights[0] = 7.0
+    policy.set_params(temperature=2.0).fit(X, -several, groups)
+    for found, each in zip(lazy, expected, strict=True):
+        assert_lazy(found, each)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int64])
@@ -147,6 +202,42 @@ def test_nothing_is_computed_before_it_is_needed():
     for result in results:
         with pytest.raises(AssertionError, match="computed"):
             result.compute()
+
+
+def test_what_needs_data_in_memory(both):
+    (X, y, groups), (lazy_X, _, _) = both
+    policy = QProbePolicy().fit(X, y, groups)
+    calibrated = CalibratedPolicyCV(policy).fit(X, y, groups)
+    for function in (
+        lambda: calibrated.fit(lazy_X, y, groups),
+        lambda: calibrated.predict_rewards(lazy_X),
+        lambda: candidate_values(policy, lazy_X),
+        lambda: expected_reward_scorer()(policy, lazy_X, y, groups=groups),
+    ):
+        with pytest.raises(ValueError, match=r"X is a Dask.*Pass X\.compute\(\)"):
+            function()
+
+
+def test_errors(both):
+    (X, y, groups), (lazy_X, lazy_y, lazy_groups) = both
+    policy, model = (
+        each.fit(X, y, groups) for each in (QProbePolicy(), QProbeRegressor())
+    )
+    bad = X.copy()
+    bad[-1] = np.nan
+    start = sum(lazy_X.chunks[0][:-1])
+    with pytest.raises(ValueError, match=rf"The first is X.*begins at X\[{start}\]"):
+        policy.decision_function(da.from_array(bad, chunks=lazy_X.chunks)).compute()
+    with pytest.raises(ValueError, match="y is None"):
+        policy.score(lazy_X, None, lazy_groups)
+    if X.ndim == 3:
+        with pytest.raises(ValueError, match=r"offset has shape \(40,\)"):
+            policy.predict(lazy_X, offset=np.ones(40))
+    for probe in (policy, model):
+        weight = np.where(np.isnan(y), 1.0, 0.0)
+        score = probe.score(lazy_X, lazy_y, lazy_groups, sample_weight=weight)
+        with pytest.raises(ValueError, match="No candidate has a reward and a sample_"):
+            score.compute()
 
 
 def test_rows_without_groups(both):

@@ -184,6 +184,19 @@ def test_warm_start_and_verbose(sets, capsys):
     assert policy.fit(X, y).n_iter_ <= policy.n_iter_
 
 
+def test_warm_start_begins_at_the_last_fit(sets):
+    X, y = sets
+    fitted = [QProbePolicy("log_loss", warm_start=True, max_iter=2) for _ in range(2)]
+    for _ in range(2):
+        found, expected = (
+            fit_quietly(each, data, y)
+            for each, data in zip(fitted, (in_chunks(X, 20), X), strict=True)
+        )
+        assert_same(found, expected)
+    with pytest.raises(ValueError, match="warm_start=True: X has 3 features"):
+        found.fit(in_chunks(X[..., :3], 20), y)
+
+
 # Cross-validation
 
 
@@ -225,6 +238,18 @@ def test_search_of_rows_with_weights(missing, rng):
     assert_same_search(X, y, groups, weight, select_alpha="loss", **settings)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("loss", ["log_loss", "pairwise_hinge"])
+def test_fold_that_trains_on_weights_of_0(loss, dtype, sets):
+    X, y = sets
+    weight = np.ones_like(y)
+    weight[:20] = 0
+    cv = [(np.arange(20), np.arange(20, 60)), (np.arange(30, 60), np.arange(30))]
+    cv.append((np.arange(40), np.arange(40, 60)))
+    settings = {"losses": [loss], "alphas": (1.0, 0.1), "select_alpha": "loss"}
+    assert_same_search(X.astype(dtype), y, None, weight, cv=cv, **settings)
+
+
 @pytest.mark.parametrize("max_rows", [40, 2**15])
 def test_search_chooses_weights_of_views(max_rows, rng, monkeypatch):
     monkeypatch.setattr(_view_search, "MAX_ROWS", max_rows)
@@ -233,6 +258,26 @@ def test_search_chooses_weights_of_views(max_rows, rng, monkeypatch):
     settings = {"view_sizes": (2, 3), "standardize": True, "losses": ["log_loss"]}
     found, expected = assert_same_search(X, y, groups, weight, **settings)
     assert found.view_weights_ == pytest.approx(expected.view_weights_)
+
+
+@pytest.mark.parametrize("n_candidates", [None, 3])
+def test_weights_of_0_where_rewards_are_known(n_candidates, sets):
+    X, y = sets
+    weight = np.where(np.arange(60) < 20, 0.0, 1.0)
+    y[20:] = np.nan
+    settings = {"missing": "ignore", "n_candidates": n_candidates}
+    for each in (X, in_chunks(X, 25)):
+        for weights in (weight, np.repeat(weight[:, None], y.shape[1], axis=1)):
+            with pytest.raises(ValueError, match="No candidate has a reward and a "):
+                QProbePolicy(**settings).fit(each, y, sample_weight=weights)
+
+
+def test_sets_of_one_candidate(sets):
+    X, y = sets
+    for each in (X, in_chunks(X, 25)):
+        with pytest.warns(UserWarning, match="No prompt is informative"):
+            found = QProbePolicy("policy_gradient", n_candidates=1).fit(each, y)
+        assert not found.coef_.any()
 
 
 @pytest.mark.parametrize("cv", [3, KFold(4, shuffle=True, random_state=0), "indices"])
@@ -291,6 +336,18 @@ def test_posterior_of_rewards(d, dtype, rng):
     assert_allclose(lazy, found.decision_function(X), atol=atol)
 
 
+def test_posterior_of_small_weights(rng):
+    """Less than two copies in all prompts of a part are no error of all."""
+    X, y, weight = rng.normal(size=(10, 4, 3)), rng.random((10, 4)), np.ones((10, 4))
+    weight[:5] = 0.25
+    expected = BayesianQProbePolicy().fit(X, y, sample_weight=weight)
+    found = BayesianQProbePolicy().fit(in_chunks(X, 5), y, sample_weight=weight)
+    assert found.n_skipped_prompts_ == expected.n_skipped_prompts_ == 5
+    assert_allclose(found.coef_, expected.coef_)
+    with pytest.raises(ValueError, match="sums to at most 1 in every prompt"):
+        BayesianQProbePolicy().fit(in_chunks(X, 5), y, sample_weight=weight / 4)
+
+
 def test_what_a_posterior_refuses(sets):
     X, y = (in_chunks(each, 23) for each in sets)
     with pytest.raises(ValueError, match=r"likelihood='choice' needs.*X\.compute"):
@@ -331,11 +388,42 @@ def test_named_rewards(rng):
     X, y, groups = ragged(rng)
     rewards = pd.DataFrame({"right": y, "short": 1 - y / 3})
     expected = QProbePolicy().fit(X, rewards, groups)
-    found = QProbePolicy().fit(
-        in_chunks(X, 50), dd.from_pandas(rewards, npartitions=3), groups
-    )
-    assert_same(found, expected)
-    assert found.objective_names_.tolist() == ["right", "short"]
+    lazy, dicts = dd.from_pandas(rewards, npartitions=3), rewards.to_dict("records")
+    for each in (lazy, rewards, dicts, np.array(dicts)):
+        found = QProbePolicy().fit(in_chunks(X, 50), each, groups)
+        assert_same(found, expected)
+        assert found.objective_names_.tolist() == ["right", "short"]
+    with pytest.raises(ValueError, match=r"y is a Dask array of dicts.*data frame"):
+        QProbePolicy().fit(in_chunks(X, 50), in_chunks(np.array(dicts), 50), groups)
+
+
+@pytest.mark.parametrize("dtype", ["Float64", "Int64", "boolean", "float64[pyarrow]"])
+def test_frames_with_missing_values(dtype, rng):
+    import pandas as pd
+
+    pytest.importorskip("pyarrow")
+    X, y, groups = ragged(rng)
+    frame = pd.DataFrame(X.round()).rename(columns=str)
+    if dtype == "boolean":
+        frame = frame > 0
+    frame["0"] = frame["0"].astype(dtype)
+    found = QProbePolicy().fit(dd.from_pandas(frame, npartitions=3), y, groups)
+    assert_same(found, QProbePolicy().fit(frame, y, groups))
+    frame.loc[30, "0"] = None
+    for each in (frame, dd.from_pandas(frame, npartitions=3)):
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            QProbePolicy().fit(each, y, groups)
+
+
+def test_named_columns_of_candidates(sets):
+    """A data frame of rewards has a column per candidate, not per objective."""
+    import pandas as pd
+
+    X, y = sets
+    frame = pd.DataFrame(y).rename(columns=str)
+    for rewards in (frame, dd.from_pandas(frame, npartitions=2)):
+        found = QProbePolicy().fit(in_chunks(X, 17), rewards)
+        assert_same(found, QProbePolicy().fit(X, frame))
 
 
 def test_shuffled_frames(rng):
@@ -368,7 +456,7 @@ def test_shuffled_frames(rng):
         (lambda X, y: (X, None), "requires y to be passed"),
         (lambda X, y: (X, y[:-1]), r"y has shape \(59, 6\), but X holds 60 sets"),
         (lambda X, y: (X[..., 0, 0], y), "X has 1 dimensions"),
-        (lambda X, y: (X[:0], y[:0]), "There are no candidates"),
+        (lambda X, y: (X[:0], y[:0]), "X has no candidates"),
         (lambda X, y: (X, y * np.nan), "Input y contains NaN"),
         (lambda X, y: (da.where(X > 2, np.nan, X), y), "Input X contains NaN"),
         (lambda X, y: (X * 1e200, y), "X has numbers of up to"),

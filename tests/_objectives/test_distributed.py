@@ -63,9 +63,11 @@ def test_protocol_of_a_grid(loss, folds, grids_of, rng):
         assert found.max() == pytest.approx(expected.max())
         low = expected.mean()
         assert found.clip(low).sum() == pytest.approx(expected.clip(low).sum())
-    for fold, expected in zip(other.fold_objectives, one.fold_objectives, strict=True):
+    pair = ([*each.fold_objectives, *each.objectives] for each in (other, one))
+    for fold, expected in zip(*pair, strict=True):
         assert (fold.n_rows, fold.n_prompts) == (expected.n_rows, expected.n_prompts)
-        assert fold.curvature_at_zero == pytest.approx(expected.curvature_at_zero)
+        if fold in other.fold_objectives:  # random numbers of all prompts are not kept
+            assert fold.curvature_at_zero == pytest.approx(expected.curvature_at_zero)
         for full in (False, True):
             pair = fold.moments(full), expected.moments(full)
             (found_mean, found), (mean, moment) = pair

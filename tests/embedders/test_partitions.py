@@ -118,3 +118,10 @@ def test_empty_collection():
     lazy = bag.from_sequence(TEXTS, npartitions=2).filter(lambda text: False)
     with pytest.raises(ValueError, match="X is empty"):
         TextStatistics().fit(lazy)
+
+
+def test_an_error_names_the_partition():
+    lazy = bag.from_sequence([*TEXTS, None], npartitions=4)  # of six texts
+    found = TextStatistics().transform(lazy)
+    with pytest.raises(ValueError, match=r"X\[5\] must be a text.*begins at X\[18\]"):
+        found.compute()

@@ -7,6 +7,7 @@ from estimators import assert_refused
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.base import BaseEstimator, clone
+from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.feature_selection import SelectKBest, f_regression
@@ -460,3 +461,35 @@ def test_views_of_partitions(sets, chunked):
     out = PerCandidate(StandardScaler(), view_sizes=(1, 3)).fit_transform(lazy)
     assert list(views_of(out)) == ["view0", "view1"]
     assert views_of(lazy) is None
+
+
+def test_names_of_partitions(data):
+    pd, dd = map(pytest.importorskip, ("pandas", "dask.dataframe"))
+    X = pd.DataFrame(data[0].reshape(-1, data[0].shape[-1]), columns=list("abcd"))
+    lazy = dd.from_pandas(X, npartitions=3)
+    expected = PerCandidate(StandardScaler()).fit(X)
+    found = PerCandidate(StandardScaler()).fit(lazy)
+    for name in ("feature_names_in_", "n_features_in_"):
+        assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert_array_equal(found.get_feature_names_out(), list("abcd"))
+    assert_allclose(found.transform(lazy), expected.transform(X))
+    for fitted in (found, expected):
+        with pytest.raises(ValueError, match="names must be in the same order"):
+            fitted.transform(lazy[list("dcba")])
+
+
+def test_columns_of_partitions_by_name(data):
+    pd, dd = map(pytest.importorskip, ("pandas", "dask.dataframe"))
+    X = pd.DataFrame(data[0].reshape(-1, data[0].shape[-1]), columns=list("abcd"))
+    fitted = PerCandidate(ColumnTransformer([("c", StandardScaler(), ["c"])])).fit(X)
+    found = fitted.transform(dd.from_pandas(X, npartitions=3))
+    assert_allclose(found, fitted.transform(X))
+
+
+def test_fit_after_a_lazy_transform(sets, chunked):
+    X, _ = sets
+    fitted = PerCandidate(StandardScaler()).fit(X)
+    expected, lazy = fitted.transform(X), fitted.transform(chunked(X, 23))
+    fitted.transformer_.scale_ *= 2
+    fitted.fit(X + 5)
+    assert_array_equal(lazy, expected)
