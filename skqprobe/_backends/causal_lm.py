@@ -154,7 +154,7 @@ class CausalLM:
         cuts = []
         for pair in pairs:
             try:
-                prompt, completion = self._encode_pair(*pair, begin=begin)
+                prompt, completion = self._encode_pair(pair, begin)
                 n_over = len(prompt) + len(completion) - limit
                 if len(completion) + bool(prompt) > limit:
                     raise ValueError(
@@ -253,7 +253,8 @@ class CausalLM:
         """Return the token ids of a text that continues another one."""
         return self._encode(self._before + text)[len(self._ids_before) :]
 
-    def _encode_pair(self, prompt, completion, begin):
+    def _encode_pair(self, pair, begin):
+        prompt, completion = pair
         after = self.encode_completion(completion)
         if isinstance(prompt, str):
             before = self._encode(prompt, special=True)
