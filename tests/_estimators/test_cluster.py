@@ -48,7 +48,7 @@ def workers():
 def client(workers):
     workers.scale(2)
     with distributed.Client(workers) as client:
-        client.wait_for_workers(2, timeout=30)
+        client.wait_for_workers(2, timeout=120)
         yield client
         gc.collect()  # of an estimator that a test has kept in a cycle
         assert cluster.wait_until(lambda: cluster.n_tasks(client) == 0)
@@ -142,7 +142,7 @@ def test_worker_is_out_of_memory(client):
     assert_same_state(state_of(policy), state)
     del broken
     assert isinstance(X, da.Array)
-    client.wait_for_workers(2, timeout=30)
+    client.wait_for_workers(2, timeout=120)
 
 
 def test_memory_error(client):
