@@ -287,7 +287,8 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
         arguments = X, y, groups, sample_weight, offset
         y, predicted, weight = self._scored(*arguments, is_part=True)
         total = weight.sum()
-        mean = weight @ y / (total or 1)
+        some = y[weight.argmax()]  # so that the mean of equal rewards is not rounded
+        mean = some + weight @ (y - some) / (total or 1)
         squares = weight @ (y - predicted) ** 2, weight @ (y - mean) ** 2
         return len(y), total, mean, *squares
 
@@ -301,7 +302,8 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
             return r2_score([0], [0])  # NaN, with a warning
         if not weights.any():
             raise ValueError(NO_KNOWN_WEIGHT)
-        mean = weights @ means / weights.sum()
+        some = means[weights.argmax()]
+        mean = some + weights @ (means - some) / weights.sum()
         total = deviations.sum() + weights @ (means - mean) ** 2
         if total == 0:  # as in r2_score
             return float(errors.sum() == 0)

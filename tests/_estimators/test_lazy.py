@@ -90,10 +90,14 @@ def test_regressor(both):
 
 
 def test_r2_of_constant_rewards(both):
-    (X, y, _), (lazy_X, _, _) = both
+    (X, y, _), (lazy_X, _, lazy_groups) = both
     ones = np.ones_like(y)
     for model in (QProbeRegressor().fit(X, ones), QProbeRegressor().fit(X, y)):
         assert float(model.score(lazy_X, ones)) == model.score(X, ones)
+        weight = np.abs(y)
+        for rewards in (ones, 0.1 * ones):
+            found = model.score(lazy_X, rewards, lazy_groups, sample_weight=weight)
+            assert float(found) in (0, 1)
 
 
 def test_r2_of_one_candidate(both):
