@@ -109,7 +109,8 @@ class QProbeRegressor(RegressorMixin, BaseQProbe):
     coef_ : ndarray of shape (n_features,) or (n_objectives, n_features)
         Coefficients of a linear probe; float32 if X was float16 or float32.
     intercept_ : float or ndarray of shape (n_objectives,)
-        Intercept of a linear probe; 0.0 for shift-invariant losses.
+        Intercept of a linear probe; 0.0 for shift-invariant losses without
+        `standardize`.
     coefs_ : list of ndarray of shape (fan_in, fan_out)
         Weights of the layers, only with hidden layers; of the dtype of `coef_`.
     intercepts_ : list of ndarray of shape (fan_out,)
