@@ -13,8 +13,8 @@ class BaseEstimator(base.BaseEstimator):
 
     A saved state holds the attributes and the version of skqprobe. To load the state of
     a newer version raises a warning. Parameters that an older version did not have get
-    their defaults. The HTML representation links to the page of the
-    class in the documentation.
+    their defaults. The HTML representation links to the page of the class in the
+    documentation.
     """
 
     _doc_link_module = "skqprobe"
