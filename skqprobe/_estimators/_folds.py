@@ -1,6 +1,6 @@
 """Folds of whole prompts for the cross-validation of policies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
 from typing import Any
@@ -68,8 +68,13 @@ class Folds:
 
     def score(self, grid, policies):
         """Compute rewards and held-out losses of policies; see `Policies.means`."""
-        coefs = policies.coefs.reshape(-1, policies.coefs.shape[-1])
-        terms = policies.terms(self.held_out, grid.scores(coefs))
+        coefs, center = policies.coefs, grid.objective.center
+        if policies.intercepts is not None and center is not None:
+            # The scores of the grid are those of centered columns.
+            intercepts = policies.intercepts + coefs @ center
+            policies = replace(policies, intercepts=intercepts)
+        scores = grid.scores(coefs.reshape(-1, coefs.shape[-1]))
+        terms = policies.terms(self.held_out, scores)
         return policies.means(terms, self.held_out[0].layout.grouped)
 
     def sample_prompts(self, data, sample_weight, objective_weights):

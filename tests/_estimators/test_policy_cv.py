@@ -180,18 +180,20 @@ def held_out_loss(probe, loss, X, y, groups):
     return np.mean(values)
 
 
+@pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("loss", ["log_loss", "pairwise_logistic", "policy_gradient"])
-def test_held_out_losses(loss, standardize, rows):
+def test_held_out_losses(loss, standardize, fit_intercept, rows):
     X, y, groups = rows
     X, cv = X + 3, GroupKFold(3)
-    search = policy_cv([loss], cv=cv, select_alpha="loss", standardize=standardize)
+    settings = {"standardize": standardize, "fit_intercept": fit_intercept}
+    search = policy_cv([loss], cv=cv, select_alpha="loss", **settings)
     results = search.fit(X, y, groups).cv_results_
     mean, scale = (X.mean(axis=0), X.std(axis=0)) if standardize else (0, 1)
     Z = (X - mean) / scale
     for i, (train, test) in enumerate(cv.split(X, y, groups)):
         for j, params in enumerate(results["params"]):
-            probe = QProbePolicy(**params, tol=1e-6)
+            probe = QProbePolicy(**params, tol=1e-6, fit_intercept=fit_intercept)
             probe.fit(Z[train], y[train], groups[train])
             expected = held_out_loss(probe, loss, Z[test], y[test], groups[test])
             found = results[f"split{i}_held_out_loss"][j]
