@@ -54,12 +54,13 @@ from skqprobe.metrics import base_reward, expected_reward
 K, D, PROMPTS_AT_ONCE, DISK_PROMPTS = 8, 128, 122_000, 16_000
 MAX_ITER = 10
 ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "1073741824",
+    "MALLOC_MMAP_THRESHOLD_": "4194304",
+    "MALLOC_TRIM_THRESHOLD_": "67108864",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-"""Environment of the workers. Dask makes the C library of Linux return freed memory at
-once, and to get it again takes time."""
+"""Environment of the workers. Dask makes the C library of Linux return all freed memory
+at once, and to get it again takes time. A worker that keeps much more of it would be
+paused by Dask for the memory that it seems to use."""
 
 SECTIONS = ("fit", "messages", "disk", "peer")
 SECONDS_PER_TASK, LATENCY, BANDWIDTH = 3e-4, 1e-3, 1e9

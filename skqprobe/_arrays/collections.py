@@ -9,6 +9,7 @@ import threading
 import weakref
 from contextlib import contextmanager
 from itertools import compress
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -138,13 +139,15 @@ class Parts:
     def _calls(self, function, shared, each, own):
         """Make a graph of calls, and the key of each, or None."""
         name = f"{getattr(function, '__name__', 'call')}-{uuid4().hex}"
-        graph, call, sent = {}, (function, shared), ()
+        graph: dict = {}
+        keys: list = []
+        call: Any = (function, shared)
+        sent: tuple = ()
         if self.client is not None:
             call = import_dask("cloudpickle").dumps(call)
             if len(call) > SMALL_BYTES:
                 graph[name, "shared"], sent = (bytes, call), ((name, "shared"),)
                 call = None
-        keys = []
         columns = zip(self.tasks, *(parts.tasks for parts in each), strict=True)
         for i, parts in enumerate(columns):
             if own is not None and own[i] is None:
@@ -186,9 +189,7 @@ class _Call:
         self.call, self.parts, self.own = call, parts, own
 
     def __call__(self, *parts):
-        call = self.call
-        if call is None:
-            call, *parts = parts
+        call, parts = (self.call, parts) if self.call else (parts[0], parts[1:])
         function, shared = pickle.loads(call) if isinstance(call, bytes) else call
         return function(*self.parts, *parts, *self.own, *shared)
 

@@ -177,6 +177,6 @@ class _WithRows:
     def __call__(self, part, *arguments):
         block = None
         if self.is_given:
-            block, *arguments = arguments
+            block, arguments = arguments[0], arguments[1:]
         with part.X.at_hand(block):
             return self.function(part, *arguments)

@@ -133,9 +133,9 @@ class Partitions:
         recipes = [None] * n if is_kept else recipes_of(X)
         # In one computation, as arguments may have a source in common.
         arrays = [X, *given] if is_kept else given
-        blocks = Parts([task for array in arrays for task in self._blocks(array)])
+        together = Parts([task for array in arrays for task in self._blocks(array)])
         blocks = [
-            blocks.keep([i // n == j for i in range(len(blocks))])
+            together.keep([i // n == j for i in range(len(together))])
             for j in range(len(arrays))
         ]
         own = list(zip(recipes, self.starts, strict=True))
