@@ -6,10 +6,9 @@ use numpy. Only this module calls other array libraries.
 """
 
 import numpy as np
-from scipy.linalg import get_blas_funcs
 from sklearn import get_config
 
-from skqprobe._arrays.threads import beside_others
+from skqprobe._arrays.blas import add_symmetric_product
 from skqprobe._utils.sklearn_compat import (
     ARRAY_API_SUPPORT,
     get_namespace_and_device,
@@ -252,19 +251,14 @@ def add_gram(gram, X, weight=None):
     """Add X' diag(weight) X to the lower triangle of `gram`, in Fortran order.
 
     In place and with half the operations of a full product. For X on a device, the sum
-    moves to the device. Both have the dtype of X. Beside other threads, numpy makes the
-    product, since scipy's BLAS keeps the lock of the interpreter.
+    moves to the device. Both have the dtype of X.
     """
     is_equal = weight is None or (isinstance(X, np.ndarray) and np.ptp(weight) == 0)
     if not is_equal:
         X = X * np.sqrt(weight).astype(X.dtype)[:, None]
     if isinstance(X, DeviceArray):
         return gram + X.T @ X
-    factor = weight[0] if is_equal and weight is not None else 1.0
-    if beside_others():
-        product = X.T @ X
-        product *= factor
-        gram.T[...] += product  # symmetric, in the same order
-        return gram
-    (syrk,) = get_blas_funcs(("syrk",), (X,))
-    return syrk(factor, X.T, beta=1.0, c=gram, overwrite_c=True, lower=True)
+    if len(X):
+        factor = weight[0] if is_equal and weight is not None else 1.0
+        add_symmetric_product(gram, X, factor)
+    return gram

@@ -9,7 +9,7 @@ sums over large X use threads of their own, which wait only once per sum.
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from threading import Lock, local
+from threading import Lock
 from time import perf_counter, thread_time
 
 import numpy as np
@@ -18,12 +18,13 @@ from threadpoolctl import ThreadpoolController
 SMALL_BYTES = 2**25
 """Maximum number of bytes of an X whose products use one thread."""
 
-N_SERIAL = 50
-"""Number of sums in one thread after one that threads slowed down."""
+N_SLOW, N_SERIAL = 2, 50
+"""Number of consecutive sums that threads slow down, and of sums in one thread after
+them. A single short one is often slow, since the system may begin both threads on one
+core."""
 
 _limited, _changing = Lock(), Lock()
-_here = local()
-_n_serial = 0
+_n_serial = _n_slow = 0
 _n_unlimited = 1
 
 
@@ -76,35 +77,27 @@ def _n_blas_threads():
     return max((lib["num_threads"] for lib in blas), default=1)
 
 
-def beside_others():
-    """Whether `map_parts` calls this for one of several parts."""
-    return getattr(_here, "beside_others", False)
-
-
 def map_parts(function, parts):
     """Apply a function to each part, in a thread each, with BLAS in one thread.
 
     Where another process has a core, threads can take longer than all their work takes
-    in one thread. Then the next N_SERIAL calls use one, with the same results.
+    in one thread. After N_SLOW such calls, the next N_SERIAL use one, with the same
+    results.
 
     Returns
     -------
     results : list
     """
-    global _n_serial
+    global _n_serial, _n_slow
     if len(parts) == 1:
         with one_thread():
             return [function(parts[0])]
     errors = np.geterr()  # which hold in this thread alone
 
     def call(part):
-        start, before = thread_time(), beside_others()
-        _here.beside_others = True
-        try:
-            with np.errstate(**errors):
-                return function(part), thread_time() - start
-        finally:
-            _here.beside_others = before
+        start = thread_time()
+        with np.errstate(**errors):
+            return function(part), thread_time() - start
 
     with one_thread():
         if _n_serial > 0:
@@ -113,6 +106,8 @@ def map_parts(function, parts):
         start = perf_counter()
         with ThreadPoolExecutor(len(parts)) as pool:
             results, seconds = zip(*pool.map(call, parts), strict=True)
-        if perf_counter() - start > sum(seconds):
-            _n_serial = N_SERIAL
+        is_slow = perf_counter() - start > sum(seconds)
+        _n_slow = _n_slow + 1 if is_slow else 0
+        if _n_slow == N_SLOW:
+            _n_slow, _n_serial = 0, N_SERIAL
         return list(results)

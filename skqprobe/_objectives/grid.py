@@ -33,9 +33,12 @@ class GridObjective:
     ----------
     is_whole : bool
         Whether the grid is a `WholeGrid`.
+    shares_sums : bool
+        Whether threads share the sums of matrices over the prompts.
     """
 
     is_whole = False
+    shares_sums: Any = False
 
     def __init__(self, objectives, in_fold, alphas):
         self.objectives, self.objective = objectives, objectives[0]
@@ -225,6 +228,11 @@ class WholeGrid(GridObjective):
     """
 
     is_whole = True
+
+    @property
+    def shares_sums(self):
+        """Whether threads share the sums of matrices over the prompts."""
+        return len(self.objective.matrix_parts()) > 1
 
     def __init__(self, objectives):
         everything = np.ones((1, objectives[0].layout.n_prompts), dtype=int)

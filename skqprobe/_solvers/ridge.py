@@ -18,7 +18,7 @@ import numpy as np
 from scipy.linalg import get_blas_funcs
 
 from skqprobe._arrays.device import DeviceArray, add_gram, concatenate
-from skqprobe._arrays.threads import beside_others, map_parts
+from skqprobe._arrays.threads import map_parts, one_thread
 from skqprobe._solvers.symmetric_systems import (
     MeanPreconditioner,
     dots,
@@ -53,11 +53,12 @@ def solve_ridge_grid(grid):
         features.
     """
     is_single = len(grid.objectives) == 1
-    if is_single or grid.total(_have_equal_weights, add=bool.__and__):
-        thetas = _solve(grid)
-    else:
-        thetas = [_solve(grid.with_objectives([each])) for each in grid.objectives]
-        thetas = np.concatenate(thetas, axis=1)
+    with one_thread(grid.shares_sums):
+        if is_single or grid.total(_have_equal_weights, add=bool.__and__):
+            thetas = _solve(grid)
+        else:
+            thetas = [_solve(grid.with_objectives([each])) for each in grid.objectives]
+            thetas = np.concatenate(thetas, axis=1)
     return thetas.reshape(grid.n_objectives, -1)
 
 
@@ -440,8 +441,6 @@ def add_products(gram, X, sides, weight=None):
     """Add X' diag(weight) X to the lower triangle of `gram`; compute ``sides @ X``."""
     if isinstance(X, DeviceArray):
         return add_gram(gram, X, weight), sides @ X
-    if beside_others():
-        return add_gram(gram, X, weight), sides.astype(X.dtype) @ X
     # Only scipy's BLAS: the threads of numpy's busy-wait for its next call, and slow
     # down those of scipy's.
     (gemv,) = get_blas_funcs(("gemv",), (X,))
