@@ -23,7 +23,7 @@ N_SLOW, N_SERIAL = 2, 50
 them. A single short one is often slow, since the system may begin both threads on one
 core."""
 
-_limited, _changing = Lock(), Lock()
+_limit = Lock()
 _n_serial = _n_slow = 0
 _n_unlimited = 1
 
@@ -54,22 +54,16 @@ def one_thread(limited=True):
     """Limit BLAS to one thread, unless it is limited already."""
     global _n_unlimited
     with ExitStack() as stack:
-        with _changing:
-            # In one expression: an interrupt in between would leave it locked.
-            if (
-                limited
-                and _limited.acquire(False)
-                and [stack.callback(_limited.release)]
-            ):
-                _n_unlimited = _n_blas_threads()
-                stack.enter_context(_controller().limit(limits=1, user_api="blas"))
+        # In one line: an interrupt in between would leave it locked.
+        if limited and _limit.acquire(False) and [stack.callback(_limit.release)]:
+            _n_unlimited = _n_blas_threads()
+            stack.enter_context(_controller().limit(limits=1, user_api="blas"))
         yield
 
 
 def n_blas_threads():
     """Return the number of threads that BLAS would use without our limit."""
-    with _changing:
-        return _n_unlimited if _limited.locked() else _n_blas_threads()
+    return _n_unlimited if _limit.locked() else _n_blas_threads()
 
 
 def _n_blas_threads():

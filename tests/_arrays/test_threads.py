@@ -155,7 +155,7 @@ def test_an_interrupt_at_any_line_leaves_no_limit(monkeypatch):
 
     for last in range(1, 6):
         lines_left = [last]
-        monkeypatch.setattr(threads, "_limited", threading.Lock())
+        monkeypatch.setattr(threads, "_limit", threading.Lock())
         before = sys.gettrace()
         sys.settrace(trace)
         try:
@@ -163,4 +163,4 @@ def test_an_interrupt_at_any_line_leaves_no_limit(monkeypatch):
                 pass
         finally:
             sys.settrace(before)
-        assert not threads._limited.locked()
+        assert not threads._limit.locked()
