@@ -14,6 +14,10 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skqprobe._objectives import grid
 
+PAUSE = 0.2
+"""Seconds between calls that take turns. The threads of BLAS wait actively for about a
+tenth of a second after a call, and would slow the next one down."""
+
 STATUS, RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """Files of Linux from which memory is read. Elsewhere memory is not measured."""
 
@@ -117,18 +121,21 @@ def take_turns(calls, plan):
     results : dict
         Results of the last calls.
     """
-    rounds, start, loops = [], time.perf_counter(), dict.fromkeys(calls, 1)
+    rounds, spent, loops = [], 0.0, dict.fromkeys(calls, 1)
     while len(rounds) < 1 + plan.repeats:
         took, results = {}, {}
         for name, call in calls.items():
+            time.sleep(PAUSE)
             began = time.perf_counter()
             for _ in range(loops[name]):
                 results[name] = call()
-            took[name] = (time.perf_counter() - began) / loops[name]
+            elapsed = time.perf_counter() - began
+            spent += elapsed
+            took[name] = elapsed / loops[name]
             if not rounds:  # a short call is repeated, for the resolution of the clock
                 loops[name] = max(1, round(0.02 / took[name]))
         rounds.append(took)
-        if time.perf_counter() - start > plan.budget:
+        if spent > plan.budget:
             break
     counted = rounds[1:] or rounds
     seconds = {name: float(np.median([t[name] for t in counted])) for name in calls}

@@ -12,7 +12,8 @@ and the target of the ratio. Less is better in every row. "met" means that the r
 
 **Time.** Calls that are compared take turns, and the figure is the median over rounds.
 The first round warms up and is not counted, unless it takes all the time for one
-comparison. The number of threads is the user's. The read bandwidth (of one ``X @ w`` in
+comparison. Each call follows a pause, in which the threads of BLAS end their active
+wait. The number of threads is the user's. The read bandwidth (of one ``X @ w`` in
 float32) and the rate of a matrix product are printed first, for comparison with all
 other figures.
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from threading import Lock
-from time import perf_counter, thread_time
+from time import perf_counter
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -18,13 +18,11 @@ from threadpoolctl import ThreadpoolController
 SMALL_BYTES = 2**25
 """Maximum number of bytes of an X whose products use one thread."""
 
-N_SLOW, N_SERIAL = 2, 50
-"""Number of consecutive sums that threads slow down, and of sums in one thread after
-them. A single short one is often slow, since the system may begin both threads on one
-core."""
+N_TRIALS, N_KEPT = 4, 50
+"""Number of first calls, in threads and in one in turn, after which the faster way is
+kept, and number of calls after which the slower one is tried again."""
 
 _limit = Lock()
-_n_serial = _n_slow = 0
 _n_unlimited = 1
 
 
@@ -71,37 +69,68 @@ def _n_blas_threads():
     return max((lib["num_threads"] for lib in blas), default=1)
 
 
-def map_parts(function, parts):
-    """Apply a function to each part, in a thread each, with BLAS in one thread.
+class Parts(list):
+    """Parts of a sum, and the times of functions of them in threads and in one."""
 
-    Where another process has a core, threads can take longer than all their work takes
-    in one thread. After N_SLOW such calls, the next N_SERIAL use one, with the same
-    results.
+    def __init__(self, parts):
+        super().__init__(parts)
+        self.times = {}
+
+
+class _Times:
+    """Least times of a function in threads and in one thread."""
+
+    def __init__(self):
+        self.n_calls, self.seconds = 0, {True: np.inf, False: np.inf}
+
+    def prefer_threads(self):
+        """Whether threads are faster, or are to be tried."""
+        if self.n_calls < N_TRIALS:
+            return self.n_calls % 2 == 0
+        is_faster = self.seconds[True] < self.seconds[False]
+        return is_faster != (self.n_calls % N_KEPT == 0)
+
+    def add(self, in_threads, seconds):
+        """Add the time of a call; after the first trials, only the last one counts."""
+        if self.n_calls < N_TRIALS:
+            seconds = min(seconds, self.seconds[in_threads])
+        self.seconds[in_threads] = seconds
+        self.n_calls += 1
+
+
+def map_parts(function, parts):
+    """Apply a function to each part, with BLAS in one thread.
+
+    In a thread for each part, or for `Parts` in one, if that has taken less time:
+    another process may have a core, and much Python or little memory bandwidth slow
+    threads down. The results are the same.
 
     Returns
     -------
     results : list
     """
-    global _n_serial, _n_slow
-    if len(parts) == 1:
-        with one_thread():
+    with one_thread():
+        if len(parts) == 1:
             return [function(parts[0])]
+        times = _Times()
+        if isinstance(parts, Parts):
+            name = getattr(function, "func", function).__qualname__
+            times = parts.times.setdefault(name, times)
+        in_threads, start = times.prefer_threads(), perf_counter()
+        if in_threads:
+            results = _map_threads(function, parts)
+        else:
+            results = [function(part) for part in parts]
+        times.add(in_threads, perf_counter() - start)
+        return results
+
+
+def _map_threads(function, parts):
     errors = np.geterr()  # which hold in this thread alone
 
     def call(part):
-        start = thread_time()
         with np.errstate(**errors):
-            return function(part), thread_time() - start
+            return function(part)
 
-    with one_thread():
-        if _n_serial > 0:
-            _n_serial -= 1
-            return [call(part)[0] for part in parts]
-        start = perf_counter()
-        with ThreadPoolExecutor(len(parts)) as pool:
-            results, seconds = zip(*pool.map(call, parts), strict=True)
-        is_slow = perf_counter() - start > sum(seconds)
-        _n_slow = _n_slow + 1 if is_slow else 0
-        if _n_slow == N_SLOW:
-            _n_slow, _n_serial = 0, N_SERIAL
-        return list(results)
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(call, parts))

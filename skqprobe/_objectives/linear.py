@@ -11,7 +11,13 @@ import numpy as np
 
 from skqprobe._arrays.blocks import PRODUCT_ROWS, BlockReader, row_blocks, rows_at_once
 from skqprobe._arrays.device import add_gram
-from skqprobe._arrays.threads import is_small, map_parts, n_blas_threads, one_thread
+from skqprobe._arrays.threads import (
+    Parts,
+    is_small,
+    map_parts,
+    n_blas_threads,
+    one_thread,
+)
 from skqprobe._candidates.segments import repeat_per_prompt
 from skqprobe._objectives.base import Objective, center_per_prompt
 from skqprobe._objectives.parameters import LinearParameters
@@ -87,7 +93,8 @@ class LinearObjective(LinearParameters, Objective):
         if n_parts <= 1:
             return [self]
         ends = np.linspace(0, len(self._blocks), n_parts + 1).round().astype(int)
-        return [self.with_blocks(self._blocks[a:b]) for a, b in pairwise(ends)]
+        blocks = [self._blocks[a:b] for a, b in pairwise(ends)]
+        return Parts(map(self.with_blocks, blocks))
 
     def matrix_parts(self):
         """Return `parts` if a (d, d) matrix for each takes little memory, or [self]."""

@@ -1,6 +1,5 @@
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from skqprobe import QProbePolicy, QProbePolicyCV
 from skqprobe._arrays import blocks, threads
-from skqprobe._arrays.threads import map_parts, one_thread, threads_for
+from skqprobe._arrays.threads import Parts, map_parts, one_thread, threads_for
 from skqprobe.losses import PairwiseLogistic
 
 
@@ -18,12 +17,6 @@ def n_threads():
         (lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"),
         default=1,
     )
-
-
-@pytest.fixture(autouse=True)
-def no_busy_neighbor(monkeypatch):
-    monkeypatch.setattr(threads, "_n_serial", 0)
-    monkeypatch.setattr(threads, "_n_slow", 0)
 
 
 @pytest.fixture
@@ -94,21 +87,28 @@ def test_parts_have_a_thread_each_with_blas_in_one(two_threads):
     assert n_threads() == 2
 
 
-def test_sums_that_threads_slow_down_use_one(two_threads, monkeypatch):
-    monkeypatch.setattr(threads, "N_SERIAL", 2)
-    here = threading.get_ident()
+def test_the_faster_way_is_kept(two_threads, monkeypatch):
+    monkeypatch.setattr(threads, "N_KEPT", 7)
+    here, clock = threading.get_ident(), [0.0]
+    monkeypatch.setattr(threads, "perf_counter", lambda: clock[0])
+    costs = {True: 3.0, False: 2.0}  # of both parts, in threads and in one
 
-    def wait(part):  # takes longer than the work
-        time.sleep(0.005)
-        return threading.get_ident() == here
+    def work(part):
+        in_thread = threading.get_ident() != here
+        clock[0] += costs[in_thread] / 2
+        return in_thread
 
-    for _ in range(2):
-        assert map_parts(wait, "ab") == map_parts(wait, "ab") == [False, False]
-        assert map_parts(wait, "a") == [True]  # does not count
-        assert map_parts(wait, "ab") == map_parts(wait, "ab") == [True, True]
-    monkeypatch.setattr(threads, "perf_counter", lambda: 0)
-    for _ in range(2):
-        assert map_parts(wait, "ab") == [False, False]
+    def ways(parts, n):
+        found = [map_parts(work, parts) for _ in range(n)]
+        assert all(way in ([True] * 2, [False] * 2) for way in found)
+        return [way[0] for way in found]
+
+    parts = Parts("ab")
+    assert ways(parts, 7) == [True, False, True, False, False, False, False]
+    costs[True] = 1.0  # found at the next trial
+    assert ways(parts, 3) == [True, True, True]
+    assert map_parts(work, "a") == [False]
+    assert ways("ab", 3) == [True, True, True]  # no times are kept
 
 
 def test_our_limit_does_not_count(two_threads):

@@ -34,6 +34,7 @@ def test_ratio(timing):
 def test_take_turns(timing, monkeypatch):
     clock, order = [0.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
     def take_turns(repeats, budget, **durations):
         def call(name, durations):
