@@ -18,9 +18,8 @@ from threadpoolctl import ThreadpoolController
 SMALL_BYTES = 2**25
 """Maximum number of bytes of an X whose products use one thread."""
 
-N_TRIALS, N_KEPT = 4, 50
-"""Number of first calls, in threads and in one in turn, after which the faster way is
-kept, and number of calls after which the slower one is tried again."""
+N_KEPT = 50
+"""Number of calls after which the slower way is tried again."""
 
 _limit = Lock()
 _n_unlimited = 1
@@ -78,22 +77,20 @@ class Parts(list):
 
 
 class _Times:
-    """Least times of a function in threads and in one thread."""
+    """Last times of a function in threads and in one thread."""
 
     def __init__(self):
-        self.n_calls, self.seconds = 0, {True: np.inf, False: np.inf}
+        self.n_calls, self.seconds = 0, {}
 
     def prefer_threads(self):
         """Whether threads are faster, or are to be tried."""
-        if self.n_calls < N_TRIALS:
-            return self.n_calls % 2 == 0
+        if self.n_calls < 2:
+            return self.n_calls == 0
         is_faster = self.seconds[True] < self.seconds[False]
         return is_faster != (self.n_calls % N_KEPT == 0)
 
     def add(self, in_threads, seconds):
-        """Add the time of a call; after the first trials, only the last one counts."""
-        if self.n_calls < N_TRIALS:
-            seconds = min(seconds, self.seconds[in_threads])
+        """Add the time of a call."""
         self.seconds[in_threads] = seconds
         self.n_calls += 1
 
