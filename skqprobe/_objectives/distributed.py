@@ -553,8 +553,6 @@ class DistributedGrid(GridObjective):
         Strengths of the L2 penalty of a grid with folds.
     """
 
-    shares_sums = False
-
     def __init__(self, objectives, in_fold=None, alphas=None):
         first = objectives[0]
         self.is_whole, self.n_folds = in_fold is None, 1

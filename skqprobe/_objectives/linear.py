@@ -393,9 +393,11 @@ class LinearObjective(LinearParameters, Objective):
             Weights.
         """
         n_rows = max(PRODUCT_ROWS, self._n_rows_at_once)
-        ends = [(prompts.start, prompts.stop) for prompts, _, _ in self._blocks]
-        span = (ends[0][0], ends[-1][1]) if ends else (0, 0)
-        for prompts, rows, offsets in prompt_blocks(self.layout.offsets, n_rows, *span):
+        first = last = 0
+        if self._blocks:
+            first, last = self._blocks[0][0].start, self._blocks[-1][0].stop
+        blocks = prompt_blocks(self.layout.offsets, n_rows, first, last)
+        for prompts, rows, offsets in blocks:
             X, weight = self._read(rows), self._weight(rows)
             terms = [
                 objective._least_squares_terms(prompts, rows, offsets)
